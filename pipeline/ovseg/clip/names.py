@@ -1,0 +1,29 @@
+"""How a CLIP is named on the command line; no torch here, so that a typo is answered at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovseg.errors import OvsegError
+
+RANDOM = "random"
+SCHEMAS = ("local-dir:", "hf-hub:")
+
+
+def parse(text: str) -> tuple[str, str | None]:
+    """ "NAME:WEIGHTS", "local-dir:FOLDER" or "hf-hub:OWNER/NAME" -> (model, pretrained).
+
+    Raises:
+        OvsegError: if it is none of them.
+    """
+    if text.startswith(SCHEMAS):
+        return text, None
+    name, colon, weights = text.partition(":")
+    if not colon or not name or not weights:
+        raise OvsegError(
+            f"--clip {text!r} must be NAME:WEIGHTS (a tag of open_clip, a file, a folder, or {RANDOM!r}), such as "
+            "ViT-L-14-quickgelu:openai, or local-dir:FOLDER, or hf-hub:OWNER/NAME"
+        )
+    if Path(weights).is_dir():
+        return f"local-dir:{weights}", None
+    return name, weights

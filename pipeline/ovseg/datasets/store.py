@@ -1,0 +1,98 @@
+"""Annotations of any size, looked up by image: a JSON file is streamed once into SQLite, so memory stays flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Store:
+    """Images, their annotations, and categories, as JSON records. Open for reading; see `build`."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+    def count(self) -> int:
+        """Number of images."""
+        return int(self._db.execute("SELECT count(*) FROM images").fetchone()[0])
+
+    def images(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        """Image records in the order of their ids, from the `start`-th to before the `stop`-th."""
+        number = -1 if stop is None else stop - start
+        query = "SELECT record FROM images ORDER BY id LIMIT ? OFFSET ?"
+        return (json.loads(row[0]) for row in self._db.execute(query, (number, start)))
+
+    def annotations(self, image_id: int) -> list[Record]:
+        """Annotation records of one image, in the order of the file."""
+        query = "SELECT record FROM annotations WHERE image_id = ? ORDER BY rowid"
+        return [json.loads(row[0]) for row in self._db.execute(query, (image_id,))]
+
+    def categories(self) -> dict[int, Record]:
+        """Category records by id."""
+        return {row[0]: json.loads(row[1]) for row in self._db.execute("SELECT id, record FROM categories")}
+
+    def orphans(self) -> int:
+        """Number of annotations whose image is not listed."""
+        query = "SELECT count(*) FROM annotations WHERE image_id NOT IN (SELECT id FROM images)"
+        return int(self._db.execute(query).fetchone()[0])
+
+
+class Writer:
+    """Fills a new store."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;"
+            "CREATE TABLE images (id INTEGER PRIMARY KEY, record TEXT);"
+            "CREATE TABLE annotations (image_id INTEGER, record TEXT);"
+            "CREATE TABLE categories (id INTEGER PRIMARY KEY, record TEXT);"
+        )
+
+    def add_images(self, records: Iterable[Record]) -> int:
+        """Add image records by their "id"; a repeated id keeps its first record. Returns how many there were."""
+        return self._add("INSERT OR IGNORE INTO images VALUES (?, ?)", "id", records)
+
+    def add_annotations(self, records: Iterable[Record]) -> int:
+        """Add annotation records by their "image_id". Returns how many there were."""
+        return self._add("INSERT INTO annotations VALUES (?, ?)", "image_id", records)
+
+    def add_categories(self, records: Iterable[Record]) -> int:
+        """Add category records by their "id". Returns how many there were."""
+        return self._add("INSERT OR IGNORE INTO categories VALUES (?, ?)", "id", records)
+
+    def _add(self, statement: str, key: str, records: Iterable[Record]) -> int:
+        number = 0
+        for record in records:
+            self._db.execute(statement, (int(record[key]), json.dumps(record)))
+            number += 1
+        return number
+
+    def close(self) -> None:
+        """Index and finish."""
+        self._db.execute("CREATE INDEX by_image ON annotations (image_id)")
+        self._db.execute("COMMIT")
+        self._db.close()
+
+
+def build(path: Path, fill: Callable[[Writer], None]) -> Store:
+    """The store at `path`, filled by `fill` if it is not there yet; a killed fill leaves nothing behind."""
+    if not path.exists():
+        begun = path.with_name(path.name + f".{os.getpid()}.tmp")
+        begun.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = Writer(begun)
+        try:
+            fill(writer)
+            writer.close()
+        except BaseException:
+            begun.unlink(missing_ok=True)
+            raise
+        os.replace(begun, path)
+    return Store(path)

@@ -1,0 +1,1 @@
+"""Mining: captions and pictures in, shards of masked crops out."""

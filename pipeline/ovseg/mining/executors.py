@@ -1,0 +1,110 @@
+"""Where units run: in this process, in spawned processes (one for each device), or on a Ray cluster.
+
+A unit is a pure function of its name and what its opener loads, and its done mark lies on disk; so an executor keeps no
+state, and results are the same bytes with any of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from ovseg.errors import OvsegError
+from ovseg.mining.units import Counts, Opener, Task, commit
+
+Executor = Callable[[Opener, Sequence[str], Path, Sequence[str]], Iterator[Counts]]
+"""(opener, units, scratch folder, a device for each process) -> counts of units as they finish."""
+
+DEVICE = "OVSEG_UNIT_DEVICE"  # the device of this process, read by openers that load a model
+
+
+def local(opener: Opener, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
+    """In this process for one device, in spawned processes for several."""
+    if len(devices) == 1:
+        os.environ[DEVICE] = devices[0]
+        task = opener()
+        yield from (commit(folder, unit, task) for unit in units)
+        return
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    for device in devices:
+        queue.put(device)
+    pool = ProcessPoolExecutor(len(devices), context, _open, (opener, queue))
+    try:
+        yield from _as_done(pool, units, folder, ahead=2 * len(devices))
+    except BrokenProcessPool:
+        raise OvsegError(
+            f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
+            "command again, with fewer --workers or a smaller --batch-size if it was memory"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def ray(opener: Opener, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
+    """On the Ray cluster at `RAY_ADDRESS` (or one started here): an actor for each device; the folder must be shared."""
+    try:
+        import ray as cluster
+    except ImportError:
+        raise OvsegError("--executor ray needs Ray: pip install 'ovseg[ray]'") from None
+    if not cluster.is_initialized():
+        cluster.init(log_to_driver=False)
+    gpu = int(devices[0].startswith("cuda"))
+    actor = cluster.remote(_Actor).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
+    actors = [actor.remote(opener, "cuda" if gpu else device) for device in devices]
+    pending, rest = {}, list(reversed(units))
+    free = list(actors)
+    while rest or pending:
+        while rest and free:
+            worker = free.pop()
+            pending[worker.run.remote(rest.pop(), str(folder))] = worker
+        done, _ = cluster.wait(list(pending), num_returns=1)
+        free.append(pending.pop(done[0]))
+        yield cluster.get(done[0])
+
+
+EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
+
+
+class _Actor:
+    """A Ray worker: opens once, then does units."""
+
+    def __init__(self, opener: Opener, device: str) -> None:
+        os.environ[DEVICE] = device
+        self.task = opener()
+
+    def run(self, unit: str, folder: str) -> Counts:
+        return commit(Path(folder), unit, self.task)
+
+
+_task: Task
+
+
+def _open(opener: Opener, devices: multiprocessing.SimpleQueue[str]) -> None:
+    global _task
+    os.environ[DEVICE] = devices.get()
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
+    _task = opener()
+
+
+def _run(unit: str, folder: Path) -> Counts:
+    return commit(folder, unit, _task)
+
+
+def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:
+    """Submit a few units ahead, so that 10,000 of them do not wait in memory and an error stops the rest."""
+    rest = list(reversed(units))
+    pending = {pool.submit(_run, rest.pop(), folder) for _ in range(min(ahead, len(rest)))}
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            if rest:
+                pending.add(pool.submit(_run, rest.pop(), folder))
+            yield future.result()

@@ -1,0 +1,107 @@
+"""Writing mined pairs for other tools. Shards store masks beside crops; others want the background baked in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import webdataset as wds
+from PIL import Image
+
+from ovseg import crops, tables
+from ovseg.errors import OvsegError
+from ovseg.mining.shards import CLIP_MEAN, SIZES
+from ovseg.mining.units import write_json
+from ovseg.mining.verify import shards_folder
+from ovseg.samples import Sample, decode_sample
+
+QUALITY = 95
+
+
+def open_clip(run: Path, out: Path, fill: crops.Fill) -> str:
+    """Shards of `jpg` and `txt` that stock open_clip trains on: `--train-data 'OUT/{00000..NNNNN}.tar'`."""
+    _new(out)
+    sizes: dict[str, int] = {}
+    for path in sorted(shards_folder(run).glob("*.tar")):
+        with (out / path.name).open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
+            for sample in _samples(path):
+                tar.write({"__key__": sample.key, "jpg": _jpeg(sample, fill), "txt": sample.text.encode()})
+                sizes[path.name] = sizes.get(path.name, 0) + 1
+    write_json(out / SIZES, sizes)
+    last = f"{len(sizes) - 1:05d}"
+    return f"{sum(sizes.values()):,} samples: --train-data '{out}/{{00000..{last}}}.tar' --train-num-samples {sum(sizes.values())}"
+
+
+def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
+    """Pictures and a tab-separated file with the columns `filepath` and `title`: OVSeg's own layout."""
+    _new(out)
+    (out / "images").mkdir()
+    number = 0
+    with (out / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t")
+        writer.writerow(["filepath", "title"])
+        for path in sorted(shards_folder(run).glob("*.tar")):
+            for sample in _samples(path):
+                name = f"images/{sample.key}.jpg"
+                (out / name).write_bytes(_jpeg(sample, fill))
+                writer.writerow([name, sample.text])
+                number += 1
+    return f"{number:,} pictures and {out / 'pairs.csv'}"
+
+
+def coco(run: Path, out: Path, fill: crops.Fill) -> str:
+    """One COCO instances JSON: each pair an annotation, each noun a category. `fill` has no part in it."""
+    _new(out)
+    pairs = tables.read(run / "pairs", "pairs").to_pylist()
+    wanted = {(row["image_id"], row["proposal"]) for row in pairs}
+    columns = ["image_id", "proposal", "rle", "height", "width", "box"]
+    regions = {
+        (row["image_id"], row["proposal"]): row
+        for row in tables.rows(run / "proposals", "proposals", columns)
+        if (row["image_id"], row["proposal"]) in wanted
+    }
+    nouns = {noun: i for i, noun in enumerate(sorted({row["noun"] for row in pairs}), start=1)}
+    used = {row["image_id"] for row in pairs}
+    images = [
+        {"id": row["image_id"], "file_name": row["file"], "width": row["width"], "height": row["height"]}
+        for row in tables.rows(run / "index", "index", ["image_id", "file", "width", "height"])
+        if row["image_id"] in used
+    ]
+    annotations = [_annotation(row, regions[row["image_id"], row["proposal"]], nouns) for row in pairs]
+    categories = [{"id": i, "name": noun} for noun, i in nouns.items()]
+    path = out / "instances.json"
+    whole = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(whole) + "\n", encoding="utf-8")
+    return f"{len(annotations):,} annotations of {len(nouns):,} nouns: {path}"
+
+
+FORMATS: dict[str, Callable[[Path, Path, crops.Fill], str]] = {"open_clip": open_clip, "csv": csv_, "coco": coco}
+
+
+def _annotation(pair: dict[str, Any], region: dict[str, Any], nouns: dict[str, int]) -> dict[str, Any]:
+    return {
+        "id": pair["pair"] + 1, "image_id": pair["image_id"], "category_id": nouns[pair["noun"]], "iscrowd": 0,
+        "bbox": region["box"], "area": pair["area"], "score": pair["similarity"],
+        "segmentation": {"size": [region["height"], region["width"]], "counts": region["rle"].decode("ascii")},
+    }  # fmt: skip
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    return (decode_sample(raw) for raw in wds.WebDataset(str(path), shardshuffle=False))
+
+
+def _jpeg(sample: Sample, fill: crops.Fill) -> bytes:
+    stream = io.BytesIO()
+    filled = crops.fill_background(sample.crop, sample.mask, crops.fill_colour(fill, CLIP_MEAN))
+    Image.fromarray(filled).save(stream, "JPEG", quality=QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def _new(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise OvsegError(f"{out} is not empty; give another --out")
+    out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,163 @@
+"""Step `propose`: masks of every image, stored once as RLE, so that what follows never needs the source again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from ovseg import fingerprint, masks, tables
+from ovseg.errors import BadItem, OvsegError
+from ovseg.mining.executors import DEVICE
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Scratch, Task, unit_names
+from ovseg.proposals import Picture, Proposal, Source
+from ovseg.proposals.annotated import check_path, ground_truth, precomputed
+
+SourceName = Literal["ground_truth", "precomputed", "maskformer"]
+USE_MODEL = frozenset({"maskformer"})
+
+
+def propose_masks(
+    index: Path,
+    images: Path,
+    out: Path,
+    runtime: Runtime,
+    *,
+    source: SourceName,
+    path: Path | None = None,
+    model: str | None = None,
+    annotations: Path | None = None,
+    mask_threshold: float = 0.4,
+    max_proposals: int = 100,
+) -> dict[str, int]:
+    """Write the table `proposals`, one row a mask.
+
+    Args:
+        index: folder of the table `index`.
+        images: folder that the index's files are in.
+        out: folder of the table `proposals`.
+        source: "ground_truth", "precomputed" or "maskformer".
+        path: masks of the first two: COCO JSON, a folder of pixel maps, or a table `proposals`.
+        model: checkpoint of the third: a name on the Hub, or a folder.
+        annotations: annotated masks with class names to add, for `select.annotated_share`; None for none.
+        mask_threshold: a model's soft masks are cut here, in (0, 1).
+        max_proposals: at most that many an image, best score first; annotated masks are all taken.
+
+    Returns:
+        counts: images, proposals, annotated masks, and what was dropped by reason.
+
+    Raises:
+        OvsegError: if a path or model is missing or not what it should be.
+    """
+    if source in USE_MODEL and not model:
+        raise OvsegError(f"the proposal source {source!r} needs a model: a name on the Hub, or a folder")
+    where = None if source in USE_MODEL else check_path(path, source)
+    known = None if annotations is None else check_path(annotations, "annotations")
+    key = fingerprint.of(
+        step="propose", index=tables.fingerprint(index, "index"), source=source, model=_identity(model),
+        path=_identity(where), annotations=_identity(known), threshold=mask_threshold, most=max_proposals,
+        schema=tables.SCHEMA_VERSION,
+    )  # fmt: skip
+    scratch = Scratch(runtime.work, "propose", key, runtime.fresh)
+    opener = partial(
+        _task, index, images, key, scratch.folder, source, where, model, known, mask_threshold, max_proposals
+    )
+    if source not in USE_MODEL:
+        opener()  # streams the JSON once, before workers look for it
+    units = list(unit_names(index))
+    return run_step("propose", key, units, opener, out, runtime, uses_model=source in USE_MODEL, scratch=scratch)
+
+
+def _identity(where: Path | str | None) -> str | None:
+    """What changes when the masks behind a path change; the name itself for a checkpoint on the Hub."""
+    return fingerprint.of_path(Path(where)) if where is not None and Path(where).exists() else where and str(where)
+
+
+def _open(
+    source: SourceName, where: Path | None, model: str | None, scratch: Path, threshold: float, most: int
+) -> Source:
+    if source == "maskformer":
+        from ovseg.proposals.maskformer import maskformer
+
+        return maskformer(str(model), threshold, most, os.environ[DEVICE])
+    assert where is not None
+    return ground_truth(where, scratch) if source == "ground_truth" else precomputed(where, scratch, most)
+
+
+def _task(
+    index: Path,
+    images: Path,
+    key: str,
+    scratch: Path,
+    source: SourceName,
+    where: Path | None,
+    model: str | None,
+    annotations: Path | None,
+    threshold: float,
+    most: int,
+) -> Task:
+    proposals = _open(source, where, model, scratch, threshold, most)
+    (scratch / "annotated").mkdir(exist_ok=True)
+    annotated = ground_truth(annotations, scratch / "annotated", labels=True) if annotations else None
+
+    def task(unit: str, folder: Path) -> Counts:
+        rows: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
+        counts: Counter[str] = Counter(images=0, proposals=0)
+        for picture in pictures(index / f"{unit}.parquet", images):
+            found = list(_masks(picture, proposals, annotated))
+            good = [item for item in found if isinstance(item, Proposal)]
+            rows += [_row(picture, number, proposal, source) for number, proposal in enumerate(good)]
+            for problem in (item for item in found if isinstance(item, BadItem)):
+                failures.append(failure(picture.image_id, "mask", problem))
+                counts[f"dropped.{problem.reason}"] += 1
+            counts["images"] += 1
+            counts["proposals"] += sum(proposal.label is None for proposal in good)
+            counts["annotated_masks"] += sum(proposal.label is not None for proposal in good)
+            counts["dropped.image_without_proposals"] += not good
+        tables.write_part(folder / f"{unit}.parquet", "proposals", rows, key)
+        write_failures(folder, unit, failures, key)
+        return {name: n for name, n in counts.items() if n or name in ("images", "proposals")}
+
+    return task
+
+
+def pictures(part: Path, images: Path) -> Iterator[Picture]:
+    """The usable pictures of one part of the index."""
+    columns = ["image_id", "file", "offset", "size", "width", "height", "problem"]
+    for row in tables.read_part(part, "index", columns).to_pylist():
+        if row.pop("problem") is None:
+            yield Picture(root=images, **row)
+
+
+def failure(image_id: int, item: str, problem: BadItem) -> dict[str, Any]:
+    """A row of the table `failures`."""
+    return {"image_id": image_id, "item": item, "reason": problem.reason, "detail": problem.detail}
+
+
+def write_failures(folder: Path, unit: str, failures: list[dict[str, Any]], key: str) -> None:
+    """Write the items of a unit that could not be used, if there are any."""
+    if failures:
+        tables.write_part(folder / f"{unit}.failures.parquet", "failures", failures, key)
+
+
+def _masks(picture: Picture, proposals: Source, annotated: Source | None) -> Iterator[Proposal | BadItem]:
+    try:
+        yield from chain(proposals(picture), annotated(picture) if annotated else ())
+    except BadItem as problem:  # the picture itself cannot be read
+        yield problem
+
+
+def _row(picture: Picture, number: int, proposal: Proposal, source: str) -> dict[str, Any]:
+    size = (picture.height, picture.width)
+    return {
+        "image_id": picture.image_id, "proposal": number, "rle": proposal.rle, "height": size[0], "width": size[1],
+        "box": list(masks.box(proposal.rle, *size)), "area": masks.area(proposal.rle, *size), "score": proposal.score,
+        "source": source if proposal.label is None else "annotated", "label": proposal.label,
+    }  # fmt: skip

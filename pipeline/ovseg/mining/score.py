@@ -1,0 +1,323 @@
+"""Step `score`: how well each noun fits each proposal of its image, by CLIP on masked crops (paper 3.2).
+
+Pictures are decoded and cropped by threads while the encoder works; crops of several images share a batch; each distinct
+noun is encoded once. The arg-max over proposals is the paper's pair; margins and softmaxes are kept for other rules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ovseg import crops, fingerprint, masks, tables
+from ovseg.clip.load import Clip, Precision, load_clip, weights_fingerprint
+from ovseg.errors import BadItem
+from ovseg.mining.executors import DEVICE
+from ovseg.mining.propose import failure, pictures, write_failures
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Scratch, Task, unit_names, write_json
+from ovseg.proposals import Picture
+from ovseg.vocabulary import TEMPLATES, Templates, embed
+
+NOUNS_PER_UNIT = 256
+DIGITS = 5  # of a similarity: what is beyond moves with the batch size, and must not decide a rank
+TEMPERATURE = 100.0  # CLIP's trained logit scale
+
+Row = dict[str, Any]
+
+
+def score_nouns(
+    index: Path,
+    images: Path,
+    nouns: Path,
+    proposals: Path,
+    out: Path,
+    runtime: Runtime,
+    *,
+    clip_model: str,
+    clip_pretrained: str | None,
+    precision: Precision = "fp32",
+    fill: crops.Fill = "mean",
+    antialias: bool = True,
+    templates: Templates = "vild",
+    top_k: int = 5,
+    duplicate_iou: float = 1.0,
+) -> dict[str, int]:
+    """Write the table `candidates`: for each noun its `top_k` proposals.
+
+    Args:
+        index, nouns, proposals: folders of those tables, part for part of the same images.
+        images: folder that the index's files are in.
+        out: folder of the table `candidates`.
+        clip_model, clip_pretrained, precision: see `load_clip`.
+        fill, antialias: of the crop recipe.
+        templates: key of `vocabulary.TEMPLATES`.
+        top_k: proposals kept for each noun, at least 1.
+        duplicate_iou: masks of one image that overlap more than this are encoded once; 1 encodes all.
+
+    Returns:
+        counts: images and nouns scored, crops encoded, and nouns dropped by reason.
+
+    Raises:
+        OvsegError: the CLIP cannot be loaded, or a table is missing.
+    """
+    weights = weights_fingerprint(clip_model, clip_pretrained)
+    texts = _encode_texts(nouns, proposals, runtime, clip_model, clip_pretrained, precision, templates, weights)
+    key = fingerprint.of(
+        step="score", index=tables.fingerprint(index, "index"), nouns=tables.fingerprint(nouns, "nouns"),
+        proposals=tables.fingerprint(proposals, "proposals"), clip=weights, precision=precision, fill=fill,
+        antialias=antialias, templates=TEMPLATES[templates], top_k=top_k, duplicate_iou=duplicate_iou,
+        schema=tables.SCHEMA_VERSION,
+    )  # fmt: skip
+    opener = partial(
+        _task, index, images, nouns, proposals, texts, key, clip_model, clip_pretrained, precision, fill, antialias, top_k,
+        duplicate_iou, runtime.workers, runtime.batch_size,
+    )  # fmt: skip
+    return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True)
+
+
+def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, float, float | None, float, float]]]:
+    """The best proposals of each noun of one image.
+
+    Args:
+        texts: unit vectors of its nouns `[N, D]`.
+        regions: unit vectors of its proposals `[Q, D]`.
+        top_k: how many to keep.
+
+    Returns:
+        for each noun, best first: (proposal in [0, Q), similarity, margin to the next or None if there is none, softmax
+        over proposals, softmax over nouns). Equal similarities are in the order of the proposals.
+    """
+    similarity = np.round((texts @ regions.T).numpy().astype(np.float64), DIGITS)
+    over_proposals, over_nouns = _softmax(TEMPERATURE * similarity, 1), _softmax(TEMPERATURE * similarity, 0)
+    found = []
+    for n, row in enumerate(similarity):
+        order = np.argsort(-row, kind="stable")
+        margins = [*(row[order[:-1]] - row[order[1:]]).tolist(), None]
+        found.append(
+            [
+                (int(q), float(row[q]), margins[r], float(over_proposals[n, q]), float(over_nouns[n, q]))
+                for r, q in enumerate(order[:top_k])
+            ]
+        )
+    return found
+
+
+def _softmax(logits: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    raised: NDArray[np.float64] = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return raised / raised.sum(axis=axis, keepdims=True)
+
+
+def representatives(counts: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
+    """For each mask of an image the earlier mask that stands for it: itself, unless their overlap is above the limit."""
+    if duplicate_iou >= 1:
+        return list(range(len(counts)))
+    overlap = masks.overlaps(counts, height, width)
+    chosen: list[int] = []
+    for i in range(len(counts)):
+        chosen.append(next((j for j in range(i) if chosen[j] == j and overlap[i, j] > duplicate_iou), i))
+    return chosen
+
+
+class _Job(NamedTuple):
+    """An image to score."""
+
+    picture: Picture
+    nouns: list[Row]
+    proposals: list[Row]
+
+
+def _task(
+    index: Path, images: Path, nouns: Path, proposals: Path, texts: Path, key: str, clip_model: str,
+    clip_pretrained: str | None, precision: Precision, fill: crops.Fill, antialias: bool, top_k: int, duplicate_iou: float,
+    workers: int, batch_size: int,
+) -> Task:  # fmt: skip
+    clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
+    colour = crops.fill_colour(fill, clip.mean.tolist())
+    embeddings = read_texts(texts)
+    pool = ThreadPoolExecutor(workers)
+
+    def cut(job: _Job) -> tuple[_Job, list[int], Tensor] | tuple[_Job, BadItem]:
+        try:
+            pixels = job.picture.pixels
+        except BadItem as problem:
+            return job, problem
+        size = pixels.shape[:2]
+        stand_in = representatives([p["rle"] for p in job.proposals], *size, duplicate_iou)
+        cuts = [
+            crops.region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
+            for i, p in enumerate(job.proposals) if stand_in[i] == i
+        ]  # fmt: skip
+        return job, stand_in, torch.stack(cuts)
+
+    def task(unit: str, folder: Path) -> Counts:
+        rows: list[Row] = []
+        failures: list[Row] = []
+        counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
+        jobs = list(_jobs(unit, index, images, nouns, proposals, counts, failures))
+        done = deque[tuple[_Job, list[int], int]]()
+
+        def prepared() -> Iterator[Tensor]:
+            for result in _ahead(pool, cut, jobs, workers + 2):
+                if len(result) == 2:
+                    _drop(result[0], result[1], counts, failures)
+                    continue
+                done.append((result[0], result[1], len(result[2])))
+                yield result[2]
+
+        for regions in _encode(clip, prepared(), batch_size):
+            job, stand_in, number = done.popleft()
+            position = {original: place for place, original in enumerate(sorted(set(stand_in)))}
+            spread = regions[[position[i] for i in stand_in]]
+            noun_vectors = torch.stack([embeddings[noun["noun"]] for noun in job.nouns])
+            for noun, best in zip(job.nouns, rank(noun_vectors, spread, top_k), strict=True):
+                rows += [_row(noun, r, job.proposals[found[0]], found) for r, found in enumerate(best)]
+            counts.update(images=1, nouns=len(job.nouns), crops=number)
+        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, key)
+        write_failures(folder, unit, failures, key)
+        return counts
+
+    return task
+
+
+def _row(noun: Row, place: int, proposal: Row, found: tuple[int, float, float | None, float, float]) -> Row:
+    return {
+        **noun, "rank": place, "proposal": proposal["proposal"], "similarity": found[1], "margin": found[2],
+        "p_proposal": found[3], "p_noun": found[4], "area": proposal["area"], "source": proposal["source"],
+    }  # fmt: skip
+
+
+def _jobs(
+    unit: str, index: Path, images: Path, nouns: Path, proposals: Path, counts: Counter[str], failures: list[Row]
+) -> Iterator[_Job]:
+    """The images of a unit that have both nouns and masks; the nouns of the others are counted."""
+    by_image, found = grouped(nouns / f"{unit}.parquet", "nouns"), _class_agnostic(proposals / f"{unit}.parquet")
+    for picture in pictures(index / f"{unit}.parquet", images):
+        job = _Job(picture, by_image.get(picture.image_id, []), found.get(picture.image_id, []))
+        if job.nouns and not job.proposals:
+            _drop(job, BadItem("no_proposals", "the image has no usable mask"), counts, failures)
+        elif job.nouns:
+            yield job
+
+
+def _drop(job: _Job, problem: BadItem, counts: Counter[str], failures: list[Row]) -> None:
+    counts[f"dropped.{problem.reason}"] += len(job.nouns)
+    failures.extend(failure(job.picture.image_id, noun["noun"], problem) for noun in job.nouns)
+
+
+def grouped(part: Path, name: str) -> dict[int, list[Row]]:
+    """The rows of a part by image id."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for row in tables.read_part(part, name).to_pylist():
+        found[row["image_id"]].append(row)
+    return found
+
+
+def _class_agnostic(part: Path) -> dict[int, list[Row]]:
+    """Proposals by image id, without the annotated masks: those are for `select` alone."""
+    every = grouped(part, "proposals").items()
+    return {image_id: [row for row in rows if row["label"] is None] for image_id, rows in every}
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Any, items: Iterable[Any], most: int) -> Iterator[Any]:
+    """`pool.map` that keeps at most `most` results in memory."""
+    waiting: deque[Future[Any]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _encode(clip: Clip, chunks: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Encode chunks of crops of any length in full batches; one `[k, D]` for each chunk of k crops, in order."""
+    sizes: deque[int] = deque()
+    waiting: list[Tensor] = []
+    features: list[Tensor] = []
+    held = 0
+    for chunk in chunks:
+        sizes.append(len(chunk))
+        waiting.append(chunk)
+        held += len(chunk)
+        while held >= batch_size:
+            joined = torch.cat(waiting)
+            features.append(clip.encode_crops(joined[:batch_size]))
+            waiting, held = [joined[batch_size:]], held - batch_size
+            yield from _split(features, sizes)
+    if held:
+        features.append(clip.encode_crops(torch.cat(waiting)))
+    yield from _split(features, sizes)
+
+
+def _split(features: list[Tensor], sizes: deque[int]) -> Iterator[Tensor]:
+    ready = torch.cat(features) if features else torch.zeros(0)
+    while sizes and sizes[0] <= len(ready):
+        size = sizes.popleft()
+        yield ready[:size]
+        ready = ready[size:]
+    features[:] = [ready] if len(ready) else []
+
+
+def _encode_texts(
+    nouns: Path, proposals: Path, runtime: Runtime, clip_model: str, clip_pretrained: str | None, precision: Precision,
+    templates: Templates, weights: str,
+) -> Path:  # fmt: skip
+    """Embed every noun that an image with masks has, once, and return the folder of the embeddings."""
+    distinct = _distinct_nouns(nouns, proposals)
+    key = fingerprint.of(step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct)
+    scratch = Scratch(runtime.work, "texts", key, runtime.fresh)
+    write_json(scratch.folder / "nouns.json", distinct)
+    units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
+    out = runtime.work / f"texts-{key}" / "all"
+    opener = partial(
+        _text_task, scratch.folder / "nouns.json", clip_model, clip_pretrained, precision, templates, runtime.batch_size
+    )
+    run_step("texts", key, units, opener, out, runtime, uses_model=True, scratch=scratch)
+    return out
+
+
+def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:
+    found: set[str] = set()
+    for unit in unit_names(nouns):
+        masked = tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])["image_id"].unique().to_pylist()
+        rows = tables.read_part(nouns / f"{unit}.parquet", "nouns", ["image_id", "noun"]).to_pylist()
+        found.update(row["noun"] for row in rows if row["image_id"] in set(masked))
+    return sorted(found)
+
+
+def _text_task(
+    names: Path, clip_model: str, clip_pretrained: str | None, precision: Precision, templates: Templates, batch_size: int
+) -> Task:
+    import json
+
+    clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
+    every: list[str] = json.loads(names.read_text(encoding="utf-8"))
+
+    def task(unit: str, folder: Path) -> Counts:
+        mine = every[int(unit) * NOUNS_PER_UNIT : (int(unit) + 1) * NOUNS_PER_UNIT]
+        vectors = embed(mine, clip.encode_texts, templates, batch_size)
+        np.savez(folder / f"{unit}.npz", names=np.array(mine), vectors=vectors.numpy())
+        return {"distinct_nouns": len(mine)}
+
+    return task
+
+
+def read_texts(folder: Path) -> dict[str, Tensor]:
+    """The embeddings of nouns, unit vectors `[D]`, by noun."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as data:
+            found.update(zip(data["names"].tolist(), torch.from_numpy(data["vectors"]), strict=True))
+    return found

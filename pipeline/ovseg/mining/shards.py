@@ -1,0 +1,168 @@
+"""Step `shards`: pairs as WebDataset tars of masked crops, the same bytes however often the run was killed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import webdataset as wds
+
+from ovseg import crops, fingerprint, masks, tables
+from ovseg.errors import BadItem, OvsegError
+from ovseg.mining.propose import pictures
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Task, write_json
+from ovseg.proposals import Picture
+from ovseg.samples import Sample, encode_sample, key_of
+
+SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's; a loader of another CLIP fills again from the mask
+
+Row = dict[str, Any]
+
+
+def write_shards(
+    index: Path,
+    images: Path,
+    proposals: Path,
+    pairs: Path,
+    out: Path,
+    runtime: Runtime,
+    *,
+    samples_per_shard: int = 4096,
+    min_shards: int = 16,
+    background: crops.Fill = "mean",
+    jpeg_quality: int = 95,
+) -> dict[str, int]:
+    """Write `NNNNN.tar`, beside each a table `samples` (failures too), and sizes.json, nouns.json, SHA256SUMS.
+
+    Args:
+        index, proposals, pairs: folders of those tables.
+        images: folder that the index's files are in.
+        out: folder of the shards.
+        samples_per_shard: at most that many in one.
+        min_shards: at least that many shards, as loaders need one for each worker of each rank; fewer only if there are
+            fewer pairs.
+        background: "mean" (of CLIP), "zero", or "keep" for unmasked crops.
+        jpeg_quality: of the crops, 1 to 100.
+
+    Returns:
+        counts: samples, shards, and pairs dropped by reason.
+
+    Raises:
+        OvsegError: no pair could be written.
+    """
+    table = tables.read(pairs, "pairs", ["noun"])
+    number = table.num_rows
+    shards = min(number, max(min_shards, math.ceil(number / samples_per_shard)))
+    key = fingerprint.of(
+        step="shards", pairs=tables.fingerprint(pairs, "pairs"), proposals=tables.fingerprint(proposals, "proposals"),
+        index=tables.fingerprint(index, "index"), shards=shards, background=background, quality=jpeg_quality,
+        schema=tables.SCHEMA_VERSION,
+    )  # fmt: skip
+    noun_ids = {noun: i for i, noun in enumerate(sorted(pc.unique(table["noun"]).to_pylist()))}
+    units = [f"{i:05d}" for i in range(shards)]
+    opener = partial(_task, index, images, proposals, pairs, key, shards, noun_ids, background, jpeg_quality)
+    return run_step("shards", key, units, opener, out, runtime, finish=partial(_finish, noun_ids))
+
+
+def bounds(number: int, shards: int, shard: int) -> tuple[int, int]:
+    """First pair of a shard and of the next: `number` pairs in runs whose lengths differ by one at most."""
+    return number * shard // shards, number * (shard + 1) // shards
+
+
+def _task(
+    index: Path, images: Path, proposals: Path, pairs: Path, key: str, shards: int, noun_ids: dict[str, int],
+    background: crops.Fill, jpeg_quality: int,
+) -> Task:  # fmt: skip
+    colour = crops.fill_colour(background, CLIP_MEAN)
+
+    def task(unit: str, folder: Path) -> Counts:
+        table = tables.read(pairs, "pairs")
+        start, stop = bounds(table.num_rows, shards, int(unit))
+        counts: Counter[str] = Counter(samples=0)
+        rows = []
+        with (folder / f"{unit}.tar").open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
+            for pair, result in _samples(table.slice(start, stop - start).to_pylist(), index, images, proposals, noun_ids, colour):
+                problem = result if isinstance(result, BadItem) else None
+                if isinstance(result, Sample):
+                    tar.write(encode_sample(result, jpeg_quality))
+                counts["samples" if problem is None else f"dropped.{problem.reason}"] += 1
+                status, detail = ("ok", None) if problem is None else (problem.reason, problem.detail)
+                rows.append({**pair, "key": key_of(pair["pair"]), "status": status, "detail": detail})
+        if not counts["samples"]:
+            (folder / f"{unit}.tar").unlink()  # an empty tar is an error to every reader
+        tables.write_part(folder / f"{unit}.parquet", "samples", rows, key)
+        return counts
+
+    return task
+
+
+def _samples(
+    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: crops.Pixels | None
+) -> Iterator[tuple[Row, Sample | BadItem]]:
+    """Each pair with its sample, or why there is none; a picture is decoded once for all of its pairs."""
+    for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
+        mine = list(group)
+        wanted = pc.field("image_id").isin(sorted({pair["image_id"] for pair in mine}))
+        path = index / f"{part:05d}.parquet"
+        found = {picture.image_id: picture for picture in pictures(path, images)}
+        captions = {
+            (row["image_id"], caption["id"]): caption["text"]
+            for row in tables.read_part(path, "index", ["image_id", "captions"]).filter(wanted).to_pylist()
+            for caption in row["captions"]
+        }
+        table = tables.read_part(proposals / f"{part:05d}.parquet", "proposals").filter(wanted)
+        regions = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
+        for image_id, same in groupby(mine, key=lambda pair: int(pair["image_id"])):
+            picture = found[image_id]  # goes out of memory with the group
+            for pair in same:
+                caption = captions.get((image_id, pair["caption_id"]))
+                region = regions[image_id, pair["proposal"]]
+                yield pair, _sample(pair, picture, region, caption, noun_ids[pair["noun"]], colour)
+
+
+def _sample(
+    pair: Row, picture: Picture, region: Row, caption: str | None, noun_id: int, colour: crops.Pixels | None
+) -> Sample | BadItem:
+    try:
+        pixels = picture.pixels
+        mask = masks.decode(region["rle"], region["height"], region["width"])
+        crop, inside = crops.cut(pixels, mask, tuple(region["box"]))
+    except BadItem as problem:
+        return problem
+    record = {
+        "noun": pair["noun"], "noun_id": noun_id, "caption": caption, "caption_id": pair["caption_id"],
+        "start": pair["start"], "end": pair["end"], "image_id": pair["image_id"], "box": region["box"],
+        "area": region["area"], "proposal": pair["proposal"], "source": pair["source"],
+        "similarity": pair["similarity"], "margin": pair["margin"],
+    }  # fmt: skip
+    return Sample(key_of(pair["pair"]), crops.fill_background(crop, inside, colour), inside, pair["noun"], record)
+
+
+def _finish(noun_ids: dict[str, int], folder: Path) -> None:
+    """Number the shards without gaps, and write what readers need to know of all of them."""
+    sizes: dict[str, int] = {}
+    sums: list[str] = []
+    for part in tables.parts(folder):
+        good = pc.sum(pc.equal(tables.read_part(part, "samples", ["status"])["status"], "ok")).as_py()
+        if not good:  # all of its samples failed: there is no tar, and the table moves to the failures
+            (folder / "failures").mkdir(exist_ok=True)
+            part.rename(folder / "failures" / part.name)
+            continue
+        tar = part.with_suffix(".tar").rename(folder / f"{len(sizes):05d}.tar")
+        part.rename(tar.with_suffix(".parquet"))
+        sizes[tar.name] = good
+        sums.append(f"{fingerprint.of_file(tar)}  {tar.name}\n")
+    if not sizes:
+        raise OvsegError("not one pair could be written as a sample; the reasons are in the *.parquet files")
+    write_json(folder / SIZES, sizes)
+    write_json(folder / NOUNS, noun_ids)
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8")

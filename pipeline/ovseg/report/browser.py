@@ -1,0 +1,129 @@
+"""One HTML page to look through mined pairs: self-contained, opened from the disk, with nothing to install or serve."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+from scipy import ndimage
+
+from ovseg import masks
+from ovseg.errors import BadItem
+from ovseg.images import Pixels
+from ovseg.masks import Bool
+from ovseg.proposals import Picture
+from ovseg.report.plots import histogram
+from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption, with_masks
+from ovseg.samples import key_of
+
+log = logging.getLogger("ovseg")
+
+LONG_SIDE = 208  # of a thumbnail, in pixels
+OVERSAMPLING = 2  # the outline is drawn on a larger picture, so that it comes out smooth
+LINES = ((2.5, (255, 224, 32)), (5.0, (16, 16, 24)))  # reach from the mask in drawn pixels, and colour; inner first
+DIMMED = 0.55  # brightness outside of the mask
+JPEG_QUALITY = 74
+PICTURE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
+
+
+def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
+    """Write the page: a sample of the pairs with their pictures, to be sorted and filtered.
+
+    Args:
+        run: folder of the tables `index`, `pairs` and `proposals`.
+        images: folder that the index's files are in.
+        out: the HTML file.
+        number: how many pairs; some 12 kB each. Those whose picture cannot be read are left out, and counted
+            on the page.
+
+    Raises:
+        OvsegError: if a table is missing.
+    """
+    every = read_pairs(run / "pairs")
+    chosen = sample(every, number)
+    cards = [card for card in _cards(run, images, chosen) if card is not None]
+    counts, edges = histogram(similarities(every))
+    data = {
+        "cards": cards,
+        "total": every.num_rows,
+        "nouns": pc.count_distinct(every["noun"]).as_py(),
+        "missing": len(chosen) - len(cards),
+        "histogram": {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])},
+    }
+    template = resources.files(__package__).joinpath("browser.html").read_text(encoding="utf-8")
+    blob = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text can end the script element
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(template.replace("__DATA__", blob, 1), encoding="utf-8")
+    log.info("browser: %d pairs, %d without a picture -> %s", len(cards), data["missing"], out)
+
+
+def thumbnail(pixels: Pixels, mask: Bool) -> bytes:
+    """A small JPEG of a picture with a mask outlined and the rest dimmed.
+
+    Args:
+        pixels: uint8 RGB `[H, W, 3]`.
+        mask: bool `[H, W]` with at least one pixel.
+    """
+    height, width = mask.shape
+    scale = LONG_SIDE / max(height, width)
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    large = (small[0] * OVERSAMPLING, small[1] * OVERSAMPLING)
+    canvas = np.asarray(Image.fromarray(pixels).resize(large, Image.Resampling.BICUBIC)).astype(np.float32)
+    inside = _shrink(mask, large)
+    canvas[~inside] *= DIMMED
+    distance = ndimage.distance_transform_edt(~inside)
+    nearer = 0.0
+    for reach, colour in LINES:
+        canvas[(distance > nearer) & (distance <= reach)] = colour
+        nearer = reach
+    stream = io.BytesIO()
+    picture = Image.fromarray(canvas.astype(np.uint8)).resize(small, Image.Resampling.BOX)
+    picture.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)  # subsampling would smear the line
+    return stream.getvalue()
+
+
+def _shrink(mask: Bool, size: tuple[int, int]) -> Bool:
+    """A mask at another size (width, height); what is too small for a pixel keeps one."""
+    soft = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
+    inside: Bool = soft > 127
+    if not inside.any():
+        y, x = np.nonzero(mask)
+        inside[y * size[1] // mask.shape[0], x * size[0] // mask.shape[1]] = True
+    return inside
+
+
+def _cards(run: Path, images: Path, pairs: list[Row]) -> Iterator[dict[str, Any] | None]:
+    """What the page knows of each pair; None if its picture cannot be read."""
+    found = index_rows(run / "index", pairs)
+    for image_id, mine, regions in with_masks(pairs, run / "proposals"):
+        image = found[image_id]
+        picture = Picture(root=images, **{name: image[name] for name in PICTURE_FIELDS})
+        for pair in mine:
+            yield _card(pair, image, picture, regions[pair["proposal"]]["rle"])
+
+
+def _card(pair: Row, image: Row, picture: Picture, rle: bytes) -> dict[str, Any] | None:
+    try:
+        pixels = picture.pixels
+    except BadItem:
+        return None
+    jpeg = thumbnail(pixels, masks.decode(rle, picture.height, picture.width))
+    return {
+        "key": key_of(pair["pair"]), "noun": pair["noun"], "caption": split_caption(pair, image),
+        "similarity": _rounded(pair["similarity"]), "margin": _rounded(pair["margin"]),
+        "area": round(pair["area"] / (picture.width * picture.height), 5), "source": pair["source"],
+        "image": str(pair["image_id"]), "jpeg": base64.b64encode(jpeg).decode("ascii"),
+    }  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,87 @@
+"""Rows for `dvc plots`: what the pairs are of, how similar they are, how large their masks are.
+
+nouns.tsv       noun, pairs             template bar_horizontal_sorted, x: pairs, y: noun
+similarity.tsv  similarity, pairs       template linear; the similarity is the middle of a bin
+area.tsv        log10_area_share, pairs template linear; the middle of a bin of the mask's share of its picture
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ovseg import tables
+from ovseg.report.sampling import similarities
+
+COMMONEST = 30
+SIMILARITY_BINS = 40
+AREA_EDGES = np.linspace(-5, 0, 26)  # log10 of the share: five bins a decade; what is below stands in the first
+
+
+def distributions(pairs: Path, index: Path, out: Path) -> None:
+    """Write nouns.tsv, similarity.tsv and area.tsv, each with a header.
+
+    Args:
+        pairs, index: folders of those tables; the index gives the size of each picture.
+        out: folder to write to; made if it is not there.
+
+    Raises:
+        OvsegError: if a table is missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    table = tables.read(pairs, "pairs", ["image_id", "noun", "similarity", "area"])
+    _write(out / "nouns.tsv", ("noun", "pairs"), commonest(table, COMMONEST))
+    counts, edges = histogram(similarities(table))
+    _write_histogram(out / "similarity.tsv", "similarity", counts, edges)
+    shares = np.log10(np.maximum(area_shares(table, index), 10 ** AREA_EDGES[0]))
+    _write_histogram(out / "area.tsv", "log10_area_share", np.histogram(shares, AREA_EDGES)[0], AREA_EDGES)
+
+
+def commonest(pairs: pa.Table, number: int) -> list[tuple[str, int]]:
+    """The `number` commonest nouns of a table with the column `noun`, and how many pairs each has; ties by name."""
+    counted = [(row["values"], row["counts"]) for row in pc.value_counts(pairs["noun"]).to_pylist()]
+    return sorted(counted, key=lambda item: (-item[1], item[0]))[:number]
+
+
+def histogram(similarity: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs in each of 40 bins between the least and the greatest similarity; NaN is left out.
+
+    Returns:
+        counts int64 `[40]`, edges float64 `[41]`; edges 0 to 1 where there is no similarity at all.
+    """
+    known = similarity[np.isfinite(similarity)]
+    counts, edges = np.histogram(known, SIMILARITY_BINS)
+    return counts, edges
+
+
+def area_shares(pairs: pa.Table, index: Path) -> NDArray[np.float64]:
+    """The share of its picture that each pair's mask covers, float64 `[N]` in (0, 1].
+
+    Args:
+        pairs: table with the columns `image_id` and `area`.
+        index: folder of the table `index`.
+    """
+    images = tables.read(index, "index", ["image_id", "width", "height"])
+    ids = images["image_id"].to_numpy()
+    pixels = images["width"].to_numpy().astype(np.float64) * images["height"].to_numpy()
+    order = np.argsort(ids)
+    place = np.searchsorted(ids[order], pairs["image_id"].to_numpy())
+    return np.asarray(pairs["area"].to_numpy() / pixels[order][place], dtype=np.float64)
+
+
+def _write_histogram(path: Path, name: str, counts: NDArray[np.int64], edges: NDArray[np.float64]) -> None:
+    middles = (edges[:-1] + edges[1:]) / 2
+    _write(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))
+
+
+def _write(path: Path, header: tuple[str, str], rows: Iterable[tuple[object, object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

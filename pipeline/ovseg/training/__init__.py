@@ -1,0 +1,1 @@
+"""Training: one loop, objectives as functions, and the loader of mined shards."""

@@ -1,0 +1,49 @@
+"""Words to embeddings: text templates, and one unit vector for each distinct name, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Templates = Literal["none", "single", "vild"]
+Encode = Callable[[list[str]], Tensor]
+"""N texts -> float32 unit vectors `[N, D]`."""
+
+_SIZES = ("small", "medium", "large")
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "none": ("{}",),
+    "single": ("a photo of a {}.",),
+    # ViLD's 14 (paper A.2): photo / this is / there is in the scene, plain and in three sizes
+    "vild": (
+        "a photo of a {}.",
+        "This is a photo of a {}.",
+        "There is a {} in the scene.",
+        "There is the {} in the scene.",
+        "a photo of a {} in the scene.",
+        *(f"a photo of a {size} {{}}." for size in _SIZES),
+        *(f"This is a photo of a {size} {{}}." for size in _SIZES),
+        *(f"There is a {size} {{}} in the scene." for size in _SIZES),
+    ),
+}
+
+
+def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size: int) -> Tensor:
+    """One unit vector for each name: the mean of its templates' unit vectors, normalised (paper A.2).
+
+    Args:
+        names: N distinct names.
+        encode: the text tower.
+        templates: a key of `TEMPLATES`.
+        batch_size: texts in one forward pass.
+
+    Returns:
+        float32 `[N, D]`.
+    """
+    forms = TEMPLATES[templates]
+    texts = [form.format(name) for name in names for form in forms]
+    encoded = torch.cat([encode(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
+    means = encoded.reshape(len(names), len(forms), -1).mean(1)
+    return torch.nn.functional.normalize(means, dim=-1)

@@ -1,0 +1,16 @@
+"""Stage `base`: the CLIP that everything starts from, copied into models/base in open_clip's local-dir layout."""
+
+from pathlib import Path
+
+from ovseg.clip.save import materialise
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(params: Params) -> None:
+    """Read section clip, write models/base."""
+    materialise(params.clip.model, params.clip.pretrained, Path("models/base"))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,23 @@
+"""Stage `index`: pictures and captions, one row an image."""
+
+from pathlib import Path
+
+from ovseg.mining.index import build_index
+from ovseg.mining.runtime import from_environment
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(params: Params) -> None:
+    """Read section index, write data/index."""
+    build_index(
+        Path(params.index.images),
+        Path(params.index.captions),
+        Path("data/index"),
+        from_environment(),
+        params.index.limit,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,25 @@
+"""Stage `nouns`: the nouns of each image's captions."""
+
+from pathlib import Path
+
+from ovseg.mining.nouns import extract_nouns
+from ovseg.mining.runtime import from_environment
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(params: Params) -> None:
+    """Read section nouns, write data/nouns."""
+    extract_nouns(
+        Path("data/index"),
+        Path("data/nouns"),
+        from_environment(),
+        model=params.nouns.model,
+        unit=params.nouns.unit,
+        captions_per_image=params.nouns.captions_per_image,
+        stop_list=Path(params.nouns.stop_list),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

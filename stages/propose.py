@@ -1,0 +1,28 @@
+"""Stage `propose`: masks of each image, stored once as RLE."""
+
+from pathlib import Path
+
+from ovseg.mining.propose import propose_masks
+from ovseg.mining.runtime import from_environment
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(params: Params) -> None:
+    """Read section propose, write data/proposals."""
+    propose_masks(
+        Path("data/index"),
+        Path(params.index.images),
+        Path("data/proposals"),
+        from_environment(),
+        source=params.propose.source,
+        path=Path(params.propose.path),
+        model=params.propose.model,
+        annotations=Path(params.propose.annotations),
+        mask_threshold=params.propose.mask_threshold,
+        max_proposals=params.propose.max_proposals,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

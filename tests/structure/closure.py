@@ -1,0 +1,51 @@
+"""Which files of ours a script depends on: its imports, theirs, and the data files that they read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {"ovseg": ROOT / "pipeline", "stages": ROOT}
+
+
+def closure(script: Path) -> set[str]:
+    """Paths, relative to the root, of every file of ours that running `script` may read as code or package data."""
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            if path.suffix == ".py":
+                waiting += _reads(path)
+    return {str(path.relative_to(ROOT)) for path in found}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of our own modules that a file imports, at the top or inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in SOURCES and _file(name)}
+
+
+def _reads(path: Path) -> list[Path]:
+    files: list[Path] = []
+    for name in imports(path):
+        parts = name.split(".")
+        packages = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
+        files += [file for package in packages if (file := _file(package))]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "joinpath":
+            files += [path.parent / a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return files
+
+
+def _file(name: str) -> Path | None:
+    base = SOURCES[name.split(".")[0]].joinpath(*name.split("."))
+    options = (base.with_suffix(".py"), base / "__init__.py")
+    return next((option for option in options if option.is_file()), None)
