@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ovseg.errors import BadItem
 
 Pixels = NDArray[np.uint8]
-MAX_PIXELS = 200_000_000  # 14,000 x 14,000: beyond that a small file is a decompression bomb, not a photograph
+MAX_PIXELS = 175_000_000  # 13,000 x 13,000: beyond that a small file is a decompression bomb, not a photograph
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange width and height
 
 
 def safe_path(root: Path, name: str) -> Path:
     """`root / name`, refusing names that leave the folder.
 
     Raises:
-        BadItem: `unsafe_path` for an absolute path, a drive or a `..` part.
+        BadItem: `unsafe_path` for an absolute path, a drive, a `..` part, no name at all, or one that no file can have.
     """
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0] or "\0" in name:
+    path = PurePosixPath(name.replace("\\", "/"))
+    inside = path.parts and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+    if not inside or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise BadItem("unsafe_path", f"file_name {name!r} must stay inside the image folder")
-    return root / parts
+    return root / path
 
 
 def read_bytes(root: Path, name: str, offset: int, size: int) -> bytes:
     """The bytes of one picture: `size` bytes at `offset` of a file below `root` (a tar member, or a file as a whole).
 
     Raises:
-        BadItem: `unsafe_path`, `missing` or `zero_bytes`.
+        BadItem: `unsafe_path`, `missing`, `zero_bytes`, or `truncated` if the file ends before `size` bytes.
     """
     try:
         with safe_path(root, name).open("rb") as stream:
@@ -42,6 +46,8 @@ def read_bytes(root: Path, name: str, offset: int, size: int) -> bytes:
         raise BadItem("missing", f"{root / name}: {error.strerror or error}") from None
     if not data:
         raise BadItem("zero_bytes", f"{root / name} is empty")
+    if len(data) < size:
+        raise BadItem("truncated", f"{root / name} ends after {len(data):,} of {size:,} bytes")
     return data
 
 
@@ -49,11 +55,13 @@ def read_header(data: bytes) -> tuple[int, int]:
     """Width and height of a picture, as it is seen (EXIF rotation applied), without decoding the pixels.
 
     Raises:
-        BadItem: `not_an_image` or `too_large`.
+        BadItem: `not_an_image`, `too_large` or `truncated`.
     """
     with _open(data) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        return (image.height, image.width) if turned else (image.width, image.height)
+        width, height = image.size
+        with _broken():
+            turned = image.getexif().get(ORIENTATION) in TURNED
+    return (height, width) if turned else (width, height)
 
 
 def decode_image(data: bytes) -> Pixels:
@@ -62,18 +70,24 @@ def decode_image(data: bytes) -> Pixels:
     Raises:
         BadItem: `not_an_image`, `too_large` or `truncated`.
     """
-    with _open(data) as image:
-        try:
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            elif image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: convert() would clip it
-                values = np.asarray(image, dtype=np.float64)
-                image = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadItem("truncated", str(error)) from None
+    with _open(data) as image, _broken():
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        elif image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: convert() would clip it
+            values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(min=0)
+            image = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    """Whatever a decoder makes of damaged bytes: Pillow's raise OSError, SyntaxError, struct.error, NotImplementedError..."""
+    try:
+        yield
+    except Exception as error:
+        raise BadItem("truncated", f"{type(error).__name__}: {error}") from None
 
 
 def _open(data: bytes) -> Image.Image:
@@ -83,7 +97,7 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BadItem("too_large", str(error)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # UnidentifiedImageError, and what a plug-in makes of a damaged header
         raise BadItem("not_an_image", str(error)) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadItem("too_large", f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")

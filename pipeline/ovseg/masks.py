@@ -102,20 +102,28 @@ def from_coco(segmentation: Any, height: int, width: int) -> bytes:
     """
     if isinstance(segmentation, dict):
         counts, size = segmentation.get("counts"), segmentation.get("size")
-        if size is None or [int(v) for v in size] != [height, width]:
+        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
             raise BadItem("rle_size", f"the mask is {size}, the image {[height, width]}")
         if isinstance(counts, list):
-            runs = [int(run) for run in counts]
-            if any(run < 0 for run in runs) or sum(runs) != height * width:
-                raise BadItem("rle_size", f"the runs cover {sum(runs)} pixels, the image has {height} x {width}")
-            counts = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
-        if isinstance(counts, str):
-            counts = counts.encode("ascii", "replace")
-        if not isinstance(counts, bytes):
+            counts = _from_runs(counts, height, width)
+        elif isinstance(counts, str):
+            counts = counts.encode("utf-8", "surrogatepass")  # what is not ASCII is refused as not RLE
+        elif not isinstance(counts, bytes):
             raise BadItem("rle_malformed", f"counts are {type(counts).__name__}")
     else:
         counts = _from_polygons(segmentation, height, width)
     check_rle(counts, height, width)
+    if 0 in run_lengths(counts)[1:]:  # pycocotools' boxes are wrong where a run is empty
+        counts = encode(decode(counts, height, width))
+    return counts
+
+
+def _from_runs(runs: list[Any], height: int, width: int) -> bytes:
+    if not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise BadItem("rle_malformed", "the runs are not all whole numbers of at least 0")
+    if sum(runs) != height * width:
+        raise BadItem("rle_size", f"the runs cover {sum(runs)} pixels, the image has {height} x {width}")
+    counts: bytes = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
     return counts
 
 
@@ -126,5 +134,8 @@ def _from_polygons(polygons: Any, height: int, width: int) -> bytes:
     )  # fmt: skip
     if not good:
         raise BadItem("polygon_malformed", "a polygon needs three or more x, y pairs of numbers")
+    side = max(height, width)  # pycocotools walks along each edge: a far or infinite corner takes all memory
+    if not all(-side <= v <= 2 * side for p in polygons for v in p):
+        raise BadItem("polygon_malformed", f"a corner is far outside the image of {height} x {width}, or not a number")
     counts: bytes = coco.merge(coco.frPyObjects(polygons, height, width))["counts"]
     return counts

@@ -16,7 +16,7 @@ class Store:
     """Images, their annotations, and categories, as JSON records. Open for reading; see `build`."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
     def count(self) -> int:
         """Number of images."""

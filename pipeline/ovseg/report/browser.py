@@ -29,8 +29,8 @@ log = logging.getLogger("ovseg")
 
 LONG_SIDE = 208  # of a thumbnail, in pixels
 OVERSAMPLING = 2  # the outline is drawn on a larger picture, so that it comes out smooth
-LINES = ((2.5, (255, 224, 32)), (5.0, (16, 16, 24)))  # reach from the mask in drawn pixels, and colour; inner first
-DIMMED = 0.55  # brightness outside of the mask
+LINES = ((3.0, (255, 224, 32)), (5.0, (16, 16, 24)))  # reach from the mask in drawn pixels, and colour; inner first
+DIMMED = 0.65  # brightness outside of the mask
 JPEG_QUALITY = 74
 PICTURE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
 

@@ -80,8 +80,8 @@ def pair_quality(pairs: Path, proposals: Path, truth: Path, scratch: Path) -> di
     """How many mined pairs name what their mask shows.
 
     A pair is right if, of all segments of its image in the truth, the one that overlaps its mask most (by IoU) has the
-    pair's noun as name or synonym. Left out are annotated pairs, which are not mined, and images without a segment, which
-    cannot be judged.
+    pair's noun as name or synonym. Left out are annotated pairs, which are not mined, and images without a segment,
+    which cannot be judged.
 
     Args:
         pairs, proposals: folders of those tables.

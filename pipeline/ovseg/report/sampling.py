@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from ovseg import tables
 Row = dict[str, Any]
 ENDS = 0.05  # share of the worst and of the best pairs in a sample, each
 BINS = 20  # of the similarity range
+STRIDE = 8  # from one bin to the next that is drawn from: few pairs are spread over the range too; no divisor of 21
 
 
 def read_pairs(pairs: Path, noun: str | None = None) -> pa.Table:
@@ -55,7 +57,7 @@ def choose(similarity: NDArray[np.float64], noun_ids: NDArray[np.integer], numbe
         return np.arange(len(similarity))
     known = int(np.isfinite(similarity).sum())
     order = np.argsort(similarity, kind="stable")  # NaN last
-    ends = int(number * ENDS)
+    ends = math.ceil(number * ENDS)
     extremes = np.concatenate([order[: min(ends, known)], order[max(known - ends, 0) : known]])
     frequency = np.bincount(noun_ids)[noun_ids]
     draw = np.random.default_rng(0).exponential(size=len(similarity)) * np.sqrt(frequency)
@@ -64,7 +66,7 @@ def choose(similarity: NDArray[np.float64], noun_ids: NDArray[np.integer], numbe
     first = np.searchsorted(bins[within], bins[within])
     turn = np.empty_like(within)
     turn[within] = np.arange(len(within)) - first
-    chosen = dict.fromkeys(np.concatenate([extremes, np.lexsort((bins, turn))]).tolist())
+    chosen = dict.fromkeys(np.concatenate([extremes, np.lexsort((bins * STRIDE % (BINS + 1), turn))]).tolist())
     return np.array(sorted(list(chosen)[:number]), dtype=np.int64)
 
 

@@ -163,8 +163,9 @@ def _pairs(pairs: list[Row], folder: Path) -> str:
         before, marked, after = split_caption(pair, image)
         caption = f"{before}[{marked}]{after}" if marked else "-"
         share = pair["area"] / (image["width"] * image["height"])
+        area = "<0.1%" if share < 0.001 else f"{share:.1%}"
         numbers = ["-" if v is None else f"{v:.3f}" for v in (pair["similarity"], pair["margin"])]
-        row = (key_of(pair["pair"]), pair["noun"], *numbers, f"{share:.1%}", str(pair["image_id"]), _one_line(caption))
+        row = (key_of(pair["pair"]), pair["noun"], *numbers, area, str(pair["image_id"]), _one_line(caption))
         rows.append(row)
     return _table(rows, right={2, 3, 4, 5})
 

@@ -1,0 +1,68 @@
+"""Rows for `dvc plots`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg.report.plots import area_shares, commonest, distributions, histogram
+from ovseg.report.sampling import read_pairs
+from tests.report.conftest import HEIGHT, PAIRS, WIDTH, Made, pair, write_pairs
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a TSV with a header."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_each_file_has_a_header_and_counts_every_pair_once(made: Made, tmp_path: Path) -> None:
+    run, out = made[0], tmp_path / "plots"
+    distributions(run / "pairs", run / "index", out)
+    nouns, similarity, area = (read(out / f"{name}.tsv") for name in ("nouns", "similarity", "area"))
+    assert nouns[0] == {"noun": "cat", "pairs": "2"}
+    assert sum(int(row["pairs"]) for row in nouns) == len(PAIRS)
+    assert len(similarity) == 40
+    assert sum(int(row["pairs"]) for row in similarity) == len(PAIRS) - 1  # one has no similarity
+    middles = [float(row["similarity"]) for row in similarity]
+    assert min(middles) == pytest.approx(0.12 + 0.19 / 80, abs=1e-4)
+    assert max(middles) == pytest.approx(0.31 - 0.19 / 80, abs=1e-4)
+    assert sum(int(row["pairs"]) for row in area) == len(PAIRS)
+    filled = [float(row["log10_area_share"]) for row in area if row["pairs"] != "0"]
+    assert all(abs(10**x - share) < 0.1 for x, share in zip(filled, (400 / 2400, 576 / 2400), strict=False))
+
+
+def test_a_share_is_of_the_pairs_own_picture(made: Made) -> None:
+    shares = area_shares(read_pairs(made[0] / "pairs"), made[0] / "index")
+    assert shares.tolist() == pytest.approx([p["area"] / (WIDTH * HEIGHT) for p in PAIRS])
+
+
+def test_at_most_thirty_nouns_are_listed_the_commonest_first_and_ties_by_name(made: Made, tmp_path: Path) -> None:
+    rows = [{**pair(i, 3, "bus", 0, 0.2), "noun": f"noun {i % 40:02d}"} for i in range(85)]
+    write_pairs(tmp_path / "pairs", rows)
+    distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
+    nouns = [row["noun"] for row in read(tmp_path / "nouns.tsv")]
+    assert nouns == [f"noun {i:02d}" for i in range(30)]
+    assert commonest(read_pairs(tmp_path / "pairs"), 1) == [("noun 00", 3)]
+
+
+def test_a_noun_with_a_tab_or_quote_survives(made: Made, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", [{**PAIRS[0], "noun": 'a\t"b"'}])
+    distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
+    assert read(tmp_path / "nouns.tsv") == [{"noun": 'a\t"b"', "pairs": "1"}]
+
+
+def test_pairs_without_similarity_give_an_empty_histogram_not_an_error() -> None:
+    counts, edges = histogram(np.full(5, np.nan))
+    assert counts.sum() == 0
+    assert len(counts) == 40
+    assert (edges[0], edges[-1]) == (0, 1)
+
+
+def test_a_mask_smaller_than_the_first_bin_is_counted_in_it(made: Made, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", [{**PAIRS[0], "area": 0}])
+    distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
+    assert read(tmp_path / "area.tsv")[0]["pairs"] == "1"

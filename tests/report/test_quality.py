@@ -1,0 +1,165 @@
+"""Nouns and pairs against what is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovseg import tables
+from ovseg.errors import OvsegError
+from ovseg.report.quality import best_categories, noun_quality, pair_quality
+from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, Made, rectangle, write_pairs
+
+
+def gold(noun: str, visual: bool = True) -> dict[str, Any]:
+    """A noun as the captions JSON marks it."""
+    return {"noun": noun, "start": 0, "end": len(noun), "visual": visual}
+
+
+def write_captions(path: Path, captions: list[tuple[int, int, list[dict[str, Any]] | None]]) -> Path:
+    """A captions JSON of (image id, caption id, gold nouns or None)."""
+    annotations = [
+        {"image_id": image, "id": number, "caption": "words", **({} if nouns is None else {"nouns": nouns})}
+        for image, number, nouns in captions
+    ]
+    images = [{"id": i, "file_name": f"{i}.png"} for i in sorted({image for image, _, _ in captions})]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}), encoding="utf-8")
+    return path
+
+
+def write_nouns(folder: Path, found: dict[int, list[str]]) -> Path:
+    """A table `nouns`."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"image_id": i, "noun": noun, "caption_id": 1, "start": 0, "end": 1}
+        for i, nouns in found.items()
+        for noun in nouns
+    ]
+    tables.write_part(folder / "00000.parquet", "nouns", rows, "f")
+    return folder
+
+
+def test_precision_and_recall_are_over_distinct_visual_nouns_of_the_caption_that_was_read(tmp_path: Path) -> None:
+    captions = write_captions(
+        tmp_path / "captions.json",
+        [
+            (1, 9, [gold("bird")]),
+            (1, 3, [gold("Dog"), gold("dog"), gold("ball"), gold("day", visual=False)]),
+            (2, 5, [gold("cat")]),
+        ],
+    )
+    nouns = write_nouns(tmp_path / "nouns", {1: ["dog", "day", "bird"], 2: ["cat"]})
+    assert noun_quality(nouns, captions, 1) == {"noun_precision": 2 / 4, "noun_recall": 2 / 3}
+    assert noun_quality(nouns, captions, "all") == {"noun_precision": 3 / 4, "noun_recall": 3 / 4}
+
+
+def test_an_image_whose_nouns_were_all_missed_counts_and_an_unusable_one_does_not(made: Made, tmp_path: Path) -> None:
+    captions = write_captions(
+        tmp_path / "captions.json", [(1, 1, [gold("dog")]), (2, 2, [gold("cat")]), (77, 3, [gold("x")])]
+    )
+    nouns = write_nouns(tmp_path / "nouns", {1: ["dog"]})
+    assert noun_quality(nouns, captions, 1)["noun_recall"] == 1 / 3
+    assert noun_quality(nouns, captions, 1, made[0] / "index")["noun_recall"] == 1 / 2
+
+
+@pytest.mark.parametrize("marked", [None, "elsewhere"])
+def test_captions_without_gold_have_no_quality(tmp_path: Path, marked: str | None) -> None:
+    captions = write_captions(tmp_path / "captions.json", [(1, 1, None), (1, 2, [gold("dog")] if marked else None)])
+    assert noun_quality(write_nouns(tmp_path / "nouns", {1: ["dog"]}), captions, 1) == {}
+    assert noun_quality(tmp_path / "nouns", tmp_path, 1) == {}  # a folder of shards
+
+
+def test_nothing_extracted_is_zero_not_an_error(tmp_path: Path) -> None:
+    captions = write_captions(tmp_path / "captions.json", [(1, 1, [gold("dog")])])
+    nouns = write_nouns(tmp_path / "nouns", {})
+    assert noun_quality(nouns, captions, 1) == {"noun_precision": 0.0, "noun_recall": 0.0}
+
+
+def segment(image_id: int, category_id: int, *box: int) -> dict[str, Any]:
+    """A COCO annotation of a rectangle, as RLE."""
+    counts = rectangle(*box).decode("ascii")
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts},
+    }
+
+
+CATEGORIES: list[dict[str, Any]] = [
+    {"id": 1, "name": "Bus", "annotated": True},
+    {"id": 2, "name": "feline", "synonyms": ["cat"], "annotated": False},
+    {"id": 3, "name": "dog", "annotated": True},
+    {"id": 4, "name": "wall", "annotated": True},
+]
+
+
+def write_truth(path: Path, annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> Path:
+    """A truth JSON over the four pictures of the made-up run."""
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(1, 5)]
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+    )
+    return path
+
+
+def test_a_pair_is_right_if_the_segment_under_its_mask_has_its_noun_as_name_or_synonym(
+    made: Made, tmp_path: Path
+) -> None:
+    x, y, w, h = BOXES[0]
+    polygon = {"image_id": 1, "category_id": 1, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+    annotations = [
+        segment(3, 1, *BOXES[0]),  # bus: right
+        segment(3, 2, 0, 0, WIDTH, HEIGHT),  # a larger one that overlaps less
+        segment(2, 2, *BOXES[0]),  # cat as the synonym of feline: right
+        segment(2, 3, *BOXES[1]),
+        segment(4, 3, *BOXES[1]),  # cat: wrong, it is a dog
+        segment(4, 2, *BOXES[0]),  # there is a cat, but not under the mask
+        polygon,  # dog: wrong, it is a bus
+    ]
+    truth = write_truth(tmp_path / "truth.json", annotations, CATEGORIES)
+    run = made[0]
+    assert pair_quality(run / "pairs", run / "proposals", truth, tmp_path / "scratch") == {
+        "pair_precision": 2 / 4,
+        "pair_precision_annotated": 1 / 2,
+        "pair_precision_not_annotated": 1 / 2,
+        "pairs_in_vocabulary": 4 / 5,  # mat is not; the annotated pair is not mined
+    }
+
+
+def test_without_the_flag_there_is_one_precision_and_unjudged_images_are_left_out(made: Made, tmp_path: Path) -> None:
+    plain = [{k: v for k, v in category.items() if k != "annotated"} for category in CATEGORIES]
+    truth = write_truth(tmp_path / "truth.json", [segment(3, 1, *BOXES[0])], plain)
+    found = pair_quality(made[0] / "pairs", made[0] / "proposals", truth, tmp_path / "scratch")
+    assert found == {"pair_precision": 1.0, "pairs_in_vocabulary": 4 / 5}
+
+
+def test_another_truth_in_the_same_scratch_folder_is_read_anew(made: Made, tmp_path: Path) -> None:
+    results = []
+    for category in (1, 3):
+        truth = write_truth(tmp_path / "truth.json", [segment(3, category, *BOXES[0])], CATEGORIES)
+        results.append(pair_quality(made[0] / "pairs", made[0] / "proposals", truth, tmp_path)["pair_precision"])
+    assert results == [1.0, 0.0]
+
+
+def test_pairs_that_are_all_annotated_have_no_share(made: Made, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", [PAIRS[5]])
+    truth = write_truth(tmp_path / "truth.json", [segment(1, 4, *BOXES[1])], CATEGORIES)
+    assert pair_quality(pairs, made[0] / "proposals", truth, tmp_path) == {}
+
+
+def test_a_truth_that_is_missing_is_an_error(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "truth.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(OvsegError, match="not a COCO file"):
+        pair_quality(made[0] / "pairs", made[0] / "proposals", tmp_path / "truth.json", tmp_path)
+
+
+def test_equal_overlaps_count_both_no_overlap_none_and_unreadable_segments_are_passed_over() -> None:
+    region = {"rle": rectangle(10, 10, 10, 10), "height": HEIGHT, "width": WIDTH}
+    broken = {"image_id": 1, "category_id": 9, "segmentation": {"size": [1, 1], "counts": "0"}}
+    both = [segment(1, 1, 10, 10, 10, 5), segment(1, 2, 10, 15, 10, 5), broken]
+    assert best_categories([region], both) == [{1, 2}]
+    assert best_categories([region], [segment(1, 1, 40, 20, 5, 5)]) == [set()]
+    assert best_categories([region], [broken]) is None

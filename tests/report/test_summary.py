@@ -1,0 +1,96 @@
+"""Runs in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ovseg.errors import OvsegError
+from ovseg.report.summary import collect, describe, summarise
+from tests.report.conftest import EVIL, PAIRS, Made, write_pairs
+
+
+def test_the_summary_lines_up_and_says_what_to_do_next() -> None:
+    counts = {
+        "index": {"images": 1234, "captions": 6170, "dropped.missing": 2, "dropped.not_an_image": 11},
+        "shards": {"samples": 9876, "shards": 16, "dropped.truncated": 0},
+    }
+    lines = summarise(counts, Path("out dir")).splitlines()
+    assert lines[0].split() == ["step", "kept", "dropped"]
+    assert lines[1].index("6,170 captions, 1,234 images") == lines[0].index("kept")
+    assert lines[1].index("11 not an image, 2 missing") == lines[0].index("dropped") == lines[2].index("-")
+    text = "\n".join(lines)
+    assert "9,876 samples in out dir/shards" in text
+    assert "ovseg-mine verify 'out dir'" in text
+    assert "ovseg-mine inspect 'out dir'" in text
+    assert "'out dir/pairs.html'" in text
+
+
+def test_a_run_is_described_with_counts_nouns_quantiles_and_pairs_the_best_first(made: Made) -> None:
+    text = describe(made[0], None, 10)
+    assert "3 stop noun, 2 repeated" in text
+    assert "Commonest of 5 nouns" in text
+    assert "0.120" in text
+    assert "0.310" in text
+    table = text.splitlines()[text.splitlines().index(next(x for x in text.splitlines() if "key " in x)) + 1 :]
+    assert [line.split()[1] for line in table] == ["bus", "cat", "cat", "mat", "dog", "wall"]
+    assert "two [cats] on a mat" in text
+    assert "16.7%" in text
+    assert EVIL.rsplit("dog", 1)[0] + "[dog]" in text
+    assert table[-1].split()[-1] == "-"  # an annotated pair has no caption
+
+
+def test_only_pairs_of_one_noun_and_no_more_than_asked_for(made: Made) -> None:
+    text = describe(made[0] / "shards", " Cat ", 1)
+    assert "1 of 2 pairs of 'cat'" in text
+    assert text.count("[cat") == 1
+    assert "[bus]" not in text
+
+
+def test_an_unknown_noun_names_its_neighbours(made: Made) -> None:
+    with pytest.raises(OvsegError, match=r"no pair has the noun 'buss'.*bus"):
+        describe(made[0], "buss", 5)
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match=r"is not the folder of a run: it has no index and no pairs"):
+        describe(tmp_path, None, 5)
+
+
+def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> None:
+    import pyarrow.parquet as pq
+
+    from ovseg import tables
+
+    for path in tables.parts(made[0] / "index"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["captions"] = [{"id": c["id"], "text": c["text"] + "\x1b[2J\n\tend"} for c in row["captions"]]
+        tables.write_part(path, "index", rows, "f")
+    text = describe(made[0], None, 10)
+    assert "\x1b" not in text
+    assert "[bus] [2J end" in text
+
+
+def test_pairs_without_any_similarity_are_described(made: Made) -> None:
+    write_pairs(made[0] / "pairs", [PAIRS[5]])
+    assert "annotated pairs have no similarity" in describe(made[0], None, 5)
+
+
+def test_all_counts_come_together_for_the_metrics(made: Made) -> None:
+    run = made[0]
+    folders = {
+        "index": run / "index", "nouns": run / "nouns", "propose": run / "proposals", "score": run / "candidates",
+        "select": run / "pairs", "shards": run / "shards",
+    }  # fmt: skip
+    assert collect(folders) == {
+        "images": 4, "captions": 4, "nouns": 5, "unique_nouns": 4, "proposals": 8, "candidates": 5, "pairs": 6,
+        "samples": 6, "dropped": {"index.missing": 1, "nouns.stop_noun": 3, "nouns.repeated": 2},
+    }  # fmt: skip
+    assert collect({"index": run / "index"}) == {"images": 4, "captions": 4, "dropped": {"index.missing": 1}}
+
+
+def test_a_folder_under_a_name_that_is_no_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match="candidates: not a step"):
+        collect({"candidates": tmp_path})

@@ -1,0 +1,69 @@
+"""The DAG says the truth: each stage's code deps are what its script imports, its params are what its script reads."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ovseg.params import Params
+from tests.structure.closure import ROOT, closure
+
+DAGS = (ROOT / "dvc.yaml", ROOT / "data" / "demo" / "dvc.yaml")
+STAGES = {
+    f"{dag.parent.name if dag.parent != ROOT else 'main'}:{name}": stage
+    for dag in DAGS
+    for name, stage in yaml.safe_load(dag.read_text(encoding="utf-8"))["stages"].items()
+}
+ORDER = ["base", "index", "nouns", "propose", "score", "select", "shards", "report"]
+
+
+def _script(stage: dict[str, Any]) -> Path:
+    words = stage["cmd"].split()
+    return ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_deps_are_exactly_the_import_closure_of_the_script(name: str) -> None:
+    stage = STAGES[name]
+    ours = {dep for dep in stage.get("deps", []) if dep.startswith(("pipeline/", "stages/")) or dep.endswith(".py")}
+    assert ours == closure(_script(stage))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_declared_params_are_exactly_those_that_the_script_reads(name: str) -> None:
+    declared = {key for entry in STAGES[name].get("params", []) for key in _expand(entry)}
+    assert declared == _read(_script(STAGES[name]))
+
+
+def test_every_params_key_is_used_by_some_stage() -> None:
+    used = {key for stage in STAGES.values() for entry in stage.get("params", []) for key in _expand(entry)}
+    assert used == {key for section in Params.model_fields for key in _expand(section)}
+
+
+def test_stages_stand_in_the_order_data_flows_and_have_a_file_each() -> None:
+    main = [name.split(":")[1] for name in STAGES if name.startswith("main:")]
+    assert main == ORDER
+    assert {f"stages/{name}.py" for name in ORDER} <= {str(p.relative_to(ROOT)) for p in (ROOT / "stages").glob("*.py")}
+
+
+def _expand(entry: str) -> set[str]:
+    """ "select" -> every key of the section; "select.rule" -> itself."""
+    section, _, key = entry.partition(".")
+    model: Any = Params.model_fields[section].annotation
+    return {entry} if key else {f"{section}.{field}" for field in model.model_fields}
+
+
+def _read(script: Path) -> set[str]:
+    """Every `params.section.key` that a script reads."""
+    return {
+        f"{node.value.attr}.{node.attr}"
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and isinstance(node.value.value, ast.Name)
+        and node.value.value.id == "params"
+    }

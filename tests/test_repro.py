@@ -1,0 +1,114 @@
+"""The DAG on the demo shrunk (recipes/tiny.yaml), in a fresh copy of the repository: what re-runs, and what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.structure.closure import ROOT
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+class Copy:
+    """A copy of the repository with its own git history and DVC cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        bin_ = str(Path(sys.executable).parent)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHONPATH"))}
+        self.env = {
+            **clean,
+            "PATH": f"{bin_}{os.pathsep}{clean['PATH']}",
+            "PYTHONPATH": str(folder / "pipeline"),
+            "OVSEG_WORK": str(folder.parent / "work"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def dvc(self, *arguments: str, check: bool = True) -> str:
+        done = self.run(*DVC, *arguments, check=check)
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    folder = tmp_path_factory.mktemp("copy") / "ovseg"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and name not in ("dvc.lock", "data/demo/dvc.lock"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copy2(ROOT / "data" / "demo" / "dvc.lock", folder / "data" / "demo" / "dvc.lock")
+    shutil.copyfile(folder / "recipes" / "tiny.yaml", folder / "params.yaml")
+    copy = Copy(folder)
+    copy.run("git", "init", "-q", "-b", "main")
+    copy.run("git", "config", "user.email", "test@example.org")
+    copy.run("git", "config", "user.name", "test")
+    copy.run("git", "add", "-A")
+    copy.run("git", "commit", "-qm", "tiny")
+    copy.dvc("repro")
+    copy.run("git", "add", "-A")
+    copy.run("git", "commit", "-qm", "run")
+    return copy
+
+
+def _ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def test_the_whole_dag_runs_from_nothing_and_mines_pairs(repo: Copy) -> None:
+    metrics = json.loads((repo.folder / "reports" / "metrics.json").read_text())
+    assert metrics["images"] == 48
+    assert metrics["pairs"] == metrics["samples"] > 48
+    assert metrics["noun_recall"] >= 0.98
+    assert metrics["noun_precision"] >= 0.98
+    assert len(list((repo.folder / "shards").glob("*.tar"))) == 4
+    assert (repo.folder / "reports" / "pairs.html").stat().st_size > 10_000
+
+
+def test_a_second_repro_does_nothing(repo: Copy) -> None:
+    output = repo.dvc("repro")
+    assert _ran(output) == []
+    assert "up to date" in output
+
+
+def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo: Copy) -> None:
+    ran = _ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
+    assert ran == ["select", "shards", "report"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("select.min_similarity=abc", "select.min_similarity='abc' is not allowed: input should be a valid number"),
+        ("select.min_similarity=7", "select.min_similarity=7 is not allowed: input should be less than or equal to 1"),
+        ("+select.min_similarty=0.2", "unknown key 'select.min_similarty'; known: rule, min_similarity"),
+    ],
+)
+def test_a_wrong_setting_of_an_experiment_fails_with_the_key_the_value_and_what_is_allowed(
+    repo: Copy, setting: str, said: str
+) -> None:
+    before = (repo.folder / "params.yaml").read_text()
+    done = repo.run(*DVC, "exp", "run", "-S", setting, check=False)
+    (repo.folder / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+
+
+def test_the_shards_of_the_dag_pass_verify(repo: Copy) -> None:
+    repo.dvc("repro")
+    done = repo.run(sys.executable, "-m", "ovseg.cli", "verify", "shards")
+    assert "all sound" in done.stdout
