@@ -4,7 +4,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from ovseg.mining.runtime import from_environment
 from ovseg.params import Params
 from ovseg.report.browser import write_browser
 from ovseg.report.plots import distributions
@@ -12,7 +11,7 @@ from ovseg.report.quality import noun_quality, pair_quality
 from ovseg.report.summary import collect
 from stages._run import run_stage
 
-STEPS = ("index", "nouns", "proposals", "candidates", "pairs")
+TABLES = {"index": "index", "nouns": "nouns", "propose": "proposals", "score": "candidates", "select": "pairs"}
 
 
 def main(params: Params) -> None:
@@ -20,11 +19,12 @@ def main(params: Params) -> None:
     data, reports = Path("data"), Path("reports")
     (reports / "plots").mkdir(parents=True, exist_ok=True)
     write_browser(data, Path(params.index.images), reports / "pairs.html", params.report.pairs)
-    distributions(data, reports / "plots")
-    metrics = collect({step: data / step for step in STEPS} | {"shards": Path("shards")})
-    metrics |= noun_quality(data / "nouns", Path(params.index.captions), params.nouns.captions_per_image)
-    with tempfile.TemporaryDirectory(dir=from_environment().work.parent) as scratch:
-        metrics |= pair_quality(data / "pairs", data / "proposals", Path(params.report.truth), Path(scratch))
+    distributions(data / "pairs", data / "index", reports / "plots")
+    metrics = collect({step: data / table for step, table in TABLES.items()} | {"shards": Path("shards")})
+    captions, truth = Path(params.index.captions), Path(params.report.truth)
+    metrics |= noun_quality(data / "nouns", captions, params.nouns.captions_per_image, data / "index")
+    with tempfile.TemporaryDirectory() as scratch:
+        metrics |= pair_quality(data / "pairs", data / "proposals", truth, Path(scratch))
     (reports / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 

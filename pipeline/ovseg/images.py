@@ -81,6 +81,19 @@ def decode_image(data: bytes) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def decode_labels(data: bytes) -> Pixels:
+    """A map of labels as uint8 `[H, W]`: grey values, or the numbers of a palette and not its colours.
+
+    Raises:
+        BadItem: `not_an_image`, `too_large` or `truncated`; `not_labels` for any other kind of picture.
+    """
+    with _open(data) as image:
+        if image.mode not in ("L", "P"):
+            raise BadItem("not_labels", f"a map of labels is grey or has a palette, 8 bits each; this one is {image.mode}")
+        with _broken():
+            return np.asarray(image)
+
+
 @contextmanager
 def _broken() -> Iterator[None]:
     """Whatever a decoder makes of damaged bytes: Pillow's raise OSError, SyntaxError, struct.error, NotImplementedError..."""

@@ -63,13 +63,17 @@ def _fill(path: Path, writer: Writer) -> None:
 
 
 def _items(path: Path, prefix: str, needed: tuple[str, ...]) -> Iterator[Record]:
-    """The objects under `prefix`, each checked for the keys that it must have."""
+    """The objects under `prefix`, each checked for the keys that it must have; the first of them is its number."""
     try:
         with path.open("rb") as stream:
             for number, record in enumerate(ijson.items(stream, prefix, use_float=True)):
                 absent = [key for key in needed if not isinstance(record, dict) or key not in record]
                 if absent:
                     raise OvsegError(f"{path}: {prefix}[{number}] has no {absent[0]!r}; is this a COCO file?")
+                if not _is_id(record[needed[0]]):
+                    raise OvsegError(
+                        f"{path}: {prefix}[{number}] has {needed[0]} {record[needed[0]]!r}; COCO's are whole numbers"
+                    )
                 yield record
     except ijson.JSONError as error:
         reason = str(error).split("\n")[0]
@@ -78,6 +82,13 @@ def _items(path: Path, prefix: str, needed: tuple[str, ...]) -> Iterator[Record]
         ) from None
     except UnicodeDecodeError as error:
         raise OvsegError(f"{path} is not text in UTF-8 ({error.reason}); a JSON file in COCO's format is needed") from None
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        return int(value) == float(value) and abs(int(value)) < 2**63
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _keys(path: Path) -> str:

@@ -33,7 +33,8 @@ def shards(folder: Path) -> list[Path]:
 def open_shards(folder: Path, database: Path) -> Store:
     """The pictures of all shards with their captions, as the store that COCO files give.
 
-    A tar that ends early gives what it holds; the rest is listed as one record whose "problem" says so.
+    A tar that ends early gives what it holds; the rest is listed as one record whose "problem" says so. So is a picture
+    whose key, and with it its number, stood before: the first one keeps it, with its own caption.
 
     Raises:
         OvsegError: if the folder holds no shard, or no shard an image with a caption.
@@ -42,10 +43,13 @@ def open_shards(folder: Path, database: Path) -> Store:
 
     def fill(writer: Writer) -> None:
         found = 0
+        seen: set[int] = set()
         for path in paths:
             images, captions = _scan(path)
-            found += writer.add_images(images)
-            writer.add_annotations(captions)
+            again = {record["id"] for record in images if record["id"] in seen}
+            seen.update(record["id"] for record in images)
+            found += writer.add_images(_renamed(record) if record["id"] in again else record for record in images)
+            writer.add_annotations(caption for caption in captions if caption["image_id"] not in again)
         if not found:
             raise OvsegError(f"{folder}: no shard holds a picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
@@ -56,14 +60,20 @@ def image_id(key: str) -> int:
     """The number of a sample: its key if that is digits, else 60 bits of the key's hash."""
     if key.isascii() and key.isdigit() and int(key) <= MAX_ID:
         return int(key)
-    return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)
+    return int(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:15], 16)
+
+
+def _renamed(record: Record) -> Record:
+    place = f"{record['file_name']}#{record.get('offset')}"
+    detail = f"{place} repeats the number {record['id']} of an earlier picture"
+    return {"id": image_id(place), "file_name": record["file_name"], "problem": "duplicate_key", "detail": detail}
 
 
 def _scan(path: Path) -> tuple[list[Record], list[Record]]:
     images: dict[str, Record] = {}
     captions: dict[str, str] = {}
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # a compressed one has no offsets to read at
             for member in tar:
                 if not member.isfile():
                     continue
@@ -76,7 +86,8 @@ def _scan(path: Path) -> tuple[list[Record], list[Record]]:
                 elif suffix == "txt":
                     captions[key] = _read(tar, member).decode("utf-8", "replace").strip()
                 elif suffix == "json" and key not in captions:
-                    captions[key] = str(_json(_read(tar, member)).get("caption") or "").strip()
+                    said = str(_json(_read(tar, member)).get("caption") or "")
+                    captions[key] = said.encode("utf-8", "replace").decode().strip()  # JSON can hold half an emoji
     except (tarfile.TarError, OSError, EOFError) as error:
         images[f"{path.name}#rest"] = {"file_name": path.name, "problem": "truncated_tar", "detail": str(error)}
     records = [{"id": image_id(key), **record} for key, record in images.items()]

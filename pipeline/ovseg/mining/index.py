@@ -106,7 +106,7 @@ def _size(images: Path, name: str) -> int:
 
 def _captions(annotations: list[Record]) -> list[dict[str, Any]]:
     found = [
-        {"id": int(record.get("id", number)), "text": record["caption"]}
+        {"id": record["id"] if isinstance(record.get("id"), int) else number, "text": record["caption"]}
         for number, record in enumerate(annotations)
         if isinstance(record.get("caption"), str)
     ]

@@ -116,7 +116,7 @@ def claim(settings: Settings, out: Path) -> None:
                 f"{out} belongs to another run: its fingerprint is {before['fingerprint']}, this run's is {key} ({said}). "
                 "Give another --out, or remove that folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(p.name != f"{RUN}.tmp" for p in out.iterdir())):  # of a killed claim
         raise OvsegError(f"{out} exists and is not a run of ovseg-mine; give another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)

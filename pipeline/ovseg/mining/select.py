@@ -23,7 +23,6 @@ from ovseg.mining.units import Counts, Task
 
 Rule = Literal["best", "one_to_one"]
 Row = dict[str, Any]
-UNMATCHED = 4.0  # cost of a pair that is not among the candidates: above every cosine distance
 
 
 def select_pairs(
@@ -73,7 +72,9 @@ def select_pairs(
 
 
 def one_to_one(candidates: list[Row]) -> list[Row]:
-    """Match nouns and proposals of one image so that no proposal serves twice and the similarities' sum is greatest.
+    """Match nouns and proposals of one image so that no proposal serves twice.
+
+    As many nouns as can be are matched, and of those matchings the one with the greatest sum of similarities is taken.
 
     Args:
         candidates: rows of the table `candidates` of one image; pairs beyond its `top_k` cannot be matched.
@@ -85,7 +86,7 @@ def one_to_one(candidates: list[Row]) -> list[Row]:
 
     nouns = sorted({row["noun"] for row in candidates})
     numbers = sorted({row["proposal"] for row in candidates})
-    cost = np.full((len(nouns), len(numbers)), UNMATCHED)
+    cost = np.full((len(nouns), len(numbers)), 2.0 * len(nouns) + 1)  # no candidate: above all cosine distances together
     place = {(row["noun"], row["proposal"]): row for row in candidates}
     for (noun, proposal), row in place.items():
         cost[nouns.index(noun), numbers.index(proposal)] = 1 - row["similarity"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from ovseg import masks, tables
 from ovseg.datasets.coco import open_coco, open_results
 from ovseg.datasets.store import Record, Store
 from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels, decode_image
+from ovseg.images import Pixels, decode_image, decode_labels, safe_path
 from ovseg.proposals import Picture, Proposal, Source
 
 UNLABELLED = 255  # of COCO-Stuff's pixel maps
@@ -53,26 +55,31 @@ def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
         OvsegError: if the path is missing or not in one of those formats.
     """
     store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
-    parts = [] if store else ([path] if path.is_file() else tables.parts(path))
-    for part in parts:
-        tables.check_part(part, "proposals")
+    parts = {} if store else _parts_of_images([path] if path.is_file() else tables.parts(path))
 
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        records = _results(store, picture) if store else _rows(parts, picture)
-        return islice(iter(sorted(records, key=_by_score)), max_proposals)
+        records = _results(store, picture) if store else _rows(parts.get(picture.image_id, ()), picture)
+        good = [record for record in records if isinstance(record, Proposal)]
+        best = sorted(good, key=lambda proposal: -proposal.score)[:max_proposals]
+        return chain(best, (record for record in records if isinstance(record, BadItem)))
 
     return source
 
 
-def _by_score(found: Proposal | BadItem) -> float:
-    return -found.score if isinstance(found, Proposal) else float("-inf")
+def _parts_of_images(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
+    """Which parts hold each image, so that a picture reads its own part and not all of them."""
+    found: dict[int, list[Path]] = defaultdict(list)
+    for part in parts:
+        for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
+            found[image_id].append(part)
+    return found
 
 
 def _results(store: Store, picture: Picture) -> list[Proposal | BadItem]:
     return [_instance(record, picture, {}) for record in store.annotations(picture.image_id)]
 
 
-def _rows(parts: list[Path], picture: Picture) -> list[Proposal | BadItem]:
+def _rows(parts: Sequence[Path], picture: Picture) -> list[Proposal | BadItem]:
     found: list[Proposal | BadItem] = []
     for part in parts:
         for row in pq.read_table(part, filters=[("image_id", "==", picture.image_id)]).to_pylist():
@@ -84,31 +91,36 @@ def _rows(parts: list[Path], picture: Picture) -> list[Proposal | BadItem]:
 def _instance(record: Record, picture: Picture, names: dict[int, str]) -> Proposal | BadItem:
     if record.get("iscrowd") and not isinstance(record.get("isthing"), int):
         return BadItem("crowd", f"annotation {record.get('id')} marks a crowd, not one thing")
+    score = record.get("score", 1.0)
+    if not isinstance(score, (int, float)) or not math.isfinite(score):
+        return BadItem("score_malformed", f"the score {score!r} is not a number")
     try:
         rle = masks.from_coco(record.get("segmentation"), picture.height, picture.width)
     except BadItem as problem:
         return problem
-    return Proposal(rle, float(record.get("score", 1.0)), names.get(int(record.get("category_id", -1))))
+    return Proposal(rle, float(score), names.get(record.get("category_id", -1)))
 
 
 def _panoptic(folder: Path, record: Record, picture: Picture, names: dict[int, str]) -> Iterator[Proposal | BadItem]:
     try:
-        pixels = _read_map(folder / record["file_name"], picture)
+        name, segments = str(record.get("file_name", "")), record["segments_info"]
+        pixels = _read_map(safe_path(folder, name), picture, decode_image)
     except BadItem as problem:
         yield problem
         return
     ids = pixels.astype(np.int32) @ np.array([1, 256, 65536])
-    for segment in record["segments_info"]:
-        mask = ids == segment["id"]
-        if not mask.any():
-            yield BadItem("empty_mask", f"{record['file_name']} has no pixel of segment {segment['id']}")
+    for segment in segments if isinstance(segments, list) else [segments]:
+        if not isinstance(segment, dict) or not isinstance(segment.get("id"), int):
+            yield BadItem("segment_malformed", f"{name}: a segment is {segment!r}, without the number of its pixels")
+        elif not (mask := ids == segment["id"]).any():
+            yield BadItem("empty_mask", f"{name} has no pixel of segment {segment['id']}")
         else:
-            yield Proposal(masks.encode(mask), 1.0, names.get(int(segment["category_id"])))
+            yield Proposal(masks.encode(mask), 1.0, names.get(segment.get("category_id", -1)))
 
 
 def _stuff(folder: Path, picture: Picture, labels: bool) -> Iterator[Proposal | BadItem]:
     try:
-        pixels = _read_map(folder / Path(picture.file).with_suffix(".png").name, picture)[..., 0]
+        pixels = _read_map(folder / Path(picture.file).with_suffix(".png").name, picture, decode_labels)
     except BadItem as problem:
         yield problem
         return
@@ -117,9 +129,9 @@ def _stuff(folder: Path, picture: Picture, labels: bool) -> Iterator[Proposal | 
             yield Proposal(masks.encode(pixels == value), 1.0, str(int(value) + 1) if labels else None)
 
 
-def _read_map(path: Path, picture: Picture) -> Pixels:
+def _read_map(path: Path, picture: Picture, decode: Callable[[bytes], Pixels]) -> Pixels:
     try:
-        pixels = decode_image(path.read_bytes())
+        pixels = decode(path.read_bytes())
     except OSError as error:
         raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
     if pixels.shape[:2] != (picture.height, picture.width):

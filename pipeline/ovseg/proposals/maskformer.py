@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ovseg import masks
@@ -42,10 +43,14 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
         if config.model_type not in MODELS:
             raise OvsegError(f"{model} is a {config.model_type}; the source 'maskformer' takes {' or '.join(MODELS)}")
         processor = AutoImageProcessor.from_pretrained(model)
-        network = AutoModelForUniversalSegmentation.from_pretrained(model).to(device).eval()
-    except (OSError, ValueError) as error:
+        network, found = AutoModelForUniversalSegmentation.from_pretrained(model, output_loading_info=True)
+        network = network.to(device).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         where = "folder" if Path(model).exists() else "checkpoint (is the name right, and is there a network?)"
-        raise OvsegError(f"cannot load the {where} {model!r}: {str(error).splitlines()[0]}") from None
+        raise OvsegError(f"cannot load the {where} {model!r}: {[*str(error).splitlines(), error][0]}") from None
+    absent = sorted(found["missing_keys"])
+    if absent:  # transformers would leave them random
+        raise OvsegError(f"the weights of {model!r} lack {len(absent)} keys, among them {', '.join(absent[:5])}")
 
     @torch.inference_mode()
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:

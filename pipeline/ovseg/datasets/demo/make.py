@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from ovseg import masks
-from ovseg.datasets.demo.grammar import write
-from ovseg.datasets.demo.phrases import Seen
+from ovseg.datasets.demo.captions import write
+from ovseg.datasets.demo.wording import Seen
 from ovseg.datasets.demo.nouns import nouns
 from ovseg.datasets.demo.scene import Scene, compose
 

@@ -1,0 +1,58 @@
+"""Loader: samples a second that training gets out of mined shards, with 0, 1 and 2 workers. No target yet.
+
+    python -m benchmarks loader       about 2 minutes on two cores
+
+Shards are mined from COCO pictures with panoptic masks, all captions; crops are 224 pixels. Resampled, so that
+reading goes on for ever; the first batches, while processes start and buffers fill, are not counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+from benchmarks import inputs
+from benchmarks.results import Options, Result, Row
+from ovseg.mining.run import Settings, mine
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.shards import CLIP_MEAN, SIZES
+from ovseg.training.loader import load_shards
+
+IMAGES, BATCH, SIZE, SECONDS, WARM = 108, 64, 224, 10.0, 12
+WORKERS = (0, 1, 2)
+
+
+def run(options: Options) -> Result:
+    found = inputs.pictures(options.folder / "data", 4 if options.smoke else IMAGES)
+    shards = _mined(found, options.folder)
+    seconds = 1.0 if options.smoke else SECONDS
+    rows: list[Row] = [{"workers": workers, "samples/s": _rate(shards, workers, seconds)} for workers in WORKERS]
+    number = sum(json.loads((shards / SIZES).read_text(encoding="utf-8")).values())
+    setup: dict[str, str | float] = {
+        "images": found.number, "photographs": str(found.real).lower(), "samples": number,
+        "shards": len(list(shards.glob("*.tar"))), "batch": BATCH, "pixels": SIZE,
+    }  # fmt: skip
+    return Result(setup, rows)
+
+
+def _mined(found: inputs.Pictures, folder: Path) -> Path:
+    settings = Settings(
+        images=str(found.images), captions=str(found.captions), source="ground_truth", path=str(found.masks),
+        model=None, clip_model="ViT-B-32", clip_pretrained="random", templates="single", precision="bf16",
+        nouns_model=inputs.tagger(), captions_per_image="all",
+    )  # fmt: skip
+    mine(settings, folder / "run", Runtime(work=folder / "work", workers=os.cpu_count() or 1))
+    return folder / "run" / "shards"
+
+
+def _rate(shards: Path, workers: int, seconds: float) -> float:
+    batches = iter(load_shards(shards, SIZE, BATCH, mean=CLIP_MEAN, workers=workers, resampled=True))
+    for _ in itertools.islice(batches, WARM):
+        pass
+    begun, number = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < seconds:
+        number += len(next(batches)["key"])
+    return number / spent

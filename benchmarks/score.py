@@ -1,0 +1,212 @@
+"""Score: masked crops a second from JPEG to candidates, against the bare encoder and against a plain loop.
+
+    python -m benchmarks score          about 4 minutes on two cores
+    python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
+
+40 COCO pictures with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three ways:
+    encoder   the image tower alone on ready tensors (normalised, in the precision that it takes), in the same batches
+    ours      the opened task of step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write.
+              Not counted: loading the model and embedding the nouns, which a run does once
+    plain     for each image and mask: crop, fill, PIL resize, to tensor, normalise; encode the image's crops, fp32
+They take turns, and medians are compared. A turn of the plain loop takes a part of the pictures, as it is so slow.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks import inputs
+from benchmarks.results import Options, Result, Row, Target, interleave, medians
+from ovseg import crops, masks
+from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.images import Pixels
+from ovseg.mining import score as step
+from ovseg.mining.executors import DEVICE
+from ovseg.mining.index import build_index
+from ovseg.mining.nouns import extract_nouns
+from ovseg.mining.propose import pictures as listed
+from ovseg.mining.propose import propose_masks
+from ovseg.mining.runtime import Runtime, devices
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Task, unit_names
+from ovseg.proposals import Picture
+
+IMAGES, REPEATS, BATCH = 40, 3, 64
+MODEL = "ViT-B-16"
+
+Way = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The inputs of step `score`."""
+
+    images: Path
+    index: Path
+    nouns: Path
+    proposals: Path
+
+
+class Job(NamedTuple):
+    """An image of the plain loop."""
+
+    picture: Picture
+    regions: list[dict[str, Any]]
+    texts: Tensor
+
+
+def run(options: Options) -> Result:
+    found = inputs.pictures(options.folder / "data", 3 if options.smoke else IMAGES)
+    runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
+    tables = _tables(found, options.folder, runtime)
+    precisions: list[Precision] = ["bf16", "fp32"] if options.every else ["bf16"]
+    repeats = 1 if options.smoke else REPEATS
+    plain = load_clip(MODEL, "random", runtime.devices[0], "fp32")
+    rows: list[Row] = []
+    targets: list[Target] = []
+    detail: dict[str, Any] = {}
+    for precision in precisions:
+        clip = load_clip(MODEL, "random", runtime.devices[0], precision)
+        texts = _texts(tables, precision, runtime)
+        jobs = list(_jobs(tables, step.read_texts(texts)))
+        ways = {
+            "encoder": _encoder(clip, jobs, runtime),
+            "ours": _ours(tables, texts, precision, options.folder / "out", runtime),
+            "plain": _plain(plain, jobs, repeats),
+        }
+        rates = interleave(ways, repeats)
+        middle = medians(rates)
+        rows.append(_row(precision, middle))
+        detail[precision] = rates
+        if precision == "bf16":
+            targets = [Target("ours / encoder, bf16", middle["ours"] / middle["encoder"], 0.9),
+                       Target("ours bf16 / plain loop fp32", middle["ours"] / middle["plain"], 3.0)]  # fmt: skip
+    setup: dict[str, str | float] = {
+        "images": found.number, "photographs": str(found.real).lower(), "crops": sum(len(job.regions) for job in jobs),
+        "nouns": sum(len(job.texts) for job in jobs), "model": MODEL, "batch": BATCH, "device": runtime.devices[0],
+    }  # fmt: skip
+    return Result(setup, rows, targets, {"repeats": detail})
+
+
+def _row(precision: str, middle: dict[str, float]) -> Row:
+    return {
+        "precision": precision, "encoder crops/s": middle["encoder"], "ours crops/s": middle["ours"],
+        "plain fp32 crops/s": middle["plain"], "ours / encoder": middle["ours"] / middle["encoder"],
+        "ours / plain": middle["ours"] / middle["plain"],
+    }  # fmt: skip
+
+
+def _tables(found: inputs.Pictures, folder: Path, runtime: Runtime) -> Tables:
+    """What comes before `score`, from the library's own steps."""
+    tables = Tables(found.images, folder / "index", folder / "nouns", folder / "proposals")
+    build_index(found.images, found.captions, tables.index, runtime)
+    extract_nouns(tables.index, tables.nouns, runtime, model=inputs.tagger())
+    propose_masks(tables.index, found.images, tables.proposals, runtime, source="ground_truth", path=found.masks)
+    return tables
+
+
+def _texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
+    return step._encode_texts(tables.nouns, tables.proposals, runtime, MODEL, "random", precision, "single", "random")
+
+
+def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
+    """The images that the step scores: those with nouns and masks."""
+    for unit in unit_names(tables.index):
+        nouns = step.grouped(tables.nouns / f"{unit}.parquet", "nouns")
+        regions = step.grouped(tables.proposals / f"{unit}.parquet", "proposals")
+        for picture in listed(tables.index / f"{unit}.parquet", tables.images):
+            if nouns[picture.image_id] and regions[picture.image_id]:
+                texts = torch.stack([embeddings[row["noun"]] for row in nouns[picture.image_id]])
+                yield Job(picture, regions[picture.image_id], texts)
+
+
+def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Way:
+    """The image tower on tensors that lie ready on its device."""
+    colour = crops.fill_colour("mean", clip.mean.tolist())
+    cut = torch.stack([_region(job, row, clip.size, colour) for job in jobs for row in job.regions])
+    size, device = runtime.batch_size, clip.mean.device
+    batches = (cut[i : i + size].to(device) for i in range(0, len(cut), size))
+    ready = [crops.normalise(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
+
+    @torch.inference_mode()
+    def way(_: int) -> float:
+        begun = time.perf_counter()
+        for batch in ready:
+            clip.model.encode_image(batch)  # type: ignore[operator]
+        if clip.mean.is_cuda:
+            torch.cuda.synchronize()
+        return len(cut) / (time.perf_counter() - begun)
+
+    way(0)
+    return way
+
+
+def _region(job: Job, row: dict[str, Any], size: int, colour: Pixels | None) -> Tensor:
+    mask = masks.decode(row["rle"], row["height"], row["width"])
+    return crops.region(job.picture.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
+
+
+def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:
+    """The task of step `score`, opened once; only the calls on its units are counted."""
+    os.environ[DEVICE] = runtime.devices[0]
+    task = step._task(
+        tables.index, tables.images, tables.nouns, tables.proposals, texts, "benchmark", MODEL, "random", precision,
+        "mean", True, 5, 1.0, runtime.workers, runtime.batch_size,
+    )  # fmt: skip
+
+    def way(repeat: int) -> float:
+        spent: list[float] = []
+        key = f"benchmark-{precision}-{repeat}"
+        units = list(unit_names(tables.index))
+        counts = run_step("score", key, units, partial(_timed, task, spent), out / key, runtime, uses_model=True)
+        return counts["crops"] / sum(spent)
+
+    return way
+
+
+def _timed(task: Task, spent: list[float]) -> Task:
+    def timed(unit: str, folder: Path) -> Counts:
+        begun = time.perf_counter()
+        counts = task(unit, folder)
+        spent.append(time.perf_counter() - begun)
+        return counts
+
+    return timed
+
+
+def _plain(clip: Clip, jobs: list[Job], turns: int) -> Way:
+    """What one writes first: a loop over images and masks, float32, a batch for each image."""
+    mean, std = clip.mean.cpu()[:, None, None], clip.std.cpu()[:, None, None]
+
+    def prepare(pixels: Pixels, row: dict[str, Any]) -> Tensor:
+        mask = masks.decode(row["rle"], row["height"], row["width"])
+        x, y, width, height = row["box"]
+        crop, inside = pixels[y : y + height, x : x + width].copy(), mask[y : y + height, x : x + width]
+        crop[~inside] = np.round(255 * np.array(mean.flatten()))
+        small = Image.fromarray(crop).resize((clip.size, clip.size), Image.Resampling.BICUBIC)
+        return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - mean) / std
+
+    @torch.inference_mode()
+    def way(repeat: int) -> float:
+        begun, number = time.perf_counter(), 0
+        for job in jobs[repeat::turns]:
+            with Image.open(job.picture.root / job.picture.file) as image:
+                pixels = np.array(image.convert("RGB"))
+            batch = torch.stack([prepare(pixels, row) for row in job.regions])
+            features = clip.model.encode_image(batch.to(clip.mean.device))  # type: ignore[operator]
+            (job.texts @ torch.nn.functional.normalize(features, dim=-1).cpu().T).argmax(1).tolist()
+            number += len(batch)
+        return number / (time.perf_counter() - begun)
+
+    return way
