@@ -35,8 +35,18 @@ def test_the_demo_recipe_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [
-        ("select", "min_similarity", "abc", "select.min_similarity='abc' is not allowed: input should be a valid number"),
-        ("select", "min_similarity", 1.5, "select.min_similarity=1.5 is not allowed: input should be less than or equal to 1"),
+        (
+            "select",
+            "min_similarity",
+            "abc",
+            "select.min_similarity='abc' is not allowed: input should be a valid number",
+        ),
+        (
+            "select",
+            "min_similarity",
+            1.5,
+            "select.min_similarity=1.5 is not allowed: input should be less than or equal to 1",
+        ),
         ("select", "rule", "worst", "select.rule='worst' is not allowed: input should be 'best' or 'one_to_one'"),
         ("select", "annotated_share", -0.1, "select.annotated_share=-0.1 is not allowed"),
         ("nouns", "captions_per_image", 2, "nouns.captions_per_image=2 is not allowed: input should be 1 or 'all'"),

@@ -40,7 +40,10 @@ Proposals = Annotated[
     str, typer.Option(help="Where masks come from: ground_truth:PATH, precomputed:PATH or maskformer:CHECKPOINT.")
 ]
 ClipName = Annotated[
-    str, typer.Option(help="NAME:WEIGHTS (an open_clip tag, a file, a folder, or 'random'), local-dir:FOLDER or hf-hub:REPO.")
+    str,
+    typer.Option(
+        help="NAME:WEIGHTS (an open_clip tag, a file, a folder, or 'random'), local-dir:FOLDER or hf-hub:REPO."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Output folder.")]
 Table = Annotated[Path, typer.Option(help="Folder of that table.", show_default=False)]
@@ -48,13 +51,17 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.
 NounsModel = Annotated[str, typer.Option(help="spaCy pipeline: an installed one, or a folder.")]
 Unit = Annotated[Literal["token", "chunk"], typer.Option(help="Single nouns, or compounds kept together.")]
 PerImage = Annotated[Literal["1", "all"], typer.Option("--captions-per-image", help="1 is the lowest caption id.")]
-StopList = Annotated[Path | None, typer.Option(help="Nouns to leave out, one a line; default: those that come with ovseg.")]
+StopList = Annotated[
+    Path | None, typer.Option(help="Nouns to leave out, one a line; default: those that come with ovseg.")
+]
 Annotations = Annotated[Path | None, typer.Option(help="Annotated masks with class names, for --annotated-share.")]
 MaskThreshold = Annotated[float, typer.Option(min=0.01, max=0.99, help="Soft masks are cut here.")]
 MaxProposals = Annotated[int, typer.Option(min=1, help="Masks per image, best first.")]
 Templates = Annotated[Literal["none", "single", "vild"], typer.Option(help="Text templates.")]
 TopK = Annotated[int, typer.Option(min=1, help="Proposals kept for each noun.")]
-DuplicateIou = Annotated[float, typer.Option(min=0.01, max=1, help="Masks that overlap more are encoded once; 1 is off.")]
+DuplicateIou = Annotated[
+    float, typer.Option(min=0.01, max=1, help="Masks that overlap more are encoded once; 1 is off.")
+]
 Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the encoders.")]
 Fill = Annotated[Literal["mean", "zero", "keep"], typer.Option(help="Background of the crops that CLIP sees.")]
 Antialias = Annotated[bool, typer.Option(help="Shrink crops without aliasing; the reference does not.")]
@@ -69,11 +76,17 @@ PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="At mo
 MinShards = Annotated[int, typer.Option(min=1, help="At least that many shards: one a worker of each rank.")]
 Background = Annotated[Literal["mean", "zero", "keep"], typer.Option(help="Background of the stored crops.")]
 JpegQuality = Annotated[int, typer.Option(min=1, max=100, help="Of the stored crops.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes, or decoding threads beside a model; default: cores.")]
-Device = Annotated[str, typer.Option(help="Torch devices with commas between, one process each; auto: all CUDA, or CPU.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes, or decoding threads beside a model; default: cores.")
+]
+Device = Annotated[
+    str, typer.Option(help="Torch devices with commas between, one process each; auto: all CUDA, or CPU.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Crops in one forward pass.")]
 Executor = Annotated[Literal["local", "ray"], typer.Option(help="Where units of work run.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget unfinished work of an earlier run with the same settings.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget unfinished work of an earlier run with the same settings.")
+]
 Run = Annotated[Path, typer.Argument(help="Output folder of a run, or its shards folder.")]
 
 
@@ -102,10 +115,18 @@ def _source(text: str) -> dict[str, Any]:
     """SOURCE[:PATH] -> the fields `source`, `path` and `model` of a run's settings."""
     name, _, where = text.partition(":")
     if name not in ("ground_truth", "precomputed", "maskformer"):
-        raise OvsegError(f"--proposals {text!r}: the source is ground_truth, precomputed or maskformer, then a colon and a path")
+        raise OvsegError(
+            f"--proposals {text!r}: the source is ground_truth, precomputed or maskformer, then a colon and a path"
+        )
     if not where:
-        raise OvsegError(f"--proposals {text!r} needs {'a checkpoint' if name == 'maskformer' else 'a path'}: {name}:WHERE")
-    return {"source": name, "path": None if name == "maskformer" else where, "model": where if name == "maskformer" else None}
+        raise OvsegError(
+            f"--proposals {text!r} needs {'a checkpoint' if name == 'maskformer' else 'a path'}: {name}:WHERE"
+        )
+    return {
+        "source": name,
+        "path": None if name == "maskformer" else where,
+        "model": where if name == "maskformer" else None,
+    }
 
 
 @mine.command()
@@ -145,7 +166,9 @@ def run(
     batch_size: BatchSize = 64,
     executor: Executor = "local",
     fresh: Fresh = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it costs; do nothing.")
+    ] = False,
 ) -> None:
     """All of it: index, nouns, propose, score, select, shards. Run it again after a kill and it continues."""
     from ovseg.clip.names import parse

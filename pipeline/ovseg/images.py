@@ -89,7 +89,9 @@ def decode_labels(data: bytes) -> Pixels:
     """
     with _open(data) as image:
         if image.mode not in ("L", "P"):
-            raise BadItem("not_labels", f"a map of labels is grey or has a palette, 8 bits each; this one is {image.mode}")
+            raise BadItem(
+                "not_labels", f"a map of labels is grey or has a palette, 8 bits each; this one is {image.mode}"
+            )
         with _broken():
             return np.asarray(image)
 

@@ -168,4 +168,6 @@ def _fields(section: Any) -> list[str]:
     return list(section.model_fields)
 
 
-_KEYS = {name for section in Params.model_fields.values() for name in _fields(section.annotation)} | set(Params.model_fields)
+_KEYS = {name for section in Params.model_fields.values() for name in _fields(section.annotation)} | set(
+    Params.model_fields
+)

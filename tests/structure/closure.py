@@ -41,7 +41,9 @@ def _reads(path: Path) -> list[Path]:
         files += [file for package in packages if (file := _file(package))]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "joinpath":
-            files += [path.parent / a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            files += [
+                path.parent / a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            ]
     return files
 
 

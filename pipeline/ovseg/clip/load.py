@@ -131,7 +131,9 @@ def _create(model: str, pretrained: str | None, device: str, precision: Precisio
                 model, pretrained=tag, precision=precision, device=device, require_pretrained=pretrained != RANDOM
             )
     except UserWarning as warning:
-        raise OvsegError(f"{warning} Use the -quickgelu variant of the model for weights trained with QuickGELU") from None
+        raise OvsegError(
+            f"{warning} Use the -quickgelu variant of the model for weights trained with QuickGELU"
+        ) from None
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise OvsegError(f"cannot load the CLIP {model}:{pretrained}: {_short(error)}") from None
     return network

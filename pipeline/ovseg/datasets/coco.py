@@ -40,14 +40,18 @@ def open_results(path: Path, database: Path) -> Store:
 
     def fill(writer: Writer) -> None:
         if not writer.add_annotations(_items(path, "item", ("image_id", "segmentation"))):
-            raise OvsegError(f"{path} is not a COCO results file: expected a list of objects with image_id, segmentation")
+            raise OvsegError(
+                f"{path} is not a COCO results file: expected a list of objects with image_id, segmentation"
+            )
 
     return build(database, fill)
 
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise OvsegError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a JSON file in COCO's format is needed")
+        raise OvsegError(
+            f"{path} is {'a folder' if path.is_dir() else 'missing'}; a JSON file in COCO's format is needed"
+        )
 
 
 def _fill(path: Path, writer: Writer) -> None:
@@ -81,7 +85,9 @@ def _items(path: Path, prefix: str, needed: tuple[str, ...]) -> Iterator[Record]
             f"{path} is broken JSON ({reason}); the download may be cut off: {path.stat().st_size:,} bytes. Fetch it again"
         ) from None
     except UnicodeDecodeError as error:
-        raise OvsegError(f"{path} is not text in UTF-8 ({error.reason}); a JSON file in COCO's format is needed") from None
+        raise OvsegError(
+            f"{path} is not text in UTF-8 ({error.reason}); a JSON file in COCO's format is needed"
+        ) from None
 
 
 def _is_id(value: Any) -> bool:

@@ -37,7 +37,9 @@ def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit
     """
     if not images.is_dir():
         raise OvsegError(f"the image folder {images} does not exist")
-    key = fingerprint.of(images=str(images.resolve()), captions=_stamp(captions), limit=limit, schema=tables.SCHEMA_VERSION)
+    key = fingerprint.of(
+        images=str(images.resolve()), captions=_stamp(captions), limit=limit, schema=tables.SCHEMA_VERSION
+    )
     scratch = Scratch(runtime.work, "index", key, runtime.fresh)
     store = _open(captions, scratch.folder / "captions.sqlite")
     number = min(store.count(), limit or store.count())
@@ -54,7 +56,11 @@ def _stamp(path: Path) -> Any:
     """What changes when the captions change."""
     if not path.exists():
         raise OvsegError(f"the captions {path} do not exist; COCO's are in annotations_trainval2017.zip")
-    return fingerprint.of_file(path) if path.is_file() else [(p.name, p.stat().st_size) for p in sorted(path.glob("*.tar"))]
+    return (
+        fingerprint.of_file(path)
+        if path.is_file()
+        else [(p.name, p.stat().st_size) for p in sorted(path.glob("*.tar"))]
+    )
 
 
 def _open(captions: Path, database: Path) -> Store:

@@ -110,7 +110,9 @@ def claim(settings: Settings, out: Path) -> None:
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         if before["fingerprint"] != key:
-            changed = {k: (before["settings"].get(k), v) for k, v in asdict(settings).items() if before["settings"].get(k) != v}
+            changed = {
+                k: (before["settings"].get(k), v) for k, v in asdict(settings).items() if before["settings"].get(k) != v
+            }
             said = ", ".join(f"{k}: {old!r} there, {new!r} now" for k, (old, new) in changed.items())
             raise OvsegError(
                 f"{out} belongs to another run: its fingerprint is {before['fingerprint']}, this run's is {key} ({said}). "

@@ -276,7 +276,9 @@ def _encode_texts(
 ) -> Path:  # fmt: skip
     """Embed every noun that an image with masks has, once, and return the folder of the embeddings."""
     distinct = _distinct_nouns(nouns, proposals)
-    key = fingerprint.of(step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct)
+    key = fingerprint.of(
+        step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct
+    )
     scratch = Scratch(runtime.work, "texts", key, runtime.fresh)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
@@ -291,14 +293,21 @@ def _encode_texts(
 def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:
     found: set[str] = set()
     for unit in unit_names(nouns):
-        masked = tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])["image_id"].unique().to_pylist()
+        masked = (
+            tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])["image_id"].unique().to_pylist()
+        )
         rows = tables.read_part(nouns / f"{unit}.parquet", "nouns", ["image_id", "noun"]).to_pylist()
         found.update(row["noun"] for row in rows if row["image_id"] in set(masked))
     return sorted(found)
 
 
 def _text_task(
-    names: Path, clip_model: str, clip_pretrained: str | None, precision: Precision, templates: Templates, batch_size: int
+    names: Path,
+    clip_model: str,
+    clip_pretrained: str | None,
+    precision: Precision,
+    templates: Templates,
+    batch_size: int,
 ) -> Task:
     import json
 

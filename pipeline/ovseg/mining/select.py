@@ -86,7 +86,9 @@ def one_to_one(candidates: list[Row]) -> list[Row]:
 
     nouns = sorted({row["noun"] for row in candidates})
     numbers = sorted({row["proposal"] for row in candidates})
-    cost = np.full((len(nouns), len(numbers)), 2.0 * len(nouns) + 1)  # no candidate: above all cosine distances together
+    cost = np.full(
+        (len(nouns), len(numbers)), 2.0 * len(nouns) + 1
+    )  # no candidate: above all cosine distances together
     place = {(row["noun"], row["proposal"]): row for row in candidates}
     for (noun, proposal), row in place.items():
         cost[nouns.index(noun), numbers.index(proposal)] = 1 - row["similarity"]

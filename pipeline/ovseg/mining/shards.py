@@ -90,7 +90,9 @@ def _task(
         counts: Counter[str] = Counter(samples=0)
         rows = []
         with (folder / f"{unit}.tar").open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
-            for pair, result in _samples(table.slice(start, stop - start).to_pylist(), index, images, proposals, noun_ids, colour):
+            for pair, result in _samples(
+                table.slice(start, stop - start).to_pylist(), index, images, proposals, noun_ids, colour
+            ):
                 problem = result if isinstance(result, BadItem) else None
                 if isinstance(result, Sample):
                     tar.write(encode_sample(result, jpeg_quality))

@@ -100,7 +100,9 @@ def published(out: Path, key: str) -> dict[str, int] | None:
             f"{out} belongs to another run: its fingerprint is {account['fingerprint']}, this run's is {key} (other "
             "parameters, inputs or model). Give another output folder, or remove that one"
         )
-    whole = all((out / name).is_file() and fingerprint.of_file(out / name) == sha for name, sha in account["files"].items())
+    whole = all(
+        (out / name).is_file() and fingerprint.of_file(out / name) == sha for name, sha in account["files"].items()
+    )
     return dict(account["counts"]) if whole else None
 
 
@@ -185,7 +187,9 @@ def _lock(folder: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise OvsegError(f"another run is working in {folder}; wait for it, or set OVSEG_WORK to another folder") from None
+        raise OvsegError(
+            f"another run is working in {folder}; wait for it, or set OVSEG_WORK to another folder"
+        ) from None
     return file
 
 

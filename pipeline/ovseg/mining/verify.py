@@ -38,7 +38,9 @@ def verify(run: Path) -> str:
     sizes: dict[str, int] = json.loads((folder / SIZES).read_text(encoding="utf-8"))
     noun_ids: dict[str, int] = json.loads((folder / NOUNS).read_text(encoding="utf-8"))
     sums = dict(reversed(line.split(maxsplit=1)) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
-    problems = [f"{name} is not listed in {SIZES}" for name in sorted({p.name for p in folder.glob("*.tar")} - set(sizes))]
+    problems = [
+        f"{name} is not listed in {SIZES}" for name in sorted({p.name for p in folder.glob("*.tar")} - set(sizes))
+    ]
     keys: set[str] = set()
     for name, size in sizes.items():
         path = folder / name
@@ -49,7 +51,9 @@ def verify(run: Path) -> str:
         else:
             problems += _check_shard(path, size, noun_ids, keys)
     if problems:
-        raise OvsegError(f"{folder} is not sound:\n  " + "\n  ".join(problems) + "\nRun the same command again to mend it")
+        raise OvsegError(
+            f"{folder} is not sound:\n  " + "\n  ".join(problems) + "\nRun the same command again to mend it"
+        )
     return f"{folder}: {len(sizes)} shards, {len(keys):,} samples, {len(noun_ids):,} nouns: all sound"
 
 

@@ -83,7 +83,10 @@ def _rows(parts: Sequence[Path], picture: Picture) -> list[Proposal | BadItem]:
     found: list[Proposal | BadItem] = []
     for part in parts:
         for row in pq.read_table(part, filters=[("image_id", "==", picture.image_id)]).to_pylist():
-            record = {"segmentation": {"size": [row["height"], row["width"]], "counts": row["rle"]}, "score": row["score"]}
+            record = {
+                "segmentation": {"size": [row["height"], row["width"]], "counts": row["rle"]},
+                "score": row["score"],
+            }
             found.append(_instance(record, picture, {}))
     return found
 

@@ -70,9 +70,7 @@ def _used(inputs: dict[str, Tensor]) -> tuple[float, float]:
     return float(inside.any(1).sum()) / height, float(inside.any(0).sum()) / width
 
 
-def binarise(
-    logits: Tensor, used: tuple[float, float], height: int, width: int, threshold: float
-) -> list[Proposal]:
+def binarise(logits: Tensor, used: tuple[float, float], height: int, width: int, threshold: float) -> list[Proposal]:
     """Masks of the queries that have a foreground pixel, best score first.
 
     Args:

@@ -143,5 +143,3 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
 def _stop(error: Exception) -> bool:
     """A damaged tar stops the epoch: going on would train on less than the user believes."""
     raise OvsegError(f"a shard cannot be read: {error}. `ovseg-mine verify` says which") from error
-
-

@@ -74,7 +74,9 @@ def imagine(rng: Rng) -> list[Seen]:
     for kind, most in (("thing", 4), ("stuff", 2)):
         weight = np.array([FREQUENT if n.annotated else 1.0 for n in every[kind]])
         for i in rng.choice(len(weight), int(rng.integers(1, most + 1)), replace=False, p=weight / weight.sum()):
-            colour, pattern = (str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS))) if kind == "thing" else (None, None)
+            colour, pattern = (
+                (str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS))) if kind == "thing" else (None, None)
+            )
             count = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.1])) if kind == "thing" else 1
             found.append(Seen(every[kind][i].name, kind, colour, pattern, count, float(rng.uniform(0.02, 0.5))))
     return found
@@ -113,7 +115,12 @@ def _is(phrase: Phrase) -> Phrase:
 
 def _posture(phrase: Phrase, rng: Rng) -> Phrase:
     """ "sits on", "are lying on", "resting on"."""
-    verbs = [("sits", "sit", "sitting"), ("stands", "stand", "standing"), ("lies", "lie", "lying"), ("rests", "rest", "resting")]
+    verbs = [
+        ("sits", "sit", "sitting"),
+        ("stands", "stand", "standing"),
+        ("lies", "lie", "lying"),
+        ("rests", "rest", "resting"),
+    ]
     third, base, ing = verbs[int(rng.integers(len(verbs)))]
     form = rng.random()
     if form < 0.4:

@@ -1,9 +1,9 @@
 """The demo data set on disk, in COCO's own formats, so that nothing downstream knows that it was drawn.
 
-    <split>/images/*.jpg
-    <split>/captions.json            5 captions an image; each also lists its gold nouns, for measuring
-    <split>/panoptic.json, panoptic/ the annotated half of the nouns: the closed vocabulary
-    <split>/truth.json               every segment as RLE: for measuring, and as ideal proposals
+<split>/images/*.jpg
+<split>/captions.json            5 captions an image; each also lists its gold nouns, for measuring
+<split>/panoptic.json, panoptic/ the annotated half of the nouns: the closed vocabulary
+<split>/truth.json               every segment as RLE: for measuring, and as ideal proposals
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def _segment(part: Any, image_id: int) -> Record:
     }  # fmt: skip
 
 
-def _write(path: Path, images: list[Record], annotations: Iterable[Record], categories: list[Record] | None = None) -> None:
+def _write(
+    path: Path, images: list[Record], annotations: Iterable[Record], categories: list[Record] | None = None
+) -> None:
     whole = {"info": INFO, "images": images, "annotations": list(annotations), "categories": categories or []}
     path.write_text(json.dumps(whole) + "\n", encoding="utf-8")

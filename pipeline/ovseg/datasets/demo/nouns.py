@@ -32,5 +32,6 @@ def nouns() -> tuple[Noun, ...]:
     """Every noun in the order of the data file; the place in it + 1 is the category id."""
     text = resources.files(__package__).joinpath("vocabulary.json").read_text(encoding="utf-8")
     return tuple(
-        Noun(**{**row, "synonyms": tuple((s["name"], s["plural"]) for s in row["synonyms"])}) for row in json.loads(text)
+        Noun(**{**row, "synonyms": tuple((s["name"], s["plural"]) for s in row["synonyms"])})
+        for row in json.loads(text)
     )

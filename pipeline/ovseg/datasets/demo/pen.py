@@ -90,7 +90,9 @@ class Pen:
             for x, y in scaled:
                 draw.ellipse([x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2], fill=ink)
 
-    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour) -> None:
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour
+    ) -> None:
         """An arc of the ellipse around (x, y), from `start` to `end` degrees, clockwise from three o'clock."""
         steps = np.linspace(math.radians(start), math.radians(end), 24)
         self.line([(x + rx * math.cos(a), y + ry * math.sin(a)) for a in steps], width, fill)

@@ -87,7 +87,11 @@ _VERBS = {
     "food": _verbs("lies/lie/lying/on sits/sit/sitting/on rests/rest/resting/on"),
     "object": _verbs("lies/lie/lying/on stands/stand/standing/on rests/rest/resting/on sits/sit/sitting/on"),
 }  # fmt: skip
-_FLUIDS, _UPRIGHT, _COUNTED = ("water", "lava"), ("brick", "fence", "wallpaper", "ivy"), ("fence", "carpet", "rug", "lawn")
+_FLUIDS, _UPRIGHT, _COUNTED = (
+    ("water", "lava"),
+    ("brick", "fence", "wallpaper", "ivy"),
+    ("fence", "carpet", "rug", "lawn"),
+)
 _STUFF_TRAITS = {
     "grass": "green tall", "lawn": "green", "water": "blue deep", "brick": "red", "sky": "blue clear", "snow": "white",
     "wood": "brown", "ivy": "green", "asphalt": "grey dark", "lava": "hot glowing", "mud": "brown wet", "dirt": "brown",
@@ -199,7 +203,7 @@ def thing(seen: Seen, rng: np.random.Generator, definite: bool = False, plain: b
 
 
 def article(words: Words) -> Words:
-    """"a" or "an", as the first of `words` asks for."""
+    """ "a" or "an", as the first of `words` asks for."""
     return tagged("an/DET/a" if words[0].text[0] in "aeiou" else "a/DET")
 
 

@@ -56,7 +56,9 @@ def natural(seed: int, things: int | None = None) -> tuple[NDArray[np.uint8], li
     return np.asarray(image), seen_in(scene), chosen[0]
 
 
-def draw(number: int, first_seed: int, things: int | None = None) -> tuple[NDArray[np.uint8], list[list[Seen]], list[str]]:
+def draw(
+    number: int, first_seed: int, things: int | None = None
+) -> tuple[NDArray[np.uint8], list[list[Seen]], list[str]]:
     """That many natural pictures `[N, 72, 72, 3]`, what is in them, and their first nouns, drawn by all cores."""
     with ProcessPoolExecutor() as pool:
         made = list(pool.map(partial(natural, things=things), range(first_seed, first_seed + number), chunksize=256))
@@ -155,7 +157,14 @@ def _optimise(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, batc
             model.logit_scale.clamp_(0, np.log(100))  # type: ignore[operator]
         if step % 50 == 49:
             rate = (step + 1) / (time.monotonic() - begun)
-            log.info("step %d/%d loss %.3f, %.2f steps/s, ETA %.0f s", step + 1, steps, loss.item(), rate, (steps - step - 1) / rate)
+            log.info(
+                "step %d/%d loss %.3f, %.2f steps/s, ETA %.0f s",
+                step + 1,
+                steps,
+                loss.item(),
+                rate,
+                (steps - step - 1) / rate,
+            )
 
 
 def measure(folder: Path, pictures: int = 1000) -> dict[str, float]:
@@ -167,7 +176,10 @@ def measure(folder: Path, pictures: int = 1000) -> dict[str, float]:
     edge = (DRAWN - clip.size) // 2
     views = torch.from_numpy(images[:, edge : edge + clip.size, edge : edge + clip.size]).permute(0, 3, 1, 2)
     scores = clip.encode_crops(views) @ embed(names, clip.encode_texts, "vild", 256).T
-    return {"top1_things": _top1(scores.masked_fill(~torch.tensor(things), -2), names, truth), "top1_all": _top1(scores, names, truth)}
+    return {
+        "top1_things": _top1(scores.masked_fill(~torch.tensor(things), -2), names, truth),
+        "top1_all": _top1(scores, names, truth),
+    }
 
 
 def _top1(scores: Tensor, names: Sequence[str], truth: Sequence[str]) -> float:

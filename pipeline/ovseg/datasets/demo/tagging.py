@@ -35,7 +35,9 @@ def captions(number: int, seed: int) -> list[Caption]:
     return [write(imagine(rng), rng) for _ in range(number)]
 
 
-def train_tagger(out: Path, training: Sequence[Caption], held_out: Sequence[Caption], seed: int, epochs: int) -> dict[str, float]:
+def train_tagger(
+    out: Path, training: Sequence[Caption], held_out: Sequence[Caption], seed: int, epochs: int
+) -> dict[str, float]:
     """Train, save and measure.
 
     Args:
