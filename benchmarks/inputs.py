@@ -150,9 +150,14 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _blobs(rng: np.random.Generator) -> list[NDArray[np.bool_]]:
     """The picture divided into ragged regions, as panoptic masks divide it."""
-    cuts = np.linspace(0, 1, MADE_MASKS + 1)[1:-1]
-    level = np.digitize(_noise(rng), cuts)
-    return [level == value for value in range(MADE_MASKS) if (level == value).any()]
+    height, width = MADE_SIZE
+    rows, columns = np.mgrid[:height, :width]
+    centres = rng.random((MADE_MASKS, 2)) * MADE_SIZE
+    reach = 0.2 * width * rng.random(MADE_MASKS)
+    ragged = 0.3 * width * _noise(rng)
+    distances = [np.hypot(rows - y, columns - x + ragged) - r for (y, x), r in zip(centres, reach, strict=True)]
+    owner = np.argmin(distances, axis=0)
+    return [owner == number for number in np.unique(owner)]
 
 
 def _sentence(rng: np.random.Generator) -> str:

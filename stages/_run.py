@@ -1,4 +1,4 @@
-"""What every stage script does around its one call: logging, errors in one line, an exit code that is never 0 after trouble."""
+"""What every stage script does around its one call: logging, errors in one line, an exit code that says so."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     del values["shards"]["min_shards"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    with pytest.raises(OvsegError, match="shards.min_shards is missing"):
+    with pytest.raises(OvsegError, match=r"shards\.min_shards is missing"):
         read_params(tmp_path / "params.yaml")
 
 

@@ -1,4 +1,4 @@
-"""Train the demo's tagger again (about a minute): stage `tagger` of data/demo/dvc.yaml, frozen because its result is committed."""
+"""Train the demo's tagger again (half a minute): stage `tagger` of data/demo/dvc.yaml; frozen, its result is committed."""
 
 import json
 import time

@@ -52,6 +52,8 @@ class Crop(_Section):
 
 
 class Index(_Section):
+    """What is mined."""
+
     images: str
     """folder of the pictures, or of WebDataset shards"""
     captions: str
@@ -61,6 +63,8 @@ class Index(_Section):
 
 
 class Nouns(_Section):
+    """Which words of a caption."""
+
     model: str
     """an installed spaCy pipeline, or a folder"""
     unit: Literal["token", "chunk"]
@@ -72,6 +76,8 @@ class Nouns(_Section):
 
 
 class Propose(_Section):
+    """Which masks of a picture."""
+
     source: Literal["ground_truth", "precomputed", "maskformer"]
     path: str
     """masks of ground_truth and precomputed"""
@@ -86,6 +92,8 @@ class Propose(_Section):
 
 
 class Score(_Section):
+    """How nouns and masks are compared."""
+
     templates: Literal["none", "single", "vild"]
     top_k: Count
     """proposals kept for each noun"""
@@ -95,6 +103,8 @@ class Score(_Section):
 
 
 class Select(_Section):
+    """Which candidates become pairs."""
+
     rule: Literal["best", "one_to_one"]
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None
     min_margin: Annotated[float, Field(ge=0, le=2)] | None
@@ -107,6 +117,8 @@ class Select(_Section):
 
 
 class Shards(_Section):
+    """How pairs are stored."""
+
     samples_per_shard: Count
     min_shards: Count
     background: Literal["mean", "zero", "keep"]
@@ -114,6 +126,8 @@ class Shards(_Section):
 
 
 class Report(_Section):
+    """What is shown and measured."""
+
     truth: str
     """masks with class names that pairs are measured against"""
     pairs: Count

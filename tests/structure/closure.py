@@ -48,6 +48,6 @@ def _reads(path: Path) -> list[Path]:
 
 
 def _file(name: str) -> Path | None:
-    base = SOURCES[name.split(".")[0]].joinpath(*name.split("."))
+    base = SOURCES[name.split(".", maxsplit=1)[0]].joinpath(*name.split("."))
     options = (base.with_suffix(".py"), base / "__init__.py")
     return next((option for option in options if option.is_file()), None)

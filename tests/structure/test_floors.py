@@ -1,4 +1,4 @@
-"""The house stands: lower rooms never import higher ones, and the library imports neither dvc nor, at the top, what is optional."""
+"""The house stands: lower rooms never import higher ones; dvc is never imported, what is optional not at the top."""
 
 from __future__ import annotations
 

@@ -94,5 +94,5 @@ def build(path: Path, fill: Callable[[Writer], None]) -> Store:
         except BaseException:
             begun.unlink(missing_ok=True)
             raise
-        os.replace(begun, path)
+        begun.replace(path)
     return Store(path)

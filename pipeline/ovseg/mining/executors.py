@@ -83,19 +83,18 @@ class _Actor:
         return commit(Path(folder), unit, self.task)
 
 
-_task: Task
+_opened: list[Task] = []  # of this worker process
 
 
 def _open(opener: Opener, devices: multiprocessing.SimpleQueue[str]) -> None:
-    global _task
     os.environ[DEVICE] = devices.get()
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
-    _task = opener()
+    _opened.append(opener())
 
 
 def _run(unit: str, folder: Path) -> Counts:
-    return commit(folder, unit, _task)
+    return commit(folder, unit, _opened[0])
 
 
 def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:

@@ -33,7 +33,8 @@ def open_clip(run: Path, out: Path, fill: crops.Fill) -> str:
                 sizes[path.name] = sizes.get(path.name, 0) + 1
     write_json(out / SIZES, sizes)
     last = f"{len(sizes) - 1:05d}"
-    return f"{sum(sizes.values()):,} samples: --train-data '{out}/{{00000..{last}}}.tar' --train-num-samples {sum(sizes.values())}"
+    number = sum(sizes.values())
+    return f"{number:,} samples: --train-data '{out}/{{00000..{last}}}.tar' --train-num-samples {number}"
 
 
 def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
@@ -53,8 +54,8 @@ def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
     return f"{number:,} pictures and {out / 'pairs.csv'}"
 
 
-def coco(run: Path, out: Path, fill: crops.Fill) -> str:
-    """One COCO instances JSON: each pair an annotation, each noun a category. `fill` has no part in it."""
+def coco(run: Path, out: Path, _fill: crops.Fill) -> str:
+    """One COCO instances JSON: each pair an annotation, each noun a category. There are no crops to fill."""
     _new(out)
     pairs = tables.read(run / "pairs", "pairs").to_pylist()
     wanted = {(row["image_id"], row["proposal"]) for row in pairs}

@@ -69,7 +69,8 @@ def extract_nouns(
     """
     stop = read_stop_list(stop_list)
     key = fingerprint.of(
-        step="nouns", index=tables.fingerprint(index, "index"), model=model_fingerprint(model), unit=unit, captions=captions_per_image,
+        step="nouns", index=tables.fingerprint(index, "index"), model=model_fingerprint(model), unit=unit,
+        captions=captions_per_image,
         stop=sorted(stop), schema=tables.SCHEMA_VERSION,
     )  # fmt: skip
     opener = partial(_task, index, key, model, unit, captions_per_image, stop)

@@ -101,29 +101,28 @@ def mine(settings: Settings, out: Path, runtime: Runtime) -> dict[str, dict[str,
 
 
 def claim(settings: Settings, out: Path) -> None:
-    """Note in `out` whose it is.
+    """Note in `out` whose it is; a run that wrote nothing yet (a typo in a path) has no claim.
 
     Raises:
         OvsegError: it is another run's, or holds something else.
     """
     key, path = fingerprint.of(**asdict(settings)), out / RUN
-    if path.exists():
+    others = [p.name for p in out.iterdir() if p.name not in (RUN, f"{RUN}.tmp")] if out.is_dir() else []
+    if others and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before["fingerprint"] != key:
-            changed = {
-                k: (before["settings"].get(k), v) for k, v in asdict(settings).items() if before["settings"].get(k) != v
-            }
-            said = ", ".join(f"{k}: {old!r} there, {new!r} now" for k, (old, new) in changed.items())
-            raise OvsegError(
-                f"{out} belongs to another run: its fingerprint is {before['fingerprint']}, this run's is {key} ({said}). "
-                "Give another --out, or remove that folder"
-            )
-    elif out.exists() and (not out.is_dir() or any(p.name != f"{RUN}.tmp" for p in out.iterdir())):  # of a killed claim
+        if before["fingerprint"] == key:
+            return
+        old, new = before["settings"], asdict(settings)
+        changed = ", ".join(f"{k}: {old.get(k)!r} there, {new[k]!r} now" for k in new if old.get(k) != new[k])
+        raise OvsegError(
+            f"{out} belongs to another run: its fingerprint is {before['fingerprint']}, this run's is {key} ({changed}). "
+            "Give another --out, or remove that folder"
+        )
+    if others or (out.exists() and not out.is_dir()):
         raise OvsegError(f"{out} exists and is not a run of ovseg-mine; give another --out")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_json(path, {"fingerprint": key, "version": __version__, "started": started, "settings": asdict(settings)})
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    write_json(path, {"fingerprint": key, "version": __version__, "started": started, "settings": asdict(settings)})
 
 
 def _path(text: str | None) -> Path | None:

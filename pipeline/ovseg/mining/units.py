@@ -121,7 +121,7 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
         for path in sorted(begun.iterdir()):
             files[path.name] = fingerprint.of_file(path)
             _sync(path)
-            os.replace(path, folder / path.name)
+            path.replace(folder / path.name)
         begun.rmdir()
         write_json(folder / f"{unit}.done.json", {"counts": counts, "files": files})
     except OSError as error:
@@ -155,7 +155,7 @@ def write_json(path: Path, value: object) -> None:
         stream.write(json.dumps(value, indent=1) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(begun, path)
+    begun.replace(path)
 
 
 def replace_folder(staged: Path, out: Path) -> None:
@@ -163,8 +163,8 @@ def replace_folder(staged: Path, out: Path) -> None:
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
-        os.replace(out, old)
-    os.replace(staged, out)
+        out.replace(old)
+    staged.replace(out)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -197,9 +197,8 @@ def _forget_published(work: Path, step: str, keep: Path) -> None:
     """Scratch folders of earlier runs whose results are published are no longer needed by anyone."""
     for path in work.glob(f"{step}-*/{PUBLISHED}"):
         if path.parent != keep:
-            with contextlib.suppress(OvsegError):
-                with _lock(path.parent):
-                    shutil.rmtree(path.parent, ignore_errors=True)
+            with contextlib.suppress(OvsegError), _lock(path.parent):
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def unit_names(folder: Path) -> Iterator[str]:

@@ -137,8 +137,7 @@ def _on(rng: Rng) -> Phrase:
     return say(("on/ADP", "on/ADP", "over/ADP", "against/ADP", "across/ADP")[int(rng.integers(5))])
 
 
-def _front(rng: Rng) -> Phrase:
-    return say("in/ADP") + idle("front") + say("of/ADP")
+FRONT = say("in/ADP") + idle("front") + say("of/ADP")
 
 
 def _shot(rng: Rng) -> Phrase:
@@ -159,41 +158,41 @@ def _place(rng: Rng) -> Phrase:
 
 EMPTY: tuple[Callable[..., Phrase], ...] = (
     lambda g, rng: _shot(rng) + say("of/ADP") + g,
-    lambda g, rng: g + say("and/CCONJ nothing/PRON else/ADJ"),
-    lambda g, rng: say("there/PRON is/be/AUX only/ADV") + g + say("here/ADV"),
+    lambda g, _rng: g + say("and/CCONJ nothing/PRON else/ADJ"),
+    lambda g, _rng: say("there/PRON is/be/AUX only/ADV") + g + say("here/ADV"),
 )
 ONE: tuple[Callable[..., Phrase], ...] = (
-    lambda s, _, rng: s,
+    lambda s, _, _rng: s,
     lambda s, _, rng: _shot(rng) + say("of/ADP") + s,
     lambda s, _, rng: _shot(rng) + say("showing/show/VERB") + s,
-    lambda s, _, rng: say("there/PRON") + _is(s) + s + say("here/ADV"),
+    lambda s, _, _rng: say("there/PRON") + _is(s) + s + say("here/ADV"),
     lambda s, _, rng: say("there/PRON") + _is(s) + s + _place(rng),
-    lambda s, _, rng: s + say("seen/see/VERB from/ADP above/ADV"),
-    lambda s, _, rng: say("we/PRON can/AUX see/VERB") + s,
+    lambda s, _, _rng: s + say("seen/see/VERB from/ADP above/ADV"),
+    lambda s, _, _rng: say("we/PRON can/AUX see/VERB") + s,
     lambda s, _, rng: s + _place(rng) + say("of/ADP the/DET") + idle("picture"),
-    lambda s, _, rng: say("this/PRON is/be/AUX") + s,
+    lambda s, _, _rng: say("these/this/PRON are/be/AUX" if s.plural else "this/PRON is/be/AUX") + s,
 )
 ONE_ON: tuple[Callable[..., Phrase], ...] = (
     lambda s, g, rng: s + _on(rng) + g,
     lambda s, g, rng: s + _posture(s, rng) + say("on/ADP") + g,
     lambda s, g, rng: _shot(rng) + say("of/ADP") + s + _on(rng) + g,
-    lambda s, g, rng: s + _front(rng) + g,
-    lambda s, g, rng: s + _backdrop(g),
+    lambda s, g, rng: s + FRONT + g,
+    lambda s, g, _rng: s + _backdrop(g),
     lambda s, g, rng: say("there/PRON") + _is(s) + s + _on(rng) + g,
-    lambda s, g, rng: say("someone/PRON put/VERB") + s + say("on/ADP") + g,
+    lambda s, g, _rng: say("someone/PRON put/VERB") + s + say("on/ADP") + g,
     lambda s, g, rng: s + say("that/PRON") + _is(s) + _beside(rng) + g,
-    lambda s, g, rng: s + say("surrounded/surround/VERB by/ADP") + g,
+    lambda s, g, _rng: s + say("surrounded/surround/VERB by/ADP") + g,
     lambda s, g, rng: say("in/ADP this/DET") + idle("scene") + s + _posture(s, rng) + say("on/ADP") + g,
 )
 TWO: tuple[Callable[..., Phrase], ...] = (
     lambda s, o, _, rng: s + _beside(rng) + o,
-    lambda s, o, _, rng: s + say("and/CCONJ") + o,
+    lambda s, o, _, _rng: s + say("and/CCONJ") + o,
     lambda s, o, _, rng: s + _posture(s, rng) + _beside(rng) + o,
     lambda s, o, _, rng: _shot(rng) + say("of/ADP") + s + say("and/CCONJ") + o,
-    lambda s, o, _, rng: s + _front(rng) + o,
-    lambda s, o, _, rng: s + say("on/ADP the/DET left/ADJ") + idle("side") + say("of/ADP") + o,
+    lambda s, o, _, rng: s + FRONT + o,
+    lambda s, o, _, _rng: s + say("on/ADP the/DET left/ADJ") + idle("side") + say("of/ADP") + o,
     lambda s, o, _, rng: s + say("that/PRON") + _is(s) + _beside(rng) + o,
-    lambda s, o, _, rng: s + say("hides/hide/VERB" if not s.plural else "hide/VERB") + o,
+    lambda s, o, _, _rng: s + say("hides/hide/VERB" if not s.plural else "hide/VERB") + o,
     lambda s, o, _, rng: say("you/PRON can/AUX see/VERB") + s + _beside(rng) + o,
 )
 TWO_ON: tuple[Callable[..., Phrase], ...] = (

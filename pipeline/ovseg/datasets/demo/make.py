@@ -20,9 +20,9 @@ from PIL import Image
 
 from ovseg import masks
 from ovseg.datasets.demo.captions import write
-from ovseg.datasets.demo.wording import Seen
 from ovseg.datasets.demo.nouns import nouns
 from ovseg.datasets.demo.scene import Scene, compose
+from ovseg.datasets.demo.wording import Seen
 
 SPLITS = ("train", "val", "benchmark")
 FIRST_ID = {"train": 1, "val": 100_001, "benchmark": 200_001}

@@ -24,10 +24,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovseg.clip.load import load_clip
 from ovseg.clip.save import save_clip
-from ovseg.datasets.demo.wording import Seen
 from ovseg.datasets.demo.make import seen_in
 from ovseg.datasets.demo.nouns import nouns
 from ovseg.datasets.demo.scene import compose
+from ovseg.datasets.demo.wording import Seen
 from ovseg.vocabulary import embed
 
 log = logging.getLogger("ovseg")

@@ -116,7 +116,7 @@ def thing(what: Seen, rng: Rng) -> Phrase:
 def stuff(what: Seen, rng: Rng) -> Phrase:
     """ "the grass", "some wet sand", "brick"."""
     name, _ = _named(what, rng)
-    start = say(any_of(("the/DET", "the/DET", "some/DET", ""), rng))
+    start = say(any_of(("the/DET", "the/DET", "the/DET" if name == "sky" else "some/DET", ""), rng))
     look = say(f"{any_of(STUFF_QUALITIES, rng)}/ADJ") if rng.random() < 0.15 else Phrase()
     return start + look + noun_words(name, name)
 
