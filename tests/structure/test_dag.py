@@ -22,7 +22,7 @@ ORDER = ["base", "index", "nouns", "propose", "score", "select", "shards", "repo
 
 
 def _script(stage: dict[str, Any]) -> Path:
-    words = stage["cmd"].split()
+    words: list[str] = stage["cmd"].split()
     return ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
 
 

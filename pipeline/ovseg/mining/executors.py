@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from ovseg.errors import OvsegError
 from ovseg.mining.units import Counts, Opener, Task, commit
@@ -58,8 +59,8 @@ def ray(opener: Opener, units: Sequence[str], folder: Path, devices: Sequence[st
     gpu = int(devices[0].startswith("cuda"))
     actor = cluster.remote(_Actor).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
     actors = [actor.remote(opener, "cuda" if gpu else device) for device in devices]
-    pending, rest = {}, list(reversed(units))
-    free = list(actors)
+    pending: dict[Any, Any] = {}
+    rest, free = list(reversed(units)), list(actors)
     while rest or pending:
         while rest and free:
             worker = free.pop()

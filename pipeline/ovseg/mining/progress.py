@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -59,9 +60,8 @@ class Progress:
         if kind is not None:
             log.warning("%s: stopped after %d of %d units; what is finished is kept", self.step, self.done, self.units)
 
-    def add(self, counts: dict[str, int] | object, reused: bool = False) -> None:
+    def add(self, counts: Mapping[str, int], reused: bool = False) -> None:
         """Note one finished unit; `reused` ones were done by an earlier run and do not count in the rate."""
-        assert isinstance(counts, dict)
         self.done += 1
         self.reused += reused
         self.counts.update(counts)

@@ -76,7 +76,9 @@ def propose_masks(
 
 def _identity(where: Path | str | None) -> str | None:
     """What changes when the masks behind a path change; the name itself for a checkpoint on the Hub."""
-    return fingerprint.of_path(Path(where)) if where is not None and Path(where).exists() else where and str(where)
+    if where is None or not Path(where).exists():
+        return where if where is None else str(where)
+    return fingerprint.of_path(Path(where))
 
 
 def _open(

@@ -99,7 +99,7 @@ def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, flo
         for each noun, best first: (proposal in [0, Q), similarity, margin to the next or None if there is none, softmax
         over proposals, softmax over nouns). Equal similarities are in the order of the proposals.
     """
-    similarity = np.round((texts @ regions.T).numpy().astype(np.float64), DIGITS)
+    similarity: NDArray[np.float64] = np.round((texts @ regions.T).double().numpy(), DIGITS)
     over_proposals, over_nouns = _softmax(TEMPERATURE * similarity, 1), _softmax(TEMPERATURE * similarity, 0)
     found = []
     for n, row in enumerate(similarity):
@@ -115,8 +115,8 @@ def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, flo
 
 
 def _softmax(logits: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    raised: NDArray[np.float64] = np.exp(logits - logits.max(axis=axis, keepdims=True))
-    return raised / raised.sum(axis=axis, keepdims=True)
+    raised = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
 
 
 def representatives(counts: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
@@ -153,7 +153,7 @@ def _task(
             pixels = job.picture.pixels
         except BadItem as problem:
             return job, problem
-        size = pixels.shape[:2]
+        size = job.picture.height, job.picture.width
         stand_in = representatives([p["rle"] for p in job.proposals], *size, duplicate_iou)
         cuts = [
             crops.region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
@@ -165,7 +165,7 @@ def _task(
         rows: list[Row] = []
         failures: list[Row] = []
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
-        jobs = list(_jobs(unit, index, images, nouns, proposals, counts, failures))
+        jobs = _jobs(unit, index, images, nouns, proposals, counts, failures)
         done = deque[tuple[_Job, list[int], int]]()
 
         def prepared() -> Iterator[Tensor]:

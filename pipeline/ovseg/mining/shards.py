@@ -15,6 +15,7 @@ import webdataset as wds
 
 from ovseg import crops, fingerprint, masks, tables
 from ovseg.errors import BadItem, OvsegError
+from ovseg.images import Pixels
 from ovseg.mining.propose import pictures
 from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
@@ -108,7 +109,7 @@ def _task(
 
 
 def _samples(
-    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: crops.Pixels | None
+    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: Pixels | None
 ) -> Iterator[tuple[Row, Sample | BadItem]]:
     """Each pair with its sample, or why there is none; a picture is decoded once for all of its pairs."""
     for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
@@ -124,7 +125,7 @@ def _samples(
         table = tables.read_part(proposals / f"{part:05d}.parquet", "proposals").filter(wanted)
         regions = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
         for image_id, same in groupby(mine, key=lambda pair: int(pair["image_id"])):
-            picture = found[image_id]  # goes out of memory with the group
+            picture = found.pop(image_id)  # with its pixels, it goes out of memory after the group
             for pair in same:
                 caption = captions.get((image_id, pair["caption_id"]))
                 region = regions[image_id, pair["proposal"]]
@@ -132,7 +133,7 @@ def _samples(
 
 
 def _sample(
-    pair: Row, picture: Picture, region: Row, caption: str | None, noun_id: int, colour: crops.Pixels | None
+    pair: Row, picture: Picture, region: Row, caption: str | None, noun_id: int, colour: Pixels | None
 ) -> Sample | BadItem:
     try:
         pixels = picture.pixels

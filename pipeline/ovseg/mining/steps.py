@@ -62,9 +62,9 @@ def run_step(
                 progress.add(counts, reused=True)
             results = list(finished.values())
             if rest:
-                for counts in EXECUTORS[runtime.executor](opener, rest, work.folder, places):
-                    results.append(dict(counts))
-                    progress.add(counts)
+                for done in EXECUTORS[runtime.executor](opener, rest, work.folder, places):
+                    results.append(dict(done))
+                    progress.add(done)
             summed = total(results)
             work.publish(units, out, summed, finish)
             progress.finish(out)

@@ -37,7 +37,8 @@ def verify(run: Path) -> str:
     folder = shards_folder(run)
     sizes: dict[str, int] = json.loads((folder / SIZES).read_text(encoding="utf-8"))
     noun_ids: dict[str, int] = json.loads((folder / NOUNS).read_text(encoding="utf-8"))
-    sums = dict(reversed(line.split(maxsplit=1)) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    lines = (line.split(maxsplit=1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    sums = {name: digest for digest, name in lines}
     problems = [
         f"{name} is not listed in {SIZES}" for name in sorted({p.name for p in folder.glob("*.tar")} - set(sizes))
     ]

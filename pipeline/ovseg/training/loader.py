@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ovseg import crops
 from ovseg.errors import BadItem, OvsegError
+from ovseg.images import Pixels
 from ovseg.samples import decode_sample
 
 log = logging.getLogger("ovseg")
@@ -110,7 +111,7 @@ def list_shards(folder: Path) -> list[Path]:
 class _Decode:
     """Raw members -> one element of a batch. A sample that cannot be read is logged, at first and then rarely."""
 
-    def __init__(self, size: int, colour: crops.Pixels | None, antialias: bool) -> None:
+    def __init__(self, size: int, colour: Pixels | None, antialias: bool) -> None:
         self.size, self.colour, self.antialias = size, colour, antialias
         self.dropped = 0
 

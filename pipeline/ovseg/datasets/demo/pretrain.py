@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -131,7 +131,7 @@ def _optimise(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, batc
     heavy = [p for p in model.parameters() if p.ndim >= 2]
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": heavy, "weight_decay": 0.1}]
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    model.visual.compile()  # type: ignore[operator]  # a fifth of the time
+    cast(nn.Module, model.visual).compile()  # saves a fifth of the time
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.08)
     loss_of = open_clip.ClipLoss()
     mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
