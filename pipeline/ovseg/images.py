@@ -70,8 +70,8 @@ def decode_image(data: bytes) -> Pixels:
     Raises:
         BadItem: `not_an_image`, `too_large` or `truncated`.
     """
-    with _open(data) as image, _broken():
-        image = ImageOps.exif_transpose(image)
+    with _open(data) as opened, _broken():
+        image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from ovseg.errors import enough_space
 
 Record = dict[str, Any]
 
@@ -70,15 +73,23 @@ class Writer:
     def _add(self, statement: str, key: str, records: Iterable[Record]) -> int:
         number = 0
         for record in records:
-            self._db.execute(statement, (int(record[key]), json.dumps(record)))
+            self._execute(statement, (int(record[key]), json.dumps(record)))
             number += 1
         return number
 
     def close(self) -> None:
         """Index and finish."""
-        self._db.execute("CREATE INDEX by_image ON annotations (image_id)")
-        self._db.execute("COMMIT")
+        self._execute("CREATE INDEX by_image ON annotations (image_id)")
+        self._execute("COMMIT")
         self._db.close()
+
+    def _execute(self, statement: str, values: tuple[int, str] | tuple[()] = ()) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+                raise OSError(errno.ENOSPC, str(error)) from None
+            raise
 
 
 def build(path: Path, fill: Callable[[Writer], None]) -> Store:
@@ -89,8 +100,9 @@ def build(path: Path, fill: Callable[[Writer], None]) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = Writer(begun)
         try:
-            fill(writer)
-            writer.close()
+            with enough_space(path):
+                fill(writer)
+                writer.close()
         except BaseException:
             begun.unlink(missing_ok=True)
             raise

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,7 +69,11 @@ def ray(opener: Opener, units: Sequence[str], folder: Path, devices: Sequence[st
             pending[worker.run.remote(rest.pop(), str(folder))] = worker
         done, _ = cluster.wait(list(pending), num_returns=1)
         free.append(pending.pop(done[0]))
-        yield cluster.get(done[0])
+        try:
+            counts: Counts = cluster.get(done[0])
+        except cluster.exceptions.RayTaskError as error:
+            raise error.cause from None  # as it was raised, without Ray's own traceback
+        yield counts
 
 
 EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
@@ -91,7 +97,17 @@ def _open(opener: Opener, devices: multiprocessing.SimpleQueue[str]) -> None:
     os.environ[DEVICE] = devices.get()
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the run stops its workers itself
+    threading.Thread(target=_follow, daemon=True).start()
     _opened.append(opener())
+
+
+def _follow() -> None:
+    """End with the run: a killed one cannot stop its workers, and they would wait for work for ever."""
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)
 
 
 def _run(unit: str, folder: Path) -> Counts:

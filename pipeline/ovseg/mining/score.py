@@ -26,7 +26,7 @@ from ovseg.mining.executors import DEVICE
 from ovseg.mining.propose import failure, pictures, write_failures
 from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, unit_names, write_json
+from ovseg.mining.units import Counts, Scratch, Task, published, unit_names, write_json
 from ovseg.proposals import Picture
 from ovseg.vocabulary import TEMPLATES, Templates, embed
 
@@ -73,18 +73,23 @@ def score_nouns(
         OvsegError: the CLIP cannot be loaded, or a table is missing.
     """
     weights = weights_fingerprint(clip_model, clip_pretrained)
-    texts = _encode_texts(nouns, proposals, runtime, clip_model, clip_pretrained, precision, templates, weights)
     key = fingerprint.of(
         step="score", index=tables.fingerprint(index, "index"), nouns=tables.fingerprint(nouns, "nouns"),
         proposals=tables.fingerprint(proposals, "proposals"), clip=weights, precision=precision, fill=fill,
         antialias=antialias, templates=TEMPLATES[templates], top_k=top_k, duplicate_iou=duplicate_iou,
         schema=tables.SCHEMA_VERSION,
     )  # fmt: skip
+    scratch = Scratch(runtime.work, "score", key, runtime.fresh)
+    texts = scratch.folder / "texts"  # under this run's lock: they are read as long as it works
+    if runtime.fresh or published(out, key) is None:
+        _encode_texts(
+            nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights
+        )  # fmt: skip
     opener = partial(
         _task, index, images, nouns, proposals, texts, key, clip_model, clip_pretrained, precision, fill, antialias, top_k,
         duplicate_iou, runtime.workers, runtime.batch_size,
     )  # fmt: skip
-    return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True)
+    return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
 
 
 def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, float, float | None, float, float]]]:
@@ -271,10 +276,10 @@ def _split(features: list[Tensor], sizes: deque[int]) -> Iterator[Tensor]:
 
 
 def _encode_texts(
-    nouns: Path, proposals: Path, runtime: Runtime, clip_model: str, clip_pretrained: str | None, precision: Precision,
-    templates: Templates, weights: str,
-) -> Path:  # fmt: skip
-    """Embed every noun that an image with masks has, once, and return the folder of the embeddings."""
+    nouns: Path, proposals: Path, out: Path, runtime: Runtime, clip_model: str, clip_pretrained: str | None,
+    precision: Precision, templates: Templates, weights: str,
+) -> None:  # fmt: skip
+    """Embed every noun that an image with masks has, once, into the folder `out`."""
     distinct = _distinct_nouns(nouns, proposals)
     key = fingerprint.of(
         step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct
@@ -282,12 +287,10 @@ def _encode_texts(
     scratch = Scratch(runtime.work, "texts", key, runtime.fresh)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
-    out = runtime.work / f"texts-{key}" / "all"
     opener = partial(
         _text_task, scratch.folder / "nouns.json", clip_model, clip_pretrained, precision, templates, runtime.batch_size
     )
     run_step("texts", key, units, opener, out, runtime, uses_model=True, scratch=scratch)
-    return out
 
 
 def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:

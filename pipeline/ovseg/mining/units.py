@@ -12,7 +12,6 @@ The same command continues where a killed one stopped; another parameter has ano
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ovseg import fingerprint, tables
-from ovseg.errors import OvsegError
+from ovseg.errors import OvsegError, enough_space
 
 Counts = Mapping[str, int]
 Task = Callable[[str, Path], Counts]
@@ -44,10 +43,9 @@ class Scratch:
         _forget_published(work, step, keep=self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
-        if fresh:
-            for path in self.folder.iterdir():
-                if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.folder.iterdir():
+            if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def counts(self, unit: str) -> dict[str, int] | None:
         """What a finished unit kept and dropped; None if it is not finished or its files are not as written."""
@@ -62,6 +60,13 @@ class Scratch:
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
     ) -> None:
         """Put the files of all units and `step.json` into `out`, replacing it in one step (hard links where possible)."""
+        with enough_space(out):
+            self._publish(units, out, counts, finish)
+        (self.folder / PUBLISHED).touch()
+
+    def _publish(
+        self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
+    ) -> None:
         staged = out.with_name(out.name + ".tmp")
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -77,7 +82,6 @@ class Scratch:
         account = {"fingerprint": self.key, "counts": dict(sorted(counts.items())), "files": files}
         write_json(staged / tables.ACCOUNT, account)
         replace_folder(staged, out)
-        (self.folder / PUBLISHED).touch()
 
     def close(self) -> None:
         """Let another run work here."""
@@ -112,10 +116,10 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
     Raises:
         OvsegError: if the disk is full; everything finished before is kept.
     """
-    begun = folder / f"{unit}.tmp"
-    shutil.rmtree(begun, ignore_errors=True)
-    begun.mkdir()
-    try:
+    begun = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
+    with enough_space(folder):
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir()
         counts = dict(task(unit, begun))
         files = {}
         for path in sorted(begun.iterdir()):
@@ -124,13 +128,6 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
             path.replace(folder / path.name)
         begun.rmdir()
         write_json(folder / f"{unit}.done.json", {"counts": counts, "files": files})
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OvsegError(
-                f"no space left in {folder} at unit {unit}. What was finished is kept: free some space, or move the "
-                "folder and set OVSEG_WORK to its new parent, and run the same command again"
-            ) from None
-        raise
     return counts
 
 

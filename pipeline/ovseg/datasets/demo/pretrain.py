@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,8 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,10 +86,12 @@ def pretrain(out: Path, pictures: int, steps: int, batch: int, lr: float, seed: 
     log.info("drew %d pictures in %.0f s", pictures, time.monotonic() - begun)
     torch.manual_seed(seed)
     model = open_clip.model.CLIP(**CONFIG, output_dict=True)
+    set_model_preprocess_cfg(model, asdict(PreprocessCfg(size=CONFIG["vision_cfg"]["image_size"])))
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
     tokens = tokenizer(_captions(seen, seed)).reshape(pictures, CAPTIONS, -1)
-    _optimise(model, torch.from_numpy(images), tokens, steps, batch, lr, seed)
-    save_clip(model, CONFIG, out, torch.float16)
+    save = partial(save_clip, model, CONFIG, out, torch.float16)
+    _optimise(model, torch.from_numpy(images), tokens, steps, batch, lr, seed, save)
+    save()
     return measure(out)
 
 
@@ -126,7 +131,16 @@ def _captions(seen: Sequence[Sequence[Seen]], seed: int) -> list[str]:
     return [alt_text(what, rng) for what in seen for _ in range(CAPTIONS)]
 
 
-def _optimise(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, batch: int, lr: float, seed: int) -> None:
+def _optimise(
+    model: nn.Module,
+    images: Tensor,
+    tokens: Tensor,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    save: Callable[[], None],
+) -> None:
     plain = [p for p in model.parameters() if p.ndim < 2]
     heavy = [p for p in model.parameters() if p.ndim >= 2]
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": heavy, "weight_decay": 0.1}]
@@ -138,6 +152,8 @@ def _optimise(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, batc
     rng = np.random.default_rng(seed)
     order, begun = np.empty(0, dtype=np.int64), time.monotonic()
     for step in range(steps):
+        if step % 500 == 0:
+            save()
         if len(order) < batch:
             order = rng.permutation(len(images))
         chosen, order = order[:batch], order[batch:]
