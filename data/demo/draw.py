@@ -1,4 +1,4 @@
-"""Draw the demo data set: `python data/demo/draw.py` (about a minute on two cores). Stage `draw` of data/demo/dvc.yaml."""
+"""Draw the demo data set: `python -m data.demo.draw` (about a minute on two cores). Stage `draw` of data/demo/dvc.yaml."""
 
 from pathlib import Path
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ovseg import crops, fingerprint
@@ -134,7 +136,7 @@ def _create(model: str, pretrained: str | None, device: str, precision: Precisio
         raise OvsegError(
             f"{warning} Use the -quickgelu variant of the model for weights trained with QuickGELU"
         ) from None
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         raise OvsegError(f"cannot load the CLIP {model}:{pretrained}: {_short(error)}") from None
     return network
 

@@ -134,15 +134,17 @@ def nouns_of(doc: Doc, unit: NounUnit) -> Iterator[Noun]:
     """The nouns of a tagged caption in order, before any filter."""
     run: list[Any] = []
     for token in doc:
-        if token.pos_ in ("NOUN", "PROPN"):
-            if unit == "token":
-                yield Noun(token.lemma_.lower(), token.idx, token.idx + len(token))
+        noun = token.pos_ in ("NOUN", "PROPN")
+        joins = noun and unit == "chunk" and any(letter.isalpha() for letter in token.text)  # an emoji joins nothing
+        if joins:
             run.append(token)
-        elif run:
-            if unit == "chunk":
-                yield _chunk(run)
+            continue
+        if run:
+            yield _chunk(run)
             run = []
-    if run and unit == "chunk":
+        if noun:
+            yield Noun(token.lemma_.lower(), token.idx, token.idx + len(token))
+    if run:
         yield _chunk(run)
 
 

@@ -1,0 +1,197 @@
+"""What the tests share: a tiny real CLIP, small pictures in COCO's format, a tagger, and a work folder of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg import masks
+from ovseg.mining.runtime import Runtime
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TAGGER = ROOT / "data" / "demo" / "tagger"
+EWT = SHARED / "nlp_ewt"
+WIDTH, HEIGHT = 64, 48
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+THINGS = ("star", "key", "boat", "fish", "guitar", "kite")
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has its own folder of unfinished work, and no settings of the machine."""
+    folder = tmp_path_factory.mktemp("work")
+    monkeypatch.setenv("OVSEG_WORK", str(folder))
+    for name in ("OVSEG_DEVICE", "OVSEG_WORKERS", "OVSEG_BATCH_SIZE", "OVSEG_EXECUTOR", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Nothing that a test runs may leave logging switched off."""
+    yield
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+@pytest.fixture
+def runtime(work: Path) -> Runtime:
+    """One process, no threads to speak of."""
+    return Runtime(workers=1, batch_size=8, work=work)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real CLIP, random and small, in open_clip's local-dir layout."""
+    import open_clip
+    import torch
+
+    from ovseg.clip.save import save_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**TINY)
+    open_clip.set_model_preprocess_cfg(
+        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    save_clip(network, TINY, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagger() -> str:
+    """The demo's tagger, or a real English one; both know the captions of these tests."""
+    for folder in (TAGGER, EWT):
+        if (folder / "meta.json").is_file():
+            return str(folder)
+    pytest.skip("no tagger: neither data/demo/tagger nor ../shared/data/nlp_ewt is there")
+
+
+@dataclass(frozen=True)
+class Coco:
+    """Pictures, captions and masks on disk."""
+
+    images: Path
+    captions: Path
+    instances: Path
+
+
+def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
+    """`number` noisy pictures with two to four rectangles each, and captions that name some of them."""
+    rng = np.random.default_rng(seed)
+    images, captions, instances = [], [], []
+    (folder / "images").mkdir(parents=True)
+    for image_id in range(1, number + 1):
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        nouns = rng.choice(THINGS, int(rng.integers(2, 5)), replace=False).tolist()
+        for noun in nouns:
+            x, y = int(rng.integers(0, WIDTH - 20)), int(rng.integers(0, HEIGHT - 20))
+            w, h = (int(v) for v in rng.integers(8, 20, 2))
+            mask = np.zeros((HEIGHT, WIDTH), bool)
+            mask[y : y + h, x : x + w] = True
+            pixels[mask] = rng.integers(0, 256, 3)
+            instances.append(
+                {
+                    "id": len(instances) + 1, "image_id": image_id, "category_id": THINGS.index(noun) + 1, "iscrowd": 0,
+                    "bbox": [x, y, w, h], "area": w * h,
+                    "segmentation": {"size": [HEIGHT, WIDTH], "counts": masks.encode(mask).decode()},
+                }
+            )  # fmt: skip
+        Image.fromarray(pixels).save(folder / "images" / f"{image_id:06d}.jpg", quality=90)
+        images.append({"id": image_id, "file_name": f"{image_id:06d}.jpg", "width": WIDTH, "height": HEIGHT})
+        for k, text in enumerate((f"A {nouns[0]} beside a {nouns[1]} .", f"Two {nouns[1]}s on the grass .")):
+            captions.append({"id": image_id * 10 + k, "image_id": image_id, "caption": text})
+    categories = [{"id": i, "name": name} for i, name in enumerate(THINGS, start=1)]
+    for name, annotations in (("captions", captions), ("instances", instances)):
+        whole = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"{name}.json").write_text(json.dumps(whole), encoding="utf-8")
+    return Coco(folder / "images", folder / "captions.json", folder / "instances.json")
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Coco:
+    """Six small pictures: one unit of work."""
+    return write_coco(tmp_path_factory.mktemp("coco"), 6)
+
+
+@pytest.fixture(scope="session")
+def coco_units(tmp_path_factory: pytest.TempPathFactory) -> Coco:
+    """200 small pictures: four units of work, so that processes and kills have something to do."""
+    return write_coco(tmp_path_factory.mktemp("coco_units"), 200)
+
+
+Step = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The tables of a run up to the pairs, each in a folder of its step's name."""
+
+    folder: Path
+    coco: Coco
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runtime) -> Mined:
+    """Index, nouns, proposals, candidates and pairs of `coco` in `folder`."""
+    from ovseg.mining.index import build_index
+    from ovseg.mining.nouns import extract_nouns
+    from ovseg.mining.propose import propose_masks
+    from ovseg.mining.score import score_nouns
+    from ovseg.mining.select import select_pairs
+
+    mined = Mined(folder, coco)
+    build_index(coco.images, coco.captions, mined.index, runtime)
+    extract_nouns(mined.index, mined.nouns, runtime, model=tagger)
+    propose_masks(
+        mined.index, coco.images, mined.proposals, runtime, source="ground_truth", path=coco.instances,
+        annotations=coco.instances,
+    )  # fmt: skip
+    score_nouns(
+        mined.index, coco.images, mined.nouns, mined.proposals, mined.candidates, runtime,
+        clip_model=f"local-dir:{clip}", clip_pretrained=None,
+    )  # fmt: skip
+    select_pairs(mined.candidates, mined.proposals, mined.pairs, runtime)
+    return mined
+
+
+@pytest.fixture(scope="session")
+def mined(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
+    """Tables of the six small pictures; to be read, not written."""
+    runtime = Runtime(workers=1, batch_size=8, work=tmp_path_factory.mktemp("work"))
+    return mine_tables(coco, tmp_path_factory.mktemp("mined"), tagger, tiny_clip, runtime)
+
+
+@pytest.fixture(scope="session")
+def mined_units(coco_units: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
+    """Tables of the 200 pictures, in four parts; to be read, not written."""
+    runtime = Runtime(workers=1, batch_size=64, work=tmp_path_factory.mktemp("work"))
+    return mine_tables(coco_units, tmp_path_factory.mktemp("mined_units"), tagger, tiny_clip, runtime)
+
+
+def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """sha256 of every file below a folder, but for the account that says when and where it was made."""
+    from ovseg import fingerprint
+
+    return {
+        str(path.relative_to(folder)): fingerprint.of_file(path)
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file()
+    }
