@@ -39,6 +39,7 @@ from ovseg.mining.propose import pictures as listed
 from ovseg.mining.propose import propose_masks
 from ovseg.mining.runtime import Runtime, devices
 from ovseg.mining.steps import run_step
+from ovseg.mining.texts import encode_nouns, read_texts
 from ovseg.mining.units import Counts, Task, unit_names
 from ovseg.proposals import Picture
 
@@ -79,7 +80,7 @@ def run(options: Options) -> Result:
     for precision in precisions:
         clip = load_clip(MODEL, "random", runtime.devices[0], precision)
         texts = _texts(tables, precision, runtime)
-        jobs = list(_jobs(tables, step.read_texts(texts)))
+        jobs = list(_jobs(tables, read_texts(texts)))
         ways = {
             "encoder": _encoder(clip, jobs, runtime),
             "ours": _ours(tables, texts, precision, options.folder / "out", runtime),
@@ -117,7 +118,9 @@ def _tables(found: inputs.Pictures, folder: Path, runtime: Runtime) -> Tables:
 
 
 def _texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
-    return step._encode_texts(tables.nouns, tables.proposals, runtime, MODEL, "random", precision, "single", "random")
+    out = runtime.work / "texts"
+    encode_nouns(tables.nouns, tables.proposals, out, runtime, MODEL, "random", precision, "single", "random")
+    return out
 
 
 def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:

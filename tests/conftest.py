@@ -117,8 +117,8 @@ def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
         for k, text in enumerate((f"A {nouns[0]} beside a {nouns[1]} .", f"Two {nouns[1]}s on the grass .")):
             captions.append({"id": image_id * 10 + k, "image_id": image_id, "caption": text})
     categories = [{"id": i, "name": name} for i, name in enumerate(THINGS, start=1)]
-    for name, annotations in (("captions", captions), ("instances", instances)):
-        whole = {"images": images, "annotations": annotations, "categories": categories}
+    for name, records in (("captions", captions), ("instances", instances)):
+        whole = {"images": images, "annotations": records, "categories": categories}
         (folder / f"{name}.json").write_text(json.dumps(whole), encoding="utf-8")
     return Coco(folder / "images", folder / "captions.json", folder / "instances.json")
 

@@ -60,7 +60,7 @@ def read_header(data: bytes) -> tuple[int, int]:
     with _open(data) as image:
         width, height = image.size
         with _broken():
-            turned = image.getexif().get(ORIENTATION) in TURNED
+            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED  # Pillow turns TIFFs itself
     return (height, width) if turned else (width, height)
 
 

@@ -132,7 +132,10 @@ def read_part(path: Path, name: str, columns: list[str] | None = None) -> pa.Tab
         OvsegError: if the file is damaged, or another table or schema version.
     """
     check_part(path, name)
-    return pq.read_table(path, columns=columns, partitioning=None)
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
 
 
 def check_part(path: Path, name: str) -> dict[str, str]:

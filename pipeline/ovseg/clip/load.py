@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,19 +125,28 @@ def _create(model: str, pretrained: str | None, device: str, precision: Precisio
         _check_folder(Path(model[10:]))
     elif tag and not Path(tag).is_file() and tag not in (tags := open_clip.list_pretrained_tags_by_model(model)):
         raise OvsegError(f"{tag!r} is neither a file nor a tag of {model} (tags: {', '.join(tags) or 'none'})")
+    if tag and not Path(tag).is_file() and not model.startswith(SCHEMAS):
+        _check_activation(model, tag)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network: nn.Module = open_clip.create_model(
                 model, pretrained=tag, precision=precision, device=device, require_pretrained=pretrained != RANDOM
             )
-    except UserWarning as warning:
-        raise OvsegError(
-            f"{warning} Use the -quickgelu variant of the model for weights trained with QuickGELU"
-        ) from None
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         raise OvsegError(f"cannot load the CLIP {model}:{pretrained}: {_short(error)}") from None
     return network
+
+
+def _check_activation(model: str, tag: str) -> None:
+    """open_clip only warns of this, and the features are wrong."""
+    wanted = bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False))
+    if bool(open_clip.get_model_config(model).get("quick_gelu", False)) != wanted:
+        other = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
+        raise OvsegError(
+            f"QuickGELU mismatch: the weights {tag!r} were trained {'with' if wanted else 'without'} it, the model {model} "
+            f"is {'without' if wanted else 'with'} it. Use {other}:{tag}"
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -154,13 +162,11 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip logs every step of a load, and only warns where the activation is wrong."""
+    """open_clip logs every step of a load."""
     level = logging.getLogger().level
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="QuickGELU mismatch")
-            yield
+        yield
     finally:
         logging.disable(logging.NOTSET)
         logging.getLogger().setLevel(level)

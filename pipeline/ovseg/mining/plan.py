@@ -54,7 +54,7 @@ def plan(settings: Settings, out: Path, runtime: Runtime) -> str:
             f"{'propose':10}{crops_:>28,} masks   source {s.source}, {per_image:.1f} an image",
             f"{'score':10}{crops_:>28,} crops   {s.clip_model}, {rate:,.0f} crops/s measured on {', '.join(runtime.devices)}"
             f": about {_duration(crops_ / rate)}",
-            f"{'shards':10}{nouns:>26,} samples   about {nouns * BYTES_PER_SAMPLE / 1e9:.1f} GB in {out / 'shards'}",
+            f"{'shards':10}{nouns:>26,} samples   about {_size(nouns * BYTES_PER_SAMPLE)} in {out / 'shards'}",
             f"Unfinished work is kept in {runtime.work}. Nothing was done: leave out --dry-run to start.",
         ]
     )
@@ -76,6 +76,10 @@ def _masks_per_image(settings: Settings, store: Store, number: int, scratch: Pat
 def _captions_per_image(store: Store, number: int) -> float:
     few = min(number, SAMPLE)
     return sum(len(store.annotations(image["id"])) for image in store.images(0, few)) / max(1, few)
+
+
+def _size(bytes_: int) -> str:
+    return f"{bytes_ / 1e6:.0f} MB" if bytes_ < 1e9 else f"{bytes_ / 1e9:.1f} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -144,9 +144,10 @@ def failure(image_id: int, item: str, problem: BadItem) -> dict[str, Any]:
 
 
 def write_failures(folder: Path, unit: str, failures: list[dict[str, Any]], key: str) -> None:
-    """Write the items of a unit that could not be used, if there are any."""
+    """Write the items of a unit that could not be used, if there are any; by image, whichever was found first."""
     if failures:
-        tables.write_part(folder / f"{unit}.failures.parquet", "failures", failures, key)
+        ordered = sorted(failures, key=lambda row: int(row["image_id"]))
+        tables.write_part(folder / f"{unit}.failures.parquet", "failures", ordered, key)
 
 
 def _masks(picture: Picture, proposals: Source, annotated: Source | None) -> Iterator[Proposal | BadItem]:

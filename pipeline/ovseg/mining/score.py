@@ -26,11 +26,11 @@ from ovseg.mining.executors import DEVICE
 from ovseg.mining.propose import failure, pictures, write_failures
 from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, published, unit_names, write_json
+from ovseg.mining.texts import encode_nouns, read_texts
+from ovseg.mining.units import Counts, Scratch, Task, published, unit_names
 from ovseg.proposals import Picture
-from ovseg.vocabulary import TEMPLATES, Templates, embed
+from ovseg.vocabulary import TEMPLATES, Templates
 
-NOUNS_PER_UNIT = 256
 DIGITS = 5  # of a similarity: what is beyond moves with the batch size, and must not decide a rank
 TEMPERATURE = 100.0  # CLIP's trained logit scale
 
@@ -82,9 +82,7 @@ def score_nouns(
     scratch = Scratch(runtime.work, "score", key, runtime.fresh)
     texts = scratch.folder / "texts"  # under this run's lock: they are read as long as it works
     if runtime.fresh or published(out, key) is None:
-        _encode_texts(
-            nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights
-        )  # fmt: skip
+        encode_nouns(nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights)
     opener = partial(
         _task, index, images, nouns, proposals, texts, key, clip_model, clip_pretrained, precision, fill, antialias, top_k,
         duplicate_iou, runtime.workers, runtime.batch_size,
@@ -273,63 +271,3 @@ def _split(features: list[Tensor], sizes: deque[int]) -> Iterator[Tensor]:
         yield ready[:size]
         ready = ready[size:]
     features[:] = [ready] if len(ready) else []
-
-
-def _encode_texts(
-    nouns: Path, proposals: Path, out: Path, runtime: Runtime, clip_model: str, clip_pretrained: str | None,
-    precision: Precision, templates: Templates, weights: str,
-) -> None:  # fmt: skip
-    """Embed every noun that an image with masks has, once, into the folder `out`."""
-    distinct = _distinct_nouns(nouns, proposals)
-    key = fingerprint.of(
-        step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct
-    )
-    scratch = Scratch(runtime.work, "texts", key, runtime.fresh)
-    write_json(scratch.folder / "nouns.json", distinct)
-    units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
-    opener = partial(
-        _text_task, scratch.folder / "nouns.json", clip_model, clip_pretrained, precision, templates, runtime.batch_size
-    )
-    run_step("texts", key, units, opener, out, runtime, uses_model=True, scratch=scratch)
-
-
-def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:
-    found: set[str] = set()
-    for unit in unit_names(nouns):
-        masked = (
-            tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])["image_id"].unique().to_pylist()
-        )
-        rows = tables.read_part(nouns / f"{unit}.parquet", "nouns", ["image_id", "noun"]).to_pylist()
-        found.update(row["noun"] for row in rows if row["image_id"] in set(masked))
-    return sorted(found)
-
-
-def _text_task(
-    names: Path,
-    clip_model: str,
-    clip_pretrained: str | None,
-    precision: Precision,
-    templates: Templates,
-    batch_size: int,
-) -> Task:
-    import json
-
-    clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
-    every: list[str] = json.loads(names.read_text(encoding="utf-8"))
-
-    def task(unit: str, folder: Path) -> Counts:
-        mine = every[int(unit) * NOUNS_PER_UNIT : (int(unit) + 1) * NOUNS_PER_UNIT]
-        vectors = embed(mine, clip.encode_texts, templates, batch_size)
-        np.savez(folder / f"{unit}.npz", names=np.array(mine), vectors=vectors.numpy())
-        return {"distinct_nouns": len(mine)}
-
-    return task
-
-
-def read_texts(folder: Path) -> dict[str, Tensor]:
-    """The embeddings of nouns, unit vectors `[D]`, by noun."""
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as data:
-            found.update(zip(data["names"].tolist(), torch.from_numpy(data["vectors"]), strict=True))
-    return found

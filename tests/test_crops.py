@@ -1,0 +1,137 @@
+"""THE crop recipe, against a formula written out with none of its code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg import crops, masks
+from ovseg.images import Pixels
+from ovseg.mining.shards import CLIP_MEAN
+
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+RNG = np.random.default_rng(0)
+IMAGE: Pixels = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def blob(x: int = 7, y: int = 5, width: int = 31, height: int = 20) -> masks.Bool:
+    mask = np.zeros(IMAGE.shape[:2], bool)
+    mask[y : y + height, x : x + width] = RNG.random((height, width)) > 0.3
+    mask[y, x] = mask[y + height - 1, x + width - 1] = True
+    return mask
+
+
+def cubic(distance: float, a: float) -> float:
+    """Keys' kernel."""
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def weights(source: int, target: int, antialias: bool) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Rows of bicubic weights along one side: wider kernels (a = -0.5) against aliasing, four taps (a = -0.75) without."""
+    scale = source / target
+    found = np.zeros((target, source))
+    for i in range(target):
+        centre = (i + 0.5) * scale - 0.5
+        if antialias:
+            reach = max(scale, 1.0)
+            for j in range(source):
+                found[i, j] = cubic((j - centre) / reach, -0.5)
+            found[i] /= found[i].sum()
+        else:
+            first = int(np.floor(centre)) - 1
+            for j in range(first, first + 4):
+                found[i, min(max(j, 0), source - 1)] += cubic(j - centre, -0.75)
+    return found
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [8, 32, 45])
+@pytest.mark.parametrize("fill", ["mean", "zero", "keep"])
+def test_a_region_is_the_formula(fill: crops.Fill, size: int, antialias: bool) -> None:
+    """Tight box, background to one colour, bicubic to a square, nearest for the mask: to two roundings."""
+    mask = blob()
+    box = masks.box(masks.encode(mask), *mask.shape)
+    x, y, w, h = box
+    colour = {"mean": np.array([123, 117, 104]), "zero": np.zeros(3), "keep": None}[fill]
+    part, inside = IMAGE[y : y + h, x : x + w].astype(float), mask[y : y + h, x : x + w]
+    filled = part if colour is None else np.where(inside[..., None], part, colour)
+    across = np.einsum("jw,hwc->hjc", weights(w, size, antialias), filled).round().clip(0, 255)
+    expected = np.einsum("ih,hjc->cij", weights(h, size, antialias), across)
+    pixels, kept = crops.region(IMAGE, mask, box, size, crops.fill_colour(fill, CLIP_MEAN), antialias)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (3, size, size)
+    off = np.abs(pixels.numpy() - expected.clip(0, 255))
+    assert off.max() < 2 and off.mean() < 0.4
+    rows, columns = (np.arange(size) * side // size for side in (h, w))
+    assert kept.dtype == torch.bool and np.array_equal(kept.numpy(), inside[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_full_mask_is_a_plain_resize(antialias: bool) -> None:
+    """With every pixel in the mask the crop is what CLIP sees without any mask, whatever the fill."""
+    full = np.ones(IMAGE.shape[:2], bool)
+    box = (0, 0, IMAGE.shape[1], IMAGE.shape[0])
+    plain = torch.nn.functional.interpolate(
+        torch.from_numpy(IMAGE).permute(2, 0, 1)[None], (32, 32), mode="bicubic", antialias=antialias
+    )[0]
+    for fill in ("mean", "zero", "keep"):
+        pixels, inside = crops.region(IMAGE, full, box, 32, crops.fill_colour(fill, CLIP_MEAN), antialias)
+        assert torch.equal(pixels, plain) and inside.all()
+
+
+def test_the_steps_one_by_one_are_the_region() -> None:
+    """Shards and loaders that take the steps apart get the very same crop as mining that takes them at once."""
+    mask = blob()
+    box = masks.box(masks.encode(mask), *mask.shape)
+    for fill in ("mean", "zero", "keep"):
+        colour = crops.fill_colour(fill, CLIP_MEAN)
+        part, inside = crops.cut(IMAGE, mask, box)
+        step = crops.fit(crops.fill_background(part, inside, colour), inside, 32, True)
+        whole = crops.region(IMAGE, mask, box, 32, colour, True)
+        assert torch.equal(step[0], whole[0]) and torch.equal(step[1], whole[1])
+
+
+def test_fill_colours() -> None:
+    """The mean is OpenAI's in whole grey levels, zero is black, keep leaves the picture as it is."""
+    mean, zero = crops.fill_colour("mean", CLIP_MEAN), crops.fill_colour("zero", CLIP_MEAN)
+    assert mean is not None and mean.tolist() == [123, 117, 104]
+    assert zero is not None and zero.tolist() == [0, 0, 0]
+    assert crops.fill_colour("keep", CLIP_MEAN) is None
+    nothing = np.zeros(IMAGE.shape[:2], bool)
+    assert crops.fill_background(IMAGE, nothing, None) is IMAGE
+    assert (crops.fill_background(IMAGE, nothing, mean) == mean).all()
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    return crops.normalise(pixels, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))
+
+
+def test_the_mean_fill_is_nothing_to_the_model() -> None:
+    """After normalisation the background is 0 within half a grey level."""
+    colour = crops.fill_colour("mean", CLIP_MEAN)
+    assert colour is not None
+    blank = torch.from_numpy(np.broadcast_to(colour[:, None, None], (3, 4, 4)).copy())[None]
+    half = 0.5 / 255 / torch.tensor(CLIP_STD)
+    assert (normalised(blank).abs() <= half[:, None, None] * 1.001).all()
+
+
+def test_normalising_is_the_formula() -> None:
+    pixels = torch.from_numpy(IMAGE[:32, :32].copy()).permute(2, 0, 1)[None]
+    expected = (pixels.double() / 255 - torch.tensor(CLIP_MEAN).double()[:, None, None]) / torch.tensor(
+        CLIP_STD
+    ).double()[:, None, None]
+    assert torch.allclose(normalised(pixels).double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 500)])
+def test_any_shape_fits(shape: tuple[int, int]) -> None:
+    """One pixel, and boxes as thin as a line, still become a square."""
+    crop = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    pixels, inside = crops.fit(crop, np.ones(shape, bool), 32, True)
+    assert pixels.shape == (3, 32, 32) and inside.shape == (32, 32) and inside.all()
+    if shape == (1, 1):
+        assert (pixels == torch.from_numpy(crop[0, 0])[:, None, None]).all()

@@ -1,0 +1,77 @@
+"""Tables: one schema each, the same bytes for the same rows, and refusal of what is something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ovseg import tables
+from ovseg.errors import OvsegError
+
+NOUN = {"image_id": 7, "noun": "dog", "caption_id": 70, "start": 2, "end": 5}
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    """Writing and reading is the identity, for every table, with nulls where a row says nothing."""
+    for name, schema in tables.SCHEMAS.items():
+        path = tmp_path / name / "00000.parquet"
+        path.parent.mkdir()
+        tables.write_part(path, name, [{}], "f")
+        assert tables.read_part(path, name).to_pylist() == [dict.fromkeys(schema.names)]
+    tables.write_part(tmp_path / "nouns" / "00001.parquet", "nouns", [NOUN], "f")
+    assert list(tables.rows(tmp_path / "nouns", "nouns"))[1] == NOUN
+    assert tables.read(tmp_path / "nouns", "nouns", ["noun"]).to_pylist() == [{"noun": None}, {"noun": "dog"}]
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
+    """Rows or an Arrow table, today or tomorrow: byte for byte."""
+    for place, rows in enumerate(([NOUN], [NOUN], pa.Table.from_pylist([NOUN], tables.NOUNS))):
+        tables.write_part(tmp_path / f"{place}.parquet", "nouns", rows, "f")
+    assert len({(tmp_path / f"{place}.parquet").read_bytes() for place in range(3)}) == 1
+
+
+@pytest.mark.parametrize("row", [{"image_id": "seven"}, {"image_id": 2**63}, {"noun": 3}, {"start": 2**31}])
+def test_a_value_of_the_wrong_type_is_not_written(row: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)):
+        tables.write_part(tmp_path / "x.parquet", "nouns", [{**NOUN, **row}], "f")
+
+
+def test_another_table_version_or_file_is_refused(tmp_path: Path) -> None:
+    """A table under another's name, another version, somebody else's Parquet, a damaged or cut file: said, not read."""
+    path = tmp_path / "x.parquet"
+    tables.write_part(path, "nouns", [NOUN], "f")
+    with pytest.raises(OvsegError, match=r"'nouns'.*expected 'pairs'"):
+        tables.read_part(path, "pairs")
+    whole = path.read_bytes()
+    pq.write_table(pa.table({"image_id": [1]}), path)
+    with pytest.raises(OvsegError, match="None"):
+        tables.read_part(path, "nouns")
+    schema = tables.NOUNS.with_metadata({"ovseg.table": "nouns", "ovseg.schema": "0"})
+    pq.write_table(pa.Table.from_pylist([NOUN], schema), path)
+    with pytest.raises(OvsegError, match="schema '0'"):
+        tables.read_part(path, "nouns")
+    for data in (b"", b"PAR1", whole[:-20], whole[20:], b"hello" * 100):
+        path.write_bytes(data)
+        with pytest.raises(OvsegError, match="cannot be read as Parquet"):
+            tables.read_part(path, "nouns")
+
+
+def test_a_folder_without_parts_says_what_to_do(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(OvsegError, match="run the step that writes it"):
+            tables.parts(folder)
+
+
+def test_the_fingerprint_is_that_of_every_part(tmp_path: Path) -> None:
+    """It changes with one part's, and with the number of parts; the counts of a folder without account are empty."""
+    found = []
+    for prints in (["a", "b"], ["a", "c"], ["a", "b", "b"]):
+        for number, value in enumerate(prints):
+            tables.write_part(tmp_path / f"{number:05d}.parquet", "nouns", [NOUN], value)
+        found.append(tables.fingerprint(tmp_path, "nouns"))
+    assert len(set(found)) == 3
+    assert tables.read_account(tmp_path) == {} and tables.read_counts(tmp_path) == {}

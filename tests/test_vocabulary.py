@@ -1,0 +1,52 @@
+"""Words to embeddings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg.vocabulary import TEMPLATES, Templates, embed
+
+
+class Encoder:
+    """A text tower with one random direction a text, that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.vectors: dict[str, Tensor] = {}
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        self.asked.append(texts)
+        for text in texts:
+            generator = torch.Generator().manual_seed(sum(map(ord, text)))
+            self.vectors.setdefault(text, torch.nn.functional.normalize(torch.randn(6, generator=generator), dim=0))
+        return torch.stack([self.vectors[text] for text in texts])
+
+
+def test_the_templates_are_vilds() -> None:
+    """The paper's A.2 uses ViLD's 14, all different, each with one place for the name."""
+    assert len(TEMPLATES["vild"]) == len(set(TEMPLATES["vild"])) == 14
+    assert all(form.count("{}") == 1 for forms in TEMPLATES.values() for form in forms)
+    assert TEMPLATES["single"] == ("a photo of a {}.",) and TEMPLATES["none"] == ("{}",)
+
+
+@pytest.mark.parametrize("templates", ["none", "single", "vild"])
+def test_a_name_is_the_normalised_mean_of_its_texts(templates: Templates) -> None:
+    """Mean of unit vectors, then unit length: by the formula, for every name."""
+    encode = Encoder()
+    names = ["dog", "traffic light", "a {brace}"]
+    found = embed(names, encode, templates, 5)
+    for name, vector in zip(names, found, strict=True):
+        mean = torch.stack([encode.vectors[form.replace("{}", name)] for form in TEMPLATES[templates]]).mean(0)
+        assert torch.allclose(vector, mean / mean.norm(), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 14, 1000])
+def test_batches_change_nothing(batch_size: int) -> None:
+    """Each text goes through the tower once, in batches of at most the size asked for, with the same result."""
+    encode = Encoder()
+    names = ["dog", "cat", "boat"]
+    found = embed(names, encode, "vild", batch_size)
+    assert torch.equal(found, embed(names, Encoder(), "vild", 7))
+    assert sum(map(len, encode.asked)) == 14 * 3 and max(map(len, encode.asked)) <= batch_size
