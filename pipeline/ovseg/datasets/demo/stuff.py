@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from ovseg.datasets.demo.colours import Colour, mix
-
-_REFERENCE_SIDE = 112
+from ovseg.datasets.demo.colours import mix
+from ovseg.datasets.demo.noise import (
+    bumps,
+    canvas,
+    cell_map,
+    cloudy,
+    grain_of,
+    ink_of,
+    pick_colour,
+    ramp,
+    slope_of,
+    turned_grid,
+    unit_of,
+)
 
 
 def texture(name: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -23,123 +33,33 @@ def texture(name: str, width: int, height: int, rng: np.random.Generator) -> np.
     return np.asarray(np.clip(_TEXTURES[name](width, height, rng), 0, 255), np.uint8)
 
 
-def _unit(width: int, height: int) -> float:
-    """Pixels per unit of length."""
-    return max(0.6, min(width, height) / _REFERENCE_SIDE)
-
-
-def _grid(width: int, height: int, turn: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in units, turned by `turn` radians: (along, across), float32 `[height, width]` each."""
-    unit = _unit(width, height)
-    x = np.arange(width, dtype=np.float32)[None, :] / unit
-    y = np.arange(height, dtype=np.float32)[:, None] / unit
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    return x * cos + y * sin, y * cos - x * sin
-
-
-def _noise(width: int, height: int, cell_x: float, cell_y: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise with bumps of about `cell_x` by `cell_y` units: float32 `[height, width]`, about 0 to 1."""
-    unit = _unit(width, height)
-    columns = max(2, round(width / (cell_x * unit)) + 1)
-    rows = max(2, round(height / (cell_y * unit)) + 1)
-    small = Image.fromarray(rng.random((rows, columns), dtype=np.float32))
-    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _cloud(width: int, height: int, cell: float, rng: np.random.Generator, stretch: float = 1.0) -> np.ndarray:
-    """Three octaves of smooth noise, the widest of `cell` units: float32 `[height, width]`, about 0 to 1."""
-    parts = [
-        _noise(width, height, max(cell * stretch / 2**i, 1), max(cell / 2**i, 1), rng) * (0.55, 0.29, 0.16)[i]
-        for i in range(3)
-    ]
-    return np.asarray(parts[0] + parts[1] + parts[2])
-
-
-def _grain(width: int, height: int, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Grey noise pixel by pixel: float32 `[height, width, 1]` with standard deviation `strength`."""
-    return np.asarray(rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(strength))
-
-
-def _slope(relief: np.ndarray) -> np.ndarray:
-    """How much `relief` (`[height, width]`) rises per pixel towards the lower right corner: same shape."""
-    slope = np.zeros_like(relief)
-    slope[1:, 1:] = relief[1:, 1:] - relief[:-1, :-1]
-    return slope
-
-
-def _pick(rng: np.random.Generator, *colours: Colour) -> np.ndarray:
-    """One of `colours`, lightness moved by at most 10 and every channel by at most 4 more: float32 `[3]`."""
-    chosen = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
-    return chosen + np.float32(rng.uniform(-10, 10)) + rng.uniform(-4, 4, 3).astype(np.float32)
-
-
-def _ramp(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`low` where `share` (`[height, width]`) is 0, `high` where it is 1: float32 `[height, width, 3]`."""
-    return np.asarray(low + (high - low) * np.clip(share, 0, 1)[..., None], np.float32)
-
-
-def _cells(
-    width: int, height: int, size: float, rng: np.random.Generator, warp: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voronoi cells of about `size` units: (distance to the seed, distance to the next cell, a random value 0 to 1).
-
-    Distances are in cell sizes, float32 `[height, width]`; the value is constant within a cell.
-    """
-    x, y = (a / np.float32(size) + 1 for a in _grid(width, height))
-    x, y = np.broadcast_to(x, (height, width)), np.broadcast_to(y, (height, width))
-    if warp:
-        x = x + (_noise(width, height, size, size, rng) - 0.5) * np.float32(warp)
-    x, y = np.maximum(x, 1), np.maximum(y, 1)
-    column, row = x.astype(np.int32), y.astype(np.int32)
-    columns = int(column.max()) + 2
-    seeds = rng.uniform(0.1, 0.9, (2, (int(row.max()) + 2) * columns)).astype(np.float32)
-    values = rng.random((seeds.shape[1],), dtype=np.float32)
-    inner_x, inner_y, here = x - column, y - row, row * columns + column
-    near, far = np.full((height, width), 9, np.float32), np.full((height, width), 9, np.float32)
-    owner = here
-    for shift_y in (-1, 0, 1):
-        for shift_x in (-1, 0, 1):
-            at = here + (shift_y * columns + shift_x)
-            distance = (seeds[0][at] + shift_x - inner_x) ** 2 + (seeds[1][at] + shift_y - inner_y) ** 2
-            far = np.minimum(far, np.maximum(near, distance))
-            owner = np.where(distance < near, at, owner)
-            near = np.minimum(near, distance)
-    return np.sqrt(near), np.sqrt(far) - np.sqrt(near), values[owner]
-
-
-def _canvas(width: int, height: int, fill: np.ndarray) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A picture filled with one colour and the means to draw on it."""
-    image = Image.new("RGB", (width, height), _ink(fill))
-    return image, ImageDraw.Draw(image)
-
-
-def _ink(colour: np.ndarray) -> Colour:
-    """A colour for Pillow."""
-    r, g, b = (int(c) for c in np.clip(colour, 0, 255))
-    return r, g, b
-
-
 def _grass(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Upright blades, light and dark, in larger patches."""
-    blades = _noise(width, height, 1.3, rng.uniform(5, 9), rng) * 0.7 + _noise(width, height, 2.2, 7, rng) * 0.3
-    patches = _noise(width, height, 30, 22, rng)
-    low, high = _pick(rng, (28, 88, 24), (40, 100, 30)), _pick(rng, (132, 192, 70), (110, 186, 66), (158, 196, 80))
-    return np.asarray(_ramp(low, high, (blades - 0.5) * 1.5 + 0.35 + 0.3 * patches) + _grain(width, height, 5, rng))
+    blades = bumps(width, height, 1.3, rng.uniform(5, 9), rng) * 0.7 + bumps(width, height, 2.2, 7, rng) * 0.3
+    patches = bumps(width, height, 30, 22, rng)
+    low, high = (
+        pick_colour(rng, (28, 88, 24), (40, 100, 30)),
+        pick_colour(rng, (132, 192, 70), (110, 186, 66), (158, 196, 80)),
+    )
+    return np.asarray(ramp(low, high, (blades - 0.5) * 1.5 + 0.35 + 0.3 * patches) + grain_of(width, height, 5, rng))
 
 
 def _water(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Flat ripples with bright crests."""
-    _, y = _grid(width, height)
-    swell = _noise(width, height, 22, 9, rng)
+    _, y = turned_grid(width, height)
+    swell = bumps(width, height, 22, 9, rng)
     wave = np.sin(y * np.float32(rng.uniform(0.6, 1.0)) + swell * np.float32(rng.uniform(7, 11)))
-    low, high = _pick(rng, (14, 70, 130), (12, 96, 132), (24, 84, 160)), _pick(rng, (70, 160, 205), (84, 184, 200))
-    crest = np.clip((wave - 0.8) * 5, 0, 1) * np.clip(_noise(width, height, 14, 3, rng) * 3 - 1.3, 0, 1)
-    return _ramp(low, high, wave * 0.35 + 0.15 + 0.5 * swell) + 110 * crest[..., None]
+    low, high = (
+        pick_colour(rng, (14, 70, 130), (12, 96, 132), (24, 84, 160)),
+        pick_colour(rng, (70, 160, 205), (84, 184, 200)),
+    )
+    crest = np.clip((wave - 0.8) * 5, 0, 1) * np.clip(bumps(width, height, 14, 3, rng) * 3 - 1.3, 0, 1)
+    return ramp(low, high, wave * 0.35 + 0.15 + 0.5 * swell) + 110 * crest[..., None]
 
 
 def _brick(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """A wall in running bond with light mortar."""
-    x, y = _grid(width, height)
+    x, y = turned_grid(width, height)
     tall = rng.uniform(6.5, 10)
     long = tall * rng.uniform(2.0, 2.6)
     row = np.floor(y / tall).astype(np.int32)
@@ -148,30 +68,33 @@ def _brick(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     gap = 0.65 / tall + 0.03
     inside = (y / tall % 1 > 1.6 * gap) & (along % 1 > 1.6 * gap * tall / long)
     tones = rng.uniform(-0.5, 0.5, (int(row.max()) + 1, int(column.max()) + 1)).astype(np.float32)
-    base = _pick(rng, (172, 70, 48), (150, 62, 50), (186, 92, 60))
-    wall = base + (tones[row, column] * 60)[..., None] + (_noise(width, height, 2, 2, rng)[..., None] - 0.5) * 26
-    mortar = _pick(rng, (206, 198, 186), (182, 176, 168))
-    return np.asarray(np.where(inside[..., None], wall, mortar) + _grain(width, height, 4, rng))
+    base = pick_colour(rng, (172, 70, 48), (150, 62, 50), (186, 92, 60))
+    wall = base + (tones[row, column] * 60)[..., None] + (bumps(width, height, 2, 2, rng)[..., None] - 0.5) * 26
+    mortar = pick_colour(rng, (206, 198, 186), (182, 176, 168))
+    return np.asarray(np.where(inside[..., None], wall, mortar) + grain_of(width, height, 4, rng))
 
 
 def _sand(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Pale grains with faint wind ripples."""
-    _, y = _grid(width, height, rng.uniform(-0.4, 0.4))
-    ripple = np.sin(y * np.float32(rng.uniform(0.45, 0.8)) + _noise(width, height, 34, 18, rng) * 9)
-    base = _pick(rng, (222, 196, 142), (232, 208, 160), (212, 182, 128))
-    light = ripple * np.float32(rng.uniform(6, 15)) + 20 * (_noise(width, height, 30, 30, rng) - 0.5)
-    return np.asarray(base + light[..., None] + _grain(width, height, 9, rng))
+    _, y = turned_grid(width, height, rng.uniform(-0.4, 0.4))
+    ripple = np.sin(y * np.float32(rng.uniform(0.45, 0.8)) + bumps(width, height, 34, 18, rng) * 9)
+    base = pick_colour(rng, (222, 196, 142), (232, 208, 160), (212, 182, 128))
+    light = ripple * np.float32(rng.uniform(6, 15)) + 20 * (bumps(width, height, 30, 30, rng) - 0.5)
+    return np.asarray(base + light[..., None] + grain_of(width, height, 9, rng))
 
 
 def _sky(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Blue, paler towards the horizon, with soft clouds; an evening sky at times."""
     depth = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.ones((1, width), np.float32)
-    top, low = _pick(rng, (58, 128, 218), (84, 150, 228), (100, 170, 236)), _pick(rng, (188, 220, 246), (170, 208, 240))
+    top, low = (
+        pick_colour(rng, (58, 128, 218), (84, 150, 228), (100, 170, 236)),
+        pick_colour(rng, (188, 220, 246), (170, 208, 240)),
+    )
     if rng.random() < 0.15:
-        top, low = _pick(rng, (84, 90, 170), (110, 120, 190)), _pick(rng, (250, 176, 120), (246, 160, 150))
-    cloud = _cloud(width, height, rng.uniform(22, 40), rng, stretch=1.8)
+        top, low = pick_colour(rng, (84, 90, 170), (110, 120, 190)), pick_colour(rng, (250, 176, 120), (246, 160, 150))
+    cloud = cloudy(width, height, rng.uniform(22, 40), rng, stretch=1.8)
     cover = np.clip((cloud - rng.uniform(0.48, 0.62)) * 5, 0, 0.95)
-    return np.asarray(_ramp(_ramp(top, low, depth), np.full(3, 250, np.float32), cover))
+    return np.asarray(ramp(ramp(top, low, depth), np.full(3, 250, np.float32), cover))
 
 
 def _wood(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -183,96 +106,99 @@ def _wood(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 def _boards(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Lying boards: float32 `[height, width, 3]`."""
-    _, y = _grid(width, height)
+    _, y = turned_grid(width, height)
     tall = rng.uniform(15, 26)
     board = np.floor(y / tall).astype(np.int32)
     shift = rng.uniform(0, 40, int(board.max()) + 1).astype(np.float32)[board]
-    bend = _noise(width, height, 45, 9, rng)
+    bend = bumps(width, height, 45, 9, rng)
     rings = np.sin((y + shift) * np.float32(1.1) + bend * 10)
-    fine = _noise(width, height, 16, 1.2, rng)
-    dark, light = _pick(rng, (104, 62, 30), (120, 74, 38), (84, 52, 32)), _pick(rng, (190, 136, 82), (170, 114, 64))
+    fine = bumps(width, height, 16, 1.2, rng)
+    dark, light = (
+        pick_colour(rng, (104, 62, 30), (120, 74, 38), (84, 52, 32)),
+        pick_colour(rng, (190, 136, 82), (170, 114, 64)),
+    )
     tone = (shift / 40 - 0.5) * 0.3
     share = 0.5 + 0.22 * rings + 0.45 * (fine - 0.5) + tone
-    return np.asarray(_ramp(dark, light, share) * np.where(y % tall < 1.2, 0.45, 1)[..., None])
+    return np.asarray(ramp(dark, light, share) * np.where(y % tall < 1.2, 0.45, 1)[..., None])
 
 
 def _snow(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """White lumpy drifts, bluish on the side turned from the light, with a few sparkles."""
-    drift = _cloud(width, height, rng.uniform(16, 28), rng, stretch=1.6)
-    light = 0.8 + 11 * _slope(drift) * _unit(width, height) + 0.8 * (drift - 0.5)
-    picture = _ramp(_pick(rng, (176, 192, 220), (188, 198, 220)), np.full(3, 252, np.float32), light)
+    drift = cloudy(width, height, rng.uniform(16, 28), rng, stretch=1.6)
+    light = 0.8 + 11 * slope_of(drift) * unit_of(width, height) + 0.8 * (drift - 0.5)
+    picture = ramp(pick_colour(rng, (176, 192, 220), (188, 198, 220)), np.full(3, 252, np.float32), light)
     sparkle = rng.random((height, width, 1), dtype=np.float32) < 0.012
-    return np.asarray(picture + _grain(width, height, 4, rng) - 24 * sparkle)
+    return np.asarray(picture + grain_of(width, height, 4, rng) - 24 * sparkle)
 
 
 def _gravel(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Small round pebbles of many greys and browns over dark gaps."""
-    near, edge, value = _cells(width, height, rng.uniform(5.0, 7.0), rng)
-    low, high = _pick(rng, (112, 104, 98), (120, 114, 112)), _pick(rng, (214, 204, 192), (206, 206, 206))
+    near, edge, value = cell_map(width, height, rng.uniform(5.0, 7.0), rng)
+    low, high = pick_colour(rng, (112, 104, 98), (120, 114, 112)), pick_colour(rng, (214, 204, 192), (206, 206, 206))
     warm = np.asarray([14, 2, -14], np.float32) * ((value * 7 % 1) - 0.5)[..., None] * 2
     round_light = np.clip(1.15 - 0.55 * near, 0.5, 1.2) * np.clip(0.35 + edge * 4, 0, 1)
-    return np.asarray((_ramp(low, high, value) + warm) * round_light[..., None] + _grain(width, height, 4, rng))
+    return np.asarray((ramp(low, high, value) + warm) * round_light[..., None] + grain_of(width, height, 4, rng))
 
 
 def _tile(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Square glazed tiles with straight joints, in one colour or as a chessboard."""
-    x, y = _grid(width, height, float(rng.choice((0.0, 0.0, np.pi / 4))))
+    x, y = turned_grid(width, height, float(rng.choice((0.0, 0.0, np.pi / 4))))
     side = np.float32(rng.uniform(13, 20))
     column, row = np.floor(x / side).astype(np.int32), np.floor(y / side).astype(np.int32)
     inner_x, inner_y = x / side - column, y / side - row
-    first = _pick(rng, (228, 234, 236), (150, 204, 210), (130, 176, 214), (236, 226, 208), (176, 214, 190))
-    second = first if rng.random() < 0.5 else _pick(rng, (70, 110, 150), (60, 66, 74), (60, 130, 130))
+    first = pick_colour(rng, (228, 234, 236), (150, 204, 210), (130, 176, 214), (236, 226, 208), (176, 214, 190))
+    second = first if rng.random() < 0.5 else pick_colour(rng, (70, 110, 150), (60, 66, 74), (60, 130, 130))
     face = np.where(((row + column) % 2 == 0)[..., None], first, second)
     joint = (inner_x < 0.09) | (inner_y < 0.09)
     gloss = 26 * (0.5 - inner_y) + np.where((inner_x < 0.22) & (inner_y < 0.22), 22, 0)
-    grout = _pick(rng, (168, 168, 164), (112, 114, 116))
-    return np.asarray(np.where(joint[..., None], grout, face + gloss[..., None]) + _grain(width, height, 2, rng))
+    grout = pick_colour(rng, (168, 168, 164), (112, 114, 116))
+    return np.asarray(np.where(joint[..., None], grout, face + gloss[..., None]) + grain_of(width, height, 2, rng))
 
 
 def _carpet(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """A deep-coloured rug: nested lozenges in rows, over a soft pile."""
-    x, y = _grid(width, height)
+    x, y = turned_grid(width, height)
     side = np.float32(rng.uniform(18, 28))
     distance = np.abs(x / side % 1 - 0.5) + np.abs(y / (side * np.float32(rng.uniform(0.9, 1.4))) % 1 - 0.5)
-    base = _pick(rng, (140, 28, 38), (36, 48, 110), (98, 30, 80), (24, 88, 82), (120, 60, 30))
-    accent, cream = _pick(rng, (206, 150, 54), (190, 92, 60), (60, 90, 140)), _pick(rng, (226, 206, 170))
+    base = pick_colour(rng, (140, 28, 38), (36, 48, 110), (98, 30, 80), (24, 88, 82), (120, 60, 30))
+    accent, cream = pick_colour(rng, (206, 150, 54), (190, 92, 60), (60, 90, 140)), pick_colour(rng, (226, 206, 170))
     picture = np.where((distance < 0.16)[..., None], cream, base)
     picture = np.where(((distance > 0.26) & (distance < 0.36))[..., None], accent, picture)
     picture = np.where((np.abs(distance - 0.5) < 0.035)[..., None], cream, picture)
     weave = 1 - 0.16 * ((np.floor(y * 0.9) % 2) == 0)
-    return np.asarray(picture * (weave * np.ones_like(x))[..., None] + _grain(width, height, 12, rng))
+    return np.asarray(picture * (weave * np.ones_like(x))[..., None] + grain_of(width, height, 12, rng))
 
 
 def _stone(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """A wall of large irregular blocks, rough on the face, with dark joints."""
-    _, edge, value = _cells(width, height, rng.uniform(20, 28), rng, warp=0.35)
-    rough = _cloud(width, height, 8, rng)
-    low, high = _pick(rng, (104, 106, 108), (112, 106, 98)), _pick(rng, (176, 176, 174), (178, 168, 152))
-    face = _ramp(low, high, value * 0.7 + 0.9 * (rough - 0.35))
-    return np.asarray(_ramp(_pick(rng, (52, 50, 48), (66, 62, 56)), face, (edge - 0.03) * 14))
+    _, edge, value = cell_map(width, height, rng.uniform(20, 28), rng, warp=0.35)
+    rough = cloudy(width, height, 8, rng)
+    low, high = pick_colour(rng, (104, 106, 108), (112, 106, 98)), pick_colour(rng, (176, 176, 174), (178, 168, 152))
+    face = ramp(low, high, value * 0.7 + 0.9 * (rough - 0.35))
+    return np.asarray(ramp(pick_colour(rng, (52, 50, 48), (66, 62, 56)), face, (edge - 0.03) * 14))
 
 
 def _asphalt(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Dark, evenly speckled, often with a painted line."""
-    base = _pick(rng, (66, 67, 70), (78, 78, 80), (58, 60, 66))
-    speck = _grain(width, height, 13, rng) + 14 * (_noise(width, height, 24, 24, rng)[..., None] - 0.5)
+    base = pick_colour(rng, (66, 67, 70), (78, 78, 80), (58, 60, 66))
+    speck = grain_of(width, height, 13, rng) + 14 * (bumps(width, height, 24, 24, rng)[..., None] - 0.5)
     picture = np.asarray(base + speck)
     if rng.random() < 0.75:
-        x, y = _grid(width, height, rng.uniform(-0.5, 0.5) + rng.choice((0.0, np.pi / 2)))
+        x, y = turned_grid(width, height, rng.uniform(-0.5, 0.5) + rng.choice((0.0, np.pi / 2)))
         period = np.float32(rng.uniform(45, 75))
         line = np.abs((y + rng.uniform(0, period)) % period - period / 2) < rng.uniform(1.3, 2.4)
         if rng.random() < 0.6:
             line = line & (x % 26 < 16)
-        paint = _pick(rng, (226, 226, 220), (226, 226, 220), (232, 190, 60))
+        paint = pick_colour(rng, (226, 226, 220), (226, 226, 220), (232, 190, 60))
         picture = np.where(line[..., None], paint + 0.6 * speck, picture)
     return picture
 
 
 def _straw(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Many thin stalks, criss-cross about one direction."""
-    unit = _unit(width, height)
-    dark, light = _pick(rng, (176, 130, 48), (164, 122, 52)), _pick(rng, (250, 224, 128), (244, 212, 104))
-    image, draw = _canvas(width, height, dark)
+    unit = unit_of(width, height)
+    dark, light = pick_colour(rng, (176, 130, 48), (164, 122, 52)), pick_colour(rng, (250, 224, 128), (244, 212, 104))
+    image, draw = canvas(width, height, dark)
     count = int(width * height / (unit * unit) / 9)
     turn = rng.uniform(0, np.pi) + rng.normal(0, 0.5, count)
     reach = rng.uniform(8, 20, count) * unit
@@ -288,19 +214,19 @@ def _straw(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 def _lava(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """A black crust with glowing cracks."""
-    _, edge, value = _cells(width, height, rng.uniform(16, 26), rng, warp=0.9)
-    heat = np.clip(1 - edge * rng.uniform(2.6, 4.0), 0, 1) ** 1.5 + 0.35 * (_cloud(width, height, 30, rng) - 0.45)
-    crust = _pick(rng, (38, 24, 22), (46, 30, 28)) + (value * 24)[..., None]
-    glow = _ramp(crust, _pick(rng, (226, 60, 12), (236, 76, 10)), heat * 2.0)
-    return np.asarray(_ramp(glow, _pick(rng, (255, 214, 70)), heat * 2.6 - 1.4) + _grain(width, height, 4, rng))
+    _, edge, value = cell_map(width, height, rng.uniform(16, 26), rng, warp=0.9)
+    heat = np.clip(1 - edge * rng.uniform(2.6, 4.0), 0, 1) ** 1.5 + 0.35 * (cloudy(width, height, 30, rng) - 0.45)
+    crust = pick_colour(rng, (38, 24, 22), (46, 30, 28)) + (value * 24)[..., None]
+    glow = ramp(crust, pick_colour(rng, (226, 60, 12), (236, 76, 10)), heat * 2.0)
+    return np.asarray(ramp(glow, pick_colour(rng, (255, 214, 70)), heat * 2.6 - 1.4) + grain_of(width, height, 4, rng))
 
 
 def _metal(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Brushed plates with a diagonal sheen, seams and rivets."""
-    x, y = _grid(width, height)
-    brushed = _noise(width, height, 60, 1, rng) - 0.5
+    x, y = turned_grid(width, height)
+    brushed = bumps(width, height, 60, 1, rng) - 0.5
     sheen = np.sin((x + y * 0.6) * np.float32(rng.uniform(0.06, 0.1)) + np.float32(rng.uniform(0, 6)))
-    base = _pick(rng, (150, 158, 168), (168, 172, 176), (132, 144, 158))
+    base = pick_colour(rng, (150, 158, 168), (168, 172, 176), (132, 144, 158))
     light = 34 * brushed + 30 * sheen
     side = np.float32(rng.uniform(30, 44))
     inner_x, inner_y = x % side, y % side
@@ -313,23 +239,25 @@ def _metal(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 def _marble(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Polished white, cream or black with thin wandering veins."""
-    x, y = _grid(width, height, rng.uniform(0, np.pi))
-    bend = _cloud(width, height, 38, rng)
+    x, y = turned_grid(width, height, rng.uniform(0, np.pi))
+    bend = cloudy(width, height, 38, rng)
     wide = np.abs(np.sin((x + 0.3 * y) * np.float32(rng.uniform(0.045, 0.075)) + bend * 6))
-    thin = np.abs(np.sin((y - 0.9 * x) * np.float32(0.06) + _cloud(width, height, 26, rng) * 7))
-    base, vein = _pick(rng, (240, 238, 234), (236, 228, 216)), _pick(rng, (112, 116, 124), (128, 108, 92))
+    thin = np.abs(np.sin((y - 0.9 * x) * np.float32(0.06) + cloudy(width, height, 26, rng) * 7))
+    base, vein = pick_colour(rng, (240, 238, 234), (236, 228, 216)), pick_colour(rng, (112, 116, 124), (128, 108, 92))
     if rng.random() < 0.2:
-        base, vein = _pick(rng, (36, 40, 44), (26, 54, 46)), _pick(rng, (214, 210, 200))
+        base, vein = pick_colour(rng, (36, 40, 44), (26, 54, 46)), pick_colour(rng, (214, 210, 200))
     share = np.clip(1 - wide * 6, 0, 1) * 0.8 + np.clip(1 - thin * 6, 0, 1) * 0.5 + 0.25 * np.clip(1 - wide, 0, 1)
-    return _ramp(base, vein, share)
+    return ramp(base, vein, share)
 
 
 def _fence(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Pales on two rails before a lawn, or wire netting."""
-    behind = _ramp(_pick(rng, (70, 120, 60), (60, 104, 62)), _pick(rng, (120, 160, 96)), _cloud(width, height, 20, rng))
+    behind = ramp(
+        pick_colour(rng, (70, 120, 60), (60, 104, 62)), pick_colour(rng, (120, 160, 96)), cloudy(width, height, 20, rng)
+    )
     if rng.random() < 0.25:
         return _netting(width, height, behind, rng)
-    x, y = _grid(width, height)
+    x, y = turned_grid(width, height)
     period = np.float32(rng.uniform(10, 14))
     inner = x % period / period
     half = rng.uniform(0.29, 0.36)
@@ -338,20 +266,20 @@ def _fence(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     tip = np.clip((half - np.abs(inner - 0.5)) * period, 0, None)
     pale = (np.abs(inner - 0.5) < half) & (deep > 9 - tip * 1.6) & (deep < storey - 3)
     rail = (np.abs(deep - 0.32 * storey) < 2.6) | (np.abs(deep - 0.75 * storey) < 2.6)
-    paint = _pick(rng, (240, 240, 236), (240, 240, 236), (166, 116, 70), (132, 92, 60))
-    light = 1 - 0.25 * np.clip((inner - 0.5) / half, -1, 1) ** 2 - 0.12 * _noise(width, height, 2, 20, rng)
+    paint = pick_colour(rng, (240, 240, 236), (240, 240, 236), (166, 116, 70), (132, 92, 60))
+    light = 1 - 0.25 * np.clip((inner - 0.5) / half, -1, 1) ** 2 - 0.12 * bumps(width, height, 2, 20, rng)
     picture = np.where(rail[..., None], paint * np.float32(0.72), behind)
     return np.where(pale[..., None], paint * light[..., None], picture)
 
 
 def _netting(width: int, height: int, behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Wire netting over `behind`: float32 `[height, width, 3]`."""
-    x, y = _grid(width, height)
+    x, y = turned_grid(width, height)
     side = np.float32(rng.uniform(9, 13))
     one, other = (x + y) % side, (x - y) % side
     wire = (one < 1.9) | (other < 1.9)
     post = x % 62 < 4
-    steel = _pick(rng, (206, 210, 214), (190, 194, 198))
+    steel = pick_colour(rng, (206, 210, 214), (190, 194, 198))
     return np.where(post[..., None], steel * np.float32(0.75), np.where(wire[..., None], steel, behind))
 
 
@@ -361,9 +289,12 @@ _IVY_LEAF = np.concatenate([_IVY_LEAF, _IVY_LEAF[4:0:-1] * np.asarray([-1, 1], n
 
 def _ivy(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Lobed leaves over one another, dark to bright green."""
-    unit = _unit(width, height)
-    dark, light = _pick(rng, (14, 52, 30), (20, 60, 26)), _pick(rng, (70, 150, 66), (92, 158, 62), (56, 136, 84))
-    image, draw = _canvas(width, height, dark * np.float32(0.85))
+    unit = unit_of(width, height)
+    dark, light = (
+        pick_colour(rng, (14, 52, 30), (20, 60, 26)),
+        pick_colour(rng, (70, 150, 66), (92, 158, 62), (56, 136, 84)),
+    )
+    image, draw = canvas(width, height, dark * np.float32(0.85))
     size = rng.uniform(5.5, 7.5)
     count = int(width * height / (unit * size) ** 2 / 0.7)
     turn, reach = rng.normal(np.pi, 0.6, count), unit * size * rng.uniform(0.75, 1.2, count)
@@ -373,7 +304,7 @@ def _ivy(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     outlines = np.stack([x, y], axis=2).reshape(count, -1).tolist()
     shares = np.clip(np.linspace(0.1, 0.85, count) + rng.normal(0, 0.18, count), 0, 1)[:, None]
     inks = np.clip(dark + (light - dark) * shares, 0, 255).astype(int).tolist()
-    edge = mix(_ink(dark), (0, 0, 0), 0.25)
+    edge = mix(ink_of(dark), (0, 0, 0), 0.25)
     for outline, ink in zip(outlines, inks, strict=True):
         draw.polygon(outline, fill=tuple(ink), outline=edge)
     return np.asarray(image, np.float32)
@@ -381,19 +312,19 @@ def _ivy(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 def _mud(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Wet brown lumps lit from one side, with dull puddles."""
-    lumps = _cloud(width, height, rng.uniform(11, 18), rng, stretch=1.3)
-    slope = _slope(lumps) * np.float32(_unit(width, height))
-    base = _pick(rng, (92, 62, 38), (78, 54, 36), (104, 72, 44))
+    lumps = cloudy(width, height, rng.uniform(11, 18), rng, stretch=1.3)
+    slope = slope_of(lumps) * np.float32(unit_of(width, height))
+    base = pick_colour(rng, (92, 62, 38), (78, 54, 36), (104, 72, 44))
     picture = base * np.clip(0.75 + lumps[..., None] * 0.5, 0, 2) + np.clip(slope * 420, -38, 70)[..., None]
     puddle = np.clip((0.3 - lumps) * 14, 0, 0.8)
-    return _ramp(np.asarray(picture), _pick(rng, (128, 116, 104), (112, 104, 98)), puddle)
+    return ramp(np.asarray(picture), pick_colour(rng, (128, 116, 104), (112, 104, 98)), puddle)
 
 
 def _wallpaper(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Pale stripes with a small motif repeated in staggered rows."""
-    x, y = _grid(width, height)
-    base = _pick(rng, (240, 216, 210), (222, 232, 208), (214, 222, 240), (244, 232, 196), (226, 210, 234))
-    ink = _pick(rng, (196, 90, 110), (84, 128, 96), (92, 108, 170), (190, 140, 60))
+    x, y = turned_grid(width, height)
+    base = pick_colour(rng, (240, 216, 210), (222, 232, 208), (214, 222, 240), (244, 232, 196), (226, 210, 234))
+    ink = pick_colour(rng, (196, 90, 110), (84, 128, 96), (92, 108, 170), (190, 140, 60))
     side = np.float32(rng.uniform(15, 21))
     stripe = np.float32(1 - rng.uniform(0.06, 0.12)) ** (x // side % 2)
     picture = base * (stripe * np.ones_like(y))[..., None]
@@ -403,7 +334,7 @@ def _wallpaper(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     petals = int(rng.integers(4, 7))
     motif = reach < 0.2 + 0.09 * np.cos(petals * angle)
     picture = np.where(motif[..., None], ink, picture)
-    return np.asarray(np.where((reach < 0.07)[..., None], base, picture) + _grain(width, height, 1.5, rng))
+    return np.asarray(np.where((reach < 0.07)[..., None], base, picture) + grain_of(width, height, 1.5, rng))
 
 
 _TEXTURES: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
