@@ -19,6 +19,8 @@ from ovseg.errors import OvsegError
 if TYPE_CHECKING:
     from ovseg.mining.runtime import Runtime
 
+INTERRUPTED = 130
+
 mine = typer.Typer(
     help="Mine mask-noun pairs: captions and pictures in, WebDataset shards of masked crops out.",
     no_args_is_help=True,
@@ -100,9 +102,10 @@ def main() -> None:
     except OvsegError as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("Stopped. What is finished is kept: run the same command again to continue.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has made that of Ctrl-C
+            typer.echo("Stopped. What is finished is kept: run the same command again to continue.", err=True)
+        raise
 
 
 def _runtime(workers: int | None, device: str, batch_size: int, executor: str, fresh: bool) -> Runtime:

@@ -58,8 +58,8 @@ def fit(crop: Pixels, mask: Bool, size: int, antialias: bool) -> tuple[Tensor, T
     Returns:
         uint8 `[3, S, S]` (bicubic) and bool `[S, S]` (nearest).
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None]
-    inside = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.uint8)[None, None]
+    pixels = torch.from_numpy(np.require(crop, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    inside = torch.from_numpy(np.require(mask, requirements=["C", "W"])).to(torch.uint8)[None, None]
     pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=antialias)
     inside = F.interpolate(inside, (size, size), mode="nearest")
     return pixels[0].contiguous(), inside[0, 0].bool()

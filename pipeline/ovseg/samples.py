@@ -74,6 +74,10 @@ def decode_sample(raw: dict[str, Any]) -> Sample:
         raise BadItem("mask_size", f"sample {raw['__key__']}: crop {crop.shape[:2]}, mask {inside.shape}")
     try:
         record = dict(json.loads(raw["json"]))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadItem("json_malformed", f"sample {raw['__key__']}: {error}") from None
-    return Sample(raw["__key__"], crop, np.asarray(inside), raw["txt"].decode("utf-8"), record)
+    try:
+        text = raw["txt"].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadItem("text_malformed", f"sample {raw['__key__']}: {error}") from None
+    return Sample(raw["__key__"], crop, np.asarray(inside), text, record)

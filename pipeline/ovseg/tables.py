@@ -170,9 +170,13 @@ def fingerprint(folder: Path, name: str) -> str:
 
 
 def read_account(folder: Path) -> dict[str, Any]:
-    """The account of the step that wrote `folder`: "fingerprint", "counts", "files"; empty if there is none."""
-    path = folder / ACCOUNT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """The account of the step that wrote `folder`: "fingerprint", "counts", "files"; empty if there is none to be read."""
+    try:
+        account = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(account, dict) and {"fingerprint", "counts", "files"} <= set(account)
+    return dict(account) if whole else {}
 
 
 def read_counts(folder: Path) -> dict[str, int]:

@@ -215,7 +215,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real MaskFormer, random and small, saved as transformers saves one."""
     transformers = pytest.importorskip("transformers")
     config = transformers.MaskFormerConfig(
-        fpn_feature_size=16, mask_feature_size=16, num_labels=3,
+        fpn_feature_size=32, mask_feature_size=16, num_labels=3,
         backbone_config=transformers.SwinConfig(
             image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4, drop_path_rate=0.0,
             out_features=["stage1", "stage2", "stage3", "stage4"],

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,15 @@ EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
 
 
 class _Actor:
-    """A Ray worker: opens once, then does units."""
+    """A Ray worker: opens with its first unit, as what an opener says is lost in a constructor, then does units."""
 
     def __init__(self, opener: Opener, device: str) -> None:
         os.environ[DEVICE] = device
-        self.task = opener()
+        self.opener = opener
+
+    @cached_property
+    def task(self) -> Task:
+        return self.opener()
 
     def run(self, unit: str, folder: str) -> Counts:
         return commit(Path(folder), unit, self.task)

@@ -155,7 +155,8 @@ def _chunk(run: list[Any]) -> Noun:
 
 def refusal(noun: str, stop: frozenset[str]) -> str | None:
     """Why a noun is left out: "not_a_word" (one letter, digits, signs), "stop_noun", or None if it is kept."""
-    if len(noun) < 2 or not all(part.isalpha() for part in noun.replace("-", " ").replace("'", " ").split()):
+    parts = noun.replace("-", " ").replace("'", " ").split()
+    if len(noun) < 2 or not parts or not all(part.isalpha() for part in parts):
         return "not_a_word"
     return "stop_noun" if noun in stop else None
 

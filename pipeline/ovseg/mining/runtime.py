@@ -47,9 +47,16 @@ def from_environment() -> Runtime:
 
 
 def devices(text: str) -> tuple[str, ...]:
-    """Torch devices named in a list with commas; "auto" is every CUDA device, or the CPU where there is none."""
+    """Torch devices named in a list with commas; "auto" is every CUDA device, or the CPU where there is none.
+
+    Raises:
+        OvsegError: if none is named.
+    """
     if text != "auto":
-        return tuple(name.strip() for name in text.split(",") if name.strip())
+        named = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not named:
+            raise OvsegError(f"no device is named in {text!r}: cpu, cuda:0, several with commas between, or auto")
+        return named
     if not any(Path("/dev").glob("nvidia[0-9]*")):  # asks without importing torch: some steps never need it
         return ("cpu",)
     import torch

@@ -9,7 +9,7 @@ import webdataset as wds
 
 from ovseg import fingerprint, tables
 from ovseg.errors import BadItem, OvsegError
-from ovseg.mining.shards import NOUNS, SIZES, SUMS
+from ovseg.mining.shards import NOUNS, SIZES
 from ovseg.samples import decode_sample
 
 
@@ -35,27 +35,33 @@ def verify(run: Path) -> str:
         OvsegError: naming every file that is missing, changed, does not open, or does not agree with the tables.
     """
     folder = shards_folder(run)
+    _refuse(folder, _check_files(folder))
     sizes: dict[str, int] = json.loads((folder / SIZES).read_text(encoding="utf-8"))
     noun_ids: dict[str, int] = json.loads((folder / NOUNS).read_text(encoding="utf-8"))
-    lines = (line.split(maxsplit=1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
-    sums = {name: digest for digest, name in lines}
-    problems = [
-        f"{name} is not listed in {SIZES}" for name in sorted({p.name for p in folder.glob("*.tar")} - set(sizes))
-    ]
     keys: set[str] = set()
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file():
+    _refuse(folder, [found for name, n in sizes.items() for found in _check_shard(folder / name, n, noun_ids, keys)])
+    return f"{folder}: {len(sizes)} shards, {len(keys):,} samples, {len(noun_ids):,} nouns: all sound"
+
+
+def _check_files(folder: Path) -> list[str]:
+    """Every file against the sha256 that was noted when it was written."""
+    noted: dict[str, str] = tables.read_account(folder).get("files", {})
+    problems = [] if noted else [f"{tables.ACCOUNT} is missing or damaged: it holds the sha256 of every file"]
+    surplus = {path.name for path in folder.glob("*.tar")} - set(noted) if noted else set()
+    problems += [f"{name} is too much: it was not written with the others" for name in sorted(surplus)]
+    for name, digest in noted.items():
+        if not (folder / name).is_file():
             problems.append(f"{name} is missing")
-        elif fingerprint.of_file(path) != sums.get(name):
-            problems.append(f"{name} is not the file that was written: its sha256 differs from {SUMS}")
-        else:
-            problems += _check_shard(path, size, noun_ids, keys)
+        elif fingerprint.of_file(folder / name) != digest:
+            problems.append(f"{name} is not the file that was written: its sha256 differs from {tables.ACCOUNT}")
+    return problems
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
     if problems:
         raise OvsegError(
             f"{folder} is not sound:\n  " + "\n  ".join(problems) + "\nRun the same command again to mend it"
         )
-    return f"{folder}: {len(sizes)} shards, {len(keys):,} samples, {len(noun_ids):,} nouns: all sound"
 
 
 def _check_shard(path: Path, size: int, noun_ids: dict[str, int], keys: set[str]) -> list[str]:

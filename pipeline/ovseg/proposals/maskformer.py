@@ -54,7 +54,7 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
 
     @torch.inference_mode()
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        inputs = processor(images=picture.pixels, return_tensors="pt").to(device)
+        inputs = processor(images=picture.pixels.copy(), return_tensors="pt").to(device)
         queries = network(**inputs).masks_queries_logits[0]
         return iter(binarise(queries, _used(inputs), picture.height, picture.width, mask_threshold)[:max_proposals])
 

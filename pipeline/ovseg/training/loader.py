@@ -22,6 +22,7 @@ from ovseg.samples import decode_sample
 log = logging.getLogger("ovseg")
 
 SHUFFLE = 2000  # samples in each worker's buffer
+EPOCHS = 1_000_000  # that a seed has for itself
 
 
 class Batch(TypedDict):
@@ -81,13 +82,14 @@ def load_shards(
             f"shards.min_shards to at least {readers}, use fewer workers, or resample"
         )
     colour = crops.fill_colour(fill, mean)
+    first = seed * EPOCHS  # webdataset adds the epoch: without room between them, seed 1 would repeat the epochs of seed 0
     names = [str(path) for path in paths]
-    steps: list[Any] = [wds.ResampledShards(names, seed=seed + epoch, deterministic=True)] if resampled else [
-        wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=seed, epoch=epoch - 1)] if shuffle else []),
+    steps: list[Any] = [wds.ResampledShards(names, seed=first + epoch, deterministic=True)] if resampled else [
+        wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
         wds.split_by_node, wds.split_by_worker,
     ]  # fmt: skip
     steps += [wds.tarfile_to_samples(handler=_stop)]
-    steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=seed, epoch=epoch - 1)] if shuffle else []
+    steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=first, epoch=epoch - 1)] if shuffle else []
     steps += [_Decode(size, colour, antialias), wds.batched(batch_size, collation_fn=_collate, partial=True)]
     return wds.WebLoader(wds.DataPipeline(*steps), batch_size=None, num_workers=workers)  # type: ignore[no-any-return]
 

@@ -1,0 +1,129 @@
+"""Where units run changes nothing but the time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ovseg.errors import OvsegError
+from ovseg.mining.executors import local
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.score import score_nouns
+from ovseg.mining.shards import write_shards
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Task
+from tests.conftest import ROOT, Mined, digests
+
+UNITS = [f"{i:05d}" for i in range(6)]
+
+
+class Opener:
+    """A task that notes the process it runs in; picklable, as openers are."""
+
+    def __init__(self, trouble: str | None = None) -> None:
+        self.trouble = trouble
+
+    def __call__(self) -> Task:
+        if self.trouble == "open":
+            raise OvsegError("no such model")
+        return self.task
+
+    def task(self, unit: str, folder: Path) -> Counts:
+        if self.trouble == "error" and unit == UNITS[3]:
+            raise OvsegError("the disk is made of cheese")
+        if self.trouble == "die" and unit == UNITS[3]:
+            os._exit(9)
+        time.sleep(0.05)
+        (folder / f"{unit}.txt").write_text(unit)
+        (folder / f"{unit}.pid").write_text(str(os.getpid()))
+        return {"things": 1}
+
+
+def sizes(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.done.json")}
+
+
+def test_two_processes_share_the_units(tmp_path: Path) -> None:
+    """Every unit is done once, by processes that are not this one, and none of them stays."""
+    counts = list(local(Opener(), UNITS, tmp_path, ("cpu", "cpu")))
+    pids = {int((tmp_path / f"{unit}.pid").read_text()) for unit in UNITS}
+    assert counts == [{"things": 1}] * 6 and os.getpid() not in pids and 1 <= len(pids) <= 2
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_an_error_comes_through_and_what_is_finished_stays(devices: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match="made of cheese"):
+        list(local(Opener("error"), UNITS, tmp_path, devices))
+    assert {"00000.done.json"} <= sizes(tmp_path) and "00003.done.json" not in sizes(tmp_path)
+
+
+def test_a_worker_that_dies_is_said(tmp_path: Path, runtime: Runtime) -> None:
+    """Killed, or out of memory: one sentence, and the same command goes on from there."""
+    with pytest.raises(OvsegError, match="a worker process died"):
+        run_step("step", "k", UNITS, Opener("die"), tmp_path / "out", replace(runtime, workers=2))
+    counts = run_step("step", "k", UNITS, Opener(), tmp_path / "out", runtime)
+    assert counts == {"things": 6}
+
+
+def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(OvsegError, match="'slurm' is not one of local, ray"):
+        run_step("step", "k", UNITS, Opener(), tmp_path / "out", replace(runtime, executor="slurm"))
+
+
+def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:
+    """The two steps with most work, by model and without, and the sha256 of what they wrote."""
+    score_nouns(
+        mined.index, mined.coco.images, mined.nouns, mined.proposals, out / "candidates", runtime,
+        clip_model=f"local-dir:{clip}", clip_pretrained=None,
+    )  # fmt: skip
+    write_shards(mined.index, mined.coco.images, mined.proposals, mined.pairs, out / "shards", runtime, min_shards=5)
+    return digests(out)
+
+
+@pytest.fixture(scope="module")
+def alone(mined_units: Mined, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one process makes."""
+    runtime = Runtime(workers=1, batch_size=64, work=tmp_path_factory.mktemp("work"))
+    return mine(mined_units, tiny_clip, tmp_path_factory.mktemp("alone"), runtime)
+
+
+def test_two_processes_make_the_same_bytes(
+    alone: dict[str, str], mined_units: Mined, tiny_clip: Path, tmp_path: Path, work: Path
+) -> None:
+    """Two devices for the encoder and two workers for the shards: every file of both steps, byte for byte."""
+    runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work)
+    assert mine(mined_units, tiny_clip, tmp_path, runtime) == alone
+
+
+def test_ray_makes_the_same_bytes(
+    alone: dict[str, str],
+    mined_units: Mined,
+    tiny_clip: Path,
+    tmp_path: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real Ray on this machine: every file byte for byte, and an error of a unit as it was raised."""
+    ray: Any = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT), str(ROOT / "pipeline")]))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
+        assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone
+        with pytest.raises(OvsegError, match=r"^the disk is made of cheese$"):
+            run_step("step", "k", UNITS, Opener("error"), tmp_path / "step", runtime)
+        with pytest.raises(OvsegError, match=r"^no such model$"):
+            run_step("other", "k", UNITS, Opener("open"), tmp_path / "step", runtime)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,186 @@
+"""Nouns of captions, with real taggers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovseg import tables
+from ovseg.errors import OvsegError
+from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, refusal
+from ovseg.mining.runtime import Runtime
+from tests.conftest import EWT, TAGGER
+
+Row = dict[str, Any]
+
+
+def index_of(folder: Path, captions: Sequence[Sequence[str]]) -> Path:
+    """An index of one part: a row for each list of captions."""
+    rows: list[Row] = [
+        {
+            "image_id": i, "captions": [{"id": 10 * i + k, "text": text} for k, text in enumerate(texts)], "problem": None,
+        }
+        for i, texts in enumerate(captions, start=1)
+    ]  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    tables.write_part(folder / "00000.parquet", "index", rows, "f")
+    return folder
+
+
+def extracted(
+    captions: Sequence[Sequence[str]], tagger: str, tmp_path: Path, runtime: Runtime, **options: Any
+) -> tuple[list[Row], dict[str, int]]:
+    out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    counts = extract_nouns(index_of(tmp_path / "index", captions), out, runtime, model=tagger, **options)
+    return list(tables.rows(out, "nouns")), counts
+
+
+@pytest.fixture(params=[TAGGER, EWT], ids=["demo", "ewt"])
+def each_tagger(request: pytest.FixtureRequest) -> str:
+    if not (request.param / "meta.json").is_file():
+        pytest.skip(f"{request.param} is not there")
+    return str(request.param)
+
+
+def test_compounds_lemmas_and_spans(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """A compound stays together, a plural becomes its lemma, and the span is where it stands in the caption."""
+    text = "Stars and a traffic light beside two boats ."
+    rows, _ = extracted([[text]], each_tagger, tmp_path, runtime)
+    assert [row["noun"] for row in rows] == ["star", "traffic light", "boat"]
+    assert [text[row["start"] : row["end"]] for row in rows] == ["Stars", "traffic light", "boats"]
+
+
+def test_single_words_are_a_choice(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    rows, _ = extracted([["A traffic light beside two boats ."]], each_tagger, tmp_path, runtime, unit="token")
+    assert [row["noun"] for row in rows] == ["traffic", "light", "boat"]
+
+
+def test_a_noun_comes_once_an_image(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """The first mention is kept, with its caption; another image has its own."""
+    captions = [["A star beside a boat .", "Two stars and a key ."], ["A star and a boat ."]]
+    rows, counts = extracted(captions, tagger, tmp_path, runtime, captions_per_image="all")
+    assert [(row["image_id"], row["noun"], row["caption_id"]) for row in rows] == [
+        (1, "star", 10), (1, "boat", 10), (1, "key", 11), (2, "star", 20), (2, "boat", 20),
+    ]  # fmt: skip
+    assert counts["dropped.repeated"] == 1 and counts["nouns"] == 5 and counts["captions"] == 3
+
+
+def test_one_caption_is_the_one_with_the_lowest_id(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    captions = [["A star beside a boat .", "A key ."]]
+    rows, counts = extracted(captions, tagger, tmp_path, runtime, captions_per_image=1)
+    assert [row["noun"] for row in rows] == ["star", "boat"] and counts["captions"] == 1
+
+
+def test_the_stop_list_takes_nouns_out(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """The one that comes along drops "photo" and "side"; another one replaces it, with remarks and blank lines."""
+    captions = [["A photo of a star on the left side of a boat ."]]
+    rows, counts = extracted(captions, tagger, tmp_path, runtime)
+    assert [row["noun"] for row in rows] == ["star", "boat"] and counts["dropped.stop_noun"] == 2
+    path = tmp_path / "stop.txt"
+    path.write_text("# ours\n\nBoat # not today\n", encoding="utf-8")
+    rows, _ = extracted(captions, tagger, tmp_path, runtime, stop_list=path)
+    assert {"photo", "star"} <= {row["noun"] for row in rows} and "boat" not in {row["noun"] for row in rows}
+    with pytest.raises(OvsegError, match="does not exist"):
+        read_stop_list(tmp_path / "gone.txt")
+
+
+def test_the_stop_list_is_well_formed() -> None:
+    stop = read_stop_list(None)
+    assert {"photo", "group", "side", "top"} <= stop and all(word == word.strip().lower() and word for word in stop)
+
+
+@pytest.mark.parametrize(
+    ("noun", "reason"),
+    [("dog", None), ("t-shirt", None), ("dog's", None), ("traffic light", None), ("bär", None), ("x", "not_a_word"),
+     ("", "not_a_word"),
+     ("42", "not_a_word"), ("😀", "not_a_word"), ("a1", "not_a_word"), ("photo", "stop_noun"), ("--", "not_a_word")],
+)  # fmt: skip
+def test_what_is_no_word_is_refused(noun: str, reason: str | None) -> None:
+    assert refusal(noun, frozenset({"photo"})) == reason
+
+
+def test_an_emoji_takes_no_noun_with_it(each_tagger: str) -> None:
+    """An emoji tagged as a noun must not be glued to the word before or after it."""
+    doc = load_tagger(each_tagger)("A star 😀 and a boat ⛵")
+    for token in doc:
+        token.pos_ = "NOUN" if token.text in ("star", "😀", "boat", "⛵") else "DET"
+    found = list(nouns_of(doc, "chunk"))
+    assert [doc.text[noun.start : noun.end] for noun in found] == ["star", "😀", "boat", "⛵"]
+    assert len(list(nouns_of(doc, "token"))) == 4
+
+
+def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """None, empty, blank, without nouns, emoji, right to left, control signs, 10,000 words: counted, the rest untouched."""
+    long = "A star beside a boat . " * 2000
+    captions = [
+        [], [""], ["  \n\t"], ["It is ."], ["😀😀 ⛵"], ["قطة على العشب"], ["\x00\x07\u202e"], [long], ["A" * 10_000],
+        ["A key on the grass ."],
+    ]  # fmt: skip
+    rows, counts = extracted(captions, each_tagger, tmp_path, runtime)
+    by_image: dict[int, list[str]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row["noun"])
+    assert by_image[10] == ["key", "grass"] and {"star", "boat"} <= set(by_image[8])
+    assert not {1, 2, 3} & set(by_image)
+    assert counts["dropped.no_caption"] == 1 and counts["dropped.empty_caption"] == 2
+    assert counts["dropped.caption_without_noun"] >= 1
+    assert counts["captions"] == 7 and counts["nouns"] == len(rows)
+
+
+def test_a_picture_that_cannot_be_used_has_no_nouns(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    (tmp_path / "index").mkdir()
+    row = {"image_id": 1, "captions": [{"id": 1, "text": "A star ."}]}
+    tables.write_part(tmp_path / "index" / "00000.parquet", "index", [{**row, "problem": "missing"}], "f")
+    counts = extract_nouns(tmp_path / "index", tmp_path / "out", runtime, model=tagger)
+    assert counts == {"captions": 0, "nouns": 0}
+    assert list(tables.rows(tmp_path / "out", "nouns")) == []
+
+
+def test_the_pipe_finds_what_single_calls_find(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """Batches with switched-off components give the nouns of the full pipeline caption by caption."""
+    import spacy
+
+    texts = [
+        f"{a} {b} beside the {c} ."
+        for a in ("A", "Two red")
+        for b in ("star", "boats")
+        for c in ("traffic light", "grass")
+    ]
+    rows, _ = extracted([[text] for text in texts], each_tagger, tmp_path, runtime)
+    nlp = spacy.load(each_tagger)
+    expected = [(i, n.noun) for i, text in enumerate(texts, 1) for n in nouns_of(nlp(text), "chunk")]
+    assert [(row["image_id"], row["noun"]) for row in rows] == list(dict.fromkeys(expected))
+
+
+def test_a_pipeline_that_is_not_installed_says_the_command(tmp_path: Path, runtime: Runtime) -> None:
+    index = index_of(tmp_path / "index", [["A star ."]])
+    with pytest.raises(OvsegError, match=re.escape("python -m spacy download en_core_web_zz")):
+        extract_nouns(index, tmp_path / "out", runtime, model="en_core_web_zz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OvsegError, match="cannot be loaded"):
+        extract_nouns(index, tmp_path / "out", runtime, model=str(tmp_path / "empty"))
+
+
+def test_a_pipeline_without_tags_or_lemmas_says_so(tmp_path: Path) -> None:
+    import spacy
+
+    nlp = spacy.blank("en")
+    nlp.to_disk(tmp_path / "blank")
+    with pytest.raises(OvsegError, match="gives no lemmas"):
+        load_tagger(str(tmp_path / "blank"))
+
+
+def test_the_model_and_the_choices_are_in_the_fingerprint(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    """Other choices give another table, and never reuse what lies in an output folder."""
+    index = index_of(tmp_path / "index", [["A traffic light ."]])
+    for number, options in enumerate(({}, {"unit": "token"}, {"captions_per_image": "all"})):
+        choice: Row = dict(options)
+        extract_nouns(index, tmp_path / f"out{number}", runtime, model=tagger, **choice)
+    prints = {tables.fingerprint(tmp_path / f"out{number}", "nouns") for number in range(3)}
+    assert len(prints) == 3
+    with pytest.raises(OvsegError, match="belongs to another run"):
+        extract_nouns(index, tmp_path / "out0", runtime, model=tagger, unit="token")

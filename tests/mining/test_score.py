@@ -1,0 +1,202 @@
+"""How well nouns fit masks: against a formula, and whatever the batches and threads."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg import masks, tables
+from ovseg.clip.load import load_clip
+from ovseg.crops import fill_colour, region
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.score import DIGITS, rank, representatives, score_nouns
+from ovseg.vocabulary import embed
+from tests.conftest import HEIGHT, WIDTH, Mined, digests
+
+Row = dict[str, Any]
+
+
+def scored(mined: Mined, clip: Path, out: Path, runtime: Runtime, **options: Any) -> dict[str, int]:
+    settings: Row = {"images": mined.coco.images, "nouns": mined.nouns, "proposals": mined.proposals} | options
+    return score_nouns(
+        mined.index, settings.pop("images"), settings.pop("nouns"), settings.pop("proposals"), out, runtime,
+        clip_model=f"local-dir:{clip}", clip_pretrained=None, **settings,
+    )  # fmt: skip
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+@pytest.mark.parametrize(("nouns", "proposals", "top_k"), [(3, 5, 2), (1, 1, 4), (4, 2, 9), (2, 100, 100)])
+def test_a_rank_is_the_formula(nouns: int, proposals: int, top_k: int) -> None:
+    """Best first by cosine, margin to the next even beyond top_k, both softmaxes at CLIP's temperature of 100."""
+    texts, regions = unit(nouns, 8), unit(proposals, 8, seed=1)
+    cosine = np.array(
+        [[sum(a * b for a, b in zip(t, r, strict=True)) for r in regions.tolist()] for t in texts.tolist()]
+    )
+    for n, found in enumerate(rank(texts, regions, top_k)):
+        order = sorted(range(proposals), key=lambda q, n=n: -cosine[n, q])  # type: ignore[misc]
+        assert [f[0] for f in found] == order[:top_k]
+        for place, (q, similarity, margin, over_proposals, over_nouns) in enumerate(found):
+            assert similarity == pytest.approx(cosine[n, q], abs=2e-5)
+            following = cosine[n, order[place + 1]] if place + 1 < proposals else None
+            assert margin == (None if following is None else pytest.approx(cosine[n, q] - following, abs=3e-5))
+            assert over_proposals == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[n]).sum(), abs=2e-3)
+            assert over_nouns == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[:, q]).sum(), abs=2e-3)
+
+
+def test_ties_are_in_the_order_of_the_masks() -> None:
+    """Equal masks, and ones that differ by less than what batches can move, keep their order, with no margin."""
+    vector = unit(1, 8)
+    noise = torch.nn.functional.normalize(
+        vector + 1e-7 * torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=-1
+    )
+    (found,) = rank(vector, noise, 4)
+    assert [f[0] for f in found] == [0, 1, 2, 3] and [f[2] for f in found] == [0.0, 0.0, 0.0, None]
+
+
+def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
+    """Each row of the table is the cosine of the noun's templates and the mask's crop, computed one at a time."""
+    clip = load_clip(f"local-dir:{tiny_clip}")
+    colour = fill_colour("mean", clip.mean.tolist())
+    files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
+    regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
+    rows = list(tables.rows(mined.candidates, "candidates"))
+    assert {row["rank"] for row in rows} >= {0, 1}
+    for row in rows[::3]:
+        found = regions[row["image_id"], row["proposal"]]
+        assert found["label"] is None
+        pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
+        mask = masks.decode(found["rle"], HEIGHT, WIDTH)
+        crop = region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        text = embed([row["noun"]], clip.encode_texts, "vild", 1)
+        assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)
+        assert row["area"] == found["area"]
+
+
+def test_every_noun_has_its_masks_in_order(mined: Mined) -> None:
+    """Ranks from 0 without gaps, similarities falling, and margins that are their differences."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in tables.rows(mined.candidates, "candidates"):
+        groups.setdefault((row["image_id"], row["noun"]), []).append(row)
+    nouns = {(row["image_id"], row["noun"]) for row in tables.rows(mined.nouns, "nouns")}
+    assert set(groups) == nouns
+    for rows in groups.values():
+        assert [row["rank"] for row in rows] == list(range(len(rows))) and len(rows) <= 5
+        for one, other in itertools.pairwise(rows):
+            assert (
+                one["margin"] == pytest.approx(one["similarity"] - other["similarity"], abs=1e-6) and one["margin"] >= 0
+            )
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 2), (500, 4)])
+def test_batches_and_threads_change_nothing(
+    batch_size: int, workers: int, mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """The same masks in the same order with the same similarities to the last stored digit, and the same pairs."""
+    scored(mined, tiny_clip, tmp_path / "out", replace(runtime, batch_size=batch_size, workers=workers))
+    rows, before = (list(tables.rows(folder, "candidates")) for folder in (tmp_path / "out", mined.candidates))
+    assert [(r["image_id"], r["noun"], r["proposal"]) for r in rows] == [
+        (r["image_id"], r["noun"], r["proposal"]) for r in before
+    ]
+    for row, old in zip(rows, before, strict=True):
+        assert row["similarity"] == pytest.approx(old["similarity"], abs=1.01 * 10**-DIGITS)
+
+
+def test_representatives_are_the_earliest_of_their_kind() -> None:
+    """A mask that overlaps an earlier one more than the limit shares its encoding; chains do not drift."""
+    base = np.zeros((10, 10), bool)
+    counts = []
+    for width in (4, 5, 6, 10):
+        mask = base.copy()
+        mask[:, :width] = True
+        counts.append(masks.encode(mask))
+    assert representatives(counts, 10, 10, 1.0) == [0, 1, 2, 3]
+    assert representatives(counts, 10, 10, 0.79) == [0, 0, 2, 3]  # 4:5 = 0.8, 4:6 = 0.67
+    assert representatives(counts, 10, 10, 0.6) == [0, 0, 0, 3]
+    assert representatives([], 10, 10, 0.5) == []
+
+
+def test_duplicates_share_their_encoding(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """Each mask twice: half the crops are encoded, and both copies get the similarity of the first."""
+    doubled = tmp_path / "doubled"
+    doubled.mkdir()
+    for path in tables.parts(mined.proposals):
+        free = [row for row in tables.read_part(path, "proposals").to_pylist() if row["label"] is None]
+        twice = free + [{**row, "proposal": row["proposal"] + 1000} for row in free]
+        tables.write_part(doubled / path.name, "proposals", sorted(twice, key=lambda r: r["image_id"]), "d")
+    plain = scored(mined, tiny_clip, tmp_path / "plain", runtime, proposals=doubled, top_k=50)
+    shared = scored(mined, tiny_clip, tmp_path / "shared", runtime, proposals=doubled, top_k=50, duplicate_iou=0.999)
+    assert 2 * shared["crops"] == plain["crops"]
+    found = {
+        (r["image_id"], r["noun"], r["proposal"]): r["similarity"]
+        for r in tables.rows(tmp_path / "shared", "candidates")
+    }
+    for (image_id, noun, proposal), similarity in found.items():
+        if proposal >= 1000:
+            assert similarity == found[image_id, noun, proposal - 1000]
+    whole = {
+        (r["image_id"], r["noun"], r["proposal"]): r["similarity"]
+        for r in tables.rows(tmp_path / "plain", "candidates")
+    }
+    assert whole.keys() == found.keys()
+
+
+def test_what_fails_is_recorded_and_costs_nothing_else(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """A picture that is gone, one cut short, one of another size, one without masks: its nouns are counted with why."""
+    images = Path(shutil.copytree(mined.coco.images, tmp_path / "images"))
+    names = sorted(path.name for path in images.iterdir())
+    (images / names[0]).unlink()
+    (images / names[1]).write_bytes((images / names[1]).read_bytes()[:900])
+    Image.new("RGB", (5, 5)).save(images / names[2])
+    (images / names[2]).write_bytes((images / names[2]).read_bytes().ljust(60_000, b"\0"))
+    proposals = tmp_path / "proposals"
+    proposals.mkdir()
+    for path in tables.parts(mined.proposals):
+        rows = [row for row in tables.read_part(path, "proposals").to_pylist() if row["image_id"] != 4]
+        tables.write_part(proposals / path.name, "proposals", rows, "p")
+    counts = scored(mined, tiny_clip, tmp_path / "out", runtime, images=images, proposals=proposals)
+    nouns = [row["image_id"] for row in tables.rows(mined.nouns, "nouns")]
+    failures = tables.read_part(tmp_path / "out" / "failures" / "00000.parquet", "failures").to_pylist()
+    reasons = {f["image_id"]: f["reason"] for f in failures}
+    assert reasons == {1: "missing", 2: "truncated", 3: "size_changed", 4: "no_proposals"}
+    assert all(counts[f"dropped.{reason}"] == nouns.count(image_id) for image_id, reason in reasons.items())
+    assert counts["images"] == 2 and {row["image_id"] for row in tables.rows(tmp_path / "out", "candidates")} == {5, 6}
+    before = [r for r in tables.rows(mined.candidates, "candidates") if r["image_id"] >= 5]
+    after = list(tables.rows(tmp_path / "out", "candidates"))
+    for row, old in zip(after, before, strict=True):
+        assert row["proposal"] == old["proposal"] and row["similarity"] == pytest.approx(old["similarity"], abs=2e-5)
+
+
+def test_nothing_to_score_is_an_empty_table(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """No noun at all, and no mask at all, are not a crash."""
+    for name, schema in (("nouns", "nouns"), ("proposals", "proposals")):
+        (tmp_path / name).mkdir()
+        for path in tables.parts(mined.index):
+            tables.write_part(tmp_path / name / path.name, schema, [], "e")
+        counts = scored(mined, tiny_clip, tmp_path / f"out_{name}", runtime, **{name: tmp_path / name})
+        assert counts["images"] == 0 and list(tables.rows(tmp_path / f"out_{name}", "candidates")) == []
+
+
+def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """Another run in the same work folder does not take the embeddings away that a stopped one will read again."""
+    scored(mined, tiny_clip, tmp_path / "one", runtime, templates="single")
+    (folder,) = runtime.work.glob("score-*/texts")
+    before = digests(folder)
+    other = load_clip(f"local-dir:{tiny_clip}")
+    assert other.width == 16 and before
+    (folder.parent / "published").unlink()  # as if it were still at work
+    scored(mined, tiny_clip, tmp_path / "two", runtime, templates="none")
+    assert digests(folder) == before

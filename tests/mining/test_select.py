@@ -1,0 +1,184 @@
+"""The rules that make pairs of candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovseg import masks, tables
+from ovseg.errors import OvsegError
+from ovseg.mining.runtime import Runtime
+from ovseg.mining.select import annotated_number, cap, one_to_one, refusal, select_pairs
+
+Row = dict[str, Any]
+
+
+def candidate(image_id: int, noun: str, rank: int, proposal: int, similarity: float, **more: Any) -> Row:
+    return {
+        "image_id": image_id, "noun": noun, "caption_id": 1, "start": 0, "end": 1, "rank": rank, "proposal": proposal,
+        "similarity": similarity, "margin": 0.1, "p_proposal": 0.5, "p_noun": 0.5, "area": 50, "source": "s", **more,
+    }  # fmt: skip
+
+
+def tables_of(folder: Path, parts: list[list[Row]], labels: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Candidates in parts, and proposals of which some are annotated."""
+    for name in ("candidates", "proposals"):
+        (folder / name).mkdir(parents=True)
+    for number, rows in enumerate(parts):
+        tables.write_part(folder / "candidates" / f"{number:05d}.parquet", "candidates", rows, "f")
+        known = [
+            {"image_id": number, "proposal": 100 + i, "area": 9, "source": "annotated", "label": label}
+            for i, label in enumerate(labels)
+        ]
+        free = [
+            {"image_id": number, "proposal": 0, "area": 9, "source": "s", "rle": masks.encode(np.ones((3, 3), bool))}
+        ]
+        tables.write_part(folder / "proposals" / f"{number:05d}.parquet", "proposals", free + known, "f")
+    return folder / "candidates", folder / "proposals"
+
+
+def selected(
+    folder: Path, parts: list[list[Row]], runtime: Runtime, labels: Sequence[str] = (), **options: Any
+) -> tuple[list[Row], dict[str, int]]:
+    number = len(list(folder.iterdir()))
+    candidates, proposals = tables_of(folder / str(number), parts, labels)
+    out = folder / str(number) / "pairs"
+    counts = select_pairs(candidates, proposals, out, runtime, **options)
+    return list(tables.rows(out, "pairs")), counts
+
+
+TWO = [
+    candidate(1, "dog", 0, 4, 0.30), candidate(1, "dog", 1, 2, 0.29),
+    candidate(1, "cat", 0, 4, 0.25), candidate(1, "cat", 1, 2, 0.20),
+    candidate(2, "dog", 0, 0, 0.10, area=3, margin=None),
+]  # fmt: skip
+
+
+def chosen(rows: list[Row]) -> set[tuple[int, str, int]]:
+    return {(row["image_id"], row["noun"], row["proposal"]) for row in rows}
+
+
+def test_the_papers_rule_takes_the_best_mask_of_every_noun(tmp_path: Path, runtime: Runtime) -> None:
+    """No threshold, and a mask may serve several nouns (3.2)."""
+    rows, counts = selected(tmp_path, [TWO], runtime)
+    assert chosen(rows) == {(1, "dog", 4), (1, "cat", 4), (2, "dog", 0)} and counts == {"pairs": 3}
+    assert [row["pair"] for row in rows] == [0, 1, 2] and {row["part"] for row in rows} == {0}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "dropped"),
+    [
+        ({"min_similarity": 0.25}, {(1, "dog", 4), (1, "cat", 4)}, {"dropped.low_similarity": 1}),
+        ({"min_similarity": 0.2501}, {(1, "dog", 4)}, {"dropped.low_similarity": 2}),
+        ({"min_margin": 0.2}, {(2, "dog", 0)}, {"dropped.low_margin": 2}),
+        ({"min_area": 4}, {(1, "dog", 4), (1, "cat", 4)}, {"dropped.small_area": 1}),
+        ({"max_per_noun": 1}, {(1, "dog", 4), (1, "cat", 4)}, {"dropped.over_cap": 1}),
+        ({"rule": "one_to_one"}, {(1, "dog", 2), (1, "cat", 4), (2, "dog", 0)}, {}),
+    ],
+)
+def test_thresholds_drop_and_count(
+    options: Row, kept: set[Any], dropped: Row, tmp_path: Path, runtime: Runtime
+) -> None:
+    """A value equal to the threshold passes, a mask without rival has no margin to fail, and what goes is counted."""
+    rows, counts = selected(tmp_path, [TWO], runtime, **options)
+    assert chosen(rows) == kept
+    assert {name: n for name, n in counts.items() if name != "pairs"} == dropped
+
+
+def test_no_pair_left_says_so(tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(OvsegError, match=r"no pair is left: .*low_similarity.*Lower the thresholds"):
+        selected(tmp_path, [TWO], runtime, min_similarity=0.9)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> list[Row]:
+    """Candidates of one image: up to 4 nouns and 4 masks, not every pair among them."""
+    pairs = draw(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), min_size=1, max_size=16, unique=True))
+    return [candidate(1, noun, 0, proposal, draw(st.integers(-100, 100)) / 100) for noun, proposal in pairs]
+
+
+@given(images())
+def test_one_to_one_is_the_best_of_all_matchings(rows: list[Row]) -> None:
+    """Against brute force: as many nouns as can be, then the greatest sum of similarities; no mask twice."""
+    best = (0, 0.0)
+    for size in range(1, 5):
+        for some in itertools.combinations(rows, size):
+            if len({row["noun"] for row in some}) == len({row["proposal"] for row in some}) == size:
+                best = max(best, (size, round(sum(row["similarity"] for row in some), 6)))
+    found = one_to_one(rows)
+    assert len({row["noun"] for row in found}) == len({row["proposal"] for row in found}) == len(found) == best[0]
+    assert sum(row["similarity"] for row in found) == pytest.approx(best[1], abs=1e-6)
+
+
+def test_one_to_one_counts_the_nouns_without_a_mask(tmp_path: Path, runtime: Runtime) -> None:
+    part = [candidate(1, noun, 0, 4, similarity) for noun, similarity in (("a", 0.1), ("b", 0.3), ("c", 0.2))]
+    rows, counts = selected(tmp_path, [part], runtime, rule="one_to_one")
+    assert chosen(rows) == {(1, "b", 4)} and counts["dropped.no_free_proposal"] == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=12), st.integers(1, 4))
+def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], most: int) -> None:
+    """At most that many of each noun, none of those left out is better than one that stays, the order is as it was."""
+    pairs = [{"noun": noun, "similarity": s, "i": i} for i, (noun, s) in enumerate(values)]
+    kept = cap(pairs, most)
+    assert [pair["i"] for pair in kept] == sorted(pair["i"] for pair in kept)
+    for noun in "ab":
+        every, mine = ([p["similarity"] for p in some if p["noun"] == noun] for some in (pairs, kept))
+        assert sorted(mine, reverse=True) == sorted(every, reverse=True)[:most]
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0, 1))
+def test_the_share_of_annotated_pairs(mined: int, annotated: int, share: float) -> None:
+    """As near to the share as whole numbers come, or all there are."""
+    number = annotated_number(mined, annotated, share)
+    assert 0 <= number <= annotated
+    if share == 1:
+        assert number == annotated
+    elif number < annotated:
+        assert abs(number - share * (number + mined)) <= 0.5 + 1e-6
+
+
+def test_annotated_masks_are_mixed_in(tmp_path: Path, runtime: Runtime) -> None:
+    """A share of half gives as many annotated masks with their class names as mined pairs; 1 mines nothing."""
+    parts = [[candidate(number, "dog", 0, 0, 0.2)] for number in range(4)]
+    rows, counts = selected(tmp_path, parts, runtime, ["Traffic Light", "grass"], annotated_share=0.5)
+    known = [row for row in rows if row["source"] == "annotated"]
+    assert len(rows) == 8 and len(known) == 4 == counts["annotated_pairs"]
+    assert {row["noun"] for row in known} <= {"traffic light", "grass"}
+    assert all(row["similarity"] is None and row["caption_id"] is None for row in known)
+    rows, counts = selected(tmp_path, parts, runtime, ["grass"], annotated_share=1.0)
+    assert {row["noun"] for row in rows} == {"grass"} and counts == {"pairs": 4, "annotated_pairs": 4}
+    with pytest.raises(OvsegError, match=r"propose\.annotations"):
+        selected(tmp_path, parts, runtime, annotated_share=0.5)
+
+
+def test_the_order_is_the_seeds(tmp_path: Path, runtime: Runtime) -> None:
+    """Same seed, same bytes; another seed, another order of the same pairs; an image's pairs stay together."""
+    parts = [[candidate(10 * p + i, noun, 0, 0, 0.2) for i in range(5) for noun in ("a", "b")] for p in range(4)]
+    made = []
+    for number, seed in enumerate((0, 0, 1)):
+        candidates, proposals = tables_of(tmp_path / str(number), parts)
+        select_pairs(candidates, proposals, tmp_path / f"out{number}", runtime, seed=seed)
+        made.append((tmp_path / f"out{number}" / "00000.parquet").read_bytes())
+    rows, again = (list(tables.rows(tmp_path / f"out{n}", "pairs")) for n in (0, 2))
+    assert made[0] == made[1] != made[2]
+    assert chosen(rows) == chosen(again) and [r["image_id"] for r in rows] != [r["image_id"] for r in again]
+    for ordered in (rows, again):
+        for key in ("image_id", "part"):
+            assert len([k for k, _ in itertools.groupby(row[key] for row in ordered)]) == len(
+                {row[key] for row in ordered}
+            )
+
+
+def test_refusals() -> None:
+    row = candidate(1, "dog", 0, 0, 0.2, margin=0.0, area=1)
+    assert refusal(row, None, None, 1) is None and refusal(row, 0.2, 0.0, 1) is None
+    assert refusal(row, 0.21, 1, 9) == "low_similarity" and refusal(row, None, 0.01, 9) == "low_margin"
+    assert refusal(row, None, None, 2) == "small_area"

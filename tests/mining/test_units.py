@@ -1,0 +1,272 @@
+"""Units of work: done once, checked when found again, published in one step, and never over somebody else's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ovseg import tables
+from ovseg.errors import OvsegError
+from ovseg.mining.runtime import Runtime, devices, from_environment
+from ovseg.mining.steps import run_step
+from ovseg.mining.units import Counts, Scratch, Task, commit, published, replace_folder, work_folder
+
+UNITS = ["00000", "00001", "00002"]
+
+
+class Opener:
+    """Makes a task that notes which units it did, and writes `size` bytes for each."""
+
+    def __init__(self, log: Path, size: int = 10, fail: str | None = None) -> None:
+        self.log, self.size, self.fail = log, size, fail
+
+    def __call__(self) -> Task:
+        def task(unit: str, folder: Path) -> Counts:
+            with self.log.open("a") as stream:
+                stream.write(f"{unit}\n")
+            (folder / f"{unit}.bin").write_bytes(unit.encode() * (self.size // 5))
+            if unit == self.fail:
+                raise RuntimeError("as planned")
+            return {"things": 2, "dropped.odd": 1}
+
+        return task
+
+    def done(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Opener:
+    return Opener(tmp_path / "log")
+
+
+def step(opener: Opener, out: Path, runtime: Runtime, key: str = "k") -> dict[str, int]:
+    return run_step("step", key, UNITS, opener, out, runtime)
+
+
+def test_a_step_publishes_all_of_its_units(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """Files of every unit, counts added up, and an account with the sha256 of each file; a second run does nothing."""
+    counts = step(opener, tmp_path / "out", runtime)
+    assert counts == {"things": 6, "dropped.odd": 3} == tables.read_counts(tmp_path / "out")
+    account = tables.read_account(tmp_path / "out")
+    assert sorted(account["files"]) == ["00000.bin", "00001.bin", "00002.bin"] and account["fingerprint"] == "k"
+    assert step(opener, tmp_path / "out", runtime) == counts and opener.done() == UNITS
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
+
+
+def test_a_failed_step_continues_where_it_stopped(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """What was done before the failure is not done again, and the output is there only when all of it is."""
+    opener.fail = "00001"
+    with pytest.raises(RuntimeError, match="as planned"):
+        step(opener, tmp_path / "out", runtime)
+    assert not (tmp_path / "out").exists()
+    opener.fail = None
+    step(opener, tmp_path / "out", runtime)
+    assert opener.done() == ["00000", "00001", "00001", "00002"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "mark", "mark_empty", "mark_remove"])
+def test_a_damaged_unit_is_done_again(damage: str, opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """Files are trusted by their sha256 alone, and a mark that is none is no mark."""
+    opener.fail = "00002"
+    with pytest.raises(RuntimeError):
+        step(opener, tmp_path / "out", runtime)
+    folder = runtime.work / "step-k"
+    file, mark = folder / "00000.bin", folder / "00000.done.json"
+    {
+        "flip": lambda: file.write_bytes(b"x" + file.read_bytes()[1:]), "cut": lambda: file.write_bytes(b""),
+        "remove": file.unlink, "mark": lambda: mark.write_text('{"files"'), "mark_empty": lambda: mark.write_text("{}"),
+        "mark_remove": mark.unlink,
+    }[damage]()  # fmt: skip
+    opener.fail = None
+    step(opener, tmp_path / "out", runtime)
+    assert opener.done() == [*UNITS, "00000", "00002"]
+    assert (tmp_path / "out" / "00000.bin").read_bytes() == b"00000" * 2
+
+
+def test_a_damaged_output_is_mended(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """A published file that changed is put right by the same command, from what was finished or anew."""
+    step(opener, tmp_path / "out", runtime)
+    file = tmp_path / "out" / "00001.bin"
+    file.unlink()
+    file.write_bytes(b"changed")
+    step(opener, tmp_path / "out", runtime)
+    assert file.read_bytes() == b"00001" * 2 and opener.done() == UNITS
+
+
+def test_only_one_run_works_in_a_folder(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """A second run says so; when the first one ends, however it ends, the folder is free."""
+    first = Scratch(runtime.work, "step", "k")
+    with pytest.raises(OvsegError, match="another run is working"):
+        step(opener, tmp_path / "out", runtime)
+    first.close()
+    assert step(opener, tmp_path / "out", runtime)["things"] == 6
+    child = subprocess.Popen(
+        ["python", "-c", f"import fcntl,time; f=open({str(runtime.work / 'step-k' / 'lock')!r},'w');"
+                         "fcntl.flock(f,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline()
+    with pytest.raises(OvsegError, match="another run is working"):
+        Scratch(runtime.work, "step", "k")
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    Scratch(runtime.work, "step", "k").close()
+
+
+def test_fresh_forgets_what_was_finished(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    step(opener, tmp_path / "out", runtime)
+    step(opener, tmp_path / "out", Runtime(workers=1, work=runtime.work, fresh=True))
+    assert opener.done() == UNITS * 2 and tables.read_counts(tmp_path / "out")["things"] == 6
+
+
+def test_another_key_forgets_only_what_is_published(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """Finished runs give their scratch back when the next begins; unfinished ones, and ones at work, keep theirs."""
+    step(opener, tmp_path / "out1", runtime, "published")
+    opener.fail = "00001"
+    with pytest.raises(RuntimeError):
+        step(opener, tmp_path / "out2", runtime, "unfinished")
+    busy = Scratch(runtime.work, "step", "busy")
+    (busy.folder / "published").touch()
+    opener.fail = None
+    step(opener, tmp_path / "out3", runtime, "next")
+    assert sorted(p.name for p in runtime.work.iterdir()) == ["step-busy", "step-next", "step-unfinished"]
+    busy.close()
+
+
+def test_what_a_killed_run_left_half_done_is_cleared(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """Half a unit, half a mark, half an output: none is in the way, and none is in the result."""
+    folder = runtime.work / "step-k"
+    (folder / "00000.4242.tmp").mkdir(parents=True)
+    (folder / "00000.4242.tmp" / "00000.bin").write_bytes(b"half")
+    (folder / "00001.done.json.tmp").write_text("{")
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp" / "stale").touch()
+    (tmp_path / "out.old").mkdir()
+    step(opener, tmp_path / "out", runtime)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
+    assert not list(folder.glob("*.tmp")) and not (tmp_path / "out" / "stale").exists()
+
+
+def test_an_output_of_somebody_else_is_refused(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    """Another run's folder, with both fingerprints; any other folder, or file; an empty folder is free."""
+    step(opener, tmp_path / "out", runtime)
+    with pytest.raises(OvsegError, match=r"fingerprint is k, this run's is other"):
+        step(opener, tmp_path / "out", runtime, "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("mine", "file"):
+        with pytest.raises(OvsegError, match="was not written by ovseg"):
+            step(opener, tmp_path / name, runtime)
+    (tmp_path / "empty").mkdir()
+    step(opener, tmp_path / "empty", runtime)
+    assert (tmp_path / "mine" / "thesis.tex").exists() and (tmp_path / "empty" / "step.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "k"}'])
+def test_a_damaged_account_is_nobodys(content: str, tmp_path: Path) -> None:
+    (tmp_path / "step.json").write_text(content)
+    with pytest.raises(OvsegError, match="was not written by ovseg"):
+        published(tmp_path, "k")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here: that takes the rights of root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def grow(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+
+
+def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, opener: Opener, tmp_path: Path) -> None:
+    """Two of three units fit: the third says so, and with more space the same command does the third alone."""
+    opener.size = 400_000
+    runtime = Runtime(workers=1, work=small_disk / "work")
+    with pytest.raises(OvsegError, match="no space left"):
+        step(opener, tmp_path / "out", runtime)
+    grow(small_disk)
+    assert step(opener, tmp_path / "out", runtime)["things"] == 6
+    assert opener.done() == [*UNITS, "00002"]
+
+
+def test_a_full_disk_at_the_output_says_so(small_disk: Path, opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+    opener.size = 500_000
+    with pytest.raises(OvsegError, match="no space left"):
+        step(opener, small_disk / "out", runtime)
+    assert not (small_disk / "out").exists()
+    grow(small_disk)
+    step(opener, small_disk / "out", runtime)
+    assert opener.done() == UNITS
+
+
+def test_a_full_disk_while_json_is_streamed_says_so(small_disk: Path, tmp_path: Path) -> None:
+    from ovseg.datasets.coco import open_coco
+
+    images = [{"id": i, "file_name": "x" * 500} for i in range(5000)]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"images": images, "annotations": [{"image_id": 1}]}))
+    with pytest.raises(OvsegError, match="no space left"):
+        open_coco(path, small_disk / "c.sqlite")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_while_a_table_is_written_says_so(small_disk: Path, tmp_path: Path) -> None:
+    """Arrow's own error for a full disk is understood too."""
+
+    def task(unit: str, folder: Path) -> Counts:
+        rows = [{"image_id": i, "noun": os.urandom(50).hex()} for i in range(50_000)]
+        tables.write_part(folder / "x.parquet", "nouns", rows, "f")
+        return {}
+
+    with pytest.raises(OvsegError, match="no space left"):
+        commit(small_disk, "00000", task)
+
+
+def test_other_trouble_with_files_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    def task(unit: str, folder: Path) -> Counts:
+        raise PermissionError(13, "no")
+
+    with pytest.raises(PermissionError):
+        commit(tmp_path, "00000", task)
+
+
+def test_replacing_a_folder_leaves_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace_folder(tmp_path / "a", tmp_path / "b")
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["b", "b/a"]
+
+
+def test_the_work_folder_and_the_options_of_stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """OVSEG_WORK first, else the user's cache; numbers that are none are an error that names them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OVSEG_WORK", "here")
+    assert work_folder() == tmp_path / "here"
+    monkeypatch.delenv("OVSEG_WORK")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert work_folder() == tmp_path / "cache" / "ovseg" / "work"
+    monkeypatch.setenv("OVSEG_DEVICE", "cuda:0, cuda:1")
+    monkeypatch.setenv("OVSEG_WORKERS", "3")
+    found = from_environment()
+    assert found.devices == ("cuda:0", "cuda:1") and found.workers == 3 and found.executor == "local"
+    for value in ("0", "two", "-1", ""):
+        monkeypatch.setenv("OVSEG_BATCH_SIZE", value)
+        with pytest.raises(OvsegError, match="OVSEG_BATCH_SIZE"):
+            from_environment()
+    with pytest.raises(OvsegError, match="device"):
+        devices(" , ")

@@ -1,0 +1,363 @@
+"""`ovseg-mine` as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+from PIL import Image
+
+from ovseg import cli, masks, tables
+from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, digests
+
+OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
+
+
+def command(coco: Coco, out: Path, tagger: str, clip_: Path | str, **changes: str) -> list[str]:
+    """A run's command line, with some of its options changed."""
+    options = {
+        "images": str(coco.images), "captions": str(coco.captions), "proposals": f"ground_truth:{coco.instances}",
+        "clip": f"local-dir:{clip_}" if isinstance(clip_, Path) else clip_, "nouns-model": tagger, "out": str(out), **changes,
+    }  # fmt: skip
+    return ["run", *(part for name, value in options.items() for part in (f"--{name}", value)), *OPTIONS]
+
+
+def spawn(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "ovseg.cli", *arguments], capture_output=True, text=True, env=environment, timeout=120, **options
+    )  # fmt: skip
+
+
+def call(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """The command in this process, which has torch already: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["ovseg-mine", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else int(code is not None)), said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def run(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a whole run; to be read, not written."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    os.environ["OVSEG_WORK"] = str(tmp_path_factory.mktemp("work"))
+    found = spawn(command(coco, out, tagger, tiny_clip))
+    assert found.returncode == 0, found.stderr
+    assert str(out) in found.stdout
+    return out
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may damage."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    """Under half a second, the best of five, and no heavy library is imported for it."""
+    seconds = []
+    for _ in range(5):
+        begun = time.monotonic()
+        found = spawn(["--help"])
+        seconds.append(time.monotonic() - begun)
+        assert found.returncode == 0 and "captions and pictures in" in found.stdout
+    assert min(seconds) < 0.5, statistics.median(seconds)
+    heavy = "torch", "open_clip", "spacy", "pyarrow", "transformers", "webdataset", "ray", "scipy"
+    code = "import sys, ovseg.cli; sys.argv = ['ovseg-mine', 'run', '--help']\ntry: ovseg.cli.main()\nexcept SystemExit: pass\n"
+    code += f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout
+    assert "HEAVY []" in said
+
+
+def test_a_run_makes_all_of_it(run: Path, coco: Coco) -> None:
+    """Every table, shards, the page of pairs and whose it is; nothing is left half done beside them."""
+    names = {path.name for path in run.iterdir()}
+    assert names == {"run.json", "index", "nouns", "proposals", "candidates", "pairs", "shards", "pairs.html"}
+    assert json.loads((run / "run.json").read_text())["settings"]["images"] == str(coco.images)
+    for name in ("index", "nouns", "proposals", "candidates", "pairs"):
+        assert tables.read(run / name, name).num_rows > 0
+
+
+def test_the_same_command_does_nothing_twice(
+    run: Path,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "pairs.html"}
+    code, _, _ = call(command(coco, run, tagger, tiny_clip), monkeypatch, capsys)
+    assert code == 0
+    assert {
+        path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "pairs.html"
+    } == before
+
+
+def test_step_by_step_is_the_same_as_run(
+    run: Path, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each step alone, with its defaults, gives the very bytes of the run as a whole."""
+    at = {name: str(tmp_path / name) for name in ("index", "nouns", "proposals", "candidates", "pairs", "shards")}
+    images, clip = str(coco.images), f"local-dir:{tiny_clip}"
+    steps = [
+        ["index", "--images", images, "--captions", str(coco.captions), "--out", at["index"], "--workers", "1"],
+        ["nouns", "--index", at["index"], "--nouns-model", tagger, "--out", at["nouns"], "--workers", "1"],
+        ["propose", "--index", at["index"], "--images", images, "--proposals", f"ground_truth:{coco.instances}", "--out", at["proposals"]],
+        ["score", "--index", at["index"], "--images", images, "--nouns", at["nouns"], "--proposals", at["proposals"], "--clip", clip,
+         "--out", at["candidates"], "--workers", "1", "--device", "cpu"],
+        ["select", "--candidates", at["candidates"], "--proposals", at["proposals"], "--out", at["pairs"]],
+        ["shards", "--index", at["index"], "--images", images, "--proposals", at["proposals"], "--pairs", at["pairs"], "--out", at["shards"],
+         "--min-shards", "3", "--workers", "1"],
+    ]  # fmt: skip
+    for arguments in steps:
+        code, _, said = call(arguments, monkeypatch, capsys)
+        assert code == 0, said
+    for name in at:
+        assert digests(tmp_path / name) == digests(run / name), name
+
+
+def test_a_dry_run_says_and_does_nothing(
+    coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A table of steps with numbers of this data; no output, no scratch."""
+    code, out, _ = call([*command(coco, tmp_path / "out", tagger, tiny_clip), "--dry-run"], monkeypatch, capsys)
+    assert code == 0 and "6 images" in out and "crops/s" in out and "Nothing was done" in out
+    assert not (tmp_path / "out").exists() and list(work.iterdir()) == []
+    code, _, err = call([*command(coco, tmp_path / "out", tagger, "ViT-B-61:random"), "--dry-run"], monkeypatch, capsys)
+    assert code == 1 and "ViT-B-61" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"clip": "ViT-B-16"}, "must be NAME:WEIGHTS"),
+        ({"clip": "ViT-B-61:openai"}, "knows no model"),
+        ({"clip": "local-dir:/gone"}, "is missing"),
+        ({"proposals": "magic:x"}, "the source is ground_truth"),
+        ({"proposals": "ground_truth"}, "needs a path"),
+        ({"proposals": "maskformer:"}, "needs a checkpoint"),
+        ({"proposals": "ground_truth:/gone.json"}, "/gone.json does not exist"),
+        ({"captions": "/gone.json"}, "/gone.json do not exist"),
+        ({"images": "/gone"}, "/gone does not exist"),
+        ({"nouns-model": "en_core_web_zz"}, "python -m spacy download en_core_web_zz"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    changes: dict[str, str], said: str, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Exit code 1, no traceback, and the value that is wrong."""
+    code, _, err = call(command(coco, tmp_path / "out", tagger, tiny_clip, **changes), monkeypatch, capsys)
+    assert code == 1 and said in err and "Traceback" not in err
+    assert not list((tmp_path / "out").glob("shards"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Missing option"), (["run", "--unit", "word"], "'word' is not one of"), (["sing"], "No such command"),
+        (["select", "--min-area", "0", "--candidates", "x", "--proposals", "y", "--out", "z"], "is not in the"),
+        (["inspect", "x", "--number", "many"], "valid"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_exit_code_2(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(arguments, monkeypatch, capsys)
+    assert code == 2 and said in err
+
+
+def test_an_output_of_another_run_is_refused(
+    copy: Path, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Another setting says which; a folder of something else is not touched; an interrupted claim is no claim."""
+    before = digests(copy)
+    code, _, err = call([*command(coco, copy, tagger, tiny_clip), "--top-k", "3"], monkeypatch, capsys)
+    assert code == 1 and "belongs to another run" in err and "top_k: 5 there, 3 now" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    code, _, err = call(command(coco, tmp_path / "mine", tagger, tiny_clip), monkeypatch, capsys)
+    assert code == 1 and "is not a run of ovseg-mine" in err
+    assert digests(copy) == before and [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "run.json.tmp").write_text("{")
+    code, _, err = call(command(coco, tmp_path / "killed", tagger, tiny_clip), monkeypatch, capsys)
+    assert code == 0, err
+
+
+def test_verify_passes_what_was_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (run, run / "shards"):
+        code, out, _ = call(["verify", str(path)], monkeypatch, capsys)
+        assert code == 0 and "3 shards" in out and "all sound" in out
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.unlink()  # not the file that scratch shares
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda shards: flip(shards / "00001.tar"), "00001.tar is not the file that was written"),
+        (lambda shards: flip(shards / "00001.tar", 0.999), "00001.tar is not the file that was written"),
+        (lambda shards: (shards / "00002.tar").unlink(), "00002.tar is missing"),
+        (lambda shards: shutil.copy(shards / "00000.tar", shards / "00009.tar"), "00009.tar is too much"),
+        (lambda shards: (shards / "00001.parquet").unlink(), "00001.parquet"),
+        (lambda shards: flip(shards / "00001.parquet"), "00001.parquet"),
+        (lambda shards: (shards / "SHA256SUMS").unlink(), "SHA256SUMS"),
+        (lambda shards: (shards / "nouns.json").write_text("{"), "nouns.json"),
+        (lambda shards: (shards / "step.json").unlink(), "step.json is missing"),
+    ],
+)
+def test_verify_finds_damage(
+    damage: Any, said: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One flipped byte, and whatever is missing or too much, is named; nothing is a traceback."""
+    damage(copy / "shards")
+    code, _, err = call(["verify", str(copy)], monkeypatch, capsys)
+    assert code == 1 and said in err and "Traceback" not in err
+
+
+def test_the_same_command_mends_damage(
+    copy: Path,
+    run: Path,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What verify finds, the run's own command puts right, to the last byte."""
+    flip(copy / "shards" / "00001.tar")
+    code, _, err = call(command(coco, copy, tagger, tiny_clip), monkeypatch, capsys)
+    assert code == 0, err
+    assert digests(copy / "shards") == digests(run / "shards")
+
+
+def test_verify_of_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(["verify", str(tmp_path)], monkeypatch, capsys)
+    assert code == 1 and "holds no finished shards" in err
+
+
+def test_inspect_shows_counts_and_pairs(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noun = next(tables.rows(run / "pairs", "pairs"))["noun"]
+    code, out, _ = call(["inspect", str(run)], monkeypatch, capsys)
+    assert code == 0 and noun in out
+    code, out, _ = call(["inspect", str(run), "--noun", noun, "--number", "2"], monkeypatch, capsys)
+    assert code == 0 and noun in out
+    code, _, err = call(["inspect", str(run), "--noun", "zebra"], monkeypatch, capsys)
+    assert code == 1 and "zebra" in err
+
+
+def test_export_for_open_clip(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stock webdataset reads jpg and txt, as many as there are pairs, with filled backgrounds; twice is refused."""
+    import webdataset as wds
+
+    arguments = ["export", str(run), "--out", str(tmp_path / "x"), "--format", "open_clip"]
+    code, out, _ = call(arguments, monkeypatch, capsys)
+    number = tables.read(run / "pairs", "pairs").num_rows
+    assert code == 0 and f"--train-num-samples {number}" in out
+    names = [str(path) for path in sorted((tmp_path / "x").glob("*.tar"))]
+    found = list(wds.WebDataset(names, shardshuffle=False).decode("pil").to_tuple("jpg", "txt"))
+    assert len(found) == number and {text for _, text in found} == {
+        row["noun"] for row in tables.rows(run / "pairs", "pairs")
+    }
+    assert all(image.mode == "RGB" for image, _ in found)
+    code, _, err = call(arguments, monkeypatch, capsys)
+    assert code == 1 and "is not empty" in err
+
+
+def test_export_as_csv(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OVSeg's layout: tabs, `filepath` and `title`, and every picture opens."""
+    code, _, err = call(["export", str(run), "--out", str(tmp_path / "x"), "--format", "csv"], monkeypatch, capsys)
+    assert code == 0, err
+    with (tmp_path / "x" / "pairs.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    pairs = list(tables.rows(run / "pairs", "pairs"))
+    assert [row["title"] for row in rows] == [pair["noun"] for pair in pairs]
+    assert all(Image.open(tmp_path / "x" / row["filepath"]).size for row in rows)
+
+
+def test_export_as_coco(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pycocotools opens it, every pair is an annotation, and its mask is the proposal's."""
+    from pycocotools.coco import COCO
+
+    code, _, err = call(["export", str(run), "--out", str(tmp_path / "x"), "--format", "coco"], monkeypatch, capsys)
+    assert code == 0, err
+    api = COCO(str(tmp_path / "x" / "instances.json"))
+    pairs = list(tables.rows(run / "pairs", "pairs"))
+    regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(run / "proposals", "proposals")}
+    assert len(api.anns) == len(pairs)
+    for pair in pairs:
+        found = api.anns[pair["pair"] + 1]
+        region = regions[pair["image_id"], pair["proposal"]]
+        assert api.cats[found["category_id"]]["name"] == pair["noun"] and found["bbox"] == region["box"]
+        assert np.array_equal(api.annToMask(found), masks.decode(region["rle"], HEIGHT, WIDTH))
+    code, _, err = call(
+        ["export", str(run / "shards"), "--out", str(tmp_path / "y"), "--format", "coco"], monkeypatch, capsys
+    )
+    assert code == 1 and "Traceback" not in err
+
+
+def test_real_coco_goes_through(
+    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The issue's own command on real pictures and captions, with a limit and a small CLIP; verify passes."""
+    data = SHARED / "minicoco"
+    if not data.is_dir():
+        pytest.skip("../shared/data/minicoco is not there")
+    real = Coco(data / "images", data / "captions.json", data / "segments_from_panoptic.json")
+    out = tmp_path / "out"
+    arguments = [*command(real, out, str(SHARED / "nlp_ewt"), tiny_clip), "--limit", "60"]
+    code, said, err = call(arguments, monkeypatch, capsys)
+    assert code == 0, err
+    assert str(out) in said and call(["verify", str(out)], monkeypatch, capsys)[0] == 0
+    counts = {name: tables.read_counts(out / name) for name in ("index", "nouns", "pairs")}
+    assert counts["index"]["images"] == 60 and counts["nouns"]["nouns"] > 60 and counts["pairs"]["pairs"] > 5
+
+
+def test_open_clip_is_not_changed_by_us(tiny_clip: Path) -> None:
+    """Loading through us leaves stock open_clip as it is."""
+    from ovseg.clip.load import load_clip
+
+    before = open_clip.list_models()
+    load_clip(f"local-dir:{tiny_clip}")
+    assert open_clip.list_models() == before
