@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class Coco:
 def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
     """`number` noisy pictures with two to four rectangles each, and captions that name some of them."""
     rng = np.random.default_rng(seed)
-    images, captions, instances = [], [], []
+    images: list[Row] = []
+    captions: list[Row] = []
+    instances: list[Row] = []
     (folder / "images").mkdir(parents=True)
     for image_id in range(1, number + 1):
         pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -133,9 +135,6 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Coco:
 def coco_units(tmp_path_factory: pytest.TempPathFactory) -> Coco:
     """200 small pictures: four units of work, so that processes and kills have something to do."""
     return write_coco(tmp_path_factory.mktemp("coco_units"), 200)
-
-
-Step = Callable[..., Path]
 
 
 @dataclass(frozen=True)

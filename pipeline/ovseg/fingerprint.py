@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ def of(**parts: Any) -> str:
     """Hash of named JSON values (parameters, fingerprints of inputs, versions): 16 hex digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def of_code() -> str:
+    """Hash of this package's source: unfinished work of other code is not continued."""
+    root = Path(__file__).parent
+    return of(files={str(path.relative_to(root)): of_file(path) for path in sorted(root.rglob("*.py"))})
 
 
 def of_file(path: Path) -> str:

@@ -117,7 +117,8 @@ def test_results_are_a_list(tmp_path: Path) -> None:
     result = {"image_id": 3, "segmentation": {"size": [1, 1], "counts": [0, 1]}, "score": 0.5}
     store = open_results(written(tmp_path / "r.json", [result]), tmp_path / "r.sqlite")
     assert store.annotations(3) == [result]
-    for content in ([], {}, {"images": [IMAGE], "annotations": [CAPTION]}):
+    wrong: list[Any] = [[], {}, {"images": [IMAGE], "annotations": [CAPTION]}]
+    for content in wrong:
         with pytest.raises(OvsegError, match="not a COCO results file"):
             open_results(written(tmp_path / "x.json", content), tmp_path / "x.sqlite")
     with pytest.raises(OvsegError, match=r"item\[0\] has no 'segmentation'"):

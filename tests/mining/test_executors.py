@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from ovseg.errors import OvsegError
 from ovseg.mining.executors import local
 from ovseg.mining.runtime import Runtime
-from ovseg.mining.score import score_nouns
-from ovseg.mining.shards import write_shards
 from ovseg.mining.steps import run_step
 from ovseg.mining.units import Counts, Task
 from tests.conftest import ROOT, Mined, digests
@@ -82,6 +80,9 @@ def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runti
 
 def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:
     """The two steps with most work, by model and without, and the sha256 of what they wrote."""
+    from ovseg.mining.score import score_nouns  # not in the workers of the other tests: torch takes seconds to import
+    from ovseg.mining.shards import write_shards
+
     score_nouns(
         mined.index, mined.coco.images, mined.nouns, mined.proposals, out / "candidates", runtime,
         clip_model=f"local-dir:{clip}", clip_pretrained=None,

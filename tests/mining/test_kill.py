@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import ROOT, Coco, digests
@@ -26,7 +26,8 @@ def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
 
     def started(out: Path, work: Path) -> subprocess.Popen[str]:
         arguments = [
-            "run", "--images", str(coco_units.images), "--captions", str(coco_units.captions), "--clip", f"local-dir:{tiny_clip}",
+            "run", "--images", str(coco_units.images), "--captions", str(coco_units.captions),
+            "--clip", f"local-dir:{tiny_clip}",
             "--proposals", f"ground_truth:{coco_units.instances}", "--nouns-model", tagger, "--out", str(out),
             "--workers", "2", "--device", "cpu", "--min-shards", "6", "--annotations", str(coco_units.instances),
             "--annotated-share", "0.3",

@@ -126,7 +126,7 @@ def test_one_to_one_counts_the_nouns_without_a_mask(tmp_path: Path, runtime: Run
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=12), st.integers(1, 4))
 def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], most: int) -> None:
     """At most that many of each noun, none of those left out is better than one that stays, the order is as it was."""
-    pairs = [{"noun": noun, "similarity": s, "i": i} for i, (noun, s) in enumerate(values)]
+    pairs: list[Row] = [{"noun": noun, "similarity": s, "i": i} for i, (noun, s) in enumerate(values)]
     kept = cap(pairs, most)
     assert [pair["i"] for pair in kept] == sorted(pair["i"] for pair in kept)
     for noun in "ab":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from ovseg import tables
 from ovseg.errors import OvsegError
 from ovseg.mining.runtime import Runtime, devices, from_environment
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, commit, published, replace_folder, work_folder
+from ovseg.mining.units import Counts, Scratch, Task, commit, published, replace_folder, scratch_folder, work_folder
 
 UNITS = ["00000", "00001", "00002"]
 
@@ -76,13 +76,14 @@ def test_a_damaged_unit_is_done_again(damage: str, opener: Opener, tmp_path: Pat
     opener.fail = "00002"
     with pytest.raises(RuntimeError):
         step(opener, tmp_path / "out", runtime)
-    folder = runtime.work / "step-k"
+    folder = scratch_folder(runtime.work, "step", "k")
     file, mark = folder / "00000.bin", folder / "00000.done.json"
-    {
+    damages: dict[str, Callable[[], object]] = {
         "flip": lambda: file.write_bytes(b"x" + file.read_bytes()[1:]), "cut": lambda: file.write_bytes(b""),
         "remove": file.unlink, "mark": lambda: mark.write_text('{"files"'), "mark_empty": lambda: mark.write_text("{}"),
         "mark_remove": mark.unlink,
-    }[damage]()  # fmt: skip
+    }  # fmt: skip
+    damages[damage]()
     opener.fail = None
     step(opener, tmp_path / "out", runtime)
     assert opener.done() == [*UNITS, "00000", "00002"]
@@ -107,7 +108,7 @@ def test_only_one_run_works_in_a_folder(opener: Opener, tmp_path: Path, runtime:
     first.close()
     assert step(opener, tmp_path / "out", runtime)["things"] == 6
     child = subprocess.Popen(
-        ["python", "-c", f"import fcntl,time; f=open({str(runtime.work / 'step-k' / 'lock')!r},'w');"
+        ["python", "-c", f"import fcntl,time; f=open({str(scratch_folder(runtime.work, 'step', 'k') / 'lock')!r},'w');"
                          "fcntl.flock(f,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE,
     )  # fmt: skip
@@ -142,7 +143,7 @@ def test_another_key_forgets_only_what_is_published(opener: Opener, tmp_path: Pa
 
 def test_what_a_killed_run_left_half_done_is_cleared(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
     """Half a unit, half a mark, half an output: none is in the way, and none is in the result."""
-    folder = runtime.work / "step-k"
+    folder = scratch_folder(runtime.work, "step", "k")
     (folder / "00000.4242.tmp").mkdir(parents=True)
     (folder / "00000.4242.tmp" / "00000.bin").write_bytes(b"half")
     (folder / "00001.done.json.tmp").write_text("{")

@@ -15,7 +15,7 @@ from ovseg.errors import BadItem, OvsegError
 from ovseg.images import read_bytes, read_header, safe_path
 from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import PUBLISHED, Counts, Scratch, Task, published
+from ovseg.mining.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
 
 IMAGES_PER_PART = 64  # of the index, and so of every table that follows it: a unit is minutes of work at most
 
@@ -41,7 +41,7 @@ def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit
         images=str(images.resolve()), captions=_stamp(captions), limit=limit, schema=tables.SCHEMA_VERSION
     )
     # the pictures themselves are no part of the key: an index that is made again, as DVC does when they change, looks anew
-    again = (runtime.work / f"index-{key}" / PUBLISHED).exists() and published(out, key) is None
+    again = (scratch_folder(runtime.work, "index", key) / PUBLISHED).exists() and published(out, key) is None
     scratch = Scratch(runtime.work, "index", key, runtime.fresh or again)
     store = _open(captions, scratch.folder / "captions.sqlite")
     number = min(store.count(), limit or store.count())

@@ -1,7 +1,7 @@
 """Units of work that survive a kill: done once, checked when found again, published in one step.
 
 DVC deletes outputs before a stage runs, so unfinished work lives outside them, in `$OVSEG_WORK` (default: the user's
-cache), in a folder named after the step and the fingerprint of all that its result depends on:
+cache), in a folder named after the step and the fingerprint of all that its result depends on, our code included:
 
     score-1f0c.../00042.parquet       the result of unit 00042, whole or absent
     score-1f0c.../00042.done.json     written last: counts, and the sha256 of each of its files
@@ -38,7 +38,7 @@ class Scratch:
     """The folder of one step's finished units. At most one run works in it at a time."""
 
     def __init__(self, work: Path, step: str, key: str, fresh: bool = False) -> None:
-        self.folder = work / f"{step}-{key}"
+        self.folder = scratch_folder(work, step, key)
         self.key = key
         _forget_published(work, step, keep=self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +137,11 @@ def total(counts: Sequence[Counts]) -> dict[str, int]:
     for one in counts:
         added.update(one)
     return dict(added)
+
+
+def scratch_folder(work: Path, step: str, key: str) -> Path:
+    """Where the unfinished work of a step lies; other code has another folder, as it may give another result."""
+    return work / f"{step}-{fingerprint.of(key=key, code=fingerprint.of_code())}"
 
 
 def work_folder() -> Path:

@@ -82,7 +82,9 @@ def load_shards(
             f"shards.min_shards to at least {readers}, use fewer workers, or resample"
         )
     colour = crops.fill_colour(fill, mean)
-    first = seed * EPOCHS  # webdataset adds the epoch: without room between them, seed 1 would repeat the epochs of seed 0
+    first = (
+        seed * EPOCHS
+    )  # webdataset adds the epoch: without room between them, seed 1 would repeat the epochs of seed 0
     names = [str(path) for path in paths]
     steps: list[Any] = [wds.ResampledShards(names, seed=first + epoch, deterministic=True)] if resampled else [
         wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
