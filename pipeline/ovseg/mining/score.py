@@ -149,7 +149,9 @@ def _task(
     clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
     colour = crops.fill_colour(fill, clip.mean.tolist())
     embeddings = read_texts(texts)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))  # torch's threads are the encoder's
+    pool = ThreadPoolExecutor(
+        workers, initializer=torch.set_num_threads, initargs=(1,)
+    )  # torch's threads are the encoder's
 
     def cut(job: _Job) -> tuple[_Job, list[int], Tensor] | tuple[_Job, BadItem]:
         try:
