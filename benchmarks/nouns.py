@@ -54,7 +54,7 @@ def run(options: Options) -> Result:
                "components": " ".join(full.pipe_names), "batch": BATCH, "nouns (the same)": len(found[OURS])},
         rows=[{"way": name, "captions/s": middle[name], "ratio": middle[name] / middle[PLAIN]} for name in ways],
         targets=[Target("ours / one by one", ratio, 3.0)],
-        detail={"repeats": rates},
+        turns=rates,
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import mean, median
+from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow", "pycocotools", "pyarrow", "spacy", "thinc", "webdataset")
@@ -57,6 +57,13 @@ class Target:
         return f"{self.name}: {self.value:.2f} (target {sign} {self.limit:.2f}): {'met' if self.met else 'MISSED'}"
 
 
+class Turn(NamedTuple):
+    """One measurement: its rate, and the share of all cores that others took meanwhile."""
+
+    rate: float
+    others: float
+
+
 @dataclass(frozen=True)
 class Result:
     """What was measured.
@@ -65,13 +72,13 @@ class Result:
         setup: on what, as one line of a table says it: counts, sizes, model.
         rows: of the table, all with the same columns.
         targets: what must hold.
-        detail: further numbers for the file, such as each repeat.
+        turns: every turn of each way, from `interleave`.
     """
 
     setup: dict[str, str | float]
     rows: list[Row]
     targets: list[Target] = field(default_factory=list)
-    detail: dict[str, Any] = field(default_factory=dict)
+    turns: dict[str, list[Turn]] = field(default_factory=dict)
 
 
 Benchmark = Callable[[Options], Result]
@@ -82,7 +89,9 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
     begun = time.monotonic()
     with others() as load:
         result = benchmark(options)
-    print_table(name, result, time.monotonic() - begun, load["share"])
+    noise = [turn.others for turns in result.turns.values() for turn in turns]
+    share = mean(noise) if noise else load["share"]
+    print_table(name, result, time.monotonic() - begun, share)
     if not options.smoke:
         record = {
             "benchmark": name,
@@ -90,11 +99,11 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
             "versions": versions(),
-            "others_share_of_cpu": round(load["share"], 3),
+            "others_share_of_cpu": round(share, 3),
             "setup": result.setup,
             "rows": [rounded(row) for row in result.rows],
             "targets": [{**rounded(vars(t)), "met": t.met} for t in result.targets],
-            **result.detail,
+            "turns": {way: [rounded(turn._asdict()) for turn in turns] for way, turns in result.turns.items()},
         }
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{name}-{slug()}.json"
@@ -120,17 +129,38 @@ def print_table(name: str, result: Result, seconds: float, noise: float) -> None
         print(f"NOISY: others took {noise:.0%} of the processor meanwhile; run it again when the machine is free")
 
 
-def interleave(ways: dict[str, Callable[[int], float]], repeats: int) -> dict[str, list[float]]:
-    """Call each way once a round, so that a slow minute meets all of them: name -> what it returned."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+def interleave(ways: dict[str, Callable[[int], float]], repeats: int) -> dict[str, list[Turn]]:
+    """Call each way once a round, so that a slow minute of the machine meets all of them.
+
+    A turn that others disturbed is taken again, as long as there are spare ones.
+
+    Args:
+        ways: name -> a function of the number of the round that returns a rate.
+        repeats: rounds, and spare turns for each way.
+
+    Returns:
+        name -> its turns.
+    """
+    found: dict[str, list[Turn]] = {name: [] for name in ways}
+    spare = repeats * len(ways)
     for repeat in range(repeats):
         for name, way in ways.items():
-            found[name].append(way(repeat))
+            turn = _turn(way, repeat)
+            while turn.others > NOISY and spare:
+                spare -= 1
+                turn = min(turn, _turn(way, repeat), key=lambda one: one.others)
+            found[name].append(turn)
     return found
 
 
-def medians(found: dict[str, list[float]]) -> dict[str, float]:
-    return {name: median(values) for name, values in found.items()}
+def _turn(way: Callable[[int], float], repeat: int) -> Turn:
+    with others() as load:
+        rate = way(repeat)
+    return Turn(rate, load["share"])
+
+
+def medians(found: dict[str, list[Turn]]) -> dict[str, float]:
+    return {name: median(turn.rate for turn in turns) for name, turns in found.items()}
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:

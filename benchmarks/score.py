@@ -13,6 +13,7 @@ They take turns, and medians are compared. A turn of the plain loop takes a part
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import inputs
-from benchmarks.results import Options, Result, Row, Target, interleave, medians
+from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
 from ovseg import crops, masks
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.images import Pixels
@@ -76,7 +77,7 @@ def run(options: Options) -> Result:
     plain = load_clip(MODEL, "random", runtime.devices[0], "fp32")
     rows: list[Row] = []
     targets: list[Target] = []
-    detail: dict[str, Any] = {}
+    turns: dict[str, list[Turn]] = {}
     for precision in precisions:
         clip = load_clip(MODEL, "random", runtime.devices[0], precision)
         texts = _texts(tables, precision, runtime)
@@ -89,7 +90,7 @@ def run(options: Options) -> Result:
         rates = interleave(ways, repeats)
         middle = medians(rates)
         rows.append(_row(precision, middle))
-        detail[precision] = rates
+        turns |= {f"{name}, {precision}": measured for name, measured in rates.items()}
         if precision == "bf16":
             targets = [Target("ours / encoder, bf16", middle["ours"] / middle["encoder"], 0.9),
                        Target("ours bf16 / plain loop fp32", middle["ours"] / middle["plain"], 3.0)]  # fmt: skip
@@ -97,7 +98,7 @@ def run(options: Options) -> Result:
         "images": found.number, "photographs": str(found.real).lower(), "crops": sum(len(job.regions) for job in jobs),
         "nouns": sum(len(job.texts) for job in jobs), "model": MODEL, "batch": BATCH, "device": runtime.devices[0],
     }  # fmt: skip
-    return Result(setup, rows, targets, {"repeats": detail})
+    return Result(setup, rows, targets, turns)
 
 
 def _row(precision: str, middle: dict[str, float]) -> Row:
@@ -168,9 +169,11 @@ def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime:
         "mean", True, 5, 1.0, runtime.workers, runtime.batch_size,
     )  # fmt: skip
 
-    def way(repeat: int) -> float:
+    turns = itertools.count()
+
+    def way(_: int) -> float:
         spent: list[float] = []
-        key = f"benchmark-{precision}-{repeat}"
+        key = f"benchmark-{precision}-{next(turns)}"
         units = list(unit_names(tables.index))
         counts = run_step("score", key, units, partial(_timed, task, spent), out / key, runtime, uses_model=True)
         return counts["crops"] / sum(spent)
