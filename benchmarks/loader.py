@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row
 from ovseg.mining.run import Settings, mine
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, SIZES
+from ovseg.runtime import Runtime
 from ovseg.training.loader import load_shards
 
 IMAGES, BATCH, SIZE, SECONDS, WARM = 108, 64, 224, 10.0, 12

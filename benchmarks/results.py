@@ -218,7 +218,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
-    from ovseg.mining.runtime import devices
+    from ovseg.runtime import devices
 
     if not devices("auto")[0].startswith("cuda"):
         return []

@@ -38,11 +38,11 @@ from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import pictures as listed
 from ovseg.mining.propose import propose_masks
-from ovseg.mining.runtime import Runtime, devices
 from ovseg.mining.steps import run_step
 from ovseg.mining.texts import encode_nouns, read_texts
-from ovseg.mining.units import Counts, Task, unit_names
 from ovseg.proposals import Picture
+from ovseg.runtime import Runtime, devices
+from ovseg.units import Counts, Task, unit_names
 
 IMAGES, REPEATS, BATCH = 40, 3, 64
 MODEL = "ViT-B-16"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ovseg.errors import OvsegError
 from ovseg.params import Params, read_params
+from ovseg.runtime import from_environment
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:
@@ -21,3 +24,26 @@ def run_stage(stage: Callable[[Params], object]) -> None:
     except KeyboardInterrupt:
         print("Stopped. What is finished is kept: run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
+
+
+def run_training(stage: Callable[[Params], object]) -> None:
+    """As `run_stage`, in one process for each device (`OVSEG_DEVICE`), or in `OVSEG_PROCESSES`: torchrun starts them."""
+    if "RANK" not in os.environ:
+        run_stage(_start_ranks)
+    elif not is_first_rank():
+        logging.disable(logging.INFO)
+    run_stage(stage)
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes what all ranks together have made."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _start_ranks(_: Params) -> None:
+    """Become torchrun, where several processes are wanted; it comes back here in each of them."""
+    processes = int(os.environ.get("OVSEG_PROCESSES", len(from_environment().devices)))
+    if processes > 1:
+        module = Path(sys.argv[0]).resolve().relative_to(Path.cwd()).with_suffix("")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        os.execv(sys.executable, [*torchrun, "-m", ".".join(module.parts)])  # noqa: S606

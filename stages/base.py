@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from ovseg.clip.save import materialise
+from ovseg.clip.adapted import materialise
 from ovseg.params import Params
 from stages._run import run_stage
 
 
 def main(params: Params) -> None:
     """Read section clip, write models/base."""
-    materialise(params.clip.model, params.clip.pretrained, Path("models/base"))
+    materialise(params.clip.model, params.clip.pretrained, Path("models/base"), params.clip.licence)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ovseg.mining.index import build_index
-from ovseg.mining.runtime import from_environment
 from ovseg.params import Params
+from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ovseg.mining.nouns import extract_nouns
-from ovseg.mining.runtime import from_environment
 from ovseg.params import Params
+from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ovseg import masks
-from ovseg.mining.runtime import Runtime
+from ovseg.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

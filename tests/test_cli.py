@@ -18,7 +18,8 @@ import open_clip
 import pytest
 from PIL import Image
 
-from ovseg import cli, masks, tables
+from ovseg import masks, tables
+from ovseg.cli import mine as cli
 from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, digests
 
 OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
@@ -37,7 +38,8 @@ def spawn(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[s
     """The command in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "ovseg.cli", *arguments], capture_output=True, text=True, env=environment, timeout=120, **options
+        [sys.executable, "-m", "ovseg.cli.mine", *arguments], capture_output=True, text=True, env=environment, timeout=120,
+        **options
     )  # fmt: skip
 
 
@@ -81,7 +83,8 @@ def test_help_answers_at_once_and_without_torch() -> None:
         assert found.returncode == 0 and "captions and pictures in" in found.stdout
     assert min(seconds) < 0.5, statistics.median(seconds)
     heavy = "torch", "open_clip", "spacy", "pyarrow", "transformers", "webdataset", "ray", "scipy"
-    code = "import sys, ovseg.cli; sys.argv = ['ovseg-mine', 'run', '--help']\ntry: ovseg.cli.main()\nexcept SystemExit: pass\n"
+    code = "import sys, ovseg.cli.mine as cli; sys.argv = ['ovseg-mine', 'run', '--help']\n"
+    code += "try: cli.main()\nexcept SystemExit: pass\n"
     code += f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout

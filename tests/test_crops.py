@@ -135,3 +135,32 @@ def test_any_shape_fits(shape: tuple[int, int]) -> None:
     assert pixels.shape == (3, 32, 32) and inside.shape == (32, 32) and inside.all()
     if shape == (1, 1):
         assert (pixels == torch.from_numpy(crop[0, 0])[:, None, None]).all()
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.5, 0.1])
+def test_jitter_takes_one_rectangle_of_crop_and_mask_of_at_least_that_share(scale: float) -> None:
+    """Pixels that tell where they were prove that both are cut alike; the aspect changes by a third at most."""
+    height, width = 60, 45
+    y, x = np.mgrid[:height, :width]
+    crop = np.stack([y, x, (y + x) % 2], axis=-1).astype(np.uint8)
+    shares = []
+    for seed in range(200):
+        part, inside = crops.jitter(crop, (y + x) % 2 == 1, scale, np.random.default_rng(seed))
+        assert part.shape[:2] == inside.shape
+        assert np.array_equal(part[..., 2] == 1, inside)
+        assert np.array_equal(
+            part[..., 0], np.broadcast_to(part[:1, :1, 0] + np.arange(len(part))[:, None], inside.shape)
+        )
+        shares.append(inside.size / (height * width))
+        if scale == 0.5:
+            assert 0.7 < (inside.shape[0] / height) / (inside.shape[1] / width) < 1.45
+    assert min(shares) > scale * 0.7  # a side that would be longer than the crop is cut, and sides are whole pixels
+    assert max(shares) <= 1
+    assert np.std(shares) > 0
+
+
+def test_jitter_never_loses_the_foreground() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[0, 0] = True
+    for seed in range(50):
+        assert crops.jitter(np.zeros((40, 40, 3), np.uint8), mask, 0.3, np.random.default_rng(seed))[1].any()

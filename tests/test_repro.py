@@ -114,5 +114,5 @@ def test_a_wrong_setting_of_an_experiment_fails_with_the_key_the_value_and_what_
 
 def test_the_shards_of_the_dag_pass_verify(repo: Copy) -> None:
     repo.dvc("repro")
-    done = repo.run(sys.executable, "-m", "ovseg.cli", "verify", "shards")
+    done = repo.run(sys.executable, "-m", "ovseg.cli.mine", "verify", "shards")
     assert "all sound" in done.stdout

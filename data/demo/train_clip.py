@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from ovseg.datasets.demo.pretrain import pretrain
+from ovseg.datasets.demo.pretrain import PHASES, pretrain
 from ovseg.params import Params
 from stages._run import run_stage
 
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 def main(_: Params) -> None:
     """Write data/demo/clip and its measurements."""
     begun = time.monotonic()
-    found = pretrain(HERE / "clip", pictures=48_000, steps=5_000, batch=128, lr=1e-3, seed=0)
+    found = pretrain(HERE / "clip", PHASES, batch=128, lr=1e-3)
     found["minutes"] = round((time.monotonic() - begun) / 60, 1)
     (HERE / "clip" / "measured.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(found)

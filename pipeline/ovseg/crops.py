@@ -2,11 +2,13 @@
 
 One set of functions for mining, shards, training and inference, so that CLIP sees the same thing everywhere:
 `cut` (box out of the image) -> `fill` (background to one colour) -> `fit` (square, uint8) -> `normalise` (floats).
+Training has `jitter` before `fit`.
 Shapes: H, W image; h, w box; S model input; N crops.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -44,6 +46,28 @@ def fill_background(crop: Pixels, mask: Bool, colour: Pixels | None) -> Pixels:
     if colour is None:
         return crop
     return np.where(mask[..., None], crop, colour)
+
+
+def jitter(crop: Pixels, mask: Bool, scale: float, rng: np.random.Generator) -> tuple[Pixels, Bool]:
+    """A random part of a crop `[h, w, 3]` and of its mask, for training (paper A.4's RandomResizedCrop, without resizing).
+
+    Args:
+        crop, mask: what `cut` gave.
+        scale: the part covers at least that share of the crop; its aspect is changed by up to 4 / 3.
+        rng: source of the choice.
+
+    Returns:
+        views of both; the whole crop where the part would hold no foreground.
+    """
+    height, width = mask.shape
+    share, aspect = rng.uniform(scale, 1), math.exp(rng.uniform(-1, 1) * math.log(4 / 3))
+    h, w = (
+        max(1, round(side * min(1, math.sqrt(part))))
+        for side, part in ((height, share / aspect), (width, share * aspect))
+    )
+    y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    inside = mask[y : y + h, x : x + w]
+    return (crop[y : y + h, x : x + w], inside) if inside.any() else (crop, mask)
 
 
 def fit(crop: Pixels, mask: Bool, size: int, antialias: bool) -> tuple[Tensor, Tensor]:

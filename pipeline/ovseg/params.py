@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ovseg.errors import OvsegError
 
@@ -40,6 +40,8 @@ class Clip(_Section):
     """a name of open_clip, local-dir:FOLDER or hf-hub:OWNER/NAME"""
     pretrained: str | None
     """for a name: a tag of open_clip, a weights file, or "random" """
+    licence: str | None
+    """of the weights, for the model card"""
 
 
 class Crop(_Section):
@@ -89,6 +91,8 @@ class Propose(_Section):
     """soft masks are cut here"""
     max_proposals: Count
     """per image, best first"""
+    licence: str | None
+    """of the masks, for the model card"""
 
 
 class Score(_Section):
@@ -125,6 +129,58 @@ class Shards(_Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
 
 
+class _Training(_Section):
+    epochs: Annotated[int, Field(ge=0)]
+    """over all samples; 0 passes the model through"""
+    max_steps: Annotated[int, Field(ge=0)] | None
+    """at most that many, the schedule included"""
+    batch_size: Count
+    """pairs of the global batch, over all processes"""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """of the image tower's matrices"""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    loss: Literal["multi_positive", "info_nce"]
+    """pairs of the same noun are all right, or the paper's"""
+    templates: Literal["none", "single", "vild", "random-per-step"]
+    logit_scale: Literal["train", "fixed"]
+    crop_scale: Annotated[float, Field(gt=0, le=1)]
+    """least share of a crop that is seen; 1 is all of it"""
+    precision: Literal["fp32", "bf16"]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Finetune(_Training):
+    """CLIP's image tower on the mined pairs (paper 3.2)."""
+
+    init: Literal["base", "prompt"]
+    """of models/; prompt: with its mask prompts fixed"""
+    lr: Annotated[float, Field(gt=0)]
+
+
+class Prompt(_Training):
+    """Mask prompts (paper 3.3)."""
+
+    init: Literal["base", "finetune"]
+    """of models/"""
+    lr: Annotated[float, Field(gt=0)]
+    """of the prompts"""
+    tower_lr: Annotated[float, Field(gt=0)] | None
+    """of the image tower, to train both at once; null leaves it frozen"""
+    depth: Count
+    """layers that prompts go into"""
+
+
+class Heldout(_Section):
+    """Annotated masks that nothing is trained on: mask accuracy."""
+
+    images: str
+    truth: str
+    """COCO instances or panoptic JSON"""
+    limit: Count | None
+    """only the first that many pictures"""
+    templates: Literal["none", "single", "vild"]
+
+
 class Report(_Section):
     """What is shown and measured."""
 
@@ -146,7 +202,18 @@ class Params(_Section):
     score: Score
     select: Select
     shards: Shards
+    finetune: Finetune
+    prompt: Prompt
+    heldout: Heldout
     report: Report
+
+    @model_validator(mode="after")
+    def _no_circle(self) -> Params:
+        if self.finetune.init == "prompt" and self.prompt.init == "finetune":
+            raise ValueError(
+                "finetune.init=prompt and prompt.init=finetune wait for each other; set one of them to base"
+            )
+        return self
 
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
@@ -175,6 +242,8 @@ def _say(error: Any) -> str:
         return f"unknown key {'.'.join(map(str, error['loc']))!r}; known: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{'.'.join(map(str, error['loc']))} is missing"
+    if not key:
+        return str(error["msg"]).removeprefix("Value error, ")
     return f"{key}={error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Templates = Literal["none", "single", "vild"]
+TrainTemplates = Literal["none", "single", "vild", "random-per-step"]  # the last: one of ViLD's for each pair and step
 Encode = Callable[[list[str]], Tensor]
 """N texts -> float32 unit vectors `[N, D]`."""
 

@@ -18,7 +18,7 @@ from ovseg.datasets.webdataset import image_id, open_shards
 from ovseg.errors import OvsegError
 from ovseg.images import decode_image, read_bytes
 from ovseg.mining.index import build_index
-from ovseg.mining.runtime import Runtime
+from ovseg.runtime import Runtime
 
 
 def jpeg(seed: int = 0) -> bytes:

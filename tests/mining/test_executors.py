@@ -13,9 +13,9 @@ import pytest
 
 from ovseg.errors import OvsegError
 from ovseg.mining.executors import local
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Task
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Task
 from tests.conftest import ROOT, Mined, digests
 
 UNITS = [f"{i:05d}" for i in range(6)]

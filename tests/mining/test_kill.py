@@ -34,7 +34,7 @@ def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "OVSEG_WORK": str(work)}
         return subprocess.Popen(
-            [sys.executable, "-m", "ovseg.cli", *arguments], env=environment, text=True, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "ovseg.cli.mine", *arguments], env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 from ovseg import tables
 from ovseg.errors import OvsegError
 from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, refusal
-from ovseg.mining.runtime import Runtime
+from ovseg.runtime import Runtime
 from tests.conftest import EWT, TAGGER
 
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ from PIL import Image
 from ovseg import masks, tables
 from ovseg.clip.load import load_clip
 from ovseg.crops import fill_colour, region
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.score import DIGITS, rank, representatives, score_nouns
+from ovseg.runtime import Runtime
 from ovseg.vocabulary import embed
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ovseg import masks, tables
 from ovseg.errors import OvsegError
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.select import annotated_number, cap, one_to_one, refusal, select_pairs
+from ovseg.runtime import Runtime
 
 Row = dict[str, Any]
 

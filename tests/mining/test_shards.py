@@ -16,9 +16,9 @@ from PIL import Image
 
 from ovseg import crops, masks, tables
 from ovseg.errors import BadItem, OvsegError
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, bounds, write_shards
 from ovseg.mining.verify import verify
+from ovseg.runtime import Runtime
 from ovseg.samples import MEMBERS, Sample, decode_sample, encode_sample, key_of
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 

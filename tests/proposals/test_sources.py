@@ -15,10 +15,10 @@ from PIL import Image
 from ovseg import masks, tables
 from ovseg.errors import BadItem, OvsegError
 from ovseg.mining.propose import propose_masks
-from ovseg.mining.runtime import Runtime
 from ovseg.proposals import Picture, Proposal
 from ovseg.proposals.annotated import ground_truth, precomputed
 from ovseg.proposals.maskformer import binarise, maskformer
+from ovseg.runtime import Runtime
 from tests.conftest import SHARED, Coco
 
 W, H = 16, 12

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ovseg import masks, tables
-from ovseg.mining.units import write_json
+from ovseg.units import write_json
 
 WIDTH, HEIGHT = 60, 40
 EVIL = "a <script>document.title = 'owned'</script> dog & </script><!-- \U0001f415 dog"

@@ -18,7 +18,7 @@ STAGES = {
     for dag in DAGS
     for name, stage in yaml.safe_load(dag.read_text(encoding="utf-8"))["stages"].items()
 }
-ORDER = ["base", "index", "nouns", "propose", "score", "select", "shards", "report"]
+ORDER = ["base", "index", "nouns", "propose", "score", "select", "shards", "finetune", "prompt", "report"]
 
 
 def _script(stage: dict[str, Any]) -> Path:
@@ -58,12 +58,19 @@ def _expand(entry: str) -> set[str]:
 
 
 def _read(script: Path) -> set[str]:
-    """Every `params.section.key` that a script reads."""
-    return {
-        f"{node.value.attr}.{node.attr}"
-        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Attribute)
-        and isinstance(node.value.value, ast.Name)
-        and node.value.value.id == "params"
+    """Every `params.section.key` that a script, or what it imports from stages/, reads; `params.section` by itself is all
+    of its keys."""
+    files = [ROOT / path for path in closure(script) if path.startswith(("stages/", "data/")) and path.endswith(".py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    sections = [
+        node
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    ]
+    keys = [node for node in nodes if isinstance(node, ast.Attribute) and node.value in sections]
+    whole = {node.attr for node in sections} - {
+        node.value.attr for node in keys if isinstance(node.value, ast.Attribute)
+    }
+    return {key for section in whole for key in _expand(section)} | {
+        f"{node.value.attr}.{node.attr}" for node in keys if isinstance(node.value, ast.Attribute)
     }

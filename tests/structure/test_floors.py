@@ -10,7 +10,20 @@ from tests.structure.closure import ROOT, imports
 
 PACKAGE = ROOT / "pipeline" / "ovseg"
 FLOORS = (
-    {"errors", "fingerprint", "params", "tables", "masks", "images", "crops", "vocabulary", "samples"},
+    {
+        "errors",
+        "fingerprint",
+        "params",
+        "tables",
+        "masks",
+        "images",
+        "crops",
+        "vocabulary",
+        "samples",
+        "units",
+        "progress",
+        "runtime",
+    },
     {"clip", "proposals", "datasets"},
     {"mining", "training", "segmentation"},
     {"evaluation", "report"},

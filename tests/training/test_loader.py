@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import webdataset as wds
 
 from ovseg.crops import fill_colour
 from ovseg.errors import OvsegError
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, write_shards
+from ovseg.runtime import Runtime
 from ovseg.samples import Sample, encode_sample, key_of
 from ovseg.training.loader import Batch, load_shards
 from tests.conftest import Mined
@@ -188,3 +189,38 @@ def test_mined_shards_load(mined: Mined, tmp_path: Path, runtime: Runtime) -> No
     batches = read(tmp_path / "s", workers=2)
     assert sorted(keys(batches)) == [key_of(i) for i in range(counts["samples"])]
     assert all(batch["mask"].any((1, 2)).all() for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_repeated_every_batch_is_full_and_every_sample_comes_equally_often(folder: Path, workers: int) -> None:
+    """Two epochs of 30 samples in batches of 4 from each reader, none short, nothing left out in the long run."""
+    loader = load_shards(folder, SIZE, 4, mean=CLIP_MEAN, workers=workers, repeat=True, seed=3)
+    batches = list(islice(loader, 60))
+    assert {len(batch["key"]) for batch in batches} == {4}
+    seen = Counter(keys(batches))
+    assert len(seen) == SHARDS * PER_SHARD
+    assert max(seen.values()) - min(seen.values()) <= 2
+    again = load_shards(folder, SIZE, 4, mean=CLIP_MEAN, workers=workers, repeat=True, seed=3)
+    assert keys(batches) == keys(list(islice(again, 60)))
+
+
+def test_repeated_each_epoch_has_another_order(folder: Path) -> None:
+    order = keys(list(islice(load_shards(folder, SIZE, 1, mean=CLIP_MEAN, repeat=True), 60)))
+    assert sorted(order[:30]) == sorted(order[30:])
+    assert order[:30] != order[30:]
+
+
+def test_random_crops_are_the_same_for_the_same_seed(folder: Path) -> None:
+    def first(seed: int, scale: float) -> Batch:
+        return next(iter(load_shards(folder, SIZE, 30, mean=CLIP_MEAN, shuffle=False, seed=seed, crop_scale=scale)))
+
+    one, other, whole = first(1, 0.5), first(2, 0.5), first(1, 1.0)
+    assert torch.equal(one["mask"], first(1, 0.5)["mask"])
+    assert not torch.equal(one["mask"], other["mask"])
+    assert not torch.equal(one["mask"], whole["mask"])
+
+
+def test_a_sample_without_noun_id_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, [[sample(0), sample(1, record={"noun": "star"})]])
+    assert keys(read(tmp_path)) == [key_of(0)]
+    assert "noun_id is None" in caplog.text

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ovseg import crops, fingerprint
 from ovseg.clip.names import RANDOM, SCHEMAS
+from ovseg.clip.prompts import inserted
 from ovseg.errors import OvsegError
 
 Precision = Literal["fp32", "bf16"]
@@ -36,6 +37,7 @@ class Clip:
         mean, std: its normalisation, float `[3]` on the model's device, in [0, 1].
         width: D, the joint embedding's width.
         dtype: of the images it takes.
+        prompts: mask prompts `[depth, patches, width of the tower]`, or None.
     """
 
     model: nn.Module
@@ -45,13 +47,27 @@ class Clip:
     std: Tensor
     width: int
     dtype: torch.dtype
+    prompts: Tensor | None = None
 
     @torch.inference_mode()
-    def encode_crops(self, crops_: Tensor) -> Tensor:
-        """uint8 `[N, 3, S, S]` from `crops.region` -> float32 unit vectors `[N, D]` on the CPU."""
+    def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Embed what `crops.region` cut out.
+
+        Args:
+            crops_: uint8 `[N, 3, S, S]`.
+            masks: bool `[N, S, S]`; needed where there are mask prompts, and not looked at elsewhere.
+
+        Returns:
+            float32 unit vectors `[N, D]` on the CPU.
+        """
         device = self.mean.device
         images = crops.normalise(crops_.to(device, non_blocking=True), self.mean, self.std).to(self.dtype)
-        return _unit(self.model.encode_image(images))  # type: ignore[operator]
+        if self.prompts is None:
+            return _unit(self.model.encode_image(images))  # type: ignore[operator]
+        if masks is None:
+            raise ValueError("a CLIP with mask prompts needs the masks of its crops")
+        with inserted(self.model.visual, self.prompts, masks.to(device)):  # type: ignore[arg-type]
+            return _unit(self.model.encode_image(images))  # type: ignore[operator]
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:

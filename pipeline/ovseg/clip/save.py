@@ -12,9 +12,7 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import save_file
 from torch import nn
 
-from ovseg.clip.load import load_clip, weights_fingerprint
-
-CONFIG, WEIGHTS, PROVENANCE = "open_clip_config.json", "open_clip_model.safetensors", "provenance.json"
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 def save_clip(network: nn.Module, model_config: dict[str, Any], folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -44,15 +42,3 @@ def model_config(model: str) -> dict[str, Any]:
 
         return dict(json.loads(Path(hf_hub_download(model[7:], CONFIG)).read_text(encoding="utf-8"))["model_cfg"])
     return dict(open_clip.get_model_config(model))
-
-
-def materialise(model: str, pretrained: str | None, folder: Path) -> None:
-    """Copy any CLIP that `load_clip` loads into a local folder, with a note of where it came from.
-
-    Raises:
-        OvsegError: as `load_clip`.
-    """
-    clip = load_clip(model, pretrained)
-    save_clip(clip.model, model_config(model), folder)
-    origin = {"model": model, "pretrained": pretrained, "weights": weights_fingerprint(model, pretrained)}
-    (folder / PROVENANCE).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")

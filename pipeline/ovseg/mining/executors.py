@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import OvsegError
-from ovseg.mining.units import Counts, Opener, Task, commit
+from ovseg.units import Counts, Opener, Task, commit
 
 Executor = Callable[[Opener, Sequence[str], Path, Sequence[str]], Iterator[Counts]]
 """(opener, units, scratch folder, a device for each process) -> counts of units as they finish."""

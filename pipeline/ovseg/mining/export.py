@@ -15,9 +15,9 @@ from PIL import Image
 from ovseg import crops, tables
 from ovseg.errors import OvsegError
 from ovseg.mining.shards import CLIP_MEAN, SIZES
-from ovseg.mining.units import write_json
 from ovseg.mining.verify import shards_folder
 from ovseg.samples import Sample, decode_sample
+from ovseg.units import write_json
 
 QUALITY = 95
 

@@ -13,9 +13,9 @@ from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import read_bytes, read_header, safe_path
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
+from ovseg.runtime import Runtime
+from ovseg.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
 
 IMAGES_PER_PART = 64  # of the index, and so of every table that follows it: a unit is minutes of work at most
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ovseg import fingerprint, tables
 from ovseg.errors import OvsegError
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Task, unit_names
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Task, unit_names
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -15,8 +15,8 @@ from ovseg.datasets.webdataset import open_shards
 from ovseg.mining.index import IMAGES_PER_PART
 from ovseg.mining.nouns import load_tagger
 from ovseg.mining.run import Settings
-from ovseg.mining.runtime import Runtime
 from ovseg.proposals.annotated import check_path
+from ovseg.runtime import Runtime
 
 NOUNS_PER_CAPTION = 3.74  # pairs per image with one caption on COCO (paper, table 2: 442,117 / 118,287)
 BYTES_PER_SAMPLE = 25_000  # jpg, mask and json of a crop of a COCO picture

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from ovseg import fingerprint, masks, tables
 from ovseg.errors import BadItem, OvsegError
 from ovseg.mining.executors import DEVICE
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, unit_names
 from ovseg.proposals import Picture, Proposal, Source
 from ovseg.proposals.annotated import check_path, ground_truth, precomputed
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Scratch, Task, unit_names
 
 SourceName = Literal["ground_truth", "precomputed", "maskformer"]
 USE_MODEL = frozenset({"maskformer"})

@@ -14,10 +14,10 @@ from ovseg.errors import OvsegError
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import CaptionsPerImage, NounUnit, extract_nouns
 from ovseg.mining.propose import SourceName, propose_masks
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.select import Rule, select_pairs
 from ovseg.mining.shards import write_shards
-from ovseg.mining.units import write_json
+from ovseg.runtime import Runtime
+from ovseg.units import write_json
 
 RUN = "run.json"
 

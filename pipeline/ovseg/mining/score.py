@@ -24,11 +24,11 @@ from ovseg.clip.load import Clip, Precision, load_clip, weights_fingerprint
 from ovseg.errors import BadItem
 from ovseg.mining.executors import DEVICE
 from ovseg.mining.propose import failure, pictures, write_failures
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
 from ovseg.mining.texts import encode_nouns, read_texts
-from ovseg.mining.units import Counts, Scratch, Task, published, unit_names
 from ovseg.proposals import Picture
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Scratch, Task, published, unit_names
 from ovseg.vocabulary import TEMPLATES, Templates
 
 DIGITS = 5  # of a similarity: what is beyond moves with the batch size, and must not decide a rank

@@ -17,9 +17,9 @@ import numpy as np
 
 from ovseg import fingerprint, tables
 from ovseg.errors import OvsegError
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Task
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Task
 
 Rule = Literal["best", "one_to_one"]
 Row = dict[str, Any]

@@ -17,11 +17,11 @@ from ovseg import crops, fingerprint, masks, tables
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import Pixels
 from ovseg.mining.propose import pictures
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Task, write_json
 from ovseg.proposals import Picture
+from ovseg.runtime import Runtime
 from ovseg.samples import Sample, encode_sample, key_of
+from ovseg.units import Counts, Task, write_json
 
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's; a loader of another CLIP fills again from the mask

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ovseg.errors import OvsegError
 from ovseg.mining.executors import EXECUTORS
-from ovseg.mining.progress import Progress
-from ovseg.mining.runtime import Runtime
-from ovseg.mining.units import Opener, Scratch, published, total
+from ovseg.progress import Progress
+from ovseg.runtime import Runtime
+from ovseg.units import Opener, Scratch, published, total
 
 log = logging.getLogger("ovseg")
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ovseg import fingerprint, tables
 from ovseg.clip.load import Precision, load_clip
 from ovseg.mining.executors import DEVICE
-from ovseg.mining.runtime import Runtime
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, unit_names, write_json
+from ovseg.runtime import Runtime
+from ovseg.units import Counts, Scratch, Task, unit_names, write_json
 from ovseg.vocabulary import TEMPLATES, Templates, embed
 
 NOUNS_PER_UNIT = 256

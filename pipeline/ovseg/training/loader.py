@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 import webdataset as wds
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ovseg import crops
 from ovseg.errors import BadItem, OvsegError
@@ -23,6 +24,7 @@ log = logging.getLogger("ovseg")
 
 SHUFFLE = 2000  # samples in each worker's buffer
 EPOCHS = 1_000_000  # that a seed has for itself
+SIZES = "sizes.json"
 
 
 class Batch(TypedDict):
@@ -48,6 +50,8 @@ def load_shards(
     fill: crops.Fill = "mean",
     antialias: bool = True,
     workers: int = 0,
+    crop_scale: float = 1.0,
+    repeat: bool = False,
     resampled: bool = False,
     shuffle: bool = True,
     epoch: int = 0,
@@ -55,9 +59,10 @@ def load_shards(
 ) -> DataLoader[Batch]:
     """A loader of batches.
 
-    Ranks come from `RANK` and `WORLD_SIZE`, as torchrun sets them. Not resampled, every sample comes exactly once an
-    epoch over all ranks and workers, and a worker's last batch may be short; resampled, shards are drawn with
-    replacement for ever.
+    Ranks come from `RANK` and `WORLD_SIZE`, as torchrun sets them. Every sample comes exactly once an epoch over all ranks
+    and workers, and a worker's last batch may be short. Repeated, epoch follows epoch for ever and every batch is full;
+    resampled, shards are drawn with replacement for ever. The order, and with it a training, is the same for the same
+    number of readers (ranks x workers).
 
     Args:
         folder: shards with their sizes.json.
@@ -66,6 +71,8 @@ def load_shards(
         mean: normalisation mean of the model, for the fill colour.
         fill, antialias: of the crop recipe.
         workers: loading processes; 0 loads in this one.
+        crop_scale: least share of a crop that is seen, see `crops.jitter`; 1 is all of it.
+        repeat: epoch after epoch for ever.
         resampled: draw shards for ever.
         shuffle: shards, and samples within a buffer; the order depends on `seed` and `epoch` alone.
         epoch, seed: of the order.
@@ -82,9 +89,7 @@ def load_shards(
             f"shards.min_shards to at least {readers}, use fewer workers, or resample"
         )
     colour = crops.fill_colour(fill, mean)
-    first = (
-        seed * EPOCHS
-    )  # webdataset adds the epoch: without room between them, seed 1 would repeat the epochs of seed 0
+    first = seed * EPOCHS  # webdataset adds the epoch: without room, seed 1 would repeat the epochs of seed 0
     names = [str(path) for path in paths]
     steps: list[Any] = [wds.ResampledShards(names, seed=first + epoch, deterministic=True)] if resampled else [
         wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
@@ -92,8 +97,25 @@ def load_shards(
     ]  # fmt: skip
     steps += [wds.tarfile_to_samples(handler=_stop)]
     steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=first, epoch=epoch - 1)] if shuffle else []
-    steps += [_Decode(size, colour, antialias), wds.batched(batch_size, collation_fn=_collate, partial=True)]
-    return wds.WebLoader(wds.DataPipeline(*steps), batch_size=None, num_workers=workers)  # type: ignore[no-any-return]
+    steps += [_Decode(size, colour, antialias, crop_scale, seed, folder)]
+    batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
+    source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
+    return wds.WebLoader(wds.DataPipeline(*source, batched), batch_size=None, num_workers=workers)  # type: ignore[no-any-return]
+
+
+def read_sizes(folder: Path) -> dict[str, int]:
+    """How many samples each shard has.
+
+    Raises:
+        OvsegError: if there are no finished shards.
+    """
+    path = folder / SIZES
+    try:
+        return {str(name): int(number) for name, number in json.loads(path.read_text(encoding="utf-8")).items()}
+    except OSError:
+        raise OvsegError(f"{folder} holds no finished shards (no {SIZES}); run the stage `shards` first") from None
+    except (ValueError, AttributeError) as error:
+        raise OvsegError(f"{path} is broken ({error}); run the stage `shards` again") from None
 
 
 def list_shards(folder: Path) -> list[Path]:
@@ -102,10 +124,10 @@ def list_shards(folder: Path) -> list[Path]:
     Raises:
         OvsegError: if there are none, or one is missing.
     """
-    sizes = folder / "sizes.json"
-    if not sizes.is_file():
-        raise OvsegError(f"{folder} holds no finished shards (no sizes.json); run the stage `shards` first")
-    paths = [folder / name for name in json.loads(sizes.read_text(encoding="utf-8"))]
+    sizes = folder / SIZES
+    paths = [folder / name for name in read_sizes(folder)]
+    if not paths:
+        raise OvsegError(f"{sizes} lists no shard; run the stage `shards` again")
     for path in paths:
         if not path.is_file():
             raise OvsegError(f"{path} is listed in {sizes} and missing; run the stage `shards` again")
@@ -113,26 +135,45 @@ def list_shards(folder: Path) -> list[Path]:
 
 
 class _Decode:
-    """Raw members -> one element of a batch. A sample that cannot be read is logged, at first and then rarely."""
+    """Raw members -> one element of a batch. A sample that cannot be used is logged, at first and then rarely."""
 
-    def __init__(self, size: int, colour: Pixels | None, antialias: bool) -> None:
-        self.size, self.colour, self.antialias = size, colour, antialias
+    def __init__(
+        self, size: int, colour: Pixels | None, antialias: bool, crop_scale: float, seed: int, folder: Path
+    ) -> None:
+        self.size, self.colour, self.antialias, self.folder = size, colour, antialias, folder
+        self.crop_scale, self.seed = crop_scale, seed
+        self.rng: np.random.Generator | None = None
         self.dropped = 0
 
     def __call__(self, raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        good, problem = 0, None
         for raw in raws:
             try:
-                sample = decode_sample(raw)
-            except BadItem as problem:
+                found = self._element(raw)
+            except BadItem as why:
+                problem = why
                 self.dropped += 1
                 if self.dropped == 1 or self.dropped % 1000 == 0:
-                    log.warning("dropped %d samples; this one: %s", self.dropped, problem)
+                    log.warning("dropped %d samples; this one: %s", self.dropped, why)
                 continue
-            filled = crops.fill_background(sample.crop, sample.mask, self.colour)
-            crop, mask = crops.fit(filled, sample.mask, self.size, self.antialias)
-            yield {
-                "crop": crop, "mask": mask, "text": sample.text, "noun_id": sample.record["noun_id"], "key": sample.key,
-            }  # fmt: skip
+            good += 1
+            yield found
+        if problem and not good:
+            raise OvsegError(f"no sample of {self.folder} can be used; the last one: {problem}. Mine them with ovseg")
+
+    def _element(self, raw: dict[str, Any]) -> dict[str, Any]:
+        sample = decode_sample(raw)
+        noun_id = sample.record.get("noun_id")
+        if not isinstance(noun_id, int):
+            raise BadItem("no_noun_id", f"sample {sample.key}: noun_id is {noun_id!r}")
+        crop, inside = crops.fill_background(sample.crop, sample.mask, self.colour), sample.mask
+        if self.crop_scale < 1:
+            if self.rng is None:  # only now: each reader has its own
+                info = get_worker_info()
+                self.rng = np.random.default_rng([self.seed, int(os.environ.get("RANK", "0")), info.id if info else 0])
+            crop, inside = crops.jitter(crop, inside, self.crop_scale, self.rng)
+        crop_, mask = crops.fit(crop, inside, self.size, self.antialias)
+        return {"crop": crop_, "mask": mask, "text": sample.text, "noun_id": noun_id, "key": sample.key}
 
 
 def _collate(samples: list[dict[str, Any]]) -> Batch:

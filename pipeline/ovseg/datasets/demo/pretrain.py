@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
+from open_clip.transformer import PatchDropout
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,6 +45,36 @@ DRAWN = 72  # pictures are kept a little larger than the model's input: each ste
 CAPTIONS = 4  # of each picture
 OPENERS = ("", "", "a photo of ", "photo of ", "This is a photo of ", "There is ", "a picture of ", "a close up of ")
 PLACES = ("on", "on", "on the", "in front of", "near", "in the scene with", "over", "with")
+WHOLE = 0.2  # of the steps, the last ones, see whole pictures
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training, with a learning rate that rises and falls.
+
+    Attributes:
+        pictures: how many natural pictures are drawn.
+        steps: of the optimiser.
+        looks: share of nouns with their colour or pattern.
+        grounds: share of texts that name the ground.
+        dropped: share of patches that are left out but for the last steps: two steps in the time of one (FLIP, arXiv
+            2212.00794).
+    """
+
+    pictures: int
+    steps: int
+    looks: float
+    grounds: float
+    dropped: float
+
+
+PHASES = (
+    # rich texts first: colours and grounds are learned at once, and with them what a picture is
+    Phase(pictures=48_000, steps=5_000, looks=0.5, grounds=0.55, dropped=0.0),
+    # then plain ones: where most texts give the colour, a batch is told apart without the nouns, and a dozen of them stay
+    # unknown
+    Phase(pictures=96_000, steps=8_000, looks=0.15, grounds=0.25, dropped=0.5),
+)
 
 
 def natural(seed: int, things: int | None = None) -> tuple[NDArray[np.uint8], list[Seen], str]:
@@ -68,51 +99,55 @@ def draw(
     return np.stack([m[0] for m in made]), [m[1] for m in made], [m[2] for m in made]
 
 
-def pretrain(out: Path, pictures: int, steps: int, batch: int, lr: float, seed: int) -> dict[str, float]:
+def pretrain(out: Path, phases: Sequence[Phase], batch: int, lr: float) -> dict[str, float]:
     """Train, save in open_clip's local-dir layout (half precision), and measure.
 
     Args:
         out: folder of the model.
-        pictures: how many natural pictures are drawn.
-        steps, batch, lr: of AdamW with a one-cycle schedule.
-        seed: of pictures, weights and order.
+        phases: one after the other.
+        batch: pictures in a step.
+        lr: the highest, of AdamW with a one-cycle schedule in each phase.
 
     Returns:
         accuracies in [0, 1] on 1,000 fresh pictures of a single thing: "top1_things" among all things, "top1_all" among
         all nouns.
     """
-    begun = time.monotonic()
-    images, seen, _ = draw(pictures, first_seed=seed * 10_000_000)
-    log.info("drew %d pictures in %.0f s", pictures, time.monotonic() - begun)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = open_clip.model.CLIP(**CONFIG, output_dict=True)
     set_model_preprocess_cfg(model, asdict(PreprocessCfg(size=CONFIG["vision_cfg"]["image_size"])))
+    cast(nn.Module, model.visual).compile()  # saves a fifth of the time
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
-    tokens = tokenizer(_captions(seen, seed)).reshape(pictures, CAPTIONS, -1)
     save = partial(save_clip, model, CONFIG, out, torch.float16)
-    _optimise(model, torch.from_numpy(images), tokens, steps, batch, lr, seed, save)
+    for number, phase in enumerate(phases):
+        begun = time.monotonic()
+        images, seen, _ = draw(phase.pictures, first_seed=0)
+        log.info("drew %d pictures in %.0f s", phase.pictures, time.monotonic() - begun)
+        rng = np.random.default_rng([number, 1])
+        texts = [alt_text(what, phase.looks, phase.grounds, rng) for what in seen for _ in range(CAPTIONS)]
+        tokens = tokenizer(texts).reshape(phase.pictures, CAPTIONS, -1)
+        _optimise(model, torch.from_numpy(images), tokens, phase, batch, lr, number, save)
     save()
     return measure(out)
 
 
-def alt_text(seen: Sequence[Seen], rng: np.random.Generator) -> str:
+def alt_text(seen: Sequence[Seen], looks: float, grounds: float, rng: np.random.Generator) -> str:
     """A text as the web puts beside a picture: "a small red star on grass", "photo of two cats and a key"."""
-    things = [_phrase(what, rng) for what in seen if what.kind == "thing"]
+    things = [_phrase(what, looks, rng) for what in seen if what.kind == "thing"]
     stuff = [_word(what, rng)[0] for what in seen if what.kind == "stuff"]
     rng.shuffle(things)
     if len(things) > 1 and rng.random() < 0.15:
         things = things[:-1]
     text = str(rng.choice(OPENERS)) + " and ".join(things)
-    if stuff and rng.random() < 0.55:
+    if stuff and rng.random() < grounds:
         text += f" {rng.choice(PLACES)} {' and '.join(stuff[: int(rng.integers(1, len(stuff) + 1))])}"
     return text + str(rng.choice(["", "."]))
 
 
-def _phrase(what: Seen, rng: np.random.Generator) -> str:
+def _phrase(what: Seen, looks: float, rng: np.random.Generator) -> str:
     name, plural = _word(what, rng)
-    look = [what.colour] if what.colour and rng.random() < 0.5 else []
-    look += [what.pattern] if what.pattern not in (None, "plain") and rng.random() < 0.5 else []
-    look += [str(rng.choice(["small", "large", "medium"]))] if rng.random() < 0.1 else []
+    look = [what.colour] if what.colour and rng.random() < looks else []
+    look += [what.pattern] if what.pattern not in (None, "plain") and rng.random() < looks else []
+    look += [str(rng.choice(["small", "large", "medium"]))] if rng.random() < looks / 4 else []
     rng.shuffle(look)
     if what.count > 1 and plural:
         return " ".join(["two" if what.count == 2 else "several", *look, plural])
@@ -125,27 +160,23 @@ def _word(what: Seen, rng: np.random.Generator) -> tuple[str, str | None]:
     return same[int(rng.integers(len(same)))]
 
 
-def _captions(seen: Sequence[Sequence[Seen]], seed: int) -> list[str]:
-    """`CAPTIONS` texts for each picture."""
-    rng = np.random.default_rng([seed, 1])
-    return [alt_text(what, rng) for what in seen for _ in range(CAPTIONS)]
-
-
 def _optimise(
     model: nn.Module,
     images: Tensor,
     tokens: Tensor,
-    steps: int,
+    phase: Phase,
     batch: int,
     lr: float,
     seed: int,
     save: Callable[[], None],
 ) -> None:
+    steps = phase.steps
     plain = [p for p in model.parameters() if p.ndim < 2]
     heavy = [p for p in model.parameters() if p.ndim >= 2]
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": heavy, "weight_decay": 0.1}]
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    cast(nn.Module, model.visual).compile()  # saves a fifth of the time
+    visual = cast(nn.Module, model.visual)
+    visual.patch_dropout = PatchDropout(phase.dropped) if phase.dropped else nn.Identity()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.08)
     loss_of = open_clip.ClipLoss()
     mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
@@ -154,6 +185,8 @@ def _optimise(
     for step in range(steps):
         if step % 500 == 0:
             save()
+        if step == int(steps * (1 - WHOLE)):
+            visual.patch_dropout = nn.Identity()
         if len(order) < batch:
             order = rng.permutation(len(images))
         chosen, order = order[:batch], order[batch:]

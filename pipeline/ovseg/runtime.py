@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg.errors import OvsegError
-from ovseg.mining.units import work_folder
+from ovseg.units import work_folder
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Runtime:
         executor: a name in `executors.EXECUTORS`.
         work: folder of unfinished work.
         fresh: forget what an earlier run with the same fingerprint has finished.
+        micro_batch: samples of a training step that are in memory at a time; None for all of this process's.
+        checkpoint_seconds: between two checkpoints of a training.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -29,11 +31,13 @@ class Runtime:
     executor: str = "local"
     work: Path = field(default_factory=work_folder)
     fresh: bool = False
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 300
 
 
 def from_environment() -> Runtime:
     """The options of DVC stages: `OVSEG_DEVICE` ("auto", or a list with commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`,
-    `OVSEG_EXECUTOR`, `OVSEG_WORK`.
+    `OVSEG_EXECUTOR`, `OVSEG_WORK`; for training `OVSEG_MICRO_BATCH` and `OVSEG_CHECKPOINT_SECONDS`.
 
     Raises:
         OvsegError: if a number is not a positive whole number.
@@ -43,6 +47,8 @@ def from_environment() -> Runtime:
         workers=_positive("OVSEG_WORKERS", os.cpu_count() or 1),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
+        micro_batch=_positive("OVSEG_MICRO_BATCH", 1) if "OVSEG_MICRO_BATCH" in os.environ else None,
+        checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
     )
 
 

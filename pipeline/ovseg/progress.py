@@ -29,17 +29,23 @@ EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Progress of one step over its units.
 
-    Counts named `dropped.<reason>` are shown as dropped, the others as kept. The rate is of the first kept name.
+    Counts named `dropped.<reason>` are shown as dropped, the others as kept, with their rates.
+
+    Args:
+        step: its name.
+        units: how many there are.
+        word: what they are called.
+        shown: False says nothing (all ranks of a training but one).
     """
 
-    def __init__(self, step: str, units: int) -> None:
-        self.step, self.units = step, units
+    def __init__(self, step: str, units: int, word: str = "units", shown: bool = True) -> None:
+        self.step, self.units, self.word, self.shown = step, units, word, shown
         self.counts: Counter[str] = Counter()
         self.done = self.reused = 0
         self.begun = self.last = time.monotonic()
         self.fresh: Counter[str] = Counter()
         self._bar: Bar | None = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = Bar(
                 SpinnerColumn(), TextColumn("[bold]{task.description:9}"), BarColumn(24), TaskProgressColumn(),
                 TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(compact=True), TextColumn("{task.fields[said]}"),
@@ -57,10 +63,11 @@ class Progress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        if kind is not None:
-            log.warning("%s: stopped after %d of %d units; what is finished is kept", self.step, self.done, self.units)
+        if kind is not None and self.shown:
+            said = "%s: stopped after %d of %d %s; what is finished is kept"
+            log.warning(said, self.step, self.done, self.units, self.word)
 
-    def add(self, counts: Mapping[str, int], reused: bool = False) -> None:
+    def add(self, counts: Mapping[str, int], reused: bool = False, note: str = "") -> None:
         """Note one finished unit; `reused` ones were done by an earlier run and do not count in the rate."""
         self.done += 1
         self.reused += reused
@@ -68,14 +75,15 @@ class Progress:
         if not reused:
             self.fresh.update(counts)
         if self._bar:
-            self._bar.update(self._task, completed=self.done, said=self.summary())
-        elif not reused and time.monotonic() - self.last > EVERY:
+            self._bar.update(self._task, completed=self.done, said=", ".join(filter(None, (note, self.summary()))))
+        elif self.shown and not reused and time.monotonic() - self.last > EVERY:
             self.last = time.monotonic()
-            log.info("%s: %d/%d units, ETA %s, %s", self.step, self.done, self.units, self._eta(), self.summary())
+            said = ", ".join(filter(None, (note, self.summary())))
+            log.info("%s: %d/%d %s, ETA %s, %s", self.step, self.done, self.units, self.word, self._eta(), said)
 
     def finish(self, out: Path) -> None:
         """Say the end of the step."""
-        again = f" ({self.reused} of {self.units} units were done before)" if self.reused else ""
+        again = f" ({self.reused} of {self.units} {self.word} were done before)" if self.reused else ""
         seconds = time.monotonic() - self.begun
         log.info("%s: %s in %.1f s%s -> %s", self.step, self.summary(), seconds, again, out)
 

@@ -5,21 +5,18 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ovseg.cli.entry import run_app
 from ovseg.errors import OvsegError
 
 if TYPE_CHECKING:
-    from ovseg.mining.runtime import Runtime
-
-INTERRUPTED = 130
+    from ovseg.runtime import Runtime
 
 mine = typer.Typer(
     help="Mine mask-noun pairs: captions and pictures in, WebDataset shards of masked crops out.",
@@ -93,23 +90,12 @@ Run = Annotated[Path, typer.Argument(help="Output folder of a run, or its shards
 
 
 def main() -> None:
-    """Entry point: one line for what the user can mend, and an exit code that is never 0 after trouble."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "huggingface_hub", "PIL"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        mine(standalone_mode=True)
-    except OvsegError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has made that of Ctrl-C
-            typer.echo("Stopped. What is finished is kept: run the same command again to continue.", err=True)
-        raise
+    """Entry point."""
+    run_app(mine)
 
 
 def _runtime(workers: int | None, device: str, batch_size: int, executor: str, fresh: bool) -> Runtime:
-    from ovseg.mining.runtime import Runtime, devices
+    from ovseg.runtime import Runtime, devices
 
     return Runtime(devices(device), workers or os.cpu_count() or 1, batch_size, executor, fresh=fresh)
 

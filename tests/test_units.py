@@ -12,9 +12,9 @@ import pytest
 
 from ovseg import tables
 from ovseg.errors import OvsegError
-from ovseg.mining.runtime import Runtime, devices, from_environment
 from ovseg.mining.steps import run_step
-from ovseg.mining.units import Counts, Scratch, Task, commit, published, replace_folder, scratch_folder, work_folder
+from ovseg.runtime import Runtime, devices, from_environment
+from ovseg.units import Counts, Scratch, Task, commit, published, replace_folder, scratch_folder, work_folder
 
 UNITS = ["00000", "00001", "00002"]
 

@@ -1,0 +1,134 @@
+"""Adapted CLIPs on disk: open_clip's "local-dir" layout, with mask prompts and a model card beside it.
+
+open_clip_config.json, open_clip_model.safetensors   stock open_clip loads these
+mask_prompts.safetensors                             "prompts" float32 [depth, patches, width]; absent without prompts
+provenance.json, README.md                           what the weights were made from, for programs and for people
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ovseg.clip.card import write_card
+from ovseg.clip.load import Clip, Precision, load_clip, weights_fingerprint
+from ovseg.clip.prompts import resize_prompts, seams
+from ovseg.clip.save import model_config, save_clip
+from ovseg.errors import OvsegError
+from ovseg.units import write_json
+
+PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"
+
+
+def load_adapted(
+    folder: Path,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    *,
+    prompts: bool = True,
+    resize: bool = False,
+) -> Clip:
+    """Load what `finetune`, `prompt` or `base` wrote: the one way for all that comes after.
+
+    Args:
+        folder: models/base, models/finetune, models/prompt, or any other CLIP in the local-dir layout.
+        device: torch device.
+        precision: as in `load_clip`.
+        prompts: False leaves the mask prompts out.
+        resize: interpolate prompts of another grid of patches; otherwise they are an error.
+
+    Raises:
+        OvsegError: as `load_clip`; prompts that cannot be read, or do not fit the image tower.
+    """
+    clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
+    if not prompts or not (folder / PROMPTS).is_file():
+        return clip
+    tensor, grid = read_prompts(folder / PROMPTS)
+    where = seams(clip.model.visual)  # type: ignore[arg-type]
+    if grid != where.grid:
+        if not resize:
+            raise OvsegError(
+                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {where.grid[0]} x "
+                f"{where.grid[1]}; interpolate them with resize=True"
+            )
+        tensor = resize_prompts(tensor, grid, where.grid)
+    if tensor.shape[2] != where.width or len(tensor) > len(where.blocks):
+        raise OvsegError(
+            f"{folder / PROMPTS} holds prompts of depth {len(tensor)}, {tensor.shape[2]} wide; the image tower has "
+            f"{len(where.blocks)} blocks, {where.width} wide"
+        )
+    return replace(clip, prompts=tensor.to(device))
+
+
+def save_adapted(
+    network: nn.Module, config: dict[str, Any], prompts: Tensor | None, provenance: Mapping[str, Any], folder: Path
+) -> None:
+    """Write the layout of this module.
+
+    Args:
+        network: open_clip's model.
+        config: the config it was built from.
+        prompts: `[depth, patches, width]`, or None.
+        provenance: what the weights were made from; see `provenance.json`.
+        folder: made if needed.
+    """
+    save_clip(network, config, folder)
+    if prompts is not None:
+        rows, columns = seams(network.visual).grid  # type: ignore[arg-type]
+        tensor = prompts.detach().float().cpu().contiguous()
+        save_file({"prompts": tensor}, folder / PROMPTS, metadata={"grid": f"{rows}x{columns}"})
+    write_json(folder / PROVENANCE, provenance)
+    write_card(folder, provenance, prompts is not None)
+
+
+def materialise(model: str, pretrained: str | None, folder: Path, licence: str | None = None) -> None:
+    """Copy any CLIP that `load_clip` loads, mask prompts included, into a folder of this layout.
+
+    Args:
+        model, pretrained: as for `load_clip`.
+        folder: to write to.
+        licence: of the weights, for the model card.
+
+    Raises:
+        OvsegError: as `load_clip`.
+    """
+    local = Path(model[10:]) if model.startswith("local-dir:") else None
+    clip = load_adapted(local) if local else load_clip(model, pretrained)
+    origin = {
+        "model": model,
+        "pretrained": pretrained,
+        "weights": weights_fingerprint(model, pretrained),
+        "licence": licence,
+    }
+    provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
+    save_adapted(clip.model, model_config(model), clip.prompts, provenance, folder)
+
+
+def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:
+    """Prompts `[depth, patches, width]` and their grid (rows, columns).
+
+    Raises:
+        OvsegError: not a file of prompts.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            rows, columns = map(int, (file.metadata() or {})["grid"].split("x"))
+            prompts = file.get_tensor("prompts")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise OvsegError(f"{path} holds no mask prompts: {error}") from None
+    if prompts.ndim != 3 or prompts.shape[1] != rows * columns:
+        raise OvsegError(f"{path} holds {list(prompts.shape)}, not prompts of {rows} x {columns} patches")
+    return prompts, (rows, columns)
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What a CLIP's folder says of its origin; empty if it says nothing."""
+    path = folder / PROVENANCE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

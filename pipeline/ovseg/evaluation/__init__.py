@@ -1,0 +1,1 @@
+"""Scores: mask accuracy, benchmarks, metrics."""

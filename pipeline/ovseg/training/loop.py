@@ -1,0 +1,189 @@
+"""The one training loop: schedule, progress, checkpoints, exact resume. What a step computes is a function it is given."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from ovseg.errors import OvsegError
+from ovseg.progress import Progress
+from ovseg.training.checkpoint import Checkpoint
+from ovseg.training.distributed import World, anywhere
+
+log = logging.getLogger("ovseg")
+
+ROWS = 200  # of the history, at most
+START = 1e-3  # of the learning rate, at the first step of the warm-up
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step says of itself.
+
+    Attributes:
+        loss: of the global batch.
+        items: how many items of the global batch it used.
+        keys: of this rank's items, for the message if the loss is not a number.
+        shown: further numbers for the history.
+    """
+
+    loss: torch.Tensor
+    items: int
+    keys: list[str]
+    shown: dict[str, float]
+
+
+class History:
+    """The curves of a training: one row for every so many steps, at most `ROWS` in all.
+
+    Attributes:
+        rows: step, loss (mean since the row before), learning_rate, and what a step shows.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._losses: list[float] = []
+
+    def add(self, number: int, steps: int, loss: float, rest: Mapping[str, float]) -> None:
+        """Note step `number` (from 1) of `steps`."""
+        self._losses.append(loss)
+        if number % math.ceil(steps / ROWS) == 0 or number == steps:
+            self.rows.append({"step": number, "loss": sum(self._losses) / len(self._losses), **rest})
+            self._losses = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows, and the losses of the row that is not full yet."""
+        return {"rows": self.rows, "losses": self._losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them."""
+        self.rows, self._losses = list(state_dict["rows"]), list(state_dict["losses"])
+
+
+Step = Callable[[int], Done]
+"""Leaves the gradients of step i (from 0) in the parameters."""
+
+
+def warmup_cosine(optimiser: Optimizer, steps: int, warmup: int) -> LRScheduler:
+    """Linear warm-up over `warmup` steps, then a cosine to 0 at the last step (paper A.4)."""
+    warm = min(warmup, steps - 1)
+    cosine = CosineAnnealingLR(optimiser, max(1, steps - warm))
+    if warm < 1:
+        return cosine
+    return SequentialLR(optimiser, [LinearLR(optimiser, START, total_iters=warm), cosine], [warm])
+
+
+def train(
+    name: str,
+    step: Step,
+    optimiser: Optimizer,
+    schedule: LRScheduler,
+    checkpoint: Checkpoint,
+    world: World,
+    *,
+    begin: int,
+    steps: int,
+    history: History,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Take the steps from `begin` to `steps`.
+
+    On Ctrl-C or SIGTERM the step under way is finished and a checkpoint written; after a kill the last one counts.
+
+    Args:
+        name: shown.
+        step: computes gradients.
+        optimiser, schedule: each takes one step after it.
+        checkpoint: written by rank 0 when due, and at the end.
+        world: the ranks.
+        begin: from `checkpoint.restore`.
+        steps: of the whole training.
+        history: gets a row now and then.
+        after: called after each step of the optimiser, to clamp what must be.
+
+    Raises:
+        OvsegError: the loss is not a number, or memory is out; the last checkpoint is kept.
+        KeyboardInterrupt: stopped.
+    """
+    with Progress(name, steps, "steps", world.rank == 0) as progress, _stop_at_step_end() as stopped:
+        for _ in range(begin):
+            progress.add({}, reused=True)
+        for i in range(begin, steps):
+            optimiser.zero_grad(set_to_none=True)
+            with _memory_in_words(name):
+                done = step(i)
+            loss = float(done.loss)
+            if not math.isfinite(loss):
+                raise OvsegError(_no_number(name, i + 1, loss, done.keys, checkpoint))
+            rest = {"learning_rate": optimiser.param_groups[-1]["lr"], **done.shown}
+            optimiser.step()
+            schedule.step()
+            after()
+            history.add(i + 1, steps, loss, rest)
+            progress.add({"samples": done.items}, note=f"loss {loss:.3f}")
+            stop = anywhere(stopped.is_set(), world)
+            if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
+                checkpoint.save(i + 1)
+            if stop:
+                raise KeyboardInterrupt
+
+
+def _no_number(name: str, step: int, loss: float, keys: list[str], checkpoint: Checkpoint) -> str:
+    kept = f"The checkpoint of an earlier step is kept: {checkpoint.path}. " if checkpoint.path.is_file() else ""
+    return (
+        f"{name}: the loss of step {step} is {loss}; lower {name}.lr or set {name}.precision=fp32. {kept}Samples of the "
+        f"batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+    )
+
+
+@contextmanager
+def _stop_at_step_end() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event, so that a step is never left half done; a second one stops at once."""
+    stopped = threading.Event()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        log.warning("stopping after this step; once more to stop at once, back to the last checkpoint")
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            with suppress(TypeError):
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _memory_in_words(name: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OvsegError(_memory(name, error)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch says on the CPU
+            raise
+        raise OvsegError(_memory(name, error)) from None
+
+
+def _memory(name: str, error: Exception) -> str:
+    return (
+        f"{name}: out of memory ({str(error).splitlines()[0][:160]}). Set OVSEG_MICRO_BATCH to fewer samples at a time; "
+        f"{name}.batch_size and the result stay the same"
+    )

@@ -1,0 +1,67 @@
+"""What is trained: the image tower, mask prompts, or both. n crops of a micro-batch, S input side, D joint width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ovseg.clip.load import Clip
+from ovseg.clip.prompts import inserted
+from ovseg.crops import normalise
+
+BETAS, EPS = (0.9, 0.98), 1e-6  # of AdamW; open_clip's for ViTs, as in the paper's scripts
+
+
+class Tower(nn.Module):
+    """A CLIP's image tower with mask prompts, as one module, so that it can be wrapped for several processes.
+
+    Args:
+        clip: whose tower it is; its weights are trained in place.
+        prompts: `[depth, patches, width]`, or None.
+        train_tower, train_prompts: which of them get gradients.
+    """
+
+    def __init__(self, clip: Clip, prompts: Tensor | None, *, train_tower: bool, train_prompts: bool) -> None:
+        super().__init__()
+        self.visual = clip.model.visual.requires_grad_(train_tower)  # type: ignore[union-attr,operator]
+        self.prompts = None if prompts is None else nn.Parameter(prompts.clone(), requires_grad=train_prompts)
+        self.register_buffer("mean", clip.mean, persistent=False)
+        self.register_buffer("std", clip.std, persistent=False)
+
+    def forward(self, crops: Tensor, masks: Tensor) -> Tensor:
+        """uint8 `[n, 3, S, S]` and bool `[n, S, S]` -> float32 unit vectors `[n, D]`."""
+        images = normalise(crops, self.mean, self.std)  # type: ignore[arg-type]
+        with nullcontext() if self.prompts is None else inserted(self.visual, self.prompts, masks):  # type: ignore[arg-type]
+            found = self.visual(images)  # type: ignore[operator]
+        features = found[0] if isinstance(found, tuple) else found
+        return F.normalize(features.float(), dim=-1)
+
+
+def groups(tower: Tower, *, lr: float, prompt_lr: float, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's parameter groups: no weight decay for gains, biases and other vectors, nor for prompts (paper A.4, A.5)."""
+    named = [(name, p) for name, p in tower.named_parameters() if p.requires_grad and name != "prompts"]
+    found: list[dict[str, object]] = [
+        {"params": [p for _, p in named if p.ndim >= 2], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
+    ]
+    if tower.prompts is not None and tower.prompts.requires_grad:
+        found.append({"params": [tower.prompts], "lr": prompt_lr, "weight_decay": 0.0})
+    return [group for group in found if group["params"]]
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: Literal["fp32", "bf16"]) -> Iterator[None]:
+    """The precision of forward and backward, and on CPUs the attention whose backward is the faster one.
+
+    There the fused kernel of `scaled_dot_product_attention` takes longer backwards than plain matrix products
+    (benchmarks/finetune.py); on GPUs it is the other way round.
+    """
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with attention, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield

@@ -1,0 +1,62 @@
+"""What the stages `finetune` and `prompt` share: train, then measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovseg.params import Finetune, Params, Prompt
+from ovseg.report.adaptation import write_adaptation
+from ovseg.runtime import from_environment
+from ovseg.training.adapt import Recipe, adapt
+from stages._run import is_first_rank
+
+
+def run_adaptation(
+    name: str, section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
+) -> None:
+    """Write models/NAME and reports/NAME.
+
+    Args:
+        name: of the stage.
+        section: its parameters.
+        params: the rest of them.
+        lr: of the image tower; None leaves it frozen.
+        prompt_lr: of mask prompts; None leaves them as they are.
+        depth: of new mask prompts.
+    """
+    runtime = from_environment()
+    init, out = Path("models") / section.init, Path("models") / name
+    recipe = Recipe(
+        epochs=section.epochs,
+        max_steps=section.max_steps,
+        batch_size=section.batch_size,
+        lr=lr,
+        prompt_lr=prompt_lr,
+        depth=depth,
+        weight_decay=section.weight_decay,
+        warmup_steps=section.warmup_steps,
+        loss=section.loss,
+        templates=section.templates,
+        logit_scale=section.logit_scale,
+        crop_scale=section.crop_scale,
+        precision=section.precision,
+        seed=section.seed,
+        fill=params.crop.fill,
+        antialias=params.crop.antialias,
+    )
+    source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
+    adapt(name, init, Path("shards"), out, runtime, recipe, source)
+    if is_first_rank():
+        write_adaptation(
+            init,
+            out,
+            Path(params.heldout.images),
+            Path(params.heldout.truth),
+            Path("reports") / name,
+            device=runtime.devices[0],
+            batch_size=runtime.batch_size,
+            fill=params.crop.fill,
+            antialias=params.crop.antialias,
+            templates=params.heldout.templates,
+            limit=params.heldout.limit,
+        )

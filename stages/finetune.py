@@ -1,0 +1,15 @@
+"""Stage `finetune`: CLIP's image tower on the mined pairs (paper 3.2). With several GPUs it starts torchrun itself."""
+
+from ovseg.params import Params
+from stages._adapt import run_adaptation
+from stages._run import run_training
+
+
+def main(params: Params) -> None:
+    """Read sections finetune and heldout, write models/finetune and reports/finetune."""
+    section = params.finetune
+    run_adaptation("finetune", section, params, lr=section.lr, prompt_lr=None)
+
+
+if __name__ == "__main__":
+    run_training(main)

@@ -1,0 +1,120 @@
+"""Other layouts of adapted CLIPs: the checkpoints that OVSeg's authors released, and repositories of the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg.clip import convert
+from ovseg.clip.adapted import PROMPTS, load_adapted, save_adapted
+from ovseg.clip.convert import MASK_EMBEDDING, convert_clip
+from ovseg.clip.export import export_clip
+from ovseg.clip.prompts import new_prompts
+from ovseg.errors import OvsegError
+from tests.conftest import TINY
+
+NAME = "tiny-test-vit"
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small model under a name of open_clip."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / f"{NAME}.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "configs")
+    monkeypatch.setattr(convert, "model_config", lambda _: dict(TINY))
+    return NAME
+
+
+def _state() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return {
+        name: torch.randn_like(tensor)
+        for name, tensor in open_clip.CLIP(**TINY).state_dict().items()
+        if name != "attn_mask"
+    }
+
+
+def _write(path: Path, state: dict[str, Tensor], **rest: Any) -> Path:
+    torch.save({"epoch": 5, "name": "x", "state_dict": {f"module.{k}": v for k, v in state.items()}, **rest}, path)
+    return path
+
+
+@pytest.mark.parametrize("positions", [16, 1])
+def test_a_released_checkpoint_is_read_with_its_prompts(tmp_path: Path, known: str, positions: int) -> None:
+    state = _state() | {MASK_EMBEDDING: torch.randn(3, positions, 32)[:1]}
+    convert_clip(_write(tmp_path / "ovseg.pt", state, optimizer={"state": {}}), known, tmp_path / "out")
+    clip = load_adapted(tmp_path / "out")
+    assert clip.prompts is not None
+    assert torch.equal(clip.prompts, state.pop(MASK_EMBEDDING).expand(-1, 16, -1))
+    loaded = clip.model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert "CC-BY-NC" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_bare_state_without_prompts_is_read_too(tmp_path: Path, known: str) -> None:
+    torch.save(_state(), tmp_path / "bare.pt")
+    convert_clip(tmp_path / "bare.pt", known, tmp_path / "out")
+    assert load_adapted(tmp_path / "out").prompts is None
+
+
+def test_every_key_is_accounted_for(tmp_path: Path, known: str) -> None:
+    state = _state()
+    del state["visual.proj"]
+    state["visual.extra"] = torch.zeros(1)
+    state["visual.class_embedding"] = torch.zeros(5)
+    with pytest.raises(
+        OvsegError, match=r"missing 1 keys \(visual.proj\); left over 1 keys \(visual.extra\); of another shape 1"
+    ):
+        convert_clip(_write(tmp_path / "x.pt", state), known, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_of_another_tower_are_refused(tmp_path: Path, known: str) -> None:
+    with pytest.raises(OvsegError, match=r"visual.mask_embedding is \[3, 9, 32\]"):
+        convert_clip(
+            _write(tmp_path / "x.pt", _state() | {MASK_EMBEDDING: torch.zeros(3, 9, 32)}), known, tmp_path / "out"
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, known: str, content: bytes | None) -> None:
+    path = tmp_path / "x.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OvsegError, match="cannot read"):
+        convert_clip(path, known, tmp_path / "out")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path, known: str) -> None:
+    torch.save({"state_dict": Path("x")}, tmp_path / "x.pt")
+    with pytest.raises(OvsegError, match="cannot read"):
+        convert_clip(tmp_path / "x.pt", known, tmp_path / "out")
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match="knows no model 'ViT-Z'"):
+        convert_clip(tmp_path / "x.pt", "ViT-Z", tmp_path / "out")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_export_for_the_hub_loads_in_stock_open_clip(tmp_path: Path, half: bool) -> None:
+    torch.manual_seed(0)
+    network = open_clip.CLIP(**TINY)
+    prompts = new_prompts(network.visual, 1, 0)
+    save_adapted(network, TINY, prompts, {"base": {"model": "tiny"}, "steps": []}, tmp_path / "model")
+    export_clip(tmp_path / "model", tmp_path / "hub", half)
+    stock = open_clip.create_model(f"local-dir:{tmp_path / 'hub'}")
+    tolerance = 1e-3 if half else 0
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(stock.state_dict()[name], tensor, atol=tolerance, rtol=tolerance)
+    assert (tmp_path / "hub" / PROMPTS).is_file()
+    assert "tiny" in (tmp_path / "hub" / "README.md").read_text()
+    with pytest.raises(OvsegError, match="exists"):
+        export_clip(tmp_path / "model", tmp_path / "hub")

@@ -1,0 +1,104 @@
+"""Mask accuracy: its formula, and that bad regions are counted and not fatal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg import masks
+from ovseg.clip.adapted import load_adapted, save_adapted
+from ovseg.clip.prompts import new_prompts
+from ovseg.clip.save import model_config
+from ovseg.errors import OvsegError
+from ovseg.evaluation.mask_accuracy import accuracies, measure
+from tests.conftest import THINGS, Coco
+
+OPTIONS = {"fill": "mean", "antialias": True, "templates": "single", "batch_size": 5}
+
+
+def test_shares_are_their_formula_written_out() -> None:
+    label, guess = np.array([0, 0, 0, 1, 3, 3]), np.array([0, 0, 2, 2, 3, 0])
+    found = accuracies(label, guess, 5, np.array([True, False, True, False, True]))
+    assert found == {
+        "mask_accuracy": 3 / 6,
+        "mask_accuracy_mean": (2 / 3 + 0 + 1 / 2) / 3,  # class 2 and 4 have no region
+        "mask_accuracy_annotated": 2 / 3,
+        "mask_accuracy_mean_annotated": 2 / 3,
+        "mask_accuracy_not_annotated": 1 / 3,
+        "mask_accuracy_mean_not_annotated": (0 + 1 / 2) / 2,
+    }
+    assert accuracies(label, guess, 5).keys() == {"mask_accuracy", "mask_accuracy_mean"}
+
+
+def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path) -> None:
+    from ovseg import crops
+    from ovseg.vocabulary import embed
+
+    clip = load_adapted(tiny_clip)
+    found = measure({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    truth = json.loads(coco.instances.read_text())
+    names = [c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
+    ids = [c["id"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
+    files = {image["id"]: image["file_name"] for image in truth["images"]}
+    texts = embed(names, clip.encode_texts, "single", 8)
+    right = 0
+    for annotation in truth["annotations"]:
+        pixels = np.asarray(Image.open(coco.images / files[annotation["image_id"]]).convert("RGB"))
+        rle = masks.from_coco(annotation["segmentation"], *pixels.shape[:2])
+        mask, box = masks.decode(rle, *pixels.shape[:2]), masks.box(rle, *pixels.shape[:2])
+        crop, inside = crops.region(pixels, mask, box, clip.size, crops.fill_colour("mean", clip.mean.tolist()), True)
+        guess = int((clip.encode_crops(crop[None], inside[None]) @ texts.T).argmax())
+        right += ids[guess] == annotation["category_id"]
+    assert found["regions"] == len(truth["annotations"])
+    assert found["mask_accuracy"] == pytest.approx(right / len(truth["annotations"]))
+
+
+def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
+    coco: Coco, tiny_clip: Path, tmp_path: Path
+) -> None:
+    plain = load_adapted(tiny_clip)
+    prompts = new_prompts(plain.model.visual, 1, 0) * 100  # type: ignore[arg-type]
+    save_adapted(plain.model, model_config(f"local-dir:{tiny_clip}"), prompts, {}, tmp_path)
+    clips = {"plain": plain, "prompted": load_adapted(tmp_path), "without": load_adapted(tmp_path, prompts=False)}
+    found = measure(clips, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    assert found["plain"] == found["without"]
+    alone = measure({"prompted": clips["prompted"]}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    assert found["prompted"] == alone["prompted"]
+
+
+def test_a_bad_picture_and_a_bad_mask_are_left_out(
+    tmp_path: Path, tiny_clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 5:20] = True
+    rle = {"size": [30, 40], "counts": masks.encode(mask).decode()}
+    images = [
+        {"id": i, "file_name": name, "width": 40, "height": 30}
+        for i, name in enumerate(("good.png", "broken.png", "gone.png", "../out.png"))
+    ] + [{"id": 9, "file_name": "good.png"}]
+    annotations = [{"id": i, "image_id": i, "category_id": 1, "segmentation": rle} for i in (0, 1, 2, 3, 9)]
+    annotations += [{"id": 7, "image_id": 0, "category_id": 1, "segmentation": {"size": [30, 40], "counts": "zzz"}}]
+    truth = tmp_path / "truth.json"
+    truth.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "star"}]})
+    )
+    caplog.set_level("INFO")
+    found = measure({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    assert found == {"mask_accuracy": 1.0, "mask_accuracy_mean": 1.0, "regions": 1.0}
+
+
+def test_what_cannot_be_measured_is_an_error(tmp_path: Path, tiny_clip: Path, coco: Coco) -> None:
+    clips = {"clip": load_adapted(tiny_clip)}
+    truth = json.loads(coco.instances.read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**truth, "categories": []}))
+    with pytest.raises(OvsegError, match="names no categories"):
+        measure(clips, coco.images, tmp_path / "a.json", **OPTIONS)  # type: ignore[arg-type]
+    with pytest.raises(OvsegError, match="no region of"):
+        measure(clips, tmp_path, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    assert len(THINGS) == len(truth["categories"])

@@ -1,0 +1,69 @@
+"""Shards for training that no mining was needed for, and a small CLIP to train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import webdataset as wds
+
+from ovseg.clip.save import save_clip
+from ovseg.samples import Sample, encode_sample, key_of
+
+NOUNS = ("star", "key", "boat", "fish", "guitar", "kite")
+SHARDS, PER_SHARD = 4, 16
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def make_sample(number: int, whole: bool = False) -> Sample:
+    """A crop of noise; its mask is the left half, or all of it."""
+    rng = np.random.default_rng(number)
+    mask = np.ones((20, 24), bool)
+    if not whole:
+        mask[:, 12:] = False
+    noun = int(rng.integers(len(NOUNS)))
+    crop = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    return Sample(key_of(number), crop, mask, NOUNS[noun], {"noun_id": noun})
+
+
+def write_set(folder: Path, whole: bool = False) -> Path:
+    """A finished set of shards of 64 samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {}
+    for shard in range(SHARDS):
+        name = f"{shard:05d}.tar"
+        with (folder / name).open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
+            for i in range(PER_SHARD):
+                tar.write(encode_sample(make_sample(shard * PER_SHARD + i, whole), 95))
+        sizes[name] = PER_SHARD
+    (folder / "sizes.json").write_text(json.dumps(sizes))
+    (folder / "nouns.json").write_text(json.dumps({noun: i for i, noun in enumerate(NOUNS)}))
+    (folder / "step.json").write_text(json.dumps({"fingerprint": f"pairs-{whole}", "counts": {}, "files": {}}))
+    return folder
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return write_set(tmp_path / "shards")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP with three blocks, in the local-dir layout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**SMALL)
+    open_clip.set_model_preprocess_cfg(
+        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    folder = tmp_path_factory.mktemp("base") / "base"
+    save_clip(network, SMALL, folder)
+    return folder

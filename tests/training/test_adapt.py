@@ -1,0 +1,302 @@
+"""Training as a whole: exact resume, who learns and who does not, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ovseg import fingerprint
+from ovseg.clip.adapted import PROMPTS, load_adapted, read_provenance
+from ovseg.clip.save import WEIGHTS
+from ovseg.errors import OvsegError
+from ovseg.runtime import Runtime
+from ovseg.training import adapt as module
+from ovseg.training.adapt import CURVES, Recipe, adapt
+from ovseg.training.loop import Done
+from tests.conftest import ROOT
+from tests.training.conftest import write_set
+
+SOURCE = {"mask_source": "ground_truth", "mask_licence": "Apache-2.0"}
+FINETUNE = Recipe(
+    epochs=2, max_steps=None, batch_size=16, lr=1e-3, prompt_lr=None, depth=2, weight_decay=0.2, warmup_steps=2,
+    loss="multi_positive", templates="single", logit_scale="train", crop_scale=0.9, precision="fp32", seed=0, fill="mean",
+    antialias=True,
+)  # fmt: skip
+PROMPT = dataclasses.replace(FINETUNE, lr=None, prompt_lr=1e-2)
+
+
+def run(name: str, init: Path, shards: Path, out: Path, work: Path, recipe: Recipe, **options: Any) -> Path:
+    adapt(name, init, shards, out, Runtime(workers=0, work=work, **options), recipe, SOURCE)
+    return out
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    prompts = load_file(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    return {**load_file(folder / WEIGHTS), **prompts}
+
+
+def same(one: Path, other: Path) -> set[str]:
+    """Names of the weights that are bit for bit the same."""
+    a, b = weights(one), weights(other)
+    return {name for name in a.keys() & b.keys() if torch.equal(a[name], b[name])}
+
+
+def test_finetuning_changes_the_image_tower_alone(base: Path, shards: Path, tmp_path: Path) -> None:
+    out = run("finetune", base, shards, tmp_path / "ft", tmp_path / "w", FINETUNE)
+    changed = weights(out).keys() - same(base, out)
+    assert changed == {name for name in weights(base) if name.startswith("visual.")} | {"logit_scale"}
+    assert not (out / PROMPTS).exists()
+
+
+def test_prompt_tuning_changes_prompts_alone_and_stock_open_clip_still_sees_the_base(
+    base: Path, shards: Path, tmp_path: Path
+) -> None:
+    fixed = dataclasses.replace(PROMPT, logit_scale="fixed")
+    out = run("prompt", base, shards, tmp_path / "mpt", tmp_path / "w", fixed)
+    assert weights(base).keys() <= same(base, out)
+    prompts = load_adapted(out).prompts
+    assert prompts is not None
+    assert prompts.shape == (2, 16, 32)
+    assert open_clip.create_model(f"local-dir:{out}") is not None
+
+
+def test_all_orders_come_from_init_alone(base: Path, shards: Path, tmp_path: Path) -> None:
+    """FT then MPT keeps the finetuned tower; MPT then FT keeps the prompts; both at once trains both."""
+    work = tmp_path / "w"
+    finetuned = run("finetune", base, shards, tmp_path / "ft", work, FINETUNE)
+    prompted = run("prompt", finetuned, shards, tmp_path / "ft-mpt", work, PROMPT)
+    assert weights(finetuned).keys() - same(finetuned, prompted) == {"logit_scale"}
+    first = run("prompt", base, shards, tmp_path / "mpt", work, PROMPT)
+    then = run("finetune", first, shards, tmp_path / "mpt-ft", work, FINETUNE)
+    assert "prompts" in same(first, then)
+    assert "visual.proj" not in same(first, then)
+    both = run("prompt", base, shards, tmp_path / "both", work, dataclasses.replace(PROMPT, lr=1e-3))
+    assert not {"visual.proj", "prompts"} & same(first, both)
+    assert [step["stage"] for step in read_provenance(then)["steps"]] == ["prompt", "finetune"]
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"max_steps": 0}])
+def test_no_steps_pass_the_model_through(base: Path, shards: Path, tmp_path: Path, changes: dict[str, int]) -> None:
+    out = run("prompt", base, shards, tmp_path / "out", tmp_path / "w", dataclasses.replace(PROMPT, **changes))
+    assert same(base, out) == weights(base).keys() == weights(out).keys()
+    assert read_provenance(out).get("steps", []) == []
+    assert (out / CURVES).read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("recipe", [FINETUNE, dataclasses.replace(PROMPT, templates="random-per-step")])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_equals_uninterrupted_bit_for_bit(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, workers: int
+) -> None:
+    def runtime(name: str) -> Runtime:
+        return Runtime(workers=workers, work=tmp_path / name, checkpoint_seconds=0)
+
+    adapt("finetune", base, shards, tmp_path / "whole", runtime("a"), recipe, SOURCE)
+    real, calls = module.contrast, []
+
+    def fails_at_fifth(*args: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("power cut")
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "contrast", fails_at_fifth)
+    with pytest.raises(RuntimeError, match="power cut"):
+        adapt("finetune", base, shards, tmp_path / "cut", runtime("b"), recipe, SOURCE)
+    assert not (tmp_path / "cut").exists()
+    adapt("finetune", base, shards, tmp_path / "cut", runtime("b"), recipe, SOURCE)
+    assert len(calls) == 5 + 8 - 4  # of 8 steps, four were done before the cut
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    for name in files:
+        assert fingerprint.of_file(tmp_path / "whole" / name) == fingerprint.of_file(tmp_path / "cut" / name), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_process_continues_to_the_same_weights(
+    base: Path, shards: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    recipe = dataclasses.replace(FINETUNE, epochs=20)
+    whole = run("finetune", base, shards, tmp_path / "whole", tmp_path / "a", recipe)
+    code = (
+        "import logging, sys; from pathlib import Path; logging.basicConfig(level=logging.INFO)\n"
+        "from ovseg.runtime import Runtime; from tests.training.test_adapt import FINETUNE, SOURCE, adapt, dataclasses\n"
+        "base, shards, out, work = map(Path, sys.argv[1:])\n"
+        "adapt('finetune', base, shards, out, Runtime(workers=0, work=work, checkpoint_seconds=0),\n"
+        "      dataclasses.replace(FINETUNE, epochs=20), SOURCE)"
+    )
+    out, work = tmp_path / "killed", tmp_path / "b"
+    command = [sys.executable, "-c", code, *map(str, (base, shards, out, work))]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}"}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(work.glob("finetune-*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not out.exists()
+    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=120, check=False).returncode == 0
+    assert same(whole, out) == weights(whole).keys()
+
+
+def test_a_finished_training_is_not_done_again(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+    monkeypatch.setattr(module, "contrast", None)
+    run("finetune", base, shards, out, tmp_path / "w", FINETUNE)
+
+
+def test_a_result_of_other_parameters_is_never_replaced(base: Path, shards: Path, tmp_path: Path) -> None:
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+    with pytest.raises(OvsegError, match="fingerprint"):
+        run("finetune", base, shards, out, tmp_path / "w", dataclasses.replace(FINETUNE, seed=1))
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    from ovseg.training.checkpoint import Checkpoint
+
+    Checkpoint(tmp_path, "mine", {}, 0).save(3)
+    assert Checkpoint(tmp_path, "mine", {}, 0).restore(torch.device("cpu")) == 3
+    with pytest.raises(OvsegError, match=r"is mine, this one's is yours"):
+        Checkpoint(tmp_path, "yours", {}, 0).restore(torch.device("cpu"))
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a fi")
+    with pytest.raises(OvsegError, match="cannot be read"):
+        Checkpoint(tmp_path, "mine", {}, 0).restore(torch.device("cpu"))
+
+
+def test_prompts_refuse_masks_without_a_blank_patch(base: Path, tmp_path: Path) -> None:
+    shards = write_set(tmp_path / "whole", whole=True)
+    with pytest.raises(OvsegError, match="no patch of the first 64 samples .* background alone"):
+        run("prompt", base, shards, tmp_path / "out", tmp_path / "w", PROMPT)
+    run("finetune", base, shards, tmp_path / "ft", tmp_path / "w", FINETUNE)  # the tower can learn from them
+
+
+def test_a_loss_that_is_no_number_stops_with_step_samples_and_the_kept_checkpoint(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.contrast
+
+    def spoiled(*args: Any, step: int, **options: Any) -> torch.Tensor:
+        loss = real(*args, step=step, **options)
+        return loss * float("nan") if step == 3 else loss
+
+    monkeypatch.setattr(module, "contrast", spoiled)
+    with pytest.raises(OvsegError, match=r"loss of step 4 is nan.*checkpoint.pt.*Samples of the batch: \d{9}"):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE, checkpoint_seconds=0)
+    saved = torch.load(next((tmp_path / "w").glob("*/checkpoint.pt")), weights_only=True)
+    assert saved["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in saved["weights"].values())
+
+
+def test_out_of_memory_says_what_to_set(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Done:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(module, "contrast", full)
+    with pytest.raises(OvsegError, match="OVSEG_MICRO_BATCH"):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+
+
+def test_micro_batches_are_an_option_that_changes_the_result_by_rounding_alone(
+    base: Path, shards: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(FINETUNE, crop_scale=1.0)
+    whole = run("finetune", base, shards, tmp_path / "whole", tmp_path / "a", recipe)
+    parts = run("finetune", base, shards, tmp_path / "parts", tmp_path / "b", recipe, micro_batch=4)
+    one, other = weights(whole), weights(parts)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"batch_size": 65}, {}, "batch_size=65 is more than the 64 samples"),
+        ({}, {"micro_batch": 5}, "OVSEG_MICRO_BATCH=5 does not divide the 16 pairs"),
+        ({"depth": 4, "prompt_lr": 0.1}, {}, "prompt.depth=4 is not possible: the image tower has 3 blocks"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(
+    base: Path, shards: Path, tmp_path: Path, changes: dict[str, Any], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OvsegError, match=said):
+        run(
+            "prompt",
+            base,
+            shards,
+            tmp_path / "out",
+            tmp_path / "w",
+            dataclasses.replace(FINETUNE, **changes),
+            **options,
+        )
+
+
+def test_more_processes_than_divide_the_batch_are_refused() -> None:
+    from ovseg.training.distributed import World
+
+    with pytest.raises(OvsegError, match="cannot be divided among 3 processes"):
+        module._split("finetune", 16, World(0, 3, torch.device("cpu")), None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda s: (s / "step.json").unlink(), "no finished shards"),
+        (lambda s: (s / "sizes.json").unlink(), "no finished shards"),
+        (lambda s: (s / "sizes.json").write_text("{"), "broken"),
+        (lambda s: (s / "00001.tar").unlink(), "missing"),
+        (lambda s: (s / "nouns.json").unlink(), "no list of nouns"),
+        (lambda s: (s / "00000.tar").write_bytes((s / "00000.tar").read_bytes()[:3000]), "cannot be read"),
+    ],
+)
+def test_damaged_shards_are_refused(base: Path, shards: Path, tmp_path: Path, damage: Any, said: str) -> None:
+    damage(shards)
+    with pytest.raises(OvsegError, match=said):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+
+
+def test_shards_of_another_tool_are_refused_and_not_read_for_ever(base: Path, shards: Path, tmp_path: Path) -> None:
+    import webdataset as wds
+
+    for path in shards.glob("*.tar"):
+        with path.open("wb") as stream, wds.TarWriter(stream) as tar:
+            tar.write({"__key__": path.stem, "jpg": b"x", "txt": "a star"})
+    with pytest.raises(OvsegError, match=r"no sample of .* can be used; .*mask.png"):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+
+
+def test_the_curves_hold_every_step_of_a_short_training(base: Path, shards: Path, tmp_path: Path) -> None:
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+    lines = (out / CURVES).read_text().splitlines()
+    assert lines[0].split("\t") == ["step", "loss", "learning_rate", "logit_scale"]
+    rows = [list(map(float, line.split("\t"))) for line in lines[1:]]
+    assert [row[0] for row in rows] == list(range(1, 9))
+    rates = [row[2] for row in rows]
+    assert rates[0] == pytest.approx(1e-6)  # warm-up over two steps, then a cosine to 0
+    assert max(rates) == rates[2] == pytest.approx(1e-3)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert json.loads((out / "step.json").read_text())["counts"] == {"steps": 8}
+
+
+def test_training_learns_what_there_is_to_learn(base: Path, tmp_path: Path) -> None:
+    """On 64 samples of noise, the loss falls well below where it began."""
+    shards = write_set(tmp_path / "shards")
+    recipe = dataclasses.replace(FINETUNE, epochs=40, crop_scale=1.0, precision="bf16")
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "w", recipe)
+    losses = [float(line.split("\t")[1]) for line in (out / CURVES).read_text().splitlines()[1:]]
+    assert sum(losses[-8:]) / 8 < 0.7 * sum(losses[:8]) / 8

@@ -1,0 +1,54 @@
+"""The bank of text features: each noun once, templates as asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovseg.clip.adapted import load_adapted
+from ovseg.errors import OvsegError
+from ovseg.training.texts import pick, read_nouns, text_bank
+from ovseg.vocabulary import TEMPLATES
+from tests.training.conftest import NOUNS
+
+
+def test_nouns_come_in_the_order_of_their_ids(shards: Path) -> None:
+    assert read_nouns(shards) == list(NOUNS)
+
+
+@pytest.mark.parametrize(
+    ("nouns", "said"),
+    [({"star": 0, " ": 1}, "id 1 has no text"), ({"star": 0, "key": 2}, "not 0 to 1"), (["star"], "no list of nouns")],
+)
+def test_a_list_of_nouns_that_cannot_be_used_is_refused(shards: Path, nouns: object, said: str) -> None:
+    (shards / "nouns.json").write_text(json.dumps(nouns))
+    with pytest.raises(OvsegError, match=said):
+        read_nouns(shards)
+
+
+def test_a_missing_list_of_nouns_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match="run the stage `shards` again"):
+        read_nouns(tmp_path)
+
+
+def test_single_is_one_template_and_random_per_step_is_each_of_vilds(base: Path) -> None:
+    clip = load_adapted(base)
+    single = text_bank(list(NOUNS), clip, "single")
+    assert single.shape == (1, len(NOUNS), 16)
+    torch.testing.assert_close(single[0, 1], clip.encode_texts(["a photo of a key."])[0])
+    every = text_bank(list(NOUNS), clip, "random-per-step")
+    assert every.shape == (14, len(NOUNS), 16)
+    torch.testing.assert_close(every[4, 2], clip.encode_texts([TEMPLATES["vild"][4].format("boat")])[0])
+
+
+def test_the_template_of_a_pair_depends_on_seed_and_step_alone() -> None:
+    bank = torch.arange(14.0)[:, None, None].expand(14, 6, 3)
+    ids = torch.arange(6).repeat(20)
+    first = pick(bank, ids, seed=1, step=5)
+    assert torch.equal(first, pick(bank, ids, seed=1, step=5))
+    assert not torch.equal(first, pick(bank, ids, seed=1, step=6))
+    assert not torch.equal(first, pick(bank, ids, seed=2, step=5))
+    assert len(first[:, 0].unique()) == 14
