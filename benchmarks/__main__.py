@@ -1,4 +1,4 @@
-"""Run benchmarks: all (about 12 minutes on two cores), or some.
+"""Run benchmarks: all (about 20 minutes on two cores), or some.
 
     python -m benchmarks [--all] [NAME ...]
 
@@ -14,13 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import inputs, loader, memory, nouns, score
+from benchmarks import inputs, loader, memory, nouns, score, train
 from benchmarks.results import Benchmark, Options, measure
 
 BENCHMARKS: dict[str, Benchmark] = {
     "score": score.run,
     "nouns": nouns.run,
     "memory": memory.run,
+    "train": train.run,
     "loader": loader.run,
 }
 

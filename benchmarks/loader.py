@@ -1,4 +1,5 @@
-"""Loader: samples a second that training gets out of mined shards, with 0, 1 and 2 workers. No target yet.
+"""Loader: samples a second that training gets out of mined shards, with 0, 1 and 2 workers,
+against what a finetune step (ViT-B-16, bf16, batch 32) uses up.
 
     python -m benchmarks loader       about 2 minutes on two cores
 
@@ -14,11 +15,14 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks import inputs
-from benchmarks.results import Options, Result, Row
+from benchmarks.results import Options, Result, Row, Target
+from benchmarks.train import finetune_rate
 from ovseg.mining.run import Settings, mine
 from ovseg.mining.shards import CLIP_MEAN, SIZES
-from ovseg.runtime import Runtime
+from ovseg.runtime import Runtime, devices
 from ovseg.training.loader import load_shards
 
 IMAGES, BATCH, SIZE, SECONDS, WARM = 108, 64, 224, 10.0, 12
@@ -29,13 +33,16 @@ def run(options: Options) -> Result:
     found = inputs.pictures(options.folder / "data", 4 if options.smoke else IMAGES)
     shards = _mined(found, options.folder)
     seconds = 1.0 if options.smoke else SECONDS
-    rows: list[Row] = [{"workers": workers, "samples/s": _rate(shards, workers, seconds)} for workers in WORKERS]
+    rates = {workers: _rate(shards, workers, seconds) for workers in WORKERS}
+    rows: list[Row] = [{"workers": str(workers), "samples/s": rate} for workers, rate in rates.items()]
+    used = finetune_rate("ViT-B-16", 32, torch.device(devices("auto")[0]))(0)
+    rows.append({"workers": "finetune step", "samples/s": used})
     number = sum(json.loads((shards / SIZES).read_text(encoding="utf-8")).values())
     setup: dict[str, str | float] = {
         "images": found.number, "photographs": str(found.real).lower(), "samples": number,
         "shards": len(list(shards.glob("*.tar"))), "batch": BATCH, "pixels": SIZE,
     }  # fmt: skip
-    return Result(setup, rows)
+    return Result(setup, rows, [Target("2 workers / finetune step", rates[2] / used, 2.0)])
 
 
 def _mined(found: inputs.Pictures, folder: Path) -> Path:

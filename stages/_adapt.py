@@ -26,7 +26,30 @@ def run_adaptation(
     """
     runtime = from_environment()
     init, out = Path("models") / section.init, Path("models") / name
-    recipe = Recipe(
+    recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
+    source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
+    adapt(name, init, Path("shards"), out, runtime, recipe, source)
+    if is_first_rank():
+        write_adaptation(
+            init,
+            out,
+            Path(params.heldout.images),
+            Path(params.heldout.truth),
+            Path("reports") / name,
+            device=runtime.devices[0],
+            batch_size=runtime.batch_size,
+            fill=params.crop.fill,
+            antialias=params.crop.antialias,
+            templates=params.heldout.templates,
+            limit=params.heldout.limit,
+        )
+
+
+def recipe_of(
+    section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
+) -> Recipe:
+    """A section of params.yaml as a recipe; see `run_adaptation`."""
+    return Recipe(
         epochs=section.epochs,
         max_steps=section.max_steps,
         batch_size=section.batch_size,
@@ -44,19 +67,3 @@ def run_adaptation(
         fill=params.crop.fill,
         antialias=params.crop.antialias,
     )
-    source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
-    adapt(name, init, Path("shards"), out, runtime, recipe, source)
-    if is_first_rank():
-        write_adaptation(
-            init,
-            out,
-            Path(params.heldout.images),
-            Path(params.heldout.truth),
-            Path("reports") / name,
-            device=runtime.devices[0],
-            batch_size=runtime.batch_size,
-            fill=params.crop.fill,
-            antialias=params.crop.antialias,
-            templates=params.heldout.templates,
-            limit=params.heldout.limit,
-        )

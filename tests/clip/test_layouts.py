@@ -107,6 +107,9 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
 def test_an_export_for_the_hub_loads_in_stock_open_clip(tmp_path: Path, half: bool) -> None:
     torch.manual_seed(0)
     network = open_clip.CLIP(**TINY)
+    open_clip.set_model_preprocess_cfg(
+        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
     prompts = new_prompts(network.visual, 1, 0)
     save_adapted(network, TINY, prompts, {"base": {"model": "tiny"}, "steps": []}, tmp_path / "model")
     export_clip(tmp_path / "model", tmp_path / "hub", half)

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ovseg import crops
+from ovseg.clip.adapted import materialise
 from ovseg.clip.load import Clip, load_clip, weights_fingerprint
 from ovseg.clip.names import parse
-from ovseg.clip.save import CONFIG, WEIGHTS, materialise, save_clip
+from ovseg.clip.save import CONFIG, WEIGHTS, save_clip
 from ovseg.errors import OvsegError
 from tests.conftest import TINY
 
@@ -233,7 +234,7 @@ def test_materialise_copies_any_clip(tmp_path: Path, clip: Clip) -> None:
     materialise(NAME, "random", tmp_path / "base")
     found, named = load_clip(f"local-dir:{tmp_path / 'base'}"), load_clip(NAME, "random")
     assert torch.equal(found.encode_crops(CROPS), named.encode_crops(CROPS))
-    assert json.loads((tmp_path / "base" / "provenance.json").read_text())["pretrained"] == "random"
+    assert json.loads((tmp_path / "base" / "provenance.json").read_text())["base"]["pretrained"] == "random"
     stock = open_clip.create_model(f"local-dir:{tmp_path / 'base'}")
     assert torch.equal(stock.state_dict()["text_projection"], named.model.state_dict()["text_projection"])
 

@@ -33,7 +33,12 @@ VARIANTS = {
 def _clip(variant: str = "class token", layers: int = 4) -> nn.Module:
     torch.manual_seed(0)
     vision = {**VISION, "layers": layers, **VARIANTS[variant]}
-    return open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval()
+    network = open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval()
+    size = vision["image_size"]
+    open_clip.set_model_preprocess_cfg(
+        network, {"size": size, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    return network
 
 
 def _inputs(visual: nn.Module, number: int = 3) -> tuple[Tensor, Tensor]:
@@ -145,7 +150,7 @@ def test_a_tower_without_seams_is_a_clear_error(config: dict[str, object], said:
 
 
 def test_more_depth_than_blocks_is_an_error() -> None:
-    with pytest.raises(OvsegError, match="depth=5.*4 blocks"):
+    with pytest.raises(OvsegError, match=r"depth=5.*4 blocks"):
         new_prompts(_clip().visual, 5, 0)
 
 

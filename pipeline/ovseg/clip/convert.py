@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -69,8 +68,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise OvsegError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # torch.load has no kind of its own for what is no checkpoint
+        raise OvsegError(f"cannot read {path}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise OvsegError(f"{path} is not a checkpoint: it holds no dict of tensors")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from open_clip.push_to_hf_hub import save_for_hf
 
 from ovseg.clip.adapted import PROMPTS, PROVENANCE, load_adapted, read_provenance
 from ovseg.clip.card import write_card
-from ovseg.clip.save import model_config
+from ovseg.clip.save import model_config, save_clip
 from ovseg.errors import OvsegError
 
 
@@ -27,8 +26,9 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
     if out.exists():
         raise OvsegError(f"{out} exists; give another folder, or remove it")
     clip = load_adapted(model)
-    network = clip.model.to(torch.float16) if half else clip.model
-    save_for_hf(network, clip.tokenizer, model_config(f"local-dir:{model}"), str(out), safe_serialization=True)
+    save_clip(clip.model, model_config(f"local-dir:{model}"), out, torch.float16 if half else None)
+    if hasattr(clip.tokenizer, "save_pretrained"):  # one of transformers, with files of its own
+        clip.tokenizer.save_pretrained(out)
     for name in (PROMPTS, PROVENANCE):
         if (model / name).is_file():
             (out / name).write_bytes((model / name).read_bytes())

@@ -56,7 +56,7 @@ def seams(visual: nn.Module) -> Seams:
         dropout = visual.patch_dropout
     elif isinstance(visual, TimmModel) and _is_plain(visual.trunk):
         trunk = visual.trunk
-        embed, dropout = trunk.patch_embed, getattr(trunk, "patch_drop", nn.Identity())
+        embed, dropout = trunk.patch_embed, getattr(trunk, "patch_drop", None)
         found = Seams(
             embed, list(trunk.blocks), trunk.num_prefix_tokens, embed.patch_size, embed.grid_size, trunk.embed_dim
         )
@@ -66,7 +66,7 @@ def seams(visual: nn.Module) -> Seams:
             f"mask prompts take the place of a ViT's patch tokens, and the image tower {name} has none that belong to one "
             "patch each; take a ViT, or finetune without prompts (prompt.epochs=0)"
         )
-    if not isinstance(dropout, nn.Identity):
+    if getattr(dropout, "prob", 0) > 0:
         raise OvsegError("mask prompts need every patch, and this image tower drops some; set its patch dropout to 0")
     return found
 

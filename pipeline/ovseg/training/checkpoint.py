@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -70,8 +69,8 @@ class Checkpoint:
             return 0
         try:
             state = torch.load(self.path, map_location=device, weights_only=True)
-        except (OSError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise OvsegError(f"{self.path} cannot be read ({error}); remove it to start anew") from None
+        except Exception as error:  # torch.load has no kind of its own for what is no checkpoint
+            raise OvsegError(f"{self.path} cannot be read ({error!r}); remove it to start anew") from None
         if state["key"] != self.key:
             raise OvsegError(
                 f"{self.path} is of another training: its fingerprint is {state['key']}, this one's is {self.key} (other "

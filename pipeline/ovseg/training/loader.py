@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -95,12 +98,15 @@ def load_shards(
         wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
         wds.split_by_node, wds.split_by_worker,
     ]  # fmt: skip
-    steps += [wds.tarfile_to_samples(handler=_stop)]
+    steps += [wds.tarfile_to_samples(handler=_stop), partial(_whole, read_sizes(folder))]
     steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=first, epoch=epoch - 1)] if shuffle else []
     steps += [_Decode(size, colour, antialias, crop_scale, seed, folder)]
     batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
     source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
-    return wds.WebLoader(wds.DataPipeline(*source, batched), batch_size=None, num_workers=workers)  # type: ignore[no-any-return]
+    pipeline = wds.DataPipeline(*source, batched)
+    return wds.WebLoader(  # type: ignore[no-any-return]
+        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals
+    )
 
 
 def read_sizes(folder: Path) -> dict[str, int]:
@@ -184,6 +190,22 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
         "noun_id": torch.tensor([s["noun_id"] for s in samples]),
         "key": [s["key"] for s in samples],
     }
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but what to do about it is the training's own affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _whole(sizes: dict[str, int], raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same samples; a tar that ends before its last one is an error, which the tar format itself does not see."""
+    for url, group in groupby(raws, key=lambda raw: raw["__url__"]):
+        number = 0
+        for number, raw in enumerate(group, start=1):  # noqa: B007
+            yield raw
+        name = Path(url).name
+        if number < sizes[name]:
+            raise OvsegError(f"{url} ends after {number} of {sizes[name]} samples; run the stage `shards` again")
 
 
 def _stop(error: Exception) -> bool:

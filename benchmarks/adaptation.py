@@ -1,0 +1,138 @@
+"""The paper's ladder in miniature: mask accuracy on the demo of each way to adapt CLIP, over several random seeds.
+
+    dvc repro && python -m benchmarks.adaptation        about 40 minutes on two cores; killed, it continues
+
+Reads params.yaml, models/base, shards/ and the mined tables; writes the table of docs/adaptation.md and
+benchmarks/results/adaptation-<machine>.json. The seed is that of order, crops and new prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks.results import FOLDER, machine, slug, versions
+from ovseg import crops
+from ovseg.clip.adapted import load_adapted
+from ovseg.evaluation.mask_accuracy import measure
+from ovseg.mining.select import select_pairs
+from ovseg.mining.shards import write_shards
+from ovseg.params import Params, read_params
+from ovseg.runtime import from_environment
+from ovseg.training.adapt import adapt
+from ovseg.units import work_folder
+from stages._adapt import recipe_of
+
+DOC = Path("docs/adaptation.md")
+BEGIN, END = "<!-- table: python -m benchmarks.adaptation -->", "<!-- end of table -->"
+GROUPS = {
+    "annotated": "mask_accuracy_annotated",
+    "not annotated": "mask_accuracy_not_annotated",
+    "all": "mask_accuracy",
+}
+Scores = Mapping[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=None, metavar="WAY", help="measure these alone and write nothing")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    params = read_params()
+    base = Path("models/base")
+    every: dict[str, list[Scores]] = {
+        "base, unmasked crops": [_measure(base, params, "keep")],
+        "base": [_measure(base, params, params.crop.fill)],
+    }
+    for seed in asked.seeds:
+        for name, folder in _train(params, seed, asked.only).items():
+            every.setdefault(name, []).append(_measure(folder, params, params.crop.fill))
+            print(f"seed {seed}, {name}: {every[name][-1]}", flush=True)
+    print(table(every))
+    if not asked.only:
+        _write(every, asked.seeds)
+
+
+def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]:
+    """The folder of each adapted CLIP by its name; what is there already is not trained again."""
+    work, base, runtime = work_folder() / "adaptation" / str(seed), Path("models/base"), from_environment()
+    finetune = params.finetune.model_copy(update={"seed": seed})
+    prompt = params.prompt.model_copy(update={"seed": seed})
+    tower = recipe_of(finetune, params, lr=finetune.lr, prompt_lr=None)
+    prompts = recipe_of(prompt, params, lr=None, prompt_lr=prompt.lr, depth=prompt.depth)
+    both = recipe_of(prompt, params, lr=finetune.lr, prompt_lr=prompt.lr, depth=prompt.depth)
+    mined = Path("shards")
+    ladder = (
+        ("MPT", "prompt", base, mined, prompts),
+        ("FT", "finetune", base, mined, tower),
+        ("FT then MPT", "prompt", work / "FT", mined, prompts),
+        ("MPT then FT", "finetune", work / "MPT", mined, tower),
+        ("both at once", "prompt", base, mined, both),
+        ("FT on ground-truth pairs", "finetune", base, None, tower),
+    )
+    found = {}
+    for name, stage, init, shards, recipe in ladder:
+        if only is None or name in only:
+            source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
+            adapt(stage, init, shards or _ground_truth(params), work / name, runtime, recipe, source)
+            found[name] = work / name
+    return found
+
+
+def _ground_truth(params: Params) -> Path:
+    """Shards of annotated masks with their class names alone: select.annotated_share=1."""
+    work, runtime = work_folder() / "adaptation", from_environment()
+    pairs, out = work / "annotated-pairs", work / "annotated-shards"
+    select_pairs(
+        Path("data/candidates"), Path("data/proposals"), pairs, runtime, annotated_share=1.0, seed=params.select.seed
+    )
+    write_shards(
+        Path("data/index"), Path(params.index.images), Path("data/proposals"), pairs, out, runtime,
+        min_shards=params.shards.min_shards,
+    )  # fmt: skip
+    return out
+
+
+def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
+    runtime = from_environment()
+    clip = load_adapted(folder, runtime.devices[0])
+    return measure(
+        {"": clip}, Path(params.heldout.images), Path(params.heldout.truth), fill=fill, antialias=params.crop.antialias,
+        templates=params.heldout.templates, batch_size=runtime.batch_size, limit=params.heldout.limit,
+    )[""]  # fmt: skip
+
+
+def table(every: Mapping[str, list[Scores]]) -> str:
+    """Markdown: a row for each way, mean and spread (standard deviation over seeds) in percent."""
+    lines = [f"| CLIP | {' | '.join(f'{group} nouns' for group in GROUPS)} |", "|---|" + "---:|" * len(GROUPS)]
+    for name, runs in every.items():
+        cells = [_cell([run[key] for run in runs]) for key in GROUPS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(shares: list[float]) -> str:
+    spread = f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * mean(shares):.1f}{spread}"
+
+
+def _write(every: Mapping[str, list[Scores]], seeds: list[int]) -> None:
+    text = DOC.read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    DOC.write_text(f"{before}\n{table(every)}\n{after}", encoding="utf-8")
+    record = {
+        "command": f"python -m benchmarks.adaptation --seeds {' '.join(map(str, seeds))}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "scores": every,
+    }  # fmt: skip
+    (FOLDER / f"adaptation-{slug()}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

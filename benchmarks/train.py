@@ -1,0 +1,188 @@
+"""Train: samples a second of a finetune and of a prompt step, against plain steps of the same work.
+
+    python -m benchmarks train          about 5 minutes on two cores
+
+ViT-B-16 with random weights (on a GPU also ViT-L-14 at batch 256), random crops with half of each blank, bf16, AdamW:
+    finetune           a step of ours: image tower, text features from the bank, global loss
+    plain              an ordinary open_clip step of the same batch: both towers forward and backward, `ClipLoss`
+    plain, fused       the same with the attention kernel that torch takes by itself
+    prompt             a step of ours: the frozen tower, three layers of mask prompts
+    input gradient     the same tower forward and back to its input, with no weight gradients: what a prompt step must cost
+"share of peak" is the arithmetic of a finetune step, as torch counts it, against the fastest large bf16 matrix product that
+was measured on the same device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
+from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.prompts import new_prompts
+from ovseg.crops import normalise
+from ovseg.runtime import devices
+from ovseg.training.contrast import contrast
+from ovseg.training.distributed import World
+from ovseg.training.loader import Batch
+from ovseg.training.tower import Tower, arithmetic, groups
+
+REPEATS, NOUNS = 3, 100
+Way = Callable[[int], float]
+
+
+def run(options: Options) -> Result:
+    device = torch.device(devices("auto")[0])
+    sizes = {"ViT-B-16": 8 if options.smoke else 32}
+    if device.type == "cuda":
+        sizes |= {"ViT-L-14": 256}
+    rows: list[Row] = []
+    turns: dict[str, list[Turn]] = {}
+    targets: list[Target] = []
+    peak = matrix_peak(device)
+    for model, size in sizes.items():
+        ways = _ways(model, size, device)
+        measured = interleave(ways, 1 if options.smoke else REPEATS)
+        middle = medians(measured)
+        turns |= {f"{way}, {model}": found for way, found in measured.items()}
+        share = finetune_flops(model, device) * middle["finetune"] / peak
+        rows += [{"model": model, "way": way, "batch": size, "samples/s": middle[way]} for way in ways]
+        targets += [
+            Target(f"finetune / plain, {model}", middle["finetune"] / middle["plain"], 1.2),
+            Target(f"prompt / input gradient, {model}", middle["prompt"] / middle["input gradient"], 0.9),
+            Target(f"share of the bf16 peak, {model}", share, 0.45 if device.type == "cuda" else 0.0),
+        ]
+        if device.type == "cuda":
+            rows.append(
+                {
+                    "model": model,
+                    "way": "memory GiB",
+                    "batch": size,
+                    "samples/s": torch.cuda.max_memory_allocated() / 2**30,
+                }
+            )
+    setup: dict[str, str | float] = {"device": device.type, "precision": "bf16", "peak TFLOP/s": peak / 1e12}
+    return Result(setup, rows, targets, turns)
+
+
+def finetune_rate(model: str, size: int, device: torch.device) -> Way:
+    """Samples a second of our finetune step."""
+    return _ours(load_clip(model, "random", str(device)), size, prompts=False)
+
+
+def _ways(model: str, size: int, device: torch.device) -> dict[str, Way]:
+    chosen = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    return {
+        "finetune": finetune_rate(model, size, device),
+        "plain": _plain(load_clip(model, "random", str(device)), size, chosen),
+        "plain, fused": _plain(load_clip(model, "random", str(device)), size, nullcontext()),
+        "prompt": _ours(load_clip(model, "random", str(device)), size, prompts=True),
+        "input gradient": _input_gradient(load_clip(model, "random", str(device)), size),
+    }
+
+
+def _batch(clip: Clip, size: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(size, clip.size, clip.size, dtype=torch.bool)
+    masks[:, :, : clip.size // 2] = True
+    crops = torch.randint(256, (size, 3, clip.size, clip.size), dtype=torch.uint8, generator=generator)
+    return {"crop": crops, "mask": masks, "text": [], "noun_id": torch.arange(size) % NOUNS, "key": [""] * size}
+
+
+def _timed(size: int, device: torch.device, step: Callable[[int], None]) -> Way:
+    """A way that warms up once, then times a few steps."""
+
+    def way(_: int) -> float:
+        step(0)
+        _wait(device)
+        begun, number = time.perf_counter(), 0
+        while number < 2 or (time.perf_counter() - begun < 2 and device.type == "cuda"):
+            step(number)
+            number += 1
+            _wait(device)
+        return size * number / (time.perf_counter() - begun)
+
+    return way
+
+
+def _ours(clip: Clip, size: int, prompts: bool) -> Way:
+    device = clip.mean.device
+    made = new_prompts(clip.model.visual, 3, 0).to(device) if prompts else None  # type: ignore[arg-type]
+    tower = Tower(clip, made, train_tower=not prompts, train_prompts=prompts)
+    scale = nn.Parameter(torch.tensor(4.0, device=device))
+    optimiser = torch.optim.AdamW(groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
+    bank = nn.functional.normalize(torch.randn(1, NOUNS, clip.width, device=device), dim=-1)
+    batch, world = _batch(clip, size), World(0, 1, device)
+
+    def step(number: int) -> None:
+        optimiser.zero_grad()
+        contrast(tower, scale, [batch], bank, world, loss="multi_positive", precision="bf16", seed=0, step=number)
+        optimiser.step()
+
+    return _timed(size, device, step)
+
+
+def _plain(clip: Clip, size: int, attention: AbstractContextManager[None]) -> Way:
+    device, model = clip.mean.device, clip.model.requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.2, fused=True)
+    batch, loss_of = _batch(clip, size), open_clip.ClipLoss()
+    tokens = clip.tokenizer(["a photo of a thing."] * size).to(device)
+
+    def step(_: int) -> None:
+        optimiser.zero_grad()
+        images = normalise(batch["crop"].to(device), clip.mean, clip.std)
+        with attention, torch.autocast(device.type, torch.bfloat16):
+            crops, texts, scale = model(images, tokens)
+            loss: Tensor = loss_of(crops, texts, scale)
+            loss.backward()
+        optimiser.step()
+
+    return _timed(size, device, step)
+
+
+def _input_gradient(clip: Clip, size: int) -> Way:
+    device, batch = clip.mean.device, _batch(clip, size)
+    visual: nn.Module = clip.model.visual  # type: ignore[assignment]
+
+    def step(_: int) -> None:
+        images = normalise(batch["crop"].to(device), clip.mean, clip.std).requires_grad_()
+        with arithmetic(device, "bf16"):
+            visual(images).float().square().sum().backward()
+
+    return _timed(size, device, step)
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Arithmetic operations a second of the fastest of a few large bf16 matrix products."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = 0.0
+    for _ in range(10):
+        _wait(device)
+        begun = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - begun))
+    return best
+
+
+def finetune_flops(model: str, device: torch.device) -> float:
+    """Arithmetic operations of a finetune step for each sample, forward and backward, as torch counts them."""
+    clip = load_clip(model, "random", str(device))
+    clip.model.visual.requires_grad_(True)  # type: ignore[union-attr,operator]
+    images = torch.zeros(1, 3, clip.size, clip.size, device=device)
+    with FlopCounterMode(display=False) as counter:
+        clip.model.visual(images).sum().backward()  # type: ignore[operator]
+    return float(counter.get_total_flops())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
