@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ovseg.params import Finetune, Params, Prompt
 from ovseg.report.adaptation import write_adaptation
 from ovseg.runtime import from_environment
 from ovseg.training.adapt import Recipe, adapt
-from stages._run import is_first_rank
+from stages._run import is_first_rank, max_steps
 
 
 def run_adaptation(
     name: str, section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
 ) -> None:
-    """Write models/NAME and reports/NAME.
+    """Write models/NAME and reports/NAME; `--max-steps N` on the command line stops this run after N steps.
 
     Args:
         name: of the stage.
@@ -24,7 +25,7 @@ def run_adaptation(
         prompt_lr: of mask prompts; None leaves them as they are.
         depth: of new mask prompts.
     """
-    runtime = from_environment()
+    runtime = replace(from_environment(), max_steps=max_steps())
     init, out = Path("models") / section.init, Path("models") / name
     recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
     source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -42,8 +43,16 @@ def is_first_rank() -> bool:
 
 def _start_ranks(_: Params) -> None:
     """Become torchrun, where several processes are wanted; it comes back here in each of them."""
-    processes = int(os.environ.get("OVSEG_PROCESSES", len(from_environment().devices)))
+    runtime = from_environment()
+    processes = runtime.processes or len(runtime.devices)
     if processes > 1:
         module = Path(sys.argv[0]).resolve().relative_to(Path.cwd()).with_suffix("")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        os.execv(sys.executable, [*torchrun, "-m", ".".join(module.parts)])  # noqa: S606
+        os.execv(sys.executable, [*torchrun, "-m", ".".join(module.parts), *sys.argv[1:]])  # noqa: S606
+
+
+def max_steps() -> int | None:
+    """`--max-steps N` of the command line: the training stops after N steps with a checkpoint, and continues next time."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--max-steps", type=int)
+    return parser.parse_args().max_steps  # type: ignore[no-any-return]

@@ -91,7 +91,9 @@ def test_a_second_repro_does_nothing(repo: Copy) -> None:
 
 def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo: Copy) -> None:
     ran = _ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
-    assert ran == ["select", "shards", "report"]
+    assert sorted(ran) == sorted(["select", "shards", "finetune", "prompt", "report"])
+    assert ran[:2] == ["select", "shards"]
+    assert ran.index("finetune") < ran.index("prompt")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,66 @@ def test_a_wrong_setting_of_an_experiment_fails_with_the_key_the_value_and_what_
     (repo.folder / "params.yaml").write_text(before)
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
+
+
+def _provenance(repo: Copy, model: str) -> list[str]:
+    text = (repo.folder / "models" / model / "provenance.json").read_text()
+    return [step["stage"] for step in json.loads(text)["steps"]]
+
+
+def test_the_default_finetunes_and_then_tunes_prompts_and_measures_both(repo: Copy) -> None:
+    repo.dvc("repro")
+    assert _provenance(repo, "prompt") == ["finetune", "prompt"]
+    finetuned = json.loads((repo.folder / "reports" / "finetune" / "metrics.json").read_text())
+    prompted = json.loads((repo.folder / "reports" / "prompt" / "metrics.json").read_text())
+    assert finetuned.keys() == {"init", "model"}
+    assert prompted.keys() == {"init", "model", "model_without_prompts"}
+    assert prompted["init"] == finetuned["model"]
+    assert {"mask_accuracy_annotated", "mask_accuracy_not_annotated"} <= prompted["model"].keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "ran", "stages"),
+    [
+        (["prompt.init=base", "finetune.init=prompt"], ["prompt", "finetune"], {"finetune": ["prompt", "finetune"]}),
+        (["prompt.init=base", "prompt.tower_lr=1e-4"], ["prompt"], {"prompt": ["prompt"]}),
+        (["prompt.epochs=0"], ["prompt"], {"prompt": ["finetune"]}),
+        (["prompt.epochs=0", "finetune.epochs=0"], ["finetune", "prompt"], {"prompt": [], "finetune": []}),
+    ],
+)
+def test_every_order_of_adaptation_comes_from_parameters_alone(
+    repo: Copy, settings: list[str], ran: list[str], stages: dict[str, list[str]]
+) -> None:
+    """Prompts and then the tower; both at once; finetuning alone; nothing at all: mining is never run again."""
+    repo.dvc("repro")
+    before = (repo.folder / "params.yaml").read_text()
+    output = repo.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)))
+    (repo.folder / "params.yaml").write_text(before)
+    assert _ran(output) == ran
+    for model, steps in stages.items():
+        assert _provenance(repo, model) == steps
+
+
+def test_stages_that_wait_for_each_other_are_refused(repo: Copy) -> None:
+    before = (repo.folder / "params.yaml").read_text()
+    (repo.folder / "params.yaml").write_text(before.replace("  init: base", "  init: prompt", 1))
+    done = repo.run(sys.executable, "-m", "stages.finetune", check=False)
+    (repo.folder / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert "wait for each other; set one of them to base" in done.stderr
+
+
+def test_a_training_stage_runs_in_two_processes(repo: Copy) -> None:
+    """The stage starts torchrun by itself, and one result is written."""
+    repo.dvc("repro")
+    shutil.rmtree(repo.folder / "models" / "finetune")
+    env = {**repo.env, "OVSEG_PROCESSES": "2", "OMP_NUM_THREADS": "1", "OVSEG_WORK": str(repo.folder.parent / "work2")}
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.finetune"], cwd=repo.folder, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("-> models/finetune") == 1
+    assert _provenance(repo, "finetune") == ["finetune"]
 
 
 def test_the_shards_of_the_dag_pass_verify(repo: Copy) -> None:

@@ -21,8 +21,10 @@ class Runtime:
         executor: a name in `executors.EXECUTORS`.
         work: folder of unfinished work.
         fresh: forget what an earlier run with the same fingerprint has finished.
+        processes: of a training; None for one on each device.
         micro_batch: samples of a training step that are in memory at a time; None for all of this process's.
         checkpoint_seconds: between two checkpoints of a training.
+        max_steps: of a training in this run; it then stops with a checkpoint. None for no limit.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -31,13 +33,16 @@ class Runtime:
     executor: str = "local"
     work: Path = field(default_factory=work_folder)
     fresh: bool = False
+    processes: int | None = None
     micro_batch: int | None = None
     checkpoint_seconds: float = 300
+    max_steps: int | None = None
 
 
 def from_environment() -> Runtime:
     """The options of DVC stages: `OVSEG_DEVICE` ("auto", or a list with commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`,
-    `OVSEG_EXECUTOR`, `OVSEG_WORK`; for training `OVSEG_MICRO_BATCH` and `OVSEG_CHECKPOINT_SECONDS`.
+    `OVSEG_EXECUTOR`, `OVSEG_WORK`; for training `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH`,
+    `OVSEG_CHECKPOINT_SECONDS`.
 
     Raises:
         OvsegError: if a number is not a positive whole number.
@@ -47,7 +52,8 @@ def from_environment() -> Runtime:
         workers=_positive("OVSEG_WORKERS", os.cpu_count() or 1),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
-        micro_batch=_positive("OVSEG_MICRO_BATCH", 1) if "OVSEG_MICRO_BATCH" in os.environ else None,
+        processes=_given("OVSEG_PROCESSES"),
+        micro_batch=_given("OVSEG_MICRO_BATCH"),
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
     )
 
@@ -68,6 +74,10 @@ def devices(text: str) -> tuple[str, ...]:
     import torch
 
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+
+
+def _given(name: str) -> int | None:
+    return _positive(name, 1) if name in os.environ else None
 
 
 def _positive(name: str, default: int) -> int:

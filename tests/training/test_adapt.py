@@ -158,6 +158,17 @@ def test_a_killed_process_continues_to_the_same_weights(
     assert same(whole, out) == weights(whole).keys()
 
 
+def test_most_steps_of_a_run_stop_it_with_a_checkpoint_and_the_next_run_continues(
+    base: Path, shards: Path, tmp_path: Path
+) -> None:
+    whole = run("finetune", base, shards, tmp_path / "whole", tmp_path / "a", FINETUNE)
+    for _ in range(2):  # 8 steps are 3 + 3 + 2
+        with pytest.raises(KeyboardInterrupt):
+            run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, max_steps=3)
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, max_steps=3)
+    assert same(whole, out) == weights(whole).keys()
+
+
 def test_a_finished_training_is_not_done_again(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +226,7 @@ def test_out_of_memory_says_what_to_set(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(module, "contrast", full)
-    with pytest.raises(OvsegError, match="OVSEG_MICRO_BATCH"):
+    with pytest.raises(OvsegError, match=r"16 samples at a time.*OVSEG_MICRO_BATCH"):
         run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
 
 

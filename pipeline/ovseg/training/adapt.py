@@ -26,7 +26,7 @@ from ovseg.training.checkpoint import Checkpoint
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World, joined, wait
 from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes
-from ovseg.training.loop import Done, History, train, warmup_cosine
+from ovseg.training.loop import Done, History, memory_in_words, train, warmup_cosine
 from ovseg.training.losses import Loss
 from ovseg.training.texts import read_nouns, text_bank
 from ovseg.training.tower import BETAS, EPS, Tower, groups
@@ -181,7 +181,8 @@ def _train(
 
     def step(number: int) -> Done:
         mine = list(islice(batches, local // micro))
-        loss = contrast(whole, scale, mine, bank, world, step=number, **options)
+        with memory_in_words(name, micro):
+            loss = contrast(whole, scale, mine, bank, world, step=number, **options)
         keys = [sample for batch in mine for sample in batch["key"]]
         return Done(loss, recipe.batch_size, keys, {"logit_scale": float(scale.detach().exp())})
 
@@ -190,7 +191,7 @@ def _train(
             scale.clamp_(0, MAX_LOG_SCALE)
 
     train(
-        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history,
+        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history, most=runtime.max_steps,
         after=clamp if recipe.logit_scale == "train" else lambda: None,
     )  # fmt: skip
     return None if tower.prompts is None else tower.prompts.detach()

@@ -95,6 +95,7 @@ def train(
     begin: int,
     steps: int,
     history: History,
+    most: int | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the steps from `begin` to `steps`.
@@ -110,6 +111,7 @@ def train(
         begin: from `checkpoint.restore`.
         steps: of the whole training.
         history: gets a row now and then.
+        most: stop, as if by Ctrl-C, after that many steps of this run; None for no limit.
         after: called after each step of the optimiser, to clamp what must be.
 
     Raises:
@@ -121,8 +123,7 @@ def train(
             progress.add({}, reused=True)
         for i in range(begin, steps):
             optimiser.zero_grad(set_to_none=True)
-            with _memory_in_words(name):
-                done = step(i)
+            done = step(i)
             loss = float(done.loss)
             if not math.isfinite(loss):
                 raise OvsegError(_no_number(name, i + 1, loss, done.keys, checkpoint))
@@ -132,7 +133,7 @@ def train(
             after()
             history.add(i + 1, steps, loss, rest)
             progress.add({"samples": done.items}, note=f"loss {loss:.3f}")
-            stop = anywhere(stopped.is_set(), world)
+            stop = anywhere(stopped.is_set() or i + 1 - begin == most, world)
             if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
                 checkpoint.save(i + 1)
             if stop:
@@ -171,19 +172,14 @@ def _stop_at_step_end() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _memory_in_words(name: str) -> Iterator[None]:
+def memory_in_words(name: str, samples: int) -> Iterator[None]:
+    """Turn torch's lack of memory, with so many samples at a time, into what to do about it."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OvsegError(_memory(name, error)) from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says on the CPU
+    except RuntimeError as error:  # torch.OutOfMemoryError is one of them
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise OvsegError(_memory(name, error)) from None
-
-
-def _memory(name: str, error: Exception) -> str:
-    return (
-        f"{name}: out of memory ({str(error).splitlines()[0][:160]}). Set OVSEG_MICRO_BATCH to fewer samples at a time; "
-        f"{name}.batch_size and the result stay the same"
-    )
+        raise OvsegError(
+            f"{name}: out of memory with {samples} samples at a time ({str(error).splitlines()[0][:160]}). Set "
+            f"OVSEG_MICRO_BATCH to less; {name}.batch_size and the result stay the same"
+        ) from None
