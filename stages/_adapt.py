@@ -25,7 +25,7 @@ def run_adaptation(
         prompt_lr: of mask prompts; None leaves them as they are.
         depth: of new mask prompts.
     """
-    runtime = replace(from_environment(), max_steps=max_steps())
+    runtime = replace(from_environment(), stop_after=max_steps())
     init, out = Path("models") / section.init, Path("models") / name
     recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
     source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}

@@ -24,7 +24,7 @@ class Runtime:
         processes: of a training; None for one on each device.
         micro_batch: samples of a training step that are in memory at a time; None for all of this process's.
         checkpoint_seconds: between two checkpoints of a training.
-        max_steps: of a training in this run; it then stops with a checkpoint. None for no limit.
+        stop_after: steps of a training in this run; it then stops with a checkpoint. None for no limit.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -36,7 +36,7 @@ class Runtime:
     processes: int | None = None
     micro_batch: int | None = None
     checkpoint_seconds: float = 300
-    max_steps: int | None = None
+    stop_after: int | None = None
 
 
 def from_environment() -> Runtime:

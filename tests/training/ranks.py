@@ -15,7 +15,7 @@ from tests.training.test_contrast import batch_of, gradients
 
 def main() -> None:
     base, out, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    with joined("cpu") as world:
+    with joined(["cpu"]) as world:
         first, number = world.rank * 6, 6 // parts
         batches = [batch_of(first + i * number, number) for i in range(parts)]
         found = gradients(base, batches, world, DistributedDataParallel)

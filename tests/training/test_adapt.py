@@ -164,8 +164,8 @@ def test_most_steps_of_a_run_stop_it_with_a_checkpoint_and_the_next_run_continue
     whole = run("finetune", base, shards, tmp_path / "whole", tmp_path / "a", FINETUNE)
     for _ in range(2):  # 8 steps are 3 + 3 + 2
         with pytest.raises(KeyboardInterrupt):
-            run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, max_steps=3)
-    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, max_steps=3)
+            run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, stop_after=3)
+    out = run("finetune", base, shards, tmp_path / "out", tmp_path / "b", FINETUNE, stop_after=3)
     assert same(whole, out) == weights(whole).keys()
 
 

@@ -100,7 +100,7 @@ def adapt(
         OvsegError: shards, model or recipe that cannot be used; no number for a loss; no memory; no space.
     """
     key = _key(name, init, shards, recipe, source)
-    with joined(runtime.devices[0]) as world:
+    with joined(runtime.devices) as world:
         if published(out, key) is not None:
             log.info("%s: done before -> %s", name, out)
             return
@@ -191,7 +191,7 @@ def _train(
             scale.clamp_(0, MAX_LOG_SCALE)
 
     train(
-        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history, most=runtime.max_steps,
+        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history, stop_after=runtime.stop_after,
         after=clamp if recipe.logit_scale == "train" else lambda: None,
     )  # fmt: skip
     return None if tower.prompts is None else tower.prompts.detach()

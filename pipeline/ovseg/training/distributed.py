@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,16 +22,15 @@ class World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """Join the other ranks where torchrun has started several; `device` is "cpu" or "cuda..." and says of which kind."""
+def joined(devices: Sequence[str]) -> Iterator[World]:
+    """Join the other ranks where torchrun has started several; each takes its own of this machine's devices."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(device)
+    place = torch.device(devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)])
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
     if size == 1:
         yield World(0, 1, place)
         return
-    if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield World(rank, size, place)

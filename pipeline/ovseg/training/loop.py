@@ -95,7 +95,7 @@ def train(
     begin: int,
     steps: int,
     history: History,
-    most: int | None = None,
+    stop_after: int | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the steps from `begin` to `steps`.
@@ -111,7 +111,7 @@ def train(
         begin: from `checkpoint.restore`.
         steps: of the whole training.
         history: gets a row now and then.
-        most: stop, as if by Ctrl-C, after that many steps of this run; None for no limit.
+        stop_after: stop, as if by Ctrl-C, after that many steps of this run; None for no limit.
         after: called after each step of the optimiser, to clamp what must be.
 
     Raises:
@@ -133,7 +133,7 @@ def train(
             after()
             history.add(i + 1, steps, loss, rest)
             progress.add({"samples": done.items}, note=f"loss {loss:.3f}")
-            stop = anywhere(stopped.is_set() or i + 1 - begin == most, world)
+            stop = anywhere(stopped.is_set() or i + 1 - begin == stop_after, world)
             if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
                 checkpoint.save(i + 1)
             if stop:
