@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.results import FOLDER, machine, slug, versions
-from ovseg import crops
+from ovseg import crops, fingerprint, tables
 from ovseg.clip.adapted import load_adapted
 from ovseg.evaluation.mask_accuracy import measure
 from ovseg.mining.select import select_pairs
@@ -42,7 +42,9 @@ Scores = Mapping[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=None, metavar="WAY", help="measure these alone and write nothing")
+    parser.add_argument(
+        "--only", nargs="+", default=None, metavar="WAY", help="train and measure these alone, and write nothing"
+    )
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     params = read_params()
@@ -62,7 +64,8 @@ def main() -> None:
 
 def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]:
     """The folder of each adapted CLIP by its name; what is there already is not trained again."""
-    work, base, runtime = work_folder() / "adaptation" / str(seed), Path("models/base"), from_environment()
+    base, runtime = Path("models/base"), from_environment()
+    work = _work(params) / str(seed)
     finetune = params.finetune.model_copy(update={"seed": seed})
     prompt = params.prompt.model_copy(update={"seed": seed})
     tower = recipe_of(finetune, params, lr=finetune.lr, prompt_lr=None)
@@ -86,9 +89,19 @@ def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]
     return found
 
 
+def _work(params: Params) -> Path:
+    """Where the CLIPs of these parameters, shards and base are kept; remove it to train them anew with other code."""
+    inputs = {
+        "base": fingerprint.of_path(Path("models/base")),
+        "shards": tables.read_account(Path("shards"))["fingerprint"],
+    }
+    sections = {"finetune": vars(params.finetune), "prompt": vars(params.prompt), "crop": vars(params.crop)}
+    return work_folder() / "adaptation" / fingerprint.of(**inputs, **sections)[:12]
+
+
 def _ground_truth(params: Params) -> Path:
     """Shards of annotated masks with their class names alone: select.annotated_share=1."""
-    work, runtime = work_folder() / "adaptation", from_environment()
+    work, runtime = _work(params), from_environment()
     pairs, out = work / "annotated-pairs", work / "annotated-shards"
     select_pairs(
         Path("data/candidates"), Path("data/proposals"), pairs, runtime, annotated_share=1.0, seed=params.select.seed

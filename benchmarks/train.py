@@ -14,6 +14,7 @@ was measured on the same device.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -46,30 +47,43 @@ def run(options: Options) -> Result:
     rows: list[Row] = []
     turns: dict[str, list[Turn]] = {}
     targets: list[Target] = []
+    memory: dict[tuple[str, str], float] = {}
     peak = matrix_peak(device)
     for model, size in sizes.items():
         ways = _ways(model, size, device)
+        memory |= {(model, way): _memory(run_once, device) for way, run_once in ways.items()}
         measured = interleave(ways, 1 if options.smoke else REPEATS)
         middle = medians(measured)
         turns |= {f"{way}, {model}": found for way, found in measured.items()}
-        share = finetune_flops(model, device) * middle["finetune"] / peak
-        rows += [{"model": model, "way": way, "batch": size, "samples/s": middle[way]} for way in ways]
+        share = {"finetune": finetune_flops(model, device) * middle["finetune"] / peak}
+        for way in ways:
+            row: Row = {
+                "model": model,
+                "way": way,
+                "batch": size,
+                "samples/s": middle[way],
+                "steps/s": middle[way] / size,
+            }
+            if device.type == "cuda":
+                row |= {"GiB": memory[model, way], "share of peak": share.get(way, math.nan)}
+            rows.append(row)
         targets += [
             Target(f"finetune / plain, {model}", middle["finetune"] / middle["plain"], 1.2),
             Target(f"prompt / input gradient, {model}", middle["prompt"] / middle["input gradient"], 0.9),
-            Target(f"share of the bf16 peak, {model}", share, 0.45 if device.type == "cuda" else 0.0),
+            Target(f"share of the bf16 peak, {model}", share["finetune"], 0.45 if device.type == "cuda" else 0.0),
         ]
-        if device.type == "cuda":
-            rows.append(
-                {
-                    "model": model,
-                    "way": "memory GiB",
-                    "batch": size,
-                    "samples/s": torch.cuda.max_memory_allocated() / 2**30,
-                }
-            )
     setup: dict[str, str | float] = {"device": device.type, "precision": "bf16", "peak TFLOP/s": peak / 1e12}
     return Result(setup, rows, targets, turns)
+
+
+def _memory(way: Way, device: torch.device) -> float:
+    """GiB that a way takes beyond what lay there before: activations, gradients and the optimiser's state."""
+    if device.type != "cuda":
+        return 0.0
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    way(0)
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
 def finetune_rate(model: str, size: int, device: torch.device) -> Way:
@@ -78,11 +92,13 @@ def finetune_rate(model: str, size: int, device: torch.device) -> Way:
 
 
 def _ways(model: str, size: int, device: torch.device) -> dict[str, Way]:
-    chosen = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    def chosen() -> AbstractContextManager[None]:
+        return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
     return {
         "finetune": finetune_rate(model, size, device),
         "plain": _plain(load_clip(model, "random", str(device)), size, chosen),
-        "plain, fused": _plain(load_clip(model, "random", str(device)), size, nullcontext()),
+        "plain, fused": _plain(load_clip(model, "random", str(device)), size, nullcontext),
         "prompt": _ours(load_clip(model, "random", str(device)), size, prompts=True),
         "input gradient": _input_gradient(load_clip(model, "random", str(device)), size),
     }
@@ -129,7 +145,7 @@ def _ours(clip: Clip, size: int, prompts: bool) -> Way:
     return _timed(size, device, step)
 
 
-def _plain(clip: Clip, size: int, attention: AbstractContextManager[None]) -> Way:
+def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager[None]]) -> Way:
     device, model = clip.mean.device, clip.model.requires_grad_(True)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.2, fused=True)
     batch, loss_of = _batch(clip, size), open_clip.ClipLoss()
@@ -138,7 +154,7 @@ def _plain(clip: Clip, size: int, attention: AbstractContextManager[None]) -> Wa
     def step(_: int) -> None:
         optimiser.zero_grad()
         images = normalise(batch["crop"].to(device), clip.mean, clip.std)
-        with attention, torch.autocast(device.type, torch.bfloat16):
+        with attention(), torch.autocast(device.type, torch.bfloat16):
             crops, texts, scale = model(images, tokens)
             loss: Tensor = loss_of(crops, texts, scale)
             loss.backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ovseg import tables
 from ovseg.params import Finetune, Params, Prompt
 from ovseg.report.adaptation import write_adaptation
 from ovseg.runtime import from_environment
@@ -28,8 +29,10 @@ def run_adaptation(
     runtime = replace(from_environment(), stop_after=max_steps())
     init, out = Path("models") / section.init, Path("models") / name
     recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
-    source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
-    adapt(name, init, Path("shards"), out, runtime, recipe, source)
+    shards = Path("shards")
+    sources = sorted(tables.read(shards, "samples", ["source"])["source"].unique().to_pylist())
+    source = {"mask_source": ", ".join(sources), "mask_licence": params.propose.licence}
+    adapt(name, init, shards, out, runtime, recipe, source)
     if is_first_rank():
         write_adaptation(
             init,

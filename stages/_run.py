@@ -45,6 +45,11 @@ def _start_ranks(_: Params) -> None:
     """Become torchrun, where several processes are wanted; it comes back here in each of them."""
     runtime = from_environment()
     processes = runtime.processes or len(runtime.devices)
+    kinds = {device.split(":")[0] for device in runtime.devices}
+    if len(kinds) > 1 or ("cuda" in kinds and processes > len(runtime.devices)):
+        raise OvsegError(
+            f"{processes} processes cannot train on {', '.join(runtime.devices)}: each needs a GPU of its own"
+        )
     if processes > 1:
         module = Path(sys.argv[0]).resolve().relative_to(Path.cwd()).with_suffix("")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -55,4 +60,7 @@ def max_steps() -> int | None:
     """`--max-steps N` of the command line: the training stops after N steps with a checkpoint, and continues next time."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--max-steps", type=int)
-    return parser.parse_args().max_steps  # type: ignore[no-any-return]
+    most: int | None = parser.parse_args().max_steps
+    if most is not None and most < 1:
+        raise OvsegError(f"--max-steps {most} must be at least 1")
+    return most

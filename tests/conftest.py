@@ -36,7 +36,18 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Each test has its own folder of unfinished work, and no settings of the machine."""
     folder = tmp_path_factory.mktemp("work")
     monkeypatch.setenv("OVSEG_WORK", str(folder))
-    for name in ("OVSEG_DEVICE", "OVSEG_WORKERS", "OVSEG_BATCH_SIZE", "OVSEG_EXECUTOR", "RANK", "WORLD_SIZE"):
+    for name in (
+        "OVSEG_DEVICE",
+        "OVSEG_WORKERS",
+        "OVSEG_BATCH_SIZE",
+        "OVSEG_EXECUTOR",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "OVSEG_PROCESSES",
+        "OVSEG_MICRO_BATCH",
+        "OVSEG_CHECKPOINT_SECONDS",
+    ):
         monkeypatch.delenv(name, raising=False)
     return folder
 

@@ -138,7 +138,7 @@ def test_any_shape_fits(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.9, 0.5, 0.1])
-def test_jitter_takes_one_rectangle_of_crop_and_mask_of_at_least_that_share(scale: float) -> None:
+def test_jitter_takes_one_rectangle_of_crop_and_mask_of_about_that_share(scale: float) -> None:
     """Pixels that tell where they were prove that both are cut alike; the aspect changes by a third at most."""
     height, width = 60, 45
     y, x = np.mgrid[:height, :width]

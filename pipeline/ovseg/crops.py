@@ -53,7 +53,8 @@ def jitter(crop: Pixels, mask: Bool, scale: float, rng: np.random.Generator) -> 
 
     Args:
         crop, mask: what `cut` gave.
-        scale: the part covers at least that share of the crop; its aspect is changed by up to 4 / 3.
+        scale: the part covers `scale` to 1 of the crop and changes its aspect by up to 4 / 3; a side that would be longer
+            than the crop's is cut to it, so that the share can be a little less.
         rng: source of the choice.
 
     Returns:

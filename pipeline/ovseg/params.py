@@ -92,7 +92,7 @@ class Propose(_Section):
     max_proposals: Count
     """per image, best first"""
     licence: str | None
-    """of the masks, for the model card"""
+    """of the masks, annotated ones included, for the model card"""
 
 
 class Score(_Section):
@@ -144,7 +144,7 @@ class _Training(_Section):
     templates: Literal["none", "single", "vild", "random-per-step"]
     logit_scale: Literal["train", "fixed"]
     crop_scale: Annotated[float, Field(gt=0, le=1)]
-    """least share of a crop that is seen; 1 is all of it"""
+    """share of a crop that is seen, at least about; 1 is all of it"""
     precision: Literal["fp32", "bf16"]
     seed: Annotated[int, Field(ge=0)]
 

@@ -68,7 +68,12 @@ def load_adapted(
 
 
 def save_adapted(
-    network: nn.Module, config: dict[str, Any], prompts: Tensor | None, provenance: Mapping[str, Any], folder: Path
+    network: nn.Module,
+    config: dict[str, Any],
+    prompts: Tensor | None,
+    provenance: Mapping[str, Any],
+    folder: Path,
+    tokenizer: object = None,
 ) -> None:
     """Write the layout of this module.
 
@@ -78,8 +83,12 @@ def save_adapted(
         prompts: `[depth, patches, width]`, or None.
         provenance: what the weights were made from; see `provenance.json`.
         folder: made if needed.
+        tokenizer: open_clip's; one of transformers has files of its own, which are written too.
     """
     save_clip(network, config, folder)
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+    (folder / PROMPTS).unlink(missing_ok=True)
     if prompts is not None:
         rows, columns = seams(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
@@ -108,7 +117,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
         "licence": licence,
     }
     provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
-    save_adapted(clip.model, model_config(model), clip.prompts, provenance, folder)
+    save_adapted(clip.model, model_config(model), clip.prompts, provenance, folder, clip.tokenizer)
 
 
 def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:

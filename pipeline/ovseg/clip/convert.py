@@ -31,6 +31,8 @@ def convert_clip(checkpoint: Path, model: str, folder: Path) -> None:
     Raises:
         OvsegError: the file cannot be read; a key is missing or left over; prompts do not fit.
     """
+    if folder.exists():
+        raise OvsegError(f"{folder} exists; give another folder, or remove it")
     if open_clip.get_model_config(model) is None:
         raise OvsegError(f"open_clip knows no model {model!r}")
     network = open_clip.create_model(model, pretrained=None)
@@ -57,7 +59,7 @@ def convert_clip(checkpoint: Path, model: str, folder: Path) -> None:
     weights = fingerprint.of_file(checkpoint)
     base = {"model": model, "pretrained": checkpoint.name, "weights": weights, "licence": "CC-BY-NC-4.0"}
     provenance = {"base": base, "steps": []}
-    save_adapted(network, model_config(model), prompts, provenance, folder)
+    save_adapted(network, model_config(model), prompts, provenance, folder, open_clip.get_tokenizer(model))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

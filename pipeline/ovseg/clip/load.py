@@ -111,8 +111,11 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
     if pretrained is None and not model.startswith(SCHEMAS):
         raise OvsegError(f"clip.pretrained is not given for {model!r}: a tag of open_clip, a file, or {RANDOM!r}")
     network = _create(model, pretrained, device, precision)
-    with _quiet():
-        tokenizer = open_clip.get_tokenizer(model)
+    try:
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(model)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise OvsegError(f"cannot load the tokenizer of {model}: {_short(error)}") from None
     network.eval().requires_grad_(False)
     visual: Any = network.visual
     size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
@@ -196,10 +199,9 @@ def _short(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """open_clip logs every step of a load."""
-    level = logging.getLogger().level
-    logging.disable(logging.WARNING)
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
-        logging.getLogger().setLevel(level)
+        logging.disable(level)

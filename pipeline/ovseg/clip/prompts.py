@@ -123,8 +123,8 @@ def inserted(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None
     if prompts.shape[1:] != (where.grid[0] * where.grid[1], where.width):
         raise OvsegError(
             f"mask prompts of {prompts.shape[1]} patches, {prompts.shape[2]} wide, do not fit an image tower of "
-            f"{where.grid[0]} x {where.grid[1]} patches, {where.width} wide; for another grid of the same width, load with "
-            "resize_prompts=True"
+            f"{where.grid[0]} x {where.grid[1]} patches, {where.width} wide; for another grid of the same width, "
+            "load_adapted(..., resize=True)"
         )
     keep = visible(masks, where.patch)
 

@@ -25,7 +25,7 @@ from ovseg.runtime import Runtime
 from ovseg.training.checkpoint import Checkpoint
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World, joined, wait
-from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes
+from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes, split
 from ovseg.training.loop import Done, History, memory_in_words, train, warmup_cosine
 from ovseg.training.losses import Loss
 from ovseg.training.texts import read_nouns, text_bank
@@ -56,7 +56,7 @@ class Recipe:
         loss: "multi_positive" or "info_nce".
         templates: of the nouns' texts.
         logit_scale: "train" (clamped to [1, 100]) or "fixed".
-        crop_scale: least share of a crop that is seen, see `crops.jitter`; 1 is all of it.
+        crop_scale: share of a crop that is seen, see `crops.jitter`; 1 is all of it.
         precision: "bf16" (autocast) or "fp32".
         seed: of order, crops, templates and new prompts.
         fill, antialias: of the crop recipe.
@@ -156,6 +156,10 @@ def _train(
     steps = _steps(recipe, shards)
     torch.manual_seed(recipe.seed)
     prompts = clip.prompts
+    if recipe.prompt_lr is not None and prompts is not None and len(prompts) != recipe.depth:
+        raise OvsegError(
+            f"{name}.depth={recipe.depth}, but the CLIP to start from has mask prompts of depth {len(prompts)}"
+        )
     if recipe.prompt_lr is not None and prompts is None:
         prompts = new_prompts(clip.model.visual, recipe.depth, recipe.seed).to(world.device)  # type: ignore[arg-type]
     bank = text_bank(read_nouns(shards), clip, recipe.templates).to(world.device)
@@ -169,32 +173,57 @@ def _train(
     schedule = warmup_cosine(optimiser, steps, recipe.warmup_steps)
     trained = {n: p for n, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": scale}
     parts = {"weights": _Weights(trained), "optimiser": optimiser, "schedule": schedule, "history": history}
-    checkpoint = Checkpoint(folder, key, parts, runtime.checkpoint_seconds)
-    begin = checkpoint.restore(world.device)
     local, micro = _split(name, recipe.batch_size, world, runtime.micro_batch)
-    batches = _batches(clip, shards, micro, runtime.workers, recipe, world)
+    readers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
+    checkpoint = Checkpoint(
+        folder, key, {**parts, "readers": _Readers(world.size, readers)}, runtime.checkpoint_seconds
+    )
+    begin = checkpoint.restore(world.device)
+    if begin:
+        log.info("%s: continues after step %d; the samples that were seen are read past", name, begin)
+    batches = _batches(clip, shards, local, readers, recipe)
     if recipe.prompt_lr is not None:
         batches = _with_blank_patches(name, batches, clip, shards)
-    batches = islice(batches, begin * (local // micro), None)
+    batches = islice(batches, begin, None)
     whole = DistributedDataParallel(tower) if world.size > 1 else tower
     options: dict[str, Any] = {"loss": recipe.loss, "precision": recipe.precision, "seed": recipe.seed}
 
     def step(number: int) -> Done:
-        mine = list(islice(batches, local // micro))
+        batch = next(batches)
+        if int(batch["noun_id"].max()) >= bank.shape[1]:
+            raise OvsegError(
+                f"{shards}: a sample has a noun_id that nouns.json does not list; run the stage `shards` again"
+            )
         with memory_in_words(name, micro):
-            loss = contrast(whole, scale, mine, bank, world, step=number, **options)
-        keys = [sample for batch in mine for sample in batch["key"]]
-        return Done(loss, recipe.batch_size, keys, {"logit_scale": float(scale.detach().exp())})
+            loss = contrast(whole, scale, split(batch, micro), bank, world, step=number, **options)
+        return Done(loss, recipe.batch_size, batch["key"], {"logit_scale": float(scale.detach().exp())})
 
     def clamp() -> None:
         with torch.no_grad():
             scale.clamp_(0, MAX_LOG_SCALE)
 
     train(
-        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history, stop_after=runtime.stop_after,
-        after=clamp if recipe.logit_scale == "train" else lambda: None,
+        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history,
+        stop_after=runtime.stop_after, after=clamp if recipe.logit_scale == "train" else lambda: None,
     )  # fmt: skip
     return None if tower.prompts is None else tower.prompts.detach()
+
+
+class _Readers:
+    """How the samples are read, as a part of a checkpoint: other readers have another order."""
+
+    def __init__(self, ranks: int, workers: int) -> None:
+        self.now = {"ranks": ranks, "workers": workers}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.now
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict != self.now:
+            log.warning(
+                "the training was begun with %s and continues with %s: the order of samples differs, so some come twice in this "
+                "epoch, and the weights are not those of an undisturbed run", state_dict, self.now,
+            )  # fmt: skip
 
 
 class _Weights:
@@ -223,14 +252,16 @@ def _split(name: str, batch_size: int, world: World, micro: int | None) -> tuple
     return local, micro
 
 
-def _batches(clip: Clip, shards: Path, micro: int, workers: int, recipe: Recipe, world: World) -> Iterator[Batch]:
-    readers = min(workers, max(1, len(list_shards(shards)) // world.size))
+def _batches(clip: Clip, shards: Path, local: int, workers: int, recipe: Recipe) -> Iterator[Batch]:
     mean = cast("tuple[float, float, float]", tuple(clip.mean.tolist()))
     loader = load_shards(
-        shards, clip.size, micro, mean=mean, fill=recipe.fill, antialias=recipe.antialias, workers=readers,
+        shards, clip.size, local, mean=mean, fill=recipe.fill, antialias=recipe.antialias, workers=workers,
         crop_scale=recipe.crop_scale, repeat=True, seed=recipe.seed,
     )  # fmt: skip
-    return iter(loader)
+    try:
+        yield from loader
+    except OvsegError as error:  # of a loading process: torch puts its traceback before the message
+        raise OvsegError(str(error).strip().splitlines()[-1].removeprefix("ovseg.errors.OvsegError: ")) from None
 
 
 def _with_blank_patches(name: str, batches: Iterator[Batch], clip: Clip, shards: Path) -> Iterator[Batch]:
@@ -263,7 +294,7 @@ def _publish(
     history: History,
 ) -> None:
     def write(_: str, folder: Path) -> Counts:
-        save_adapted(clip.model, model_config(origin), prompts, provenance, folder)
+        save_adapted(clip.model, model_config(origin), prompts, provenance, folder, clip.tokenizer)
         with (folder / CURVES).open("w", encoding="utf-8", newline="") as stream:
             names = ["step", "loss", "learning_rate", "logit_scale"]
             writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")

@@ -74,7 +74,7 @@ def load_shards(
         mean: normalisation mean of the model, for the fill colour.
         fill, antialias: of the crop recipe.
         workers: loading processes; 0 loads in this one.
-        crop_scale: least share of a crop that is seen, see `crops.jitter`; 1 is all of it.
+        crop_scale: share of a crop that is seen, see `crops.jitter`; 1 is all of it.
         repeat: epoch after epoch for ever.
         resampled: draw shards for ever.
         shuffle: shards, and samples within a buffer; the order depends on `seed` and `epoch` alone.
@@ -180,6 +180,20 @@ class _Decode:
             crop, inside = crops.jitter(crop, inside, self.crop_scale, self.rng)
         crop_, mask = crops.fit(crop, inside, self.size, self.antialias)
         return {"crop": crop_, "mask": mask, "text": sample.text, "noun_id": noun_id, "key": sample.key}
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """The same samples as batches of `size`, the last one maybe shorter."""
+    return [
+        {
+            "crop": batch["crop"][i : i + size],
+            "mask": batch["mask"][i : i + size],
+            "text": batch["text"][i : i + size],
+            "noun_id": batch["noun_id"][i : i + size],
+            "key": batch["key"][i : i + size],
+        }
+        for i in range(0, len(batch["key"]), size)
+    ]
 
 
 def _collate(samples: list[dict[str, Any]]) -> Batch:

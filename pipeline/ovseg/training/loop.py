@@ -24,6 +24,7 @@ from ovseg.training.distributed import World, anywhere
 log = logging.getLogger("ovseg")
 
 ROWS = 200  # of the history, at most
+KEYS = "not-a-number.txt"  # the samples of a batch that spoiled a training
 START = 1e-3  # of the learning rate, at the first step of the warm-up
 
 
@@ -123,12 +124,22 @@ def train(
             progress.add({}, reused=True)
         for i in range(begin, steps):
             optimiser.zero_grad(set_to_none=True)
-            done = step(i)
-            loss = float(done.loss)
-            if not math.isfinite(loss):
-                raise OvsegError(_no_number(name, i + 1, loss, done.keys, checkpoint))
+            try:
+                done = step(i)
+            except RuntimeError:
+                if not stopped.is_set():
+                    raise
+                if (
+                    world.rank == 0
+                ):  # a signal to the whole group has ended the loading workers: nothing has changed yet
+                    checkpoint.save(i)
+                raise KeyboardInterrupt from None
+            loss, norm = float(done.loss), float(_gradient_norm(optimiser))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise OvsegError(_no_number(name, i + 1, loss, norm, done.keys, checkpoint))
             rest = {"learning_rate": optimiser.param_groups[-1]["lr"], **done.shown}
-            optimiser.step()
+            with memory_in_words(name, done.items):
+                optimiser.step()
             schedule.step()
             after()
             history.add(i + 1, steps, loss, rest)
@@ -136,15 +147,23 @@ def train(
             stop = anywhere(stopped.is_set() or i + 1 - begin == stop_after, world)
             if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
                 checkpoint.save(i + 1)
-            if stop:
+            if stop and i + 1 < steps:
                 raise KeyboardInterrupt
 
 
-def _no_number(name: str, step: int, loss: float, keys: list[str], checkpoint: Checkpoint) -> str:
+def _gradient_norm(optimiser: Optimizer) -> torch.Tensor:
+    """Of everything that is trained: a gradient that is no number would spoil the weights before any loss shows it."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _no_number(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:
     kept = f"The checkpoint of an earlier step is kept: {checkpoint.path}. " if checkpoint.path.is_file() else ""
+    (checkpoint.path.parent / KEYS).write_text("\n".join(keys) + "\n", encoding="utf-8")
     return (
-        f"{name}: the loss of step {step} is {loss}; lower {name}.lr or set {name}.precision=fp32. {kept}Samples of the "
-        f"batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+        f"{name}: the loss of step {step} is {loss}, its gradient {norm:.3g} long; lower {name}.lr or set {name}.precision="
+        f"fp32. {kept}Samples of the batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}, all of them in "
+        f"{checkpoint.path.parent / KEYS}"
     )
 
 

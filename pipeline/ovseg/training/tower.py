@@ -60,7 +60,7 @@ def arithmetic(device: torch.device, precision: Literal["fp32", "bf16"]) -> Iter
     """The precision of forward and backward, and on CPUs the attention whose backward is the faster one.
 
     There the fused kernel of `scaled_dot_product_attention` takes longer backwards than plain matrix products
-    (benchmarks/finetune.py); on GPUs it is the other way round.
+    (benchmarks/train.py); on GPUs it is the other way round.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
