@@ -121,3 +121,43 @@ def test_an_export_for_the_hub_loads_in_stock_open_clip(tmp_path: Path, half: bo
     assert "tiny" in (tmp_path / "hub" / "README.md").read_text()
     with pytest.raises(OvsegError, match="exists"):
         export_clip(tmp_path / "model", tmp_path / "hub")
+
+
+def test_nothing_is_written_over(tmp_path: Path, known: str) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OvsegError, match="exists"):
+        convert_clip(_write(tmp_path / "x.pt", _state()), known, tmp_path / "out")
+
+
+def test_a_tokenizer_of_transformers_travels_with_the_clip(tmp_path: Path) -> None:
+    """As SigLIP's does: stock open_clip looks for it in the folder itself."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    from ovseg.clip.adapted import materialise
+    from ovseg.clip.save import save_clip
+
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "star": 2, "a": 3}, unk_token="[UNK]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    config = {
+        **TINY,
+        "custom_text": True,
+        "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": "not/used", "vocab_size": 8},
+    }
+    network = open_clip.CustomTextCLIP(
+        **{k: v for k, v in TINY.items() if k != "text_cfg"}, text_cfg={**config["text_cfg"], "hf_tokenizer_name": "x"}
+    )
+    open_clip.set_model_preprocess_cfg(
+        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    )
+    save_clip(network, config, tmp_path / "first")
+    fast.save_pretrained(tmp_path / "first")
+    materialise(f"local-dir:{tmp_path / 'first'}", None, tmp_path / "base")
+    clip = load_adapted(tmp_path / "base")
+    assert clip.tokenizer(["a star"])[0, :2].tolist() == [3, 2]
+    assert clip.encode_texts(["a star"]).shape == (1, 16)
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    with pytest.raises(OvsegError, match="tokenizer"):
+        load_adapted(tmp_path / "base")

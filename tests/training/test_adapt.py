@@ -219,6 +219,53 @@ def test_a_loss_that_is_no_number_stops_with_step_samples_and_the_kept_checkpoin
     assert all(tensor.isfinite().all() for tensor in saved["weights"].values())
 
 
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(
+    base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.contrast
+
+    def spoiled(tower: torch.nn.Module, *args: Any, step: int, **options: Any) -> torch.Tensor:
+        loss = real(tower, *args, step=step, **options)
+        if step == 7:  # the last one: no loss would ever show it
+            next(p for p in tower.parameters() if p.grad is not None).grad.fill_(float("inf"))  # type: ignore[union-attr]
+        return loss
+
+    monkeypatch.setattr(module, "contrast", spoiled)
+    with pytest.raises(OvsegError, match=r"loss of step 8 is [\d.]+, its gradient inf long"):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+    assert not (tmp_path / "out").exists()
+    listed = next((tmp_path / "w").glob("*/not-a-number.txt")).read_text().split()
+    assert len(listed) == 16
+
+
+def test_going_on_with_other_readers_is_said(
+    base: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE, stop_after=3)
+    adapt("finetune", base, shards, tmp_path / "out", Runtime(workers=2, work=tmp_path / "w"), FINETUNE, SOURCE)
+    assert "begun with {'ranks': 1, 'workers': 0} and continues with {'ranks': 1, 'workers': 2}" in caplog.text
+
+
+def test_prompts_of_another_depth_are_not_continued(base: Path, shards: Path, tmp_path: Path) -> None:
+    first = run("prompt", base, shards, tmp_path / "one", tmp_path / "w", PROMPT)
+    with pytest.raises(OvsegError, match=r"prompt.depth=3, but .* mask prompts of depth 2"):
+        run("prompt", first, shards, tmp_path / "two", tmp_path / "w", dataclasses.replace(PROMPT, depth=3))
+
+
+def test_a_noun_that_is_not_listed_is_refused(base: Path, shards: Path, tmp_path: Path) -> None:
+    (shards / "nouns.json").write_text('{"star": 0}')
+    with pytest.raises(OvsegError, match=r"noun_id that nouns\.json does not list"):
+        run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+
+
+def test_an_error_of_a_loading_process_is_one_line(base: Path, shards: Path, tmp_path: Path) -> None:
+    (shards / "00000.tar").write_bytes((shards / "00000.tar").read_bytes()[:3000])
+    with pytest.raises(OvsegError, match=r"ends after 1 of 16 samples") as found:
+        adapt("finetune", base, shards, tmp_path / "out", Runtime(workers=2, work=tmp_path / "w"), FINETUNE, SOURCE)
+    assert "\n" not in str(found.value)
+
+
 def test_out_of_memory_says_what_to_set(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,9 +280,17 @@ def test_out_of_memory_says_what_to_set(
 def test_micro_batches_are_an_option_that_changes_the_result_by_rounding_alone(
     base: Path, shards: Path, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(FINETUNE, crop_scale=1.0)
-    whole = run("finetune", base, shards, tmp_path / "whole", tmp_path / "a", recipe)
-    parts = run("finetune", base, shards, tmp_path / "parts", tmp_path / "b", recipe, micro_batch=4)
+    adapt("finetune", base, shards, tmp_path / "whole", Runtime(workers=2, work=tmp_path / "a"), FINETUNE, SOURCE)
+    adapt(
+        "finetune",
+        base,
+        shards,
+        tmp_path / "parts",
+        Runtime(workers=2, work=tmp_path / "b", micro_batch=4),
+        FINETUNE,
+        SOURCE,
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
     one, other = weights(whole), weights(parts)
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=0)

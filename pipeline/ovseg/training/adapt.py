@@ -22,7 +22,7 @@ from ovseg.clip.prompts import new_prompts, seams, visible
 from ovseg.clip.save import model_config
 from ovseg.errors import OvsegError
 from ovseg.runtime import Runtime
-from ovseg.training.checkpoint import Checkpoint
+from ovseg.training.checkpoint import Checkpoint, Readers, Weights
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World, joined, wait
 from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes, split
@@ -172,12 +172,10 @@ def _train(
     optimiser = torch.optim.AdamW(parameters, betas=BETAS, eps=EPS, fused=True)
     schedule = warmup_cosine(optimiser, steps, recipe.warmup_steps)
     trained = {n: p for n, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": scale}
-    parts = {"weights": _Weights(trained), "optimiser": optimiser, "schedule": schedule, "history": history}
+    parts = {"weights": Weights(trained), "optimiser": optimiser, "schedule": schedule, "history": history}
     local, micro = _split(name, recipe.batch_size, world, runtime.micro_batch)
     readers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
-    checkpoint = Checkpoint(
-        folder, key, {**parts, "readers": _Readers(world.size, readers)}, runtime.checkpoint_seconds
-    )
+    checkpoint = Checkpoint(folder, key, {**parts, "readers": Readers(world.size, readers)}, runtime.checkpoint_seconds)
     begin = checkpoint.restore(world.device)
     if begin:
         log.info("%s: continues after step %d; the samples that were seen are read past", name, begin)
@@ -207,38 +205,6 @@ def _train(
         stop_after=runtime.stop_after, after=clamp if recipe.logit_scale == "train" else lambda: None,
     )  # fmt: skip
     return None if tower.prompts is None else tower.prompts.detach()
-
-
-class _Readers:
-    """How the samples are read, as a part of a checkpoint: other readers have another order."""
-
-    def __init__(self, ranks: int, workers: int) -> None:
-        self.now = {"ranks": ranks, "workers": workers}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.now
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict != self.now:
-            log.warning(
-                "the training was begun with %s and continues with %s: the order of samples differs, so some come twice in this "
-                "epoch, and the weights are not those of an undisturbed run", state_dict, self.now,
-            )  # fmt: skip
-
-
-class _Weights:
-    """The trained weights as a part of a checkpoint; the frozen ones are not."""
-
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self.named = named
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: parameter.detach() for name, parameter in self.named.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(state_dict[name])
 
 
 def _split(name: str, batch_size: int, world: World, micro: int | None) -> tuple[int, int]:

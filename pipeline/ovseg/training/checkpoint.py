@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from ovseg.errors import OvsegError, enough_space
+
+log = logging.getLogger("ovseg")
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -79,3 +83,41 @@ class Checkpoint:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         return int(state["step"])
+
+
+class Weights:
+    """What is trained, as a part of a checkpoint; the frozen rest is not."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.named = named
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors by name."""
+        return {name: parameter.detach() for name, parameter in self.named.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them in place."""
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(state_dict[name])
+
+
+class Readers:
+    """How the samples are read, as a part of a checkpoint: other readers have another order."""
+
+    def __init__(self, ranks: int, workers: int) -> None:
+        self.now = {"ranks": ranks, "workers": workers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Ranks, and workers of each."""
+        return self.now
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warn if they were others."""
+        if state_dict != self.now:
+            log.warning(
+                "the training was begun with %s and continues with %s: the order of samples differs, so some come twice in "
+                "this epoch, and the weights are not those of an undisturbed run",
+                state_dict,
+                self.now,
+            )
