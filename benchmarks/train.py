@@ -157,7 +157,7 @@ def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager
         with attention(), torch.autocast(device.type, torch.bfloat16):
             crops, texts, scale = model(images, tokens)
             loss: Tensor = loss_of(crops, texts, scale)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
     return _timed(size, device, step)
@@ -192,7 +192,7 @@ def matrix_peak(device: torch.device) -> float:
 def finetune_flops(model: str, device: torch.device) -> float:
     """Arithmetic operations of a finetune step for each sample, forward and backward, as torch counts them."""
     clip = load_clip(model, "random", str(device))
-    clip.model.visual.requires_grad_(True)  # type: ignore[union-attr,operator]
+    clip.model.visual.requires_grad_(True)
     images = torch.zeros(1, 3, clip.size, clip.size, device=device)
     with FlopCounterMode(display=False) as counter:
         clip.model.visual(images).sum().backward()  # type: ignore[operator]

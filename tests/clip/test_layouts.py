@@ -141,14 +141,10 @@ def test_a_tokenizer_of_transformers_travels_with_the_clip(tmp_path: Path) -> No
     )
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
-    config = {
-        **TINY,
-        "custom_text": True,
-        "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": "not/used", "vocab_size": 8},
-    }
-    network = open_clip.CustomTextCLIP(
-        **{k: v for k, v in TINY.items() if k != "text_cfg"}, text_cfg={**config["text_cfg"], "hf_tokenizer_name": "x"}
-    )
+    tiny: dict[str, Any] = dict(TINY)
+    text = {**tiny.pop("text_cfg"), "hf_tokenizer_name": "not/used", "vocab_size": 8}
+    config = {**tiny, "custom_text": True, "text_cfg": text}
+    network = open_clip.CustomTextCLIP(**tiny, text_cfg=text)
     open_clip.set_model_preprocess_cfg(
         network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -212,7 +212,8 @@ def test_repeated_each_epoch_has_another_order(folder: Path) -> None:
 
 def test_random_crops_are_the_same_for_the_same_seed(folder: Path) -> None:
     def first(seed: int, scale: float) -> Batch:
-        return next(iter(load_shards(folder, SIZE, 30, mean=CLIP_MEAN, shuffle=False, seed=seed, crop_scale=scale)))
+        loader = load_shards(folder, SIZE, 30, mean=CLIP_MEAN, shuffle=False, seed=seed, crop_scale=scale)
+        return cast(Batch, next(iter(loader)))
 
     one, other, whole = first(1, 0.5), first(2, 0.5), first(1, 1.0)
     assert torch.equal(one["mask"], first(1, 0.5)["mask"])

@@ -73,7 +73,7 @@ def seams(visual: nn.Module) -> Seams:
 
 def _is_plain(trunk: nn.Module) -> bool:
     """Whether timm's tower cuts the image into patches that do not overlap, and passes them on as a list of tokens."""
-    from timm.layers import PatchEmbed
+    from timm.layers.patch_embed import PatchEmbed
 
     embed = getattr(trunk, "patch_embed", None)
     if not isinstance(embed, PatchEmbed) or not hasattr(trunk, "blocks") or not hasattr(trunk, "num_prefix_tokens"):

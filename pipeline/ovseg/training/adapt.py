@@ -22,7 +22,7 @@ from ovseg.clip.prompts import new_prompts, seams, visible
 from ovseg.clip.save import model_config
 from ovseg.errors import OvsegError
 from ovseg.runtime import Runtime
-from ovseg.training.checkpoint import Checkpoint, Readers, Weights
+from ovseg.training.checkpoint import Checkpoint, Readers, Stateful, Weights
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World, joined, wait
 from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes, split
@@ -172,7 +172,12 @@ def _train(
     optimiser = torch.optim.AdamW(parameters, betas=BETAS, eps=EPS, fused=True)
     schedule = warmup_cosine(optimiser, steps, recipe.warmup_steps)
     trained = {n: p for n, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": scale}
-    parts = {"weights": Weights(trained), "optimiser": optimiser, "schedule": schedule, "history": history}
+    parts: dict[str, Stateful] = {
+        "weights": Weights(trained),
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "history": history,
+    }
     local, micro = _split(name, recipe.batch_size, world, runtime.micro_batch)
     readers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
     checkpoint = Checkpoint(folder, key, {**parts, "readers": Readers(world.size, readers)}, runtime.checkpoint_seconds)

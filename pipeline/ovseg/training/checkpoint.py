@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ovseg.errors import OvsegError, enough_space
 
@@ -88,7 +88,7 @@ class Checkpoint:
 class Weights:
     """What is trained, as a part of a checkpoint; the frozen rest is not."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
         self.named = named
 
     def state_dict(self) -> dict[str, Any]:

@@ -61,13 +61,13 @@ def contrast(
     every = gather(mine, world).requires_grad_()
     noun_ids = gather(torch.cat([batch["noun_id"] for batch in batches]).to(world.device), world)
     value = contrastive(every, pick(bank, noun_ids, seed, step), noun_ids, log_scale.exp(), loss)
-    value.backward()
+    torch.autograd.backward(value)
     assert every.grad is not None
     first = world.rank * len(mine)
     gradient = every.grad[first : first + len(mine)] * world.size  # DistributedDataParallel takes the mean over ranks
     with arithmetic(world.device, precision):
         if single:
-            mine.backward(gradient)
+            torch.autograd.backward(mine, gradient)
         else:
             _backward_in_parts(tower, batches, gradient, encode)
     return value.detach()
@@ -76,8 +76,8 @@ def contrast(
 def _backward_in_parts(
     tower: nn.Module, batches: Sequence[Batch], gradient: Tensor, encode: Callable[[Batch], Tensor]
 ) -> None:
-    shares = gradient.split([len(batch["key"]) for batch in batches])
+    shares = torch.split(gradient, [len(batch["key"]) for batch in batches])
     for i, (batch, share) in enumerate(zip(batches, shares, strict=True), start=1):
-        waits = isinstance(tower, DistributedDataParallel) and i < len(batches)  # ranks meet once, after the last
-        with tower.no_sync() if waits else nullcontext():
-            encode(batch).backward(share)
+        alone = isinstance(tower, DistributedDataParallel) and i < len(batches)  # ranks meet once, after the last
+        with tower.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            torch.autograd.backward(encode(batch), share)

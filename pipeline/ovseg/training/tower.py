@@ -29,7 +29,7 @@ class Tower(nn.Module):
 
     def __init__(self, clip: Clip, prompts: Tensor | None, *, train_tower: bool, train_prompts: bool) -> None:
         super().__init__()
-        self.visual = clip.model.visual.requires_grad_(train_tower)  # type: ignore[union-attr,operator]
+        self.visual = clip.model.visual.requires_grad_(train_tower)
         self.prompts = None if prompts is None else nn.Parameter(prompts.clone(), requires_grad=train_prompts)
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
