@@ -1,6 +1,6 @@
 """The paper's ladder in miniature: mask accuracy on the demo of each way to adapt CLIP, over several random seeds.
 
-    dvc repro && python -m benchmarks.adaptation        about 40 minutes on two cores; killed, it continues
+    dvc repro && python -m benchmarks.adaptation        about an hour on two cores; killed, it continues
 
 Reads params.yaml, models/base, shards/ and the mined tables; writes the table of docs/adaptation.md and
 benchmarks/results/adaptation-<machine>.json. The seed is that of order, crops and new prompts.
