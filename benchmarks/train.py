@@ -33,7 +33,7 @@ from ovseg.runtime import devices
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
-from ovseg.training.tower import Tower, arithmetic, groups
+from ovseg.training.tower import Tower, arithmetic, contiguous_attention, groups
 
 REPEATS, NOUNS = 3, 100
 Way = Callable[[int], float]
@@ -166,6 +166,7 @@ def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager
 def _input_gradient(clip: Clip, size: int) -> Way:
     device, batch = clip.mean.device, _batch(clip, size)
     visual: nn.Module = clip.model.visual  # type: ignore[assignment]
+    contiguous_attention(visual)
 
     def step(_: int) -> None:
         images = normalise(batch["crop"].to(device), clip.mean, clip.std).requires_grad_()

@@ -36,9 +36,15 @@ def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
         return subprocess.Popen(
             [sys.executable, "-m", "ovseg.cli.mine", *arguments], env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=_listens,
         )  # fmt: skip
 
     return started
+
+
+def _listens() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(work: Path, out: Path) -> int:

@@ -126,3 +126,12 @@ def test_only_what_is_trained_gets_gradients(base: Path) -> None:
         texts = [p for name, p in clip.model.named_parameters() if not name.startswith("visual")]
         assert all(p.grad is None for p in texts)
         tower.zero_grad()
+
+
+def test_a_frozen_tower_gives_what_a_trained_one_gives(base: Path) -> None:
+    """Its attention sees tokens in another order of memory, and computes the same."""
+    clip = load_adapted(base)
+    prompts, batch = new_prompts(clip.model.visual, 2, 0), batch_of(0, 6)  # type: ignore[arg-type]
+    trained = Tower(load_adapted(base), prompts, train_tower=True, train_prompts=True)
+    frozen = Tower(clip, prompts, train_tower=False, train_prompts=True)
+    torch.testing.assert_close(frozen(batch["crop"], batch["mask"]), trained(batch["crop"], batch["mask"]))
