@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +102,6 @@ def _open(opener: Opener, devices: multiprocessing.SimpleQueue[str]) -> None:
     os.environ[DEVICE] = devices.get()
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the run stops its workers itself
     threading.Thread(target=_follow, daemon=True).start()
     _opened.append(opener())
 
@@ -122,10 +121,20 @@ def _run(unit: str, folder: Path) -> Counts:
 def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:
     """Submit a few units ahead, so that 10,000 of them do not wait in memory and an error stops the rest."""
     rest = list(reversed(units))
-    pending = {pool.submit(_run, rest.pop(), folder) for _ in range(min(ahead, len(rest)))}
+    pending = {_submit(pool, rest.pop(), folder) for _ in range(min(ahead, len(rest)))}
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             if rest:
-                pending.add(pool.submit(_run, rest.pop(), folder))
+                pending.add(_submit(pool, rest.pop(), folder))
             yield future.result()
+
+
+def _submit(pool: ProcessPoolExecutor, unit: str, folder: Path) -> Future[Counts]:
+    """Hand over a unit. Processes that the pool starts for it never hear Ctrl-C, which reaches the whole group: the run
+    stops its workers itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_run, unit, folder)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
