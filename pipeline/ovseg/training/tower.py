@@ -85,9 +85,9 @@ def groups(tower: Tower, *, lr: float, prompt_lr: float, weight_decay: float) ->
 def arithmetic(device: torch.device, precision: Literal["fp32", "bf16"]) -> Iterator[None]:
     """The precision of forward and backward, and on CPUs the attention whose backward is the faster one.
 
-    There the fused kernel of `scaled_dot_product_attention` is slow backwards: a step of the demo's ViT (128 crops of 65 tokens)
-    takes 0.57 s with it and 0.40 s with plain matrix products; at ViT-B/16's shapes both are alike (benchmarks/train.py).
-    On GPUs the fused kernels are the fast ones.
+    There the fused kernel of `scaled_dot_product_attention` is slow backwards: a step of the demo's ViT (128 crops of 65
+    tokens) takes 0.57 s with it and 0.40 s with plain matrix products; at ViT-B/16's shapes both are alike
+    (benchmarks/train.py). On GPUs the fused kernels are the fast ones.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
