@@ -174,8 +174,10 @@ def test_a_finished_training_is_not_done_again(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = run("finetune", base, shards, tmp_path / "out", tmp_path / "w", FINETUNE)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     monkeypatch.setattr(module, "contrast", None)
     run("finetune", base, shards, out, tmp_path / "w", FINETUNE)
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
 def test_a_result_of_other_parameters_is_never_replaced(base: Path, shards: Path, tmp_path: Path) -> None:
