@@ -21,7 +21,7 @@ SHARED = ROOT.parent / "shared" / "data"
 TAGGER = ROOT / "data" / "demo" / "tagger"
 EWT = SHARED / "nlp_ewt"
 WIDTH, HEIGHT = 64, 48
-TINY = {
+TINY: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
@@ -65,22 +65,26 @@ def runtime(work: Path) -> Runtime:
     return Runtime(workers=1, batch_size=8, work=work)
 
 
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real CLIP, random and small, in open_clip's local-dir layout."""
+def random_clip(config: dict[str, Any]) -> Any:
+    """A real CLIP of open_clip with seeded weights and OpenAI's normalisation."""
     import open_clip
     import torch
 
-    from ovseg.clip.save import save_clip
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = open_clip.CLIP(**TINY)
-    open_clip.set_model_preprocess_cfg(
-        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    )
+        network = open_clip.CLIP(**config)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    open_clip.set_model_preprocess_cfg(network, {"size": config["vision_cfg"]["image_size"], "mean": mean, "std": std})
+    return network
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real CLIP, random and small, in open_clip's local-dir layout."""
+    from ovseg.clip.save import save_clip
+
     folder = tmp_path_factory.mktemp("clip") / "tiny"
-    save_clip(network, TINY, folder)
+    save_clip(random_clip(TINY), TINY, folder)
     return folder
 
 

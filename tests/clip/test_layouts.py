@@ -17,7 +17,7 @@ from ovseg.clip.convert import MASK_EMBEDDING, convert_clip
 from ovseg.clip.export import export_clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.errors import OvsegError
-from tests.conftest import TINY
+from tests.conftest import TINY, random_clip
 
 NAME = "tiny-test-vit"
 
@@ -105,11 +105,7 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("half", [False, True])
 def test_an_export_for_the_hub_loads_in_stock_open_clip(tmp_path: Path, half: bool) -> None:
-    torch.manual_seed(0)
-    network = open_clip.CLIP(**TINY)
-    open_clip.set_model_preprocess_cfg(
-        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    )
+    network = random_clip(TINY)
     prompts = new_prompts(network.visual, 1, 0)
     save_adapted(network, TINY, prompts, {"base": {"model": "tiny"}, "steps": []}, tmp_path / "model")
     export_clip(tmp_path / "model", tmp_path / "hub", half)

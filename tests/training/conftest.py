@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 import webdataset as wds
 
 from ovseg.clip.save import save_clip
 from ovseg.samples import Sample, encode_sample, key_of
+from tests.conftest import random_clip
 
 NOUNS = ("star", "key", "boat", "fish", "guitar", "kite")
 SHARDS, PER_SHARD = 4, 16
-SMALL = {
+SMALL: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
@@ -58,12 +58,6 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP with three blocks, in the local-dir layout."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = open_clip.CLIP(**SMALL)
-    open_clip.set_model_preprocess_cfg(
-        network, {"size": 32, "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    )
     folder = tmp_path_factory.mktemp("base") / "base"
-    save_clip(network, SMALL, folder)
+    save_clip(random_clip(SMALL), SMALL, folder)
     return folder

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ def save_adapted(
     provenance: Mapping[str, Any],
     folder: Path,
     tokenizer: object = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the layout of this module.
 
@@ -84,8 +86,9 @@ def save_adapted(
         provenance: what the weights were made from; see `provenance.json`.
         folder: made if needed.
         tokenizer: open_clip's; one of transformers has files of its own, which are written too.
+        dtype: as in `save_clip`.
     """
-    save_clip(network, config, folder)
+    save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     (folder / PROMPTS).unlink(missing_ok=True)

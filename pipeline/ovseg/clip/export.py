@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ovseg.clip.adapted import PROMPTS, PROVENANCE, load_adapted, read_provenance
-from ovseg.clip.card import write_card
-from ovseg.clip.save import model_config, save_clip
+from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
+from ovseg.clip.save import model_config
 from ovseg.errors import OvsegError
 
 
@@ -26,10 +25,6 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
     if out.exists():
         raise OvsegError(f"{out} exists; give another folder, or remove it")
     clip = load_adapted(model)
-    save_clip(clip.model, model_config(f"local-dir:{model}"), out, torch.float16 if half else None)
-    if hasattr(clip.tokenizer, "save_pretrained"):  # one of transformers, with files of its own
-        clip.tokenizer.save_pretrained(out)
-    for name in (PROMPTS, PROVENANCE):
-        if (model / name).is_file():
-            (out / name).write_bytes((model / name).read_bytes())
-    write_card(out, read_provenance(model), clip.prompts is not None)
+    dtype = torch.float16 if half else None
+    config = model_config(f"local-dir:{model}")
+    save_adapted(clip.model, config, clip.prompts, read_provenance(model), out, clip.tokenizer, dtype)

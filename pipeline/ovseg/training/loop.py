@@ -129,10 +129,10 @@ def train(
             except RuntimeError:
                 if not stopped.is_set():
                     raise
-                if (
-                    world.rank == 0
-                ):  # a signal to the whole group has ended the loading workers: nothing has changed yet
-                    checkpoint.save(i)
+                if world.rank == 0:
+                    checkpoint.save(
+                        i
+                    )  # a signal to the whole group has ended the loading workers: nothing has changed yet
                 raise KeyboardInterrupt from None
             loss, norm = float(done.loss), float(_gradient_norm(optimiser))
             if not math.isfinite(loss) or not math.isfinite(norm):

@@ -54,9 +54,8 @@ def contiguous_attention(visual: nn.Module) -> None:
     """
 
     def turn(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        turned = {
-            id(x): x.transpose(0, 1).contiguous() for x in inputs
-        }  # one tensor stays one: it is projected at once
+        # the same tensor three times stays the same one: queries, keys and values are then projected at once
+        turned = {id(x): x.transpose(0, 1).contiguous() for x in inputs}
         return tuple(turned[id(x)] for x in inputs)
 
     def back(_: nn.Module, _inputs: object, output: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
