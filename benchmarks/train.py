@@ -1,6 +1,6 @@
 """Train: samples a second of a finetune and of a prompt step, against plain steps of the same work.
 
-    python -m benchmarks train          about 5 minutes on two cores
+    python -m benchmarks train          about 6 minutes on two cores
 
 ViT-B-16 with random weights (on a GPU also ViT-L-14 at batch 256), random crops with half of each blank, bf16, AdamW:
     finetune           a step of ours: image tower, text features from the bank, global loss
@@ -35,7 +35,7 @@ from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
 from ovseg.training.tower import Tower, arithmetic, contiguous_attention, groups
 
-REPEATS, NOUNS = 3, 100
+REPEATS, NOUNS = 5, 100
 Way = Callable[[int], float]
 
 

@@ -31,8 +31,7 @@ class Tower(nn.Module):
         super().__init__()
         self.visual = clip.model.visual.requires_grad_(train_tower)
         self.prompts = None if prompts is None else nn.Parameter(prompts.clone(), requires_grad=train_prompts)
-        if not train_tower:
-            contiguous_attention(self.visual)  # type: ignore[arg-type]
+        contiguous_attention(self.visual)  # type: ignore[arg-type]
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
 
@@ -46,11 +45,12 @@ class Tower(nn.Module):
 
 
 def contiguous_attention(visual: nn.Module) -> None:
-    """Have attention whose weights are frozen see its tokens in one piece.
+    """Have attention see its tokens in one piece.
 
     `nn.MultiheadAttention` transposes the batch to the second place. torch multiplies such a tensor with a frozen matrix
     pair by pair, copying the matrix for each: on CPUs a forward pass of ViT-B/16 in bf16 takes six times as long
-    (benchmarks/train.py). The result is the same.
+    (benchmarks/train.py). With a matrix that is trained it copies the tensor, forwards and backwards: some percent of a step.
+    The result is the same.
     """
 
     def turn(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
