@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         from_environment(),
         source=params.propose.source,
         path=Path(params.propose.path),
-        model=params.propose.model,
+        model="models/segmenter" if params.propose.source == "segmenter" else params.propose.model,
         annotations=Path(params.propose.annotations),
         mask_threshold=params.propose.mask_threshold,
         max_proposals=params.propose.max_proposals,

@@ -24,6 +24,11 @@ def of_code() -> str:
     return of(files={str(path.relative_to(root)): of_file(path) for path in sorted(root.rglob("*.py"))})
 
 
+def of_bytes(data: bytes) -> str:
+    """sha256 of bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def of_file(path: Path) -> str:
     """sha256 of a file's bytes, 64 hex digits, read in pieces."""
     digest = hashlib.sha256()

@@ -81,19 +81,22 @@ def decode_image(data: bytes) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def decode_labels(data: bytes) -> Pixels:
-    """A map of labels as uint8 `[H, W]`: grey values, or the numbers of a palette and not its colours.
+def decode_labels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """A map of labels `[H, W]`, uint8 or uint16: grey values, or the numbers of a palette and not its colours.
 
     Raises:
         BadItem: `not_an_image`, `too_large` or `truncated`; `not_labels` for any other kind of picture.
     """
     with _open(data) as image:
-        if image.mode not in ("L", "P"):
-            raise BadItem(
-                "not_labels", f"a map of labels is grey or has a palette, 8 bits each; this one is {image.mode}"
-            )
+        if image.mode not in ("L", "P") and not image.mode.startswith("I"):
+            raise BadItem("not_labels", f"a map of labels is grey or has a palette; this one is {image.mode}")
         with _broken():
-            return np.asarray(image)
+            values = np.asarray(image)
+    if values.dtype == np.uint8:
+        return values
+    if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
+        raise BadItem("not_labels", f"labels have at most 16 bits; this map goes from {values.min()} to {values.max()}")
+    return values.astype(np.uint16)
 
 
 @contextmanager

@@ -41,12 +41,17 @@ def box(counts: bytes, height: int, width: int) -> Box:
     return x, y, w, h
 
 
-def overlaps(counts: Sequence[bytes], height: int, width: int) -> NDArray[np.float64]:
-    """Intersection over union of every pair of checked RLEs of one image: float64 `[N, N]` in [0, 1]."""
-    rles = [{"size": [height, width], "counts": c} for c in counts]
-    if not rles:
-        return np.zeros((0, 0))
-    return np.asarray(coco.iou(rles, rles, [0] * len(rles)), dtype=np.float64)
+def overlaps(
+    counts: Sequence[bytes], height: int, width: int, others: Sequence[bytes] | None = None
+) -> NDArray[np.float64]:
+    """Intersection over union of checked RLEs of one image with each other, or with M others: float64 `[N, M]` in [0, 1]."""
+    rles, against = (
+        [{"size": [height, width], "counts": c} for c in some]
+        for some in (counts, counts if others is None else others)
+    )
+    if not rles or not against:
+        return np.zeros((len(rles), len(against)))
+    return np.asarray(coco.iou(rles, against, [0] * len(against)), dtype=np.float64)
 
 
 def run_lengths(counts: bytes) -> list[int]:

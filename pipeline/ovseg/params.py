@@ -77,14 +77,57 @@ class Nouns(_Section):
     """nouns that name nothing to be seen, one a line"""
 
 
+class Segmenter(_Section):
+    """The proposal network: MaskFormer with a text classifier, trained on the closed vocabulary (paper A.1)."""
+
+    init: str | None
+    """folder of a trained one to begin with"""
+    backbone: str
+    """a name of timm, or a checkpoint of transformers"""
+    pretrained: bool
+    """begin with the backbone's own weights"""
+    annotations: str
+    """masks with class names: COCO JSON, or a folder of pixel maps with its classes.json"""
+    licence: str | None
+    """of those annotations"""
+    queries: Count
+    hidden: Annotated[int, Field(ge=8, multiple_of=8)]
+    layers: Count
+    """of the transformer decoder"""
+    dropout: Share
+    middle: Count
+    """width of the text classifier's hidden layer"""
+    templates: Literal["none", "single", "vild"]
+    steps: Annotated[int, Field(ge=0)]
+    """0 passes init through"""
+    batch_size: Count
+    crop: Count
+    """pixels"""
+    min_scale: Annotated[float, Field(gt=0)]
+    """least short side before cropping, as a share of crop"""
+    max_scale: Annotated[float, Field(gt=0)]
+    colour: bool
+    """change colours at random"""
+    short_side: Count
+    """pictures are resized to it when the network is used"""
+    long_side: Count
+    lr: Annotated[float, Field(gt=0)]
+    backbone_lr_share: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    precision: Literal["fp32", "bf16"]
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Propose(_Section):
     """Which masks of a picture."""
 
-    source: Literal["ground_truth", "precomputed", "maskformer"]
+    source: Literal["segmenter", "ground_truth", "precomputed", "maskformer", "sam2"]
     path: str
     """masks of ground_truth and precomputed"""
     model: str | None
-    """checkpoint of maskformer: a folder, or a name on the Hub"""
+    """checkpoint of maskformer or sam2: a folder, or a name on the Hub"""
     annotations: str
     """annotated masks with class names, for select.annotated_share"""
     mask_threshold: Annotated[float, Field(gt=0, lt=1)]
@@ -181,6 +224,55 @@ class Heldout(_Section):
     templates: Literal["none", "single", "vild"]
 
 
+class Segment(_Section):
+    """How a picture is segmented; shared by tune, evaluate and the command line."""
+
+    view: Literal["crop-and-mask", "crop", "mask"]
+    """what CLIP sees of a proposal: ZegFormer's variants are the last two"""
+    templates: Literal["none", "single", "vild"]
+    synonyms: Literal["max", "joined"]
+    """the best of a class's names, or all as one text"""
+    weight_seen: Share | None
+    """of CLIP for classes seen in training (SimBaseline, ZegFormer); null for the same as the others"""
+    average_seen: bool
+    """CLIP ranks unseen classes alone (ZegFormer)"""
+    calibration: Annotated[float, Field(ge=0, le=1)]
+    """taken from the maps of seen classes (ZegFormer's gamma)"""
+    precision: Literal["fp32", "bf16"]
+
+
+class Tune(_Section):
+    """Choosing the ensemble's weight and the mask threshold on a held-out split."""
+
+    benchmark: str
+    """folder of the held-out split in the benchmark layout"""
+    limit: Count | None
+    """only the first that many pictures"""
+    weights: Annotated[list[Share], Field(min_length=1)]
+    """of CLIP"""
+    thresholds: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    metric: Literal["miou", "miou_gt"]
+
+
+class Evaluate(_Section):
+    """Benchmarks."""
+
+    folder: str
+    """of the benchmarks"""
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    """names of their folders in it"""
+    models: Annotated[list[Literal["base", "finetune", "prompt"]], Field(min_length=1)]
+    """the CLIPs that are compared; the last one is the result"""
+    weight: Share | None
+    """of CLIP in the ensemble; null for what tune chose for each model"""
+    mask_threshold: Annotated[float, Field(gt=0, lt=1)] | None
+    """null for what tune chose for each model"""
+    limit: Count | None
+    """only the first that many pictures of each"""
+    missing: Literal["error", "allow"]
+    """pictures or labels that cannot be read"""
+
+
 class Report(_Section):
     """What is shown and measured."""
 
@@ -198,6 +290,7 @@ class Params(_Section):
     crop: Crop
     index: Index
     nouns: Nouns
+    segmenter: Segmenter
     propose: Propose
     score: Score
     select: Select
@@ -205,6 +298,9 @@ class Params(_Section):
     finetune: Finetune
     prompt: Prompt
     heldout: Heldout
+    segment: Segment
+    tune: Tune
+    evaluate: Evaluate
     report: Report
 
     @model_validator(mode="after")

@@ -81,6 +81,13 @@ class Progress:
             said = ", ".join(filter(None, (note, self.summary())))
             log.info("%s: %d/%d %s, ETA %s, %s", self.step, self.done, self.units, self.word, self._eta(), said)
 
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self._bar:
+            self._bar.console.print(line, highlight=False, markup=False)
+        elif self.shown:
+            log.warning("%s: %s", self.step, line)
+
     def finish(self, out: Path) -> None:
         """Say the end of the step."""
         again = f" ({self.reused} of {self.units} {self.word} were done before)" if self.reused else ""

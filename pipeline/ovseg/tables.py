@@ -89,6 +89,18 @@ SAMPLES = pa.schema(
         ("detail", pa.string()),
     ]
 )
+SEGMENTATIONS = pa.schema(
+    [
+        ("item", pa.int64()),  # of the benchmark, from 0
+        ("model", pa.string()),  # the CLIP; empty for what needs none
+        ("threshold", pa.float64()),  # of masks; null for what needs none
+        ("classifier", pa.string()),  # clip, segmenter, ensemble, oracle_masks, oracle_labels
+        ("cells", pa.list_(pa.int64())),  # true class x (classes + 1) + guessed class, those that occur
+        ("pixels", pa.list_(pa.int64())),  # of each cell
+        ("labels", pa.list_(pa.int32())),  # oracle_masks: the true class of each mask
+        ("guesses", pa.list_(pa.int32())),  # and what CLIP called it
+    ]
+)
 FAILURES = pa.schema(
     [("image_id", pa.int64()), ("item", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
@@ -100,6 +112,7 @@ SCHEMAS = {
     "candidates": CANDIDATES,
     "pairs": PAIRS,
     "samples": SAMPLES,
+    "segmentations": SEGMENTATIONS,
     "failures": FAILURES,
 }
 

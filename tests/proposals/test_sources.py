@@ -17,7 +17,8 @@ from ovseg.errors import BadItem, OvsegError
 from ovseg.mining.propose import propose_masks
 from ovseg.proposals import Picture, Proposal
 from ovseg.proposals.annotated import ground_truth, precomputed
-from ovseg.proposals.maskformer import binarise, maskformer
+from ovseg.proposals.maskformer import maskformer
+from ovseg.proposals.soft import binarise
 from ovseg.runtime import Runtime
 from tests.conftest import SHARED, Coco
 
@@ -133,14 +134,17 @@ def test_a_panoptic_file_of_another_size_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_stuff_maps_are_class_by_class(mode: str, tmp_path: Path) -> None:
-    """Every value but 255 is a mask, whose class is that value + 1; a palette's colours have no say."""
+    """Every value of the class table is a mask with that class's name; a palette's colours have no say."""
     values = np.where(LEFT, 3, np.where(RIGHT, 155, 255)).astype(np.uint8)
     image = Image.fromarray(values)
     if mode == "P":
         image.putpalette([5] * 768)
     image.save(tmp_path / "a.png")
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"classes": [{"id": 3, "names": ["car", "auto"]}, {"id": 155, "names": ["wood"]}]})
+    )
     found, reasons = split(ground_truth(tmp_path, tmp_path, labels=True)(PICTURE))
-    assert [p.label for p in found] == ["4", "156"] and reasons == []
+    assert [p.label for p in found] == ["car", "wood"] and reasons == []
     assert np.array_equal(pixels(found[0]), LEFT) and np.array_equal(pixels(found[1]), RIGHT)
 
 
@@ -289,7 +293,7 @@ def test_padding_is_cut_off_before_the_mask_is_enlarged() -> None:
     logits = torch.full((2, 8, 8), -9.0)
     logits[0, :6, :2] = 9.0  # of which 6 rows and 4 columns are picture
     logits[:, 6:] = logits[:, :, 4:] = 9.0  # padding, which must not be seen
-    (found,) = binarise(logits, (6 / 8, 4 / 8), 12, 16, 0.5)
+    (found,) = binarise(logits, (6, 4), 12, 16, 0.5)
     mask = masks.decode(found.rle, 12, 16)
     assert mask[:, :8].all() and not mask[:, 8:].any() and found.score > 0.8
 

@@ -18,7 +18,21 @@ STAGES = {
     for dag in DAGS
     for name, stage in yaml.safe_load(dag.read_text(encoding="utf-8"))["stages"].items()
 }
-ORDER = ["base", "index", "nouns", "propose", "score", "select", "shards", "finetune", "prompt", "report"]
+ORDER = [
+    "base",
+    "index",
+    "nouns",
+    "segmenter",
+    "propose",
+    "score",
+    "select",
+    "shards",
+    "finetune",
+    "prompt",
+    "tune",
+    "evaluate",
+    "report",
+]
 
 
 def _script(stage: dict[str, Any]) -> Path:

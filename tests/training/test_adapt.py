@@ -23,9 +23,9 @@ from ovseg.clip.save import WEIGHTS
 from ovseg.errors import OvsegError
 from ovseg.runtime import Runtime
 from ovseg.training import adapt as module
-from ovseg.training.adapt import CURVES, Recipe, adapt
+from ovseg.training.adapt import Recipe, adapt
 from ovseg.training.contrast import contrast
-from ovseg.training.loop import Done
+from ovseg.training.loop import CURVES, Done
 from tests.conftest import ROOT
 from tests.training.conftest import write_set
 

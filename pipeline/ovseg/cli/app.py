@@ -1,7 +1,8 @@
-"""The command `ovseg`: adapted CLIPs in other layouts."""
+"""The command `ovseg`: segment pictures with any words; adapted CLIPs in other layouts."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +11,79 @@ import typer
 from ovseg.cli.entry import run_app
 
 app = typer.Typer(
-    help="Use and pass on adapted CLIPs. Mining has its own command, ovseg-mine.",
+    help="Segment pictures with any words; pass on adapted CLIPs. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+class Classifier(StrEnum):  # noqa: D101
+    clip = "clip"
+    segmenter = "segmenter"
+    ensemble = "ensemble"
+
+
+class Synonyms(StrEnum):  # noqa: D101
+    max = "max"
+    joined = "joined"
+
+
+class Templates(StrEnum):  # noqa: D101
+    none = "none"
+    single = "single"
+    vild = "vild"
+
+
+class Precision(StrEnum):  # noqa: D101
+    fp32 = "fp32"
+    bf16 = "bf16"
+
 
 Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 
 @app.callback()
 def callback() -> None:
-    """Use and pass on adapted CLIPs."""
+    """Segment pictures with any words; pass on adapted CLIPs."""
 
 
 def main() -> None:
     """Entry point."""
     run_app(app)
+
+
+@app.command()
+def segment(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    names: Annotated[str, typer.Option(help='What to look for: "cat, sofa, grass", or a file with a name a line.')],
+    out: Annotated[Path, typer.Option(help="Folder of overlays, label maps and JSON files.")] = Path("segmented"),
+    clip: Annotated[Path, typer.Option(help="The CLIP that names regions.")] = Path("models/prompt"),
+    network: Annotated[Path, typer.Option(help="The proposal network.")] = Path("models/segmenter"),
+    classifier: Annotated[Classifier, typer.Option(help="Whose word counts.")] = Classifier.ensemble,
+    weight: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble. [default: tuned]")
+    ] = None,
+    mask_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask. [default: tuned]")
+    ] = None,
+    others: Annotated[
+        bool | None, typer.Option("--others/--no-others", help="One more class for the rest. [default: for one name]")
+    ] = None,
+    synonyms: Annotated[
+        Synonyms, typer.Option(help='What "road | route" means: the better one, or one text.')
+    ] = Synonyms.max,
+    templates: Annotated[Templates, typer.Option(help="Sentences around each name.")] = Templates.vild,
+    precision: Annotated[Precision, typer.Option(help="Of CLIP.")] = Precision.fp32,
+    device: Annotated[str, typer.Option(help="cpu, cuda:0, ... or auto.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Regions in one forward pass.")] = 64,
+) -> None:
+    """Segment pictures with any words."""
+    from ovseg.cli.segment import segment_with
+
+    segment_with(
+        pictures, names, out, clip, network, classifier.value, weight, mask_threshold, others, synonyms.value,
+        templates.value, precision.value, device, batch_size,
+    )  # fmt: skip
 
 
 @app.command()

@@ -143,7 +143,7 @@ def _regions(
         for record in pictures:
             counts: Counter[str] = Counter(regions=0)
             try:
-                picture = _picture(images, record)
+                picture = open_picture(images, record)
                 for proposal in source(picture):
                     if isinstance(proposal, BadItem):
                         counts[f"dropped.{proposal.reason}"] += 1
@@ -159,7 +159,12 @@ def _regions(
             progress.add(counts)
 
 
-def _picture(images: Path, record: Record) -> Picture:
+def open_picture(images: Path, record: Record) -> Picture:
+    """The picture of a COCO record.
+
+    Raises:
+        BadItem: `no_size`, `missing` or `unsafe_path`.
+    """
     name, width, height = (record.get(key) for key in ("file_name", "width", "height"))
     if not isinstance(width, int) or not isinstance(height, int):
         raise BadItem("no_size", f"{name} has no width and height")

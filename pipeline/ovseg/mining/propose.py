@@ -19,8 +19,8 @@ from ovseg.proposals.annotated import check_path, ground_truth, precomputed
 from ovseg.runtime import Runtime
 from ovseg.units import Counts, Scratch, Task, unit_names
 
-SourceName = Literal["ground_truth", "precomputed", "maskformer"]
-USE_MODEL = frozenset({"maskformer"})
+SourceName = Literal["segmenter", "ground_truth", "precomputed", "maskformer", "sam2"]
+USE_MODEL = frozenset({"segmenter", "maskformer", "sam2"})
 
 
 def propose_masks(
@@ -42,9 +42,9 @@ def propose_masks(
         index: folder of the table `index`.
         images: folder that the index's files are in.
         out: folder of the table `proposals`.
-        source: "ground_truth", "precomputed" or "maskformer".
-        path: masks of the first two: COCO JSON, a folder of pixel maps, or a table `proposals`.
-        model: checkpoint of the third: a name on the Hub, or a folder.
+        source: "segmenter", "ground_truth", "precomputed", "maskformer" or "sam2".
+        path: masks of "ground_truth" and "precomputed": COCO JSON, a folder of pixel maps, or a table `proposals`.
+        model: of the others: the folder of our own proposal network; a name on the Hub or a folder.
         annotations: annotated masks with class names to add, for `select.annotated_share`; None for none.
         mask_threshold: a model's soft masks are cut here, in (0, 1).
         max_proposals: at most that many an image, best score first; annotated masks are all taken.
@@ -84,12 +84,24 @@ def _identity(where: Path | str | None) -> str | None:
 def _open(
     source: SourceName, where: Path | None, model: str | None, scratch: Path, threshold: float, most: int
 ) -> Source:
-    if source == "maskformer":
-        from ovseg.proposals.maskformer import maskformer
-
-        return maskformer(str(model), threshold, most, os.environ[DEVICE])
+    if source in USE_MODEL:
+        return _open_model(source, str(model), threshold, most, os.environ[DEVICE])
     assert where is not None
     return ground_truth(where, scratch) if source == "ground_truth" else precomputed(where, scratch, most)
+
+
+def _open_model(source: SourceName, model: str, threshold: float, most: int, device: str) -> Source:
+    if source == "segmenter":
+        from ovseg.proposals.segmenter import segmenter
+
+        return segmenter(Path(model), threshold, most, device)
+    if source == "sam2":
+        from ovseg.proposals.sam2 import sam2
+
+        return sam2(model, most, device)
+    from ovseg.proposals.maskformer import maskformer
+
+    return maskformer(model, threshold, most, device)
 
 
 def _task(

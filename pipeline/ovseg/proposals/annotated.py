@@ -7,18 +7,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ovseg import masks, tables
+from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco, open_results
 from ovseg.datasets.store import Record, Store
 from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels, decode_image, decode_labels, safe_path
+from ovseg.images import decode_image, decode_labels, safe_path
 from ovseg.proposals import Picture, Proposal, Source
 
 UNLABELLED = 255  # of COCO-Stuff's pixel maps
+CLASSES = "classes.json"
 
 
 def ground_truth(path: Path, scratch: Path, labels: bool = False) -> Source:
@@ -26,7 +30,7 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False) -> Source:
 
     Args:
         path: the JSON (panoptic PNGs are looked for in the folder of the same name without ".json"), or the folder
-            (one PNG a picture, pixel = category id - 1, 255 unlabelled).
+            (one PNG a picture; its classes.json, a class table, says what the numbers of the pixels mean).
         scratch: folder for the streamed copy of the JSON.
         labels: give class names too; a proposal proper is class-agnostic and has none.
 
@@ -34,7 +38,8 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False) -> Source:
         OvsegError: if the path is missing or not in one of those formats.
     """
     if path.is_dir():
-        return lambda picture: _stuff(path, picture, labels)
+        named = {one.id: one.names[0] for one in read_classes(path / CLASSES)} if labels else None
+        return lambda picture: _stuff(path, picture, named)
     store = open_coco(path, scratch / f"{path.stem}.sqlite")
     names = {number: str(record["name"]) for number, record in store.categories().items()}
 
@@ -121,18 +126,18 @@ def _panoptic(folder: Path, record: Record, picture: Picture, names: dict[int, s
             yield Proposal(masks.encode(mask), 1.0, names.get(segment.get("category_id", -1)))
 
 
-def _stuff(folder: Path, picture: Picture, labels: bool) -> Iterator[Proposal | BadItem]:
+def _stuff(folder: Path, picture: Picture, names: dict[int, str] | None) -> Iterator[Proposal | BadItem]:
     try:
         pixels = _read_map(folder / Path(picture.file).with_suffix(".png").name, picture, decode_labels)
     except BadItem as problem:
         yield problem
         return
     for value in np.unique(pixels):
-        if value != UNLABELLED:
-            yield Proposal(masks.encode(pixels == value), 1.0, str(int(value) + 1) if labels else None)
+        if value != UNLABELLED and (names is None or int(value) in names):
+            yield Proposal(masks.encode(pixels == value), 1.0, names[int(value)] if names else None)
 
 
-def _read_map(path: Path, picture: Picture, decode: Callable[[bytes], Pixels]) -> Pixels:
+def _read_map(path: Path, picture: Picture, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
     try:
         pixels = decode(path.read_bytes())
     except OSError as error:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ovseg import masks
 from ovseg.errors import BadItem, OvsegError
 from ovseg.proposals import Picture, Proposal, Source
+from ovseg.proposals.soft import Extent, binarise
 
 MODELS = ("maskformer", "mask2former")
 
@@ -56,34 +54,16 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:
         inputs = processor(images=picture.pixels.copy(), return_tensors="pt").to(device)
         queries = network(**inputs).masks_queries_logits[0]
-        return iter(binarise(queries, _used(inputs), picture.height, picture.width, mask_threshold)[:max_proposals])
+        extent = _extent(inputs, *queries.shape[1:])
+        return iter(binarise(queries, extent, picture.height, picture.width, mask_threshold)[:max_proposals])
 
     return source
 
 
-def _used(inputs: dict[str, Tensor]) -> tuple[float, float]:
-    """The share of the network's input, down and across, that is picture and not padding."""
+def _extent(inputs: dict[str, Tensor], height: int, width: int) -> Extent:
+    """How much of a grid of masks is picture and not padding."""
     if "pixel_mask" not in inputs:
-        return 1.0, 1.0
+        return float(height), float(width)
     inside = inputs["pixel_mask"][0].bool()
-    height, width = inside.shape
-    return float(inside.any(1).sum()) / height, float(inside.any(0).sum()) / width
-
-
-def binarise(logits: Tensor, used: tuple[float, float], height: int, width: int, threshold: float) -> list[Proposal]:
-    """Masks of the queries that have a foreground pixel, best score first.
-
-    Args:
-        logits: float `[Q, h, w]`.
-        used: share of h and w that is picture.
-        height, width: of the picture; the sigmoid is resized to it (bilinear) before the threshold.
-        threshold: in (0, 1).
-    """
-    rows, columns = (max(1, round(share * side)) for share, side in zip(used, logits.shape[1:], strict=True))
-    found = []
-    for query in logits[:, :rows, :columns].float():  # one by one: 100 masks at full size would be gigabytes
-        soft = F.interpolate(query[None, None].sigmoid(), (height, width), mode="bilinear", align_corners=False)[0, 0]
-        mask = soft > threshold
-        if mask.any():
-            found.append(Proposal(masks.encode(np.asarray(mask.cpu())), float(soft[mask].mean())))
-    return sorted(found, key=lambda proposal: -proposal.score)
+    rows, columns = inside.shape
+    return float(inside.any(1).sum()) / rows * height, float(inside.any(0).sum()) / columns * width

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ from pathlib import Path
 from ovseg import crops
 from ovseg.clip.adapted import load_adapted
 from ovseg.evaluation.mask_accuracy import measure
-from ovseg.training.adapt import CURVES
+from ovseg.report.rows import write_rows
+from ovseg.training.loop import CURVES
 from ovseg.vocabulary import Templates
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -55,8 +55,8 @@ def write_adaptation(
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    with (out / "mask_accuracy.tsv").open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(bars(scores))
+    header, *rows = bars(scores)
+    write_rows(out / "mask_accuracy.tsv", header, rows)
     shutil.copyfile(model / CURVES, out / CURVES)
 
 

@@ -7,8 +7,6 @@ area.tsv        log10_area_share, pairs template linear; the middle of a bin of 
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ovseg import tables
+from ovseg.report.rows import write_rows
 from ovseg.report.sampling import similarities
 
 COMMONEST = 30
@@ -36,7 +35,7 @@ def distributions(pairs: Path, index: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     table = tables.read(pairs, "pairs", ["image_id", "noun", "similarity", "area"])
-    _write(out / "nouns.tsv", ("noun", "pairs"), commonest(table, COMMONEST))
+    write_rows(out / "nouns.tsv", ("noun", "pairs"), commonest(table, COMMONEST))
     counts, edges = histogram(similarities(table))
     _write_histogram(out / "similarity.tsv", "similarity", counts, edges)
     shares = np.log10(np.maximum(area_shares(table, index), 10 ** AREA_EDGES[0]))
@@ -77,11 +76,4 @@ def area_shares(pairs: pa.Table, index: Path) -> NDArray[np.float64]:
 
 def _write_histogram(path: Path, name: str, counts: NDArray[np.int64], edges: NDArray[np.float64]) -> None:
     middles = (edges[:-1] + edges[1:]) / 2
-    _write(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))
-
-
-def _write(path: Path, header: tuple[str, str], rows: Iterable[tuple[object, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    write_rows(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from ovseg.training.checkpoint import Checkpoint, Readers, Stateful, Weights
 from ovseg.training.contrast import contrast
 from ovseg.training.distributed import World, joined, wait
 from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes, split
-from ovseg.training.loop import Done, History, memory_in_words, train, warmup_cosine
+from ovseg.training.loop import Done, History, memory_in_words, train, warmup_cosine, write_curves
 from ovseg.training.losses import Loss
 from ovseg.training.texts import read_nouns, text_bank
 from ovseg.training.tower import BETAS, EPS, Tower, groups
@@ -35,7 +34,6 @@ from ovseg.vocabulary import TrainTemplates
 
 log = logging.getLogger("ovseg")
 
-CURVES = "training.tsv"
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound
 PROBED = 4  # batches that are looked at before prompts are trained
 
@@ -266,11 +264,7 @@ def _publish(
 ) -> None:
     def write(_: str, folder: Path) -> Counts:
         save_adapted(clip.model, model_config(origin), prompts, provenance, folder, clip.tokenizer)
-        with (folder / CURVES).open("w", encoding="utf-8", newline="") as stream:
-            names = ["step", "loss", "learning_rate", "logit_scale"]
-            writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
+        write_curves(history, folder)
         return {"steps": int(history.rows[-1]["step"]) if history.rows else 0}
 
     counts = commit(scratch.folder, "model", write)

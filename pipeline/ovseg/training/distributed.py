@@ -56,6 +56,15 @@ def anywhere(flag: bool, world: World) -> bool:
     return bool(told.item())
 
 
+def total(number: float, world: World) -> float:
+    """The sum of a number over all ranks."""
+    if world.size == 1:
+        return number
+    told = torch.tensor(float(number), device=world.device)
+    dist.all_reduce(told)
+    return float(told.item())
+
+
 def wait(world: World) -> None:
     """Until every rank is here."""
     if world.size > 1:

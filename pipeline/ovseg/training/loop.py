@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 import signal
@@ -9,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, PolynomialLR, SequentialLR
 
 from ovseg.errors import OvsegError
 from ovseg.progress import Progress
@@ -23,6 +25,7 @@ from ovseg.training.distributed import World, anywhere
 
 log = logging.getLogger("ovseg")
 
+CURVES = "training.tsv"
 ROWS = 200  # of the history, at most
 KEYS = "not-a-number.txt"  # the samples of a batch that spoiled a training
 START = 1e-3  # of the learning rate, at the first step of the warm-up
@@ -72,6 +75,15 @@ class History:
         self.rows, self._losses = list(state_dict["rows"]), list(state_dict["losses"])
 
 
+def write_curves(history: History, folder: Path) -> None:
+    """Write training.tsv: a header, and the rows of the history."""
+    names = list(history.rows[0]) if history.rows else ["step", "loss", "learning_rate"]
+    with (folder / CURVES).open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
+
+
 Step = Callable[[int], Done]
 """Leaves the gradients of step i (from 0) in the parameters."""
 
@@ -79,10 +91,19 @@ Step = Callable[[int], Done]
 def warmup_cosine(optimiser: Optimizer, steps: int, warmup: int) -> LRScheduler:
     """Linear warm-up over `warmup` steps, then a cosine to 0 at the last step (paper A.4)."""
     warm = min(warmup, steps - 1)
-    cosine = CosineAnnealingLR(optimiser, max(1, steps - warm))
+    return _after_warmup(optimiser, CosineAnnealingLR(optimiser, max(1, steps - warm)), warm)
+
+
+def warmup_poly(optimiser: Optimizer, steps: int, warmup: int) -> LRScheduler:
+    """Linear warm-up over `warmup` steps, then (1 - t)^0.9 to 0 at the last step (MaskFormer's schedule)."""
+    warm = min(warmup, steps - 1)
+    return _after_warmup(optimiser, PolynomialLR(optimiser, max(1, steps - warm), power=0.9), warm)
+
+
+def _after_warmup(optimiser: Optimizer, schedule: LRScheduler, warm: int) -> LRScheduler:
     if warm < 1:
-        return cosine
-    return SequentialLR(optimiser, [LinearLR(optimiser, START, total_iters=warm), cosine], [warm])
+        return schedule
+    return SequentialLR(optimiser, [LinearLR(optimiser, START, total_iters=warm), schedule], [warm])
 
 
 def train(
@@ -97,6 +118,7 @@ def train(
     steps: int,
     history: History,
     stop_after: int | None = None,
+    clip_norm: float = math.inf,
     after: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the steps from `begin` to `steps`.
@@ -113,6 +135,7 @@ def train(
         steps: of the whole training.
         history: gets a row now and then.
         stop_after: stop, as if by Ctrl-C, after that many steps of this run; None for no limit.
+        clip_norm: gradients that are longer, all together, are shortened to it.
         after: called after each step of the optimiser, to clamp what must be.
 
     Raises:
@@ -137,6 +160,8 @@ def train(
             loss, norm = float(done.loss), float(_gradient_norm(optimiser))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise OvsegError(_no_number(name, i + 1, loss, norm, done.keys, checkpoint))
+            if norm > clip_norm:
+                torch._foreach_mul_(_gradients(optimiser), clip_norm / norm)
             rest = {"learning_rate": optimiser.param_groups[-1]["lr"], **done.shown}
             with memory_in_words(name, done.items):
                 optimiser.step()
@@ -153,8 +178,11 @@ def train(
 
 def _gradient_norm(optimiser: Optimizer) -> torch.Tensor:
     """Of everything that is trained: a gradient that is no number would spoil the weights before any loss shows it."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return torch.nn.utils.get_total_norm(_gradients(optimiser))
+
+
+def _gradients(optimiser: Optimizer) -> list[torch.Tensor]:
+    return [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _no_number(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:

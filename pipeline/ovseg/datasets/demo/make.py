@@ -4,6 +4,7 @@
 <split>/captions.json            5 captions an image; each also lists its gold nouns, for measuring
 <split>/panoptic.json, panoptic/ the annotated half of the nouns: the closed vocabulary
 <split>/truth.json               every segment as RLE: for measuring, and as ideal proposals
+<split>/<role>/                  benchmarks, see `roles`
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from PIL import Image
 from ovseg import masks
 from ovseg.datasets.demo.captions import write
 from ovseg.datasets.demo.nouns import nouns
+from ovseg.datasets.demo.roles import write_role
 from ovseg.datasets.demo.scene import Scene, compose
 from ovseg.datasets.demo.wording import Seen
 
 SPLITS = ("train", "val", "benchmark")
+ROLES = {"train": (), "val": ("all",), "benchmark": ("annotated", "mixed", "novel", "all", "fine")}
 FIRST_ID = {"train": 1, "val": 100_001, "benchmark": 200_001}
 CAPTIONS = 5
 SIDES = (128, 144, 160, 176, 192)
@@ -47,6 +50,8 @@ def make_split(folder: Path, split: str, number: int, seed: int) -> None:
     _write(folder / "panoptic.json", images, (m["panoptic"] for m in made), annotated)
     segments = [segment for m in made for segment in m["truth"]]
     _write(folder / "truth.json", images, ({"id": i + 1, **s} for i, s in enumerate(segments)), categories)
+    for role in ROLES[split]:
+        write_role(folder, role, images, _named(segments))
 
 
 def seen_in(scene: Scene) -> list[Seen]:
@@ -126,6 +131,16 @@ def _segment(part: Any, image_id: int) -> Record:
         "segmentation": {"size": list(size), "counts": rle.decode("ascii")},
         "colour": part.colour, "pattern": part.pattern,
     }  # fmt: skip
+
+
+def _named(segments: list[Record]) -> dict[int, list[Record]]:
+    """Segments by image as `write_role` takes them."""
+    found: dict[int, list[Record]] = {}
+    for segment in segments:
+        noun = nouns()[segment["category_id"] - 1].name
+        rle = segment["segmentation"]["counts"].encode("ascii")
+        found.setdefault(segment["image_id"], []).append({"noun": noun, "colour": segment["colour"], "rle": rle})
+    return found
 
 
 def _write(

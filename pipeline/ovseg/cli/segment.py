@@ -1,0 +1,84 @@
+"""What `ovseg segment` does: names, settings, pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ovseg import fingerprint
+from ovseg.clip.load import Precision
+from ovseg.errors import OvsegError
+from ovseg.evaluation.tune import Choice, read_choice
+from ovseg.runtime import devices
+from ovseg.segmentation.names import Synonyms
+from ovseg.segmentation.pictures import list_pictures, segment_pictures
+from ovseg.segmentation.segmenter import Classifier, Segmenter
+from ovseg.vocabulary import Templates
+
+log = logging.getLogger("ovseg")
+
+SYNONYM = "|"
+DEFAULT = Choice(0.4, 0.7, "default, the paper's")
+
+
+def segment_with(
+    pictures: Sequence[Path], names: str, out: Path, clip: Path, network: Path, classifier: Classifier, weight: float | None,
+    mask_threshold: float | None, others: bool | None, synonyms: Synonyms, templates: Templates, precision: Precision,
+    device: str, batch_size: int,
+) -> None:  # fmt: skip
+    """Segment pictures and say what was done; see `ovseg segment --help`.
+
+    Raises:
+        OvsegError: names, paths or models that cannot be used.
+        typer.Exit: some pictures could not be read.
+    """
+    classes, found = read_names(names), list_pictures(pictures)
+    choice = _choice(clip, weight, mask_threshold)
+    log.info("mask threshold %g, weight of CLIP %g (%s)", choice.mask_threshold, choice.weight, choice.source)
+    segmenter = Segmenter.load(
+        network, clip, devices(device)[0], precision, mask_threshold=choice.mask_threshold, weight=choice.weight,
+        templates=templates, synonyms=synonyms, batch_size=batch_size,
+    )  # fmt: skip
+    words = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)
+    about: dict[str, Any] = {
+        "classifier": classifier, "weight": choice.weight, "mask_threshold": choice.mask_threshold, "synonyms": synonyms,
+        "templates": templates, "precision": precision, "clip": fingerprint.of_path(clip),
+        "network": fingerprint.of_path(network),
+    }  # fmt: skip
+    counts = segment_pictures(segmenter, found, words, out, classifier, about)
+    if dropped := sum(number for reason, number in counts.items() if reason.startswith("dropped.")):
+        typer.echo(f"{dropped} of {len(found)} pictures could not be read; they are named above", err=True)
+        raise typer.Exit(1)
+
+
+def read_names(text: str) -> list[list[str]]:
+    """Classes and their synonyms: "road | route, cat", or a file with a class a line.
+
+    Raises:
+        OvsegError: a file that cannot be read.
+    """
+    path = Path(text)
+    if "," not in text and len(text) < 200 and path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OvsegError(f"{path} is no text file of names: {error}") from None
+        parts = [line for line in lines if line.strip()]
+    else:
+        parts = text.split(",") if text.strip() else []
+    return [[name.strip() for name in part.split(SYNONYM)] for part in parts]
+
+
+def _choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
+    """What `tune` chose for this CLIP, if it stands in the folder of a pipeline; what is given goes first."""
+    report = clip.parent.parent / "reports" / "tune"
+    try:
+        return read_choice(report, clip.name, mask_threshold, weight)
+    except OvsegError:
+        given = DEFAULT.mask_threshold if mask_threshold is None else mask_threshold
+        source = DEFAULT.source if weight is None and mask_threshold is None else "given"
+        return Choice(given, DEFAULT.weight if weight is None else weight, source)

@@ -1,0 +1,46 @@
+"""Class tables: which number of a label map is which class. One JSON for each benchmark, beside this file.
+
+{"source": who says so, "ignore": number of pixels that count for nothing,
+ "classes": [{"id": number in the official label maps, "names": [name, synonyms ...], "seen": was it annotated in training}]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovseg.errors import OvsegError
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Class:
+    """One class.
+
+    Attributes:
+        id: its number in the official label maps.
+        names: its name, then synonyms.
+        seen: whether its masks are annotated in training; True where there is no such split.
+    """
+
+    id: int
+    names: tuple[str, ...]
+    seen: bool = True
+
+
+def read_classes(path: Path) -> list[Class]:
+    """The classes of a table, in its order.
+
+    Raises:
+        OvsegError: not a class table; numbers or names that are not unique.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        found = [Class(int(row["id"]), tuple(map(str, row["names"])), bool(row.get("seen", True))) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OvsegError(f"{path} is not a class table ({error!r}); see pipeline/ovseg/datasets/classes") from None
+    if not found or len({one.id for one in found}) < len(found) or not all(one.names for one in found):
+        raise OvsegError(f"{path}: every class needs a number of its own and a name")
+    return found

@@ -1,0 +1,203 @@
+"""Running a benchmark: one pass over its pictures gives every model, mask threshold and classifier at once.
+
+Each picture's confusion is kept in integers, one row of the table `segmentations` for each way of segmenting it; metrics are
+computed from that table. Work goes unit by unit, so a killed run continues and several devices share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ovseg import fingerprint, tables
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.load import Precision
+from ovseg.datasets.benchmark import Benchmark, read_benchmark
+from ovseg.errors import BadItem
+from ovseg.evaluation.confusion import confusion
+from ovseg.evaluation.oracles import named_masks, true_masks, true_names
+from ovseg.images import Pixels
+from ovseg.mining.executors import DEVICE
+from ovseg.mining.propose import failure, write_failures
+from ovseg.mining.steps import run_step
+from ovseg.proposals.network import check_text_tower
+from ovseg.runtime import Runtime
+from ovseg.segmentation.names import Vocabulary
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.units import Counts, Task
+
+ITEMS_PER_UNIT = 16
+Ways = Mapping[str, Mapping[float, Mapping[str, float]]]
+"""How to segment: model -> mask threshold -> classifier -> weight of CLIP. Weight 0 needs no CLIP and is done once."""
+Row = dict[str, Any]
+
+
+def three_classifiers(threshold: float, weight: float) -> dict[float, dict[str, float]]:
+    """CLIP alone, the proposal network alone, and their ensemble."""
+    return {threshold: {"clip": 1.0, "segmenter": 0.0, "ensemble": weight}}
+
+
+def evaluate(
+    benchmark: Path,
+    network: Path,
+    clips: Mapping[str, Path],
+    out: Path,
+    runtime: Runtime,
+    *,
+    ways: Ways,
+    oracles: bool = True,
+    limit: int | None = None,
+    precision: Precision = "fp32",
+    **options: Any,
+) -> dict[str, int]:
+    """Write the table `segmentations` of a benchmark.
+
+    Args:
+        benchmark: its folder.
+        network: folder of the proposal network.
+        clips: folders of the CLIPs by name; one input size and one text tower.
+        out: folder of the table.
+        runtime: devices, workers, batch size, scratch folder.
+        ways: see `Ways`; a model that is not there is shown true masks alone.
+        oracles: also name true masks by CLIP, and proposals by the truth.
+        limit: only the first that many items.
+        precision: of CLIP.
+        options: attributes of `Segmenter`.
+
+    Returns:
+        counts: pictures, and what was dropped by reason.
+
+    Raises:
+        OvsegError: benchmark or models cannot be used.
+    """
+    opened = read_benchmark(benchmark)
+    number = len(opened.items) if limit is None else min(limit, len(opened.items))
+    key = fingerprint.of(
+        step="evaluate", benchmark=fingerprint.of_path(benchmark), images=_pictures(opened, number),
+        network=fingerprint.of_path(network), clips={name: fingerprint.of_path(clip) for name, clip in clips.items()},
+        ways=ways, oracles=oracles, number=number, precision=precision, options=options, schema=tables.SCHEMA_VERSION,
+    )  # fmt: skip
+    units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
+    opener = partial(
+        _task, benchmark, network, dict(clips), key, ways, oracles, number, precision, runtime.workers, runtime.batch_size,
+        options,
+    )  # fmt: skip
+    return run_step("evaluate", key, units, opener, out, runtime, uses_model=True)
+
+
+def _pictures(benchmark: Benchmark, number: int) -> str:
+    """What changes when a picture does: their sizes, without reading 5,000 of them."""
+    found = []
+    for image, _ in benchmark.items[:number]:
+        path = benchmark.images / image
+        found.append([image, path.stat().st_size if path.is_file() else None])
+    return fingerprint.of(found=found)
+
+
+def _task(
+    folder: Path, network: Path, clips: dict[str, Path], key: str, ways: Ways, oracles: bool, number: int,
+    precision: Precision, workers: int, batch_size: int, options: dict[str, Any],
+) -> Task:  # fmt: skip
+    benchmark = read_benchmark(folder)
+    models = _models(network, clips, precision, workers, batch_size, options)
+    first = next(iter(models.values()))
+    words = first.vocabulary(benchmark.names)
+    seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
+
+    def task(unit: str, scratch: Path) -> Counts:
+        rows: list[Row] = []
+        failures: list[Row] = []
+        counts: Counter[str] = Counter(pictures=0)
+        begin = int(unit) * ITEMS_PER_UNIT
+        for item in range(begin, min(begin + ITEMS_PER_UNIT, number)):
+            try:
+                pixels, labels = benchmark.read(item)
+            except BadItem as problem:
+                failures.append(failure(item, benchmark.items[item][1], problem))
+                counts[f"dropped.{problem.reason}"] += 1
+                continue
+            for way, guess, more in _maps(models, pixels, labels, words, seen, benchmark, ways, oracles):
+                cells, found = confusion(labels, guess, len(words.names), benchmark.ignore)
+                rows.append({"item": item, **way, "cells": cells, "pixels": found, **more})
+            counts["pictures"] += 1
+        tables.write_part(scratch / f"{unit}.parquet", "segmentations", rows, key)
+        write_failures(scratch, unit, failures, key)
+        return counts
+
+    return task
+
+
+def _models(
+    network: Path, clips: dict[str, Path], precision: Precision, workers: int, batch_size: int, options: dict[str, Any]
+) -> dict[str, Segmenter]:
+    """One segmenter for each CLIP; all share the proposal network."""
+    device = os.environ[DEVICE]
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    found: dict[str, Segmenter] = {}
+    for name, path in clips.items():
+        if not found:
+            found[name] = Segmenter.load(network, path, device, precision, batch_size=batch_size, pool=pool, **options)
+            continue
+        one = next(iter(found.values()))
+        clip = load_adapted(path, device, precision)
+        check_text_tower(one.network, clip, network, path)
+        found[name] = replace(one, clip=clip)
+    return found
+
+
+Map = tuple[Row, NDArray[np.int32], Row]
+"""Model, threshold and classifier; the map; true and guessed classes of true masks."""
+NONE: Row = {"labels": None, "guesses": None}
+
+
+def _maps(
+    models: Mapping[str, Segmenter], pixels: Pixels, labels: NDArray[np.uint16], words: Vocabulary,
+    seen: torch.Tensor | None, benchmark: Benchmark, ways: Ways, oracles: bool,
+) -> Iterator[Map]:  # fmt: skip
+    """One picture in every way. What the network sees is shared by all, what CLIP sees by all of one threshold."""
+    first = next(iter(models.values()))
+    queries = first.network.look(pixels)
+    done: set[str] = set()
+    for threshold in sorted({threshold for some in ways.values() for threshold in some}):
+        regions = first.cut(pixels, first.binary(pixels, queries, threshold))
+        for name, some in ways.items():
+            if threshold not in some:
+                continue
+            named = models[name].name(queries, regions, words)
+            for classifier, weight in some[threshold].items():
+                if weight == 0 and classifier in done:
+                    continue
+                way = {"model": name if weight else "", "threshold": threshold if weight else None}
+                known = seen if 0 < weight < 1 else None
+                guess, _ = models[name].paint(pixels, queries, models[name].mix(named, weight, known), known)
+                yield {**way, "classifier": classifier}, guess, NONE
+                done |= set() if weight else {classifier}
+        if oracles and "oracle_labels" not in done:
+            scores = true_names(regions.rles, labels, benchmark.ignore, len(words.names))
+            guess, _ = first.paint(pixels, queries, scores)
+            yield {"model": "", "threshold": threshold, "classifier": "oracle_labels"}, guess, NONE
+            done.add("oracle_labels")
+    if oracles:
+        yield from _by_true_masks(models, pixels, labels, words, benchmark)
+
+
+def _by_true_masks(
+    models: Mapping[str, Segmenter], pixels: Pixels, labels: NDArray[np.uint16], words: Vocabulary, benchmark: Benchmark
+) -> Iterator[Map]:
+    classes, rles = true_masks(labels, benchmark.ignore)
+    regions = next(iter(models.values())).cut(pixels, rles)
+    for name, model in models.items():
+        guesses = model.by_clip(regions, words).argmax(1).tolist()
+        guess = named_masks(labels, classes, guesses, len(words.names))
+        way = {"model": name, "threshold": None, "classifier": "oracle_masks"}
+        yield way, guess, {"labels": classes, "guesses": guesses}

@@ -1,0 +1,205 @@
+"""The two-stage segmenter (paper 3.1): the benchmark, the command line and any demo call this one class.
+
+network.look -> masks and class embeddings of Q proposals
+cut          -> what CLIP sees of each
+name         -> p and q, the network's and CLIP's word on K classes
+paint        -> their ensemble, composed to a map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ovseg import crops, masks
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.load import Clip, Precision
+from ovseg.images import Pixels
+from ovseg.proposals.network import Network, Queries, check_text_tower, load_network
+from ovseg.proposals.soft import binary_masks
+from ovseg.segmentation.compose import compose
+from ovseg.segmentation.names import Synonyms, Vocabulary, vocabulary
+from ovseg.segmentation.regions import Regions, View, cut_regions
+from ovseg.segmentation.scores import by_clip, by_network, class_weights, ensemble
+from ovseg.vocabulary import Templates
+
+Classifier = Literal["clip", "segmenter", "ensemble"]
+OTHERS = "others"
+
+
+@dataclass(frozen=True)
+class Named:
+    """The word on each proposal: p by the network and q by CLIP, float64 `[Q, K]`; `valid` as in `Regions`."""
+
+    p: Tensor
+    q: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One picture, segmented.
+
+    Attributes:
+        names: K.
+        labels: class of each pixel, int32 `[H, W]`.
+        score: its score, float32 `[H, W]`.
+        proposals: score of each proposal for each class, float64 `[Q, K]`.
+        areas: pixels of each proposal above the mask threshold, int64 `[Q]`.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int32]
+    score: NDArray[np.float32]
+    proposals: NDArray[np.float64]
+    areas: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A proposal network and a CLIP, and how they are put together.
+
+    Attributes:
+        network: proposals.
+        clip: names them; its mask prompts are used.
+        mask_threshold: what is above it is foreground of the crop that CLIP sees.
+        weight: of CLIP in the ensemble, in [0, 1].
+        weight_seen: another one for classes seen in training; None for the same.
+        average_seen: see `ensemble`, ZegFormer's.
+        calibration: taken from the maps of classes seen in training, ZegFormer's gamma.
+        fill, antialias, view: what CLIP is shown, see `cut_regions`.
+        templates, synonyms: of names.
+        batch_size: crops in one forward pass of CLIP.
+        pool: threads that cut.
+    """
+
+    network: Network
+    clip: Clip
+    mask_threshold: float = 0.4
+    weight: float = 0.7
+    weight_seen: float | None = None
+    average_seen: bool = False
+    calibration: float = 0.0
+    fill: crops.Fill = "mean"
+    antialias: bool = True
+    view: View = "crop-and-mask"
+    templates: Templates = "vild"
+    synonyms: Synonyms = "max"
+    batch_size: int = 64
+    pool: Executor = field(default_factory=ThreadPoolExecutor, repr=False)
+
+    @staticmethod
+    def load(
+        network: Path, clip: Path, device: str = "cpu", precision: Precision = "fp32", **options: object
+    ) -> Segmenter:
+        """Load both models.
+
+        Args:
+            network: models/segmenter.
+            clip: models/base, models/finetune, models/prompt, or any CLIP in that layout.
+            device: torch device.
+            precision: of CLIP.
+            options: attributes of the class.
+
+        Raises:
+            OvsegError: a folder is not what it should be, or CLIP's text tower is not the network's.
+        """
+        loaded, tower = load_network(network, device), load_adapted(clip, device, precision)
+        check_text_tower(loaded, tower, network, clip)
+        return Segmenter(loaded, tower, **options)  # type: ignore[arg-type]
+
+    def segment(
+        self,
+        pixels: Pixels,
+        names: Sequence[str | Sequence[str]],
+        classifier: Classifier = "ensemble",
+        others: bool = False,
+    ) -> Segmentation:
+        """Segment a picture with any names.
+
+        Args:
+            pixels: uint8 RGB `[H, W, 3]`.
+            names: of K classes; a class may have several, the shown one first.
+            classifier: whose word counts: CLIP's, the proposal network's, or both.
+            others: one more class, for what none of the names fits.
+
+        Raises:
+            OvsegError: names that cannot be used.
+        """
+        return self.segment_with(pixels, self.vocabulary(names, others), classifier)
+
+    def segment_with(self, pixels: Pixels, words: Vocabulary, classifier: Classifier = "ensemble") -> Segmentation:
+        """As `segment`, with names that are embedded already, for many pictures."""
+        queries = self.network.look(pixels)
+        regions = self.cut(pixels, self.binary(pixels, queries))
+        named = self.name(queries, regions, words)
+        scores = self.mix(named, {"clip": 1.0, "segmenter": 0.0, "ensemble": self.weight}[classifier])
+        labels, score = self.paint(pixels, queries, scores)
+        size = pixels.shape[:2]
+        areas = [0 if rle is None else masks.area(rle, *size) for rle in regions.rles]
+        return Segmentation(words.names, labels, score, scores.numpy(), np.array(areas, np.int64))
+
+    def vocabulary(self, names: Sequence[str | Sequence[str]], others: bool = False) -> Vocabulary:
+        """Embed the names of K classes; see `names.vocabulary`."""
+        classes = [[name] if isinstance(name, str) else list(name) for name in names]
+        if others and not any(OTHERS in some for some in classes):
+            classes.append([OTHERS])
+        return vocabulary(classes, self.clip, self.templates, self.synonyms)
+
+    def binary(self, pixels: Pixels, queries: Queries, threshold: float | None = None) -> list[bytes | None]:
+        """The binary mask of each proposal as RLE, None where no pixel is above the threshold."""
+        height, width = pixels.shape[:2]
+        above = self.mask_threshold if threshold is None else threshold
+        found = binary_masks(queries.masks, queries.extent, height, width, above)
+        return [masks.encode(mask) if mask.any() else None for mask, _ in found]
+
+    def cut(self, pixels: Pixels, rles: Sequence[bytes | None]) -> Regions:
+        """What CLIP sees of some masks of a picture."""
+        return cut_regions(
+            pixels, rles, size=self.clip.size, mean=self.clip.mean.tolist(), fill=self.fill, antialias=self.antialias,
+            view=self.view, pool=self.pool,
+        )  # fmt: skip
+
+    def by_clip(self, regions: Regions, words: Vocabulary) -> Tensor:
+        """q of each proposal, float64 `[Q, K]`; rows that are not valid are 0."""
+        q = torch.zeros(len(regions.valid), len(words.names), dtype=torch.float64)
+        if len(regions.crop):
+            size = self.batch_size
+            pieces = zip(torch.split(regions.crop, size), torch.split(regions.mask, size), strict=True)
+            features = torch.cat([self.clip.encode_crops(crop, mask) for crop, mask in pieces])
+            q[regions.valid] = by_clip(words.similarity(features))
+        return q
+
+    def name(self, queries: Queries, regions: Regions, words: Vocabulary) -> Named:
+        """The word of both on each proposal."""
+        p = by_network(words.similarity(queries.classes), queries.classes @ queries.no_object)
+        return Named(p, self.by_clip(regions, words), regions.valid)
+
+    def mix(self, named: Named, weight: float, seen: Tensor | None = None) -> Tensor:
+        """Scores `[Q, K]` of the ensemble.
+
+        Args:
+            named: the word of both.
+            weight: of CLIP.
+            seen: which classes were seen in training, bool `[K]`, for `weight_seen` and `average_seen`; None to leave these.
+        """
+        if seen is None:
+            return ensemble(named.p, named.q, named.valid, weight)
+        weights = class_weights(weight, self.weight_seen, seen)
+        return ensemble(named.p, named.q, named.valid, weights, seen if self.average_seen else None)
+
+    def paint(
+        self, pixels: Pixels, queries: Queries, scores: Tensor, seen: Tensor | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Labels and scores of each pixel, `[H, W]` each; `seen` as in `mix`."""
+        height, width = pixels.shape[:2]
+        discount = None if seen is None or not self.calibration else self.calibration * seen.double()
+        return compose(scores, queries.masks, queries.extent, height, width, discount)

@@ -1,0 +1,154 @@
+"""Annotated pictures for training the proposal network: one mask for each class in sight, randomly scaled and cropped.
+
+Everything random about a sample follows from (seed, epoch, its number), so that the order of reading and the number of
+loading processes change nothing, and a training that continues reads nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from ovseg import masks
+from ovseg.errors import BadItem, OvsegError
+from ovseg.proposals import Picture, Proposal
+from ovseg.proposals.annotated import ground_truth
+
+log = logging.getLogger("ovseg")
+
+STEP = 0.1  # between two scales
+
+
+class Scene(TypedDict):
+    """One picture: `image` uint8 `[3, S, S]`, `masks` bool `[N, S, S]`, `classes` int64 `[N]`, N >= 0, each class once."""
+
+    image: Tensor
+    masks: Tensor
+    classes: Tensor
+
+
+class Annotated(Dataset[Scene]):
+    """Pictures and what is annotated in them.
+
+    Args:
+        pictures: of the index.
+        annotations: see `ground_truth`.
+        scratch: folder for its streamed copy.
+        numbers: class number of each label; masks with other labels are left out.
+        crop: S, in pixels.
+        scales: least and greatest short side of the picture before it is cropped, as a share of S.
+        colour: change brightness, contrast, saturation and hue.
+        seed: of all choices.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        annotations: Path,
+        scratch: Path,
+        numbers: Mapping[str, int],
+        *,
+        crop: int,
+        scales: tuple[float, float],
+        colour: bool,
+        seed: int,
+    ) -> None:
+        self.pictures, self.annotations, self.scratch, self.numbers = pictures, annotations, scratch, numbers
+        self.seed = seed
+        self.change = augment(crop, scales, colour)
+        self.empty: Scene = {
+            "image": torch.zeros(3, crop, crop, dtype=torch.uint8),
+            "masks": torch.zeros(0, crop, crop, dtype=torch.bool),
+            "classes": torch.zeros(0, dtype=torch.int64),
+        }
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, place: int) -> Scene:
+        """The scene at `place` of the endless order: epoch after epoch, each in an order of its own."""
+        epoch, within = divmod(place, len(self))
+        picture = self.pictures[int(np.random.default_rng([self.seed, epoch]).permutation(len(self))[within])]
+        try:
+            found = self._by_class(picture)
+            pixels = picture.pixels
+        except BadItem as problem:  # gone since it was indexed: it teaches nothing
+            log.warning("segmenter: %s is left out: %s", picture.file, problem)
+            return self.empty
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0]))
+            image = tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+            stack = np.stack(list(found.values())) if found else np.zeros((0, *pixels.shape[:2]), bool)
+            image, stacked = self.change(image, tv_tensors.Mask(torch.from_numpy(stack)))
+        left = stacked.flatten(1).any(1)
+        return {
+            "image": image.as_subclass(Tensor).contiguous(),
+            "masks": stacked.as_subclass(Tensor)[left].contiguous(),
+            "classes": torch.tensor(list(found), dtype=torch.int64)[left],
+        }
+
+    def _by_class(self, picture: Picture) -> dict[int, np.ndarray]:
+        """One mask for each class: that of all its annotations together."""
+        if not hasattr(
+            self, "_source"
+        ):  # in each loading process once: a connection to SQLite does not cross processes
+            self._source = ground_truth(self.annotations, self.scratch, labels=True)
+        found: dict[int, np.ndarray] = {}
+        for item in self._source(picture):
+            if isinstance(item, Proposal) and item.label is not None and item.label in self.numbers:
+                number = self.numbers[item.label]
+                mask = masks.decode(item.rle, picture.height, picture.width)
+                found[number] = found[number] | mask if number in found else mask
+        return found
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_source"}
+
+
+def augment(crop: int, scales: tuple[float, float], colour: bool) -> v2.Transform:
+    """Random scale, crop, flip and colour, as MaskFormer is trained; see `Annotated`."""
+    number = round((scales[1] - scales[0]) / STEP) + 1
+    sides = [max(1, round(crop * scale)) for scale in np.linspace(*scales, number)]
+    steps = [
+        v2.RandomShortestSize(sides, max_size=4 * max(sides)),
+        v2.RandomCrop((crop, crop), pad_if_needed=True, fill={tv_tensors.Image: 128, tv_tensors.Mask: 0}),
+        v2.RandomHorizontalFlip(),
+    ]
+    return v2.Compose([*steps, v2.RandomPhotometricDistort()] if colour else steps)
+
+
+def scenes(data: Annotated, batch_size: int, rank: int, ranks: int, begin: int, workers: int) -> Iterator[list[Scene]]:
+    """This rank's share of every batch from number `begin` on, for ever.
+
+    Args:
+        data: the pictures.
+        batch_size: of all ranks together; a multiple of `ranks`.
+        rank, ranks: this process among all.
+        begin: batches that an earlier run has used.
+        workers: loading processes; 0 loads in this one.
+
+    Raises:
+        OvsegError: no pictures.
+    """
+    if not len(data):
+        raise OvsegError(f"{data.annotations} has no annotated picture; is it of the pictures that are indexed?")
+    share = batch_size // ranks
+
+    def places() -> Iterator[list[int]]:
+        number = begin
+        while True:
+            first = number * batch_size + rank * share
+            yield list(range(first, first + share))
+            number += 1
+
+    loader: DataLoader[Scene] = DataLoader(data, batch_sampler=places(), num_workers=workers, collate_fn=list)
+    return iter(loader)

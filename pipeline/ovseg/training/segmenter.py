@@ -1,0 +1,311 @@
+"""Training the proposal network on annotated masks of a closed vocabulary (paper 3.1, A.1; MaskFormer's own losses).
+
+B pictures of a step on all ranks, S side of a crop, K classes of the training vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ovseg import crops, fingerprint, tables
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.load import Clip
+from ovseg.datasets.classes import read_classes
+from ovseg.datasets.coco import open_coco
+from ovseg.errors import OvsegError
+from ovseg.mining.propose import pictures
+from ovseg.proposals import Picture
+from ovseg.proposals.annotated import CLASSES
+from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
+from ovseg.runtime import Runtime
+from ovseg.training.annotated import Annotated, Scene, scenes
+from ovseg.training.checkpoint import Checkpoint
+from ovseg.training.distributed import World, joined, total, wait
+from ovseg.training.loop import Done, History, train, warmup_poly, write_curves
+from ovseg.training.tower import arithmetic
+from ovseg.units import Counts, Scratch, commit, published, scratch_folder
+from ovseg.vocabulary import Templates, embed
+
+log = logging.getLogger("ovseg")
+
+BATCH = 256  # texts in one forward pass
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class SegmenterRecipe:
+    """How a proposal network is made; the parameters of the stage `segmenter`.
+
+    Attributes:
+        backbone, pretrained, queries, hidden, layers, dropout, middle: see `network.new_model`.
+        templates: of the classes' texts.
+        steps: of the optimiser; 0 passes `init` through.
+        batch_size: B.
+        crop: S, in pixels.
+        min_scale, max_scale, colour: see `annotated.augment`.
+        short_side, long_side: pictures are resized to them when the network is used.
+        lr: of AdamW.
+        backbone_lr_share: the backbone's rate as a share of it.
+        weight_decay: of all but normalisation and embeddings.
+        warmup_steps: of the rate, which then falls as (1 - t)^0.9.
+        clip_norm: longest gradient.
+        precision: "bf16" (autocast) or "fp32".
+        seed: of weights, order, crops and dropout.
+    """
+
+    backbone: str
+    pretrained: bool
+    queries: int
+    hidden: int
+    layers: int
+    dropout: float
+    middle: int
+    templates: Templates
+    steps: int
+    batch_size: int
+    crop: int
+    min_scale: float
+    max_scale: float
+    colour: bool
+    short_side: int
+    long_side: int
+    lr: float
+    backbone_lr_share: float
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+    precision: Literal["fp32", "bf16"]
+    seed: int
+
+
+def train_segmenter(
+    index: Path,
+    images: Path,
+    annotations: Path,
+    clip: Path,
+    init: Path | None,
+    out: Path,
+    runtime: Runtime,
+    recipe: SegmenterRecipe,
+    licence: str | None,
+) -> None:
+    """Train a proposal network and write its folder (see `proposals.network`) and `training.tsv` to `out`.
+
+    Run under torchrun, every rank calls this. A killed run continues from its last checkpoint.
+
+    Args:
+        index, images: the table `index`, and the folder of its pictures.
+        annotations: masks with class names, see `ground_truth`; classes of a class table that are not seen are left out.
+        clip: folder of the CLIP whose text tower names the classes.
+        init: folder of a trained network to begin with; its weights must fit.
+        out: folder of the result.
+        runtime: device, workers, micro-batch, scratch folder.
+        recipe: parameters.
+        licence: of the annotations, for the account.
+
+    Raises:
+        OvsegError: something is missing, does not fit, or the loss is not a number.
+    """
+    key = fingerprint.of(
+        step="segmenter", index=tables.fingerprint(index, "index"), annotations=fingerprint.of_path(annotations),
+        clip=fingerprint.of_path(clip), init=None if init is None else fingerprint.of_path(init), recipe=vars(recipe),
+        licence=licence,
+    )  # fmt: skip
+    with joined(runtime.devices) as world:
+        if published(out, key) is not None:
+            log.info("segmenter: done before -> %s", out)
+            return
+        scratch = Scratch(runtime.work, "segmenter", key, runtime.fresh) if world.rank == 0 else None
+        wait(world)
+        try:
+            tower = load_adapted(clip, str(world.device), prompts=False)
+            folder = scratch_folder(runtime.work, "segmenter", key)
+            names = vocabulary(annotations, folder)
+            texts = embed(names, tower.encode_texts, recipe.templates, BATCH)
+            model = _model(recipe, len(names), tower, init).to(world.device)
+            model.class_predictor.texts = texts.to(world.device)
+            history = History()
+            if recipe.steps:
+                data = Annotated(
+                    _usable(index, images), annotations, folder, {name: i for i, name in enumerate(names)}, crop=recipe.crop,
+                    scales=(recipe.min_scale, recipe.max_scale), colour=recipe.colour, seed=recipe.seed,
+                )  # fmt: skip
+                _train(model, data, folder, key, runtime, recipe, world, history)
+            if scratch:
+                about = {
+                    "names": names, "templates": recipe.templates, "probe": probe(tower), "licence": licence,
+                    "init": None if init is None else str(init), "recipe": vars(recipe),
+                }  # fmt: skip
+                _publish(scratch, out, model, about, recipe, history)
+                log.info("segmenter -> %s", out)
+            wait(world)
+        finally:
+            if scratch:
+                scratch.close()
+
+
+def vocabulary(annotations: Path, scratch: Path) -> list[str]:
+    """The names of the classes that are learnt, as `ground_truth` labels them.
+
+    Raises:
+        OvsegError: there are none.
+    """
+    if annotations.is_dir():
+        return [one.names[0] for one in read_classes(annotations / CLASSES) if one.seen]
+    records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
+    names = [str(record["name"]) for record in records]
+    if not names:
+        raise OvsegError(f"{annotations} names no categories")
+    return names
+
+
+def _usable(index: Path, images: Path) -> list[Picture]:
+    return [picture for part in tables.parts(index) for picture in pictures(part, images)]
+
+
+def _model(recipe: SegmenterRecipe, classes: int, clip: Clip, init: Path | None) -> Any:
+    torch.manual_seed(recipe.seed)
+    model = new_model(
+        recipe.backbone, pretrained=recipe.pretrained and init is None, queries=recipe.queries, hidden=recipe.hidden,
+        layers=recipe.layers, dropout=recipe.dropout, middle=recipe.middle, width=clip.width, classes=classes,
+    )  # fmt: skip
+    if init is not None:
+        weights = load_network(init).model.state_dict()
+        own = model.state_dict()  # the loss's class weights are as many as there are classes
+        weights["criterion.empty_weight"] = own["criterion.empty_weight"]
+        unlike = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+        if unlike or len(weights) != len(own):
+            raise OvsegError(
+                f"{init} does not fit section segmenter of params.yaml: {len(unlike)} weights differ in shape, among them "
+                f"{', '.join(unlike[:3])}. Set backbone, queries, hidden, layers and middle as it was made"
+            )
+        model.load_state_dict(weights)
+    return model
+
+
+class Objective(nn.Module):
+    """The network with its losses as one module, so that it can be wrapped for several processes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(STD), persistent=False)
+
+    def forward(self, batch: list[Scene], masks: float) -> Tensor:
+        """The loss of some scenes, whose masks count as `masks`, the number to divide by."""
+        device = self.mean.device
+        images = crops.normalise(torch.stack([scene["image"] for scene in batch]).to(device), self.mean, self.std)
+        with arithmetic(device, self.precision):
+            found = self.model.model(images, output_hidden_states=True)
+        outputs = SimpleNamespace(
+            pixel_decoder_last_hidden_state=found.pixel_decoder_last_hidden_state.float(),
+            transformer_decoder_hidden_states=tuple(x.float() for x in found.transformer_decoder_hidden_states),
+        )
+        classes, queries, auxiliary = self.model.get_logits(outputs)
+        self.model.criterion.get_num_masks = lambda *_, **__: max(
+            masks, 1.0
+        )  # of all ranks, as MaskFormer's authors do
+        targets = [scene["masks"].to(device, torch.float32) for scene in batch]
+        labels = [scene["classes"].to(device) for scene in batch]
+        return self.model.get_loss(self.model.get_loss_dict(queries, classes, targets, labels, auxiliary))  # type: ignore[no-any-return]
+
+
+def _train(
+    model: Any, data: Annotated, folder: Path, key: str, runtime: Runtime, recipe: SegmenterRecipe, world: World,
+    history: History,
+) -> None:  # fmt: skip
+    """Train the network in place."""
+    if recipe.batch_size % world.size:
+        raise OvsegError(f"segmenter.batch_size={recipe.batch_size} cannot be divided among {world.size} processes")
+    if world.device.type == "cuda" and world.size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    objective = Objective(model.train(), recipe.precision).to(world.device)
+    optimiser = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr, fused=True)
+    schedule = warmup_poly(optimiser, recipe.steps, recipe.warmup_steps)
+    parts = {"weights": model, "optimiser": optimiser, "schedule": schedule, "history": history}
+    checkpoint = Checkpoint(folder, key, parts, runtime.checkpoint_seconds)
+    begin = checkpoint.restore(world.device)
+    if begin:
+        log.info("segmenter: continues after step %d", begin)
+    batches = scenes(data, recipe.batch_size, world.rank, world.size, begin, _readers(runtime))
+    whole = DistributedDataParallel(objective) if world.size > 1 else objective
+    micro = min(runtime.micro_batch or recipe.batch_size, recipe.batch_size // world.size)
+
+    def step(number: int) -> Done:
+        torch.manual_seed(
+            int(recipe.seed * 1_000_003 + number * world.size + world.rank)
+        )  # dropout; the same on resume
+        loss = _gradients(whole, next(batches), micro, world, recipe.precision)
+        return Done(loss, recipe.batch_size, [], {})
+
+    train(
+        "segmenter", step, optimiser, schedule, checkpoint, world, begin=begin, steps=recipe.steps, history=history,
+        stop_after=runtime.stop_after, clip_norm=recipe.clip_norm,
+    )  # fmt: skip
+
+
+def _gradients(
+    whole: nn.Module, batch: list[Scene], micro: int, world: World, precision: Literal["fp32", "bf16"]
+) -> Tensor:
+    """Add the gradients of one step, by micro-batches; returns its loss."""
+    parts = [batch[i : i + micro] for i in range(0, len(batch), micro)]
+    masks = total(sum(len(scene["classes"]) for scene in batch), world) / world.size
+    loss = torch.zeros((), device=world.device)
+    for i, part in enumerate(parts, start=1):
+        alone = isinstance(whole, DistributedDataParallel) and i < len(parts)  # ranks meet once, after the last
+        with whole.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            share: Tensor = whole(part, masks / len(parts)) / len(parts)
+            with arithmetic(world.device, precision):
+                torch.autograd.backward(share)
+        loss += share.detach()
+    return loss
+
+
+def _readers(runtime: Runtime) -> int:
+    """Loading processes; none on a CPU, whose cores the network has."""
+    return runtime.workers if runtime.devices[0].startswith("cuda") else 0
+
+
+def _groups(model: nn.Module, recipe: SegmenterRecipe) -> list[dict[str, object]]:
+    """AdamW's groups: a rate of its own for the backbone, no weight decay for normalisation, embeddings and biases."""
+    spared = {
+        id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
+    }
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        spare = id(parameter) in spared or parameter.ndim < 2
+        found.setdefault((".encoder." in name, spare), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.lr * (recipe.backbone_lr_share if backbone else 1),
+            "weight_decay": 0.0 if spare else recipe.weight_decay,
+        }
+        for (backbone, spare), parameters in found.items()
+    ]
+
+
+def _publish(
+    scratch: Scratch, out: Path, model: Any, about: Mapping[str, Any], recipe: SegmenterRecipe, history: History
+) -> None:
+    def write(_: str, folder: Path) -> Counts:
+        save_network(model, folder, dict(about), recipe.short_side, recipe.long_side)
+        write_curves(history, folder)
+        return {"steps": int(history.rows[-1]["step"]) if history.rows else 0}
+
+    counts = commit(scratch.folder, "model", write)
+    scratch.publish(["model"], out, counts)
