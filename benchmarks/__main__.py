@@ -1,4 +1,4 @@
-"""Run benchmarks: all (about 20 minutes on two cores), or some.
+"""Run benchmarks: all (about 25 minutes on two cores), or some.
 
     python -m benchmarks [--all] [NAME ...]
 
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import inputs, loader, memory, nouns, score, train
+from benchmarks import evaluator, inputs, loader, memory, nouns, score, segment, train
 from benchmarks.results import Benchmark, Options, measure
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.run,
     "train": train.run,
     "loader": loader.run,
+    "segment": segment.run,
+    "evaluator": evaluator.run,
 }
 
 

@@ -91,7 +91,7 @@ class Segmenter(_Section):
     licence: str | None
     """of those annotations"""
     queries: Count
-    hidden: Annotated[int, Field(ge=8, multiple_of=8)]
+    hidden: Annotated[int, Field(ge=32, multiple_of=32)]
     layers: Count
     """of the transformer decoder"""
     dropout: Share
@@ -280,6 +280,10 @@ class Report(_Section):
     """masks with class names that pairs are measured against"""
     pairs: Count
     """how many pairs the browser shows"""
+    benchmark: str
+    """the one of evaluate.benchmarks that is shown class by class and in pictures"""
+    pictures: Count
+    """how many overlays"""
 
 
 class Params(_Section):

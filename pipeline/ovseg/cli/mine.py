@@ -36,7 +36,7 @@ class Format(StrEnum):
 Images = Annotated[Path, typer.Option(help="Folder of the pictures, or of WebDataset shards.")]
 Captions = Annotated[Path, typer.Option(help="Captions JSON in COCO's format, or the folder of shards again.")]
 Proposals = Annotated[
-    str, typer.Option(help="Where masks come from: ground_truth:PATH, precomputed:PATH or maskformer:CHECKPOINT.")
+    str, typer.Option(help="Where masks come from: ground_truth:PATH, precomputed:PATH, segmenter:FOLDER, maskformer:CHECKPOINT or sam2:CHECKPOINT.")
 ]
 ClipName = Annotated[
     str,
@@ -103,19 +103,16 @@ def _runtime(workers: int | None, device: str, batch_size: int, executor: str, f
 def _source(text: str) -> dict[str, Any]:
     """SOURCE[:PATH] -> the fields `source`, `path` and `model` of a run's settings."""
     name, _, where = text.partition(":")
-    if name not in ("ground_truth", "precomputed", "maskformer"):
+    needs = {"segmenter": "model", "maskformer": "model", "sam2": "model", "ground_truth": "path", "precomputed": "path"}
+    if name not in needs:
         raise OvsegError(
-            f"--proposals {text!r}: the source is ground_truth, precomputed or maskformer, then a colon and a path"
+            f"--proposals {text!r}: the source is {', '.join(needs)}, then a colon and a path, or the name of a checkpoint"
         )
     if not where:
         raise OvsegError(
-            f"--proposals {text!r} needs {'a checkpoint' if name == 'maskformer' else 'a path'}: {name}:WHERE"
+            f"--proposals {text!r} needs {'a path' if needs[name] == 'path' else 'a checkpoint'}: {name}:WHERE"
         )
-    return {
-        "source": name,
-        "path": None if name == "maskformer" else where,
-        "model": where if name == "maskformer" else None,
-    }
+    return {"source": name, "path": None, "model": None, needs[name]: where}
 
 
 @mine.command()

@@ -155,7 +155,7 @@ def _models(
     return found
 
 
-Map = tuple[Row, NDArray[np.int32], Row]
+Map = tuple[Row, NDArray[np.uint16], Row]
 """Model, threshold and classifier; the map; true and guessed classes of true masks."""
 NONE: Row = {"labels": None, "guesses": None}
 

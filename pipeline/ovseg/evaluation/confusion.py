@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +27,28 @@ def confusion(
     Returns:
         cells (truth * (K + 1) + guess) that occur, ascending, and how many pixels each has.
     """
-    kind = np.uint16 if max(int(truth.max(initial=0)), classes) < 2**8 else np.uint32
-    shift = 8 * np.dtype(kind).itemsize // 2
-    pairs: NDArray[Any] = truth.astype(kind).ravel()
-    np.left_shift(pairs, kind(shift), out=pairs)
-    np.bitwise_or(pairs, guess.astype(kind).ravel(), out=pairs)
-    starts = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
-    lengths = np.diff(starts, append=len(pairs))
-    first = pairs[starts].astype(np.int64)
-    of_truth, of_guess = first >> shift, first & ((1 << shift) - 1)
+    starts = _starts(truth.ravel(), guess.ravel())
+    lengths = np.diff(starts, append=truth.size)
+    of_truth, of_guess = truth.ravel()[starts].astype(np.int64), guess.ravel()[starts].astype(np.int64)
     scored = of_truth != ignore
-    cells, place = np.unique(of_truth[scored] * (classes + 1) + of_guess[scored], return_inverse=True)
-    return cells, np.bincount(place, lengths[scored], len(cells)).astype(np.int64)
+    true, of_truth = _few(of_truth[scored])
+    guessed, of_guess = _few(of_guess[scored])
+    pixels = np.bincount(of_truth * len(guessed) + of_guess, lengths[scored], len(true) * len(guessed)).astype(np.int64)
+    cells = (true[:, None] * (classes + 1) + guessed).ravel()
+    return cells[pixels > 0], pixels[pixels > 0]
+
+
+def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
+    """Where a run of equal pairs begins."""
+    change = truth[1:] != truth[:-1]
+    change |= guess[1:] != guess[:-1]
+    return np.concatenate([[0], np.flatnonzero(change) + 1])
+
+
+def _few(values: Ints) -> tuple[Ints, Ints]:
+    """The values that occur, ascending, and the place of each among them; of few small numbers, so without sorting."""
+    there = np.bincount(values) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
 
 
 @dataclass(frozen=True)

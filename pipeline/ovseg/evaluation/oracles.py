@@ -20,9 +20,9 @@ def true_masks(labels: NDArray[np.integer], ignore: int) -> tuple[list[int], lis
 
 def named_masks(
     labels: NDArray[np.integer], classes: Sequence[int], guesses: Sequence[int], none: int
-) -> NDArray[np.int32]:
+) -> NDArray[np.uint16]:
     """The map that results if each true class is called what was guessed; `none` elsewhere."""
-    table: NDArray[np.int32] = np.full(int(labels.max(initial=0)) + 1, none, np.int32)
+    table: NDArray[np.uint16] = np.full(int(labels.max(initial=0)) + 1, none, np.uint16)
     table[list(classes)] = guesses
     return np.asarray(table[labels])
 

@@ -62,7 +62,7 @@ def plan(settings: Settings, out: Path, runtime: Runtime) -> str:
 
 def _masks_per_image(settings: Settings, store: Store, number: int, scratch: Path) -> float:
     """Counted on the first images for masks on disk; the most there can be for a model."""
-    if settings.source == "maskformer" or settings.path is None:
+    if settings.path is None:
         return float(settings.max_proposals)
     path = check_path(Path(settings.path), settings.source)
     if path.is_dir() or path.suffix != ".json" or settings.source != "ground_truth":

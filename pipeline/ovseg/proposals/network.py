@@ -122,7 +122,7 @@ def network_size(height: int, width: int, short: int, long: int) -> tuple[int, i
 
 def network_input(pixels: Pixels, shape: tuple[int, int]) -> Tensor:
     """A picture uint8 `[H, W, 3]` resized to `shape`, normalised, and padded below and right: float32 `[1, 3, h, w]`."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
     image = F.interpolate(image, shape, mode="bilinear", antialias=True)
     height, width = (-(-side // DIVISOR) * DIVISOR for side in shape)
     normal = crops.normalise(image, torch.tensor(MEAN), torch.tensor(STD))
@@ -148,7 +148,7 @@ def new_model(
             by its name on the Hub (with a slash) or its folder ("microsoft/swin-base-patch4-window12-384-in22k").
         pretrained: begin with the backbone's weights; False draws them.
         queries: Q.
-        hidden: width of queries, pixel decoder and mask embeddings; a multiple of 8.
+        hidden: width of queries, pixel decoder and mask embeddings; a multiple of 32.
         layers: of the transformer decoder.
         dropout: in it.
         middle, width: of the text classifier.
@@ -174,12 +174,26 @@ def new_model(
     return model
 
 
-def save_network(model: Any, folder: Path, about: dict[str, Any], short: int, long: int) -> None:
-    """Write a network's folder; `short` and `long` are the sides that pictures are resized to, in pixels."""
+def save_network(
+    model: Any, folder: Path, about: dict[str, Any], short: int, long: int, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a network's folder.
+
+    Args:
+        model: see `new_model`.
+        folder: made if needed.
+        about: of segmenter.json.
+        short, long: sides that pictures are resized to, in pixels.
+        dtype: of the weights on disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     # not model.save_pretrained: transformers renames keys on the way out, which only its own loader turns back
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
     project = model.class_predictor.project
     sizes = {
         "middle": project[0].out_features,

@@ -3,11 +3,16 @@
 nouns.tsv       noun, pairs             template bar_horizontal_sorted, x: pairs, y: noun
 similarity.tsv  similarity, pairs       template linear; the similarity is the middle of a bin
 area.tsv        log10_area_share, pairs template linear; the middle of a bin of the mask's share of its picture
+benchmarks.tsv  way, benchmark, miou    template bar_horizontal, x: miou, y: way
+classes.tsv     class, iou, gain        template bar_horizontal_sorted, x: iou, y: class
 """
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,3 +82,32 @@ def area_shares(pairs: pa.Table, index: Path) -> NDArray[np.float64]:
 def _write_histogram(path: Path, name: str, counts: NDArray[np.int64], edges: NDArray[np.float64]) -> None:
     middles = (edges[:-1] + edges[1:]) / 2
     write_rows(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))
+
+
+def write_benchmark_rows(benchmarks: Mapping[str, Any], out: Path) -> None:
+    """Write benchmarks.tsv: mIoU of each model's ensemble on each benchmark, see `paper.figures`."""
+    rows = [
+        (f"{name}, {model}", name, f"{figures['ensemble']['miou']:.4f}")
+        for name, models in benchmarks.items()
+        for model, figures in models.items()
+    ]
+    write_rows(out / "benchmarks.tsv", ("way", "benchmark", "miou"), rows)
+
+
+def write_class_rows(report: Path, first: str, last: str, out: Path) -> list[dict[str, str]]:
+    """Write classes.tsv: IoU of each class of one benchmark by `last`, and what it gained over `first`.
+
+    Args:
+        report: folder of the benchmark's report.
+        first, last: columns of its classes.tsv.
+        out: folder to write to.
+
+    Returns:
+        all its rows.
+    """
+    with (report / "classes.tsv").open(encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream, delimiter="\t"))
+    known = [row for row in found if row[first] and row[last]]
+    rows = [(row["class"], row[last], f"{float(row[last]) - float(row[first]):+.4f}") for row in known]
+    write_rows(out / "classes.tsv", ("class", "iou", "gain"), rows)
+    return found

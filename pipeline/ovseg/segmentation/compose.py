@@ -25,7 +25,7 @@ def compose(
     width: int,
     discount: Tensor | None = None,
     budget: int = BUDGET,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
     """The class of each pixel.
 
     Args:
@@ -37,10 +37,10 @@ def compose(
         budget: numbers in memory at a time; it does not change the result.
 
     Returns:
-        class of each pixel int32 `[H, W]` (the first of equals), and its value S float32 `[H, W]`.
+        class of each pixel uint16 `[H, W]` (the first of equals), and its value S float32 `[H, W]`.
     """
     number, classes = scores.shape
-    labels = np.zeros((height, width), np.int32)
+    labels = np.zeros((height, width), np.uint16)
     values = np.zeros((height, width), np.float32)
     if not number:
         return labels, values

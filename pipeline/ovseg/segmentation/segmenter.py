@@ -50,14 +50,14 @@ class Segmentation:
 
     Attributes:
         names: K.
-        labels: class of each pixel, int32 `[H, W]`.
+        labels: class of each pixel, uint16 `[H, W]`.
         score: its score, float32 `[H, W]`.
         proposals: score of each proposal for each class, float64 `[Q, K]`.
         areas: pixels of each proposal above the mask threshold, int64 `[Q]`.
     """
 
     names: tuple[str, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.uint16]
     score: NDArray[np.float32]
     proposals: NDArray[np.float64]
     areas: NDArray[np.int64]
@@ -198,7 +198,7 @@ class Segmenter:
 
     def paint(
         self, pixels: Pixels, queries: Queries, scores: Tensor, seen: Tensor | None = None
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Labels and scores of each pixel, `[H, W]` each; `seen` as in `mix`."""
         height, width = pixels.shape[:2]
         discount = None if seen is None or not self.calibration else self.calibration * seen.double()

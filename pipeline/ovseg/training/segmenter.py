@@ -144,7 +144,7 @@ def train_segmenter(
             if scratch:
                 about = {
                     "names": names, "templates": recipe.templates, "probe": probe(tower), "licence": licence,
-                    "init": None if init is None else str(init), "recipe": vars(recipe),
+                    "init": None if init is None else load_network(init).about, "recipe": vars(recipe),
                 }  # fmt: skip
                 _publish(scratch, out, model, about, recipe, history)
                 log.info("segmenter -> %s", out)

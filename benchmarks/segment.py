@@ -1,0 +1,162 @@
+"""Segment: pictures a second with 100 proposals and 150 names, against a plain loop; memory with 847 names.
+
+    python -m benchmarks segment      about 4 minutes on two cores
+
+ViT-B-16 with random weights, a small proposal network with 100 queries and random weights, COCO pictures of 640 pixels. The
+plain loop is how the reference does it: each proposal is cut, padded to a square, resized and encoded by itself in float32, and
+the maps of all classes are resized to the picture before the arg-max. Both see the same proposals, which are made beforehand;
+CLIP's text embeddings are computed once for both. Peak memory is that of a child process for each number of names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks import inputs
+from benchmarks.results import Options, Result, Row, Target, interleave, medians
+from ovseg.clip.load import Clip, load_clip
+from ovseg.crops import normalise
+from ovseg.images import Pixels, decode_image
+from ovseg.proposals.network import Network, Queries, new_model
+from ovseg.proposals.soft import soften
+from ovseg.segmentation.names import Vocabulary
+from ovseg.segmentation.segmenter import Segmenter
+
+MODEL, QUERIES, NAMES, MANY, REPEATS = "ViT-B-16", 100, 150, 847, 3
+GRID, BLOB = (120, 160), 12  # of the made masks; their radius
+OURS, PLAIN = "ours, bf16", "plain loop, fp32"
+
+
+def run(options: Options) -> Result:
+    number = 1 if options.smoke else 2
+    found = inputs.pictures(options.folder / "pictures", number)
+    pictures = [decode_image(path.read_bytes()) for path in sorted(found.images.iterdir())[:number]]
+    queries = made_queries(8 if options.smoke else QUERIES, 512)
+    ours, words = segmenter("bf16"), made_words(NAMES, 512)
+    clip = load_clip(MODEL, "random")
+
+    def one(_: int) -> float:
+        begun = time.perf_counter()
+        for pixels in pictures:
+            ours_once(ours, pixels, queries, words)
+        return len(pictures) / (time.perf_counter() - begun)
+
+    def plain(_: int) -> float:
+        begun = time.perf_counter()
+        for pixels in pictures:
+            plain_once(clip, pixels, queries, words)
+        return len(pictures) / (time.perf_counter() - begun)
+
+    rates = interleave({OURS: one, PLAIN: plain}, 1 if options.smoke else REPEATS)
+    middle = medians(rates)
+    peaks = {names: peak(names, 8 if options.smoke else QUERIES, options.folder) for names in (NAMES, MANY)}
+    rows: list[Row] = [
+        {
+            "way": name,
+            "pictures/s": middle[name],
+            "seconds a picture": 1 / middle[name],
+            "ratio": middle[name] / middle[PLAIN],
+        }
+        for name in rates
+    ]
+    setup: dict[str, str | float] = {
+        "clip": MODEL, "proposals": len(queries.masks), "names": NAMES, "photographs": str(found.real).lower(),
+        **{f"peak MiB, {names} names": round(value) for names, value in peaks.items()},
+    }  # fmt: skip
+    targets = [
+        Target("ours / plain loop", middle[OURS] / middle[PLAIN], 3.0),
+        Target(f"peak with {MANY} names / with {NAMES}", peaks[MANY] / peaks[NAMES], 1.5, most=True),
+    ]
+    return Result(setup, rows, targets, rates)
+
+
+def segmenter(precision: str) -> Segmenter:
+    """The segmenter with random weights; its network is not asked, see `made_queries`."""
+    network = Network(
+        new_model(
+            "resnet10t", pretrained=False, queries=2, hidden=32, layers=1, dropout=0.0, middle=16, width=512, classes=2
+        ),
+        {},
+    )
+    threads = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+    return Segmenter(network, load_clip(MODEL, "random", precision=precision), pool=threads)  # type: ignore[arg-type]
+
+
+def made_queries(number: int, width: int) -> Queries:
+    """Proposals of blobs, as soft as a network's."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: GRID[0], : GRID[1]]
+    far = [np.hypot(y - rng.uniform(0, GRID[0]), x - rng.uniform(0, GRID[1])) for _ in range(number)]
+    masks = torch.from_numpy(np.stack([rng.uniform(0.5, 3) * BLOB - some for some in far])).float() / 4
+    classes = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return Queries(classes, classes[0], masks, (float(GRID[0]), float(GRID[1])))
+
+
+def made_words(number: int, width: int) -> Vocabulary:
+    texts = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(1)), dim=-1)
+    return Vocabulary(tuple(f"name {i}" for i in range(number)), texts, torch.arange(number))
+
+
+def ours_once(ours: Segmenter, pixels: Pixels, queries: Queries, words: Vocabulary) -> NDArray[np.uint16]:
+    regions = ours.cut(pixels, ours.binary(pixels, queries))
+    labels, _ = ours.paint(pixels, queries, ours.mix(ours.name(queries, regions, words), 0.7))
+    return labels
+
+
+@torch.inference_mode()
+def plain_once(clip: Clip, pixels: Pixels, queries: Queries, words: Vocabulary) -> NDArray[np.int64]:
+    """One proposal after the other in float32, and maps of all classes at full size."""
+    height, width = pixels.shape[:2]
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
+    blank = (255 * clip.mean)[:, None, None]
+    soft = soften(queries.masks, queries.extent, height, width)
+    features: list[Tensor] = []
+    for mask in soft > 0.4:
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        inside = mask[top:bottom, left:right]
+        crop = torch.where(inside, image[:, top:bottom, left:right], blank)
+        side = max(crop.shape[1:])
+        padded = blank.expand(3, side, side).clone()
+        padded[:, : crop.shape[1], : crop.shape[2]] = crop
+        square = F.interpolate(padded[None], (clip.size, clip.size), mode="bicubic").clamp(0, 255)
+        features.append(F.normalize(clip.model.encode_image(normalise(square, clip.mean, clip.std)), dim=-1))  # type: ignore[operator]
+    q = (100 * torch.cat(features) @ words.texts.T).softmax(1)
+    p = (100 * torch.cat([queries.classes @ words.texts.T, (queries.classes @ queries.no_object)[:, None]], 1)).softmax(
+        1
+    )
+    scores = p[:, :-1].pow(0.3) * q.pow(0.7)
+    maps = torch.einsum("qc,qhw->chw", scores, queries.masks.sigmoid())
+    return np.asarray(F.interpolate(maps[None], (height, width), mode="bilinear")[0].argmax(0).numpy())
+
+
+def peak(names: int, proposals: int, folder: Path) -> float:
+    """Peak resident size in MiB of a process that segments one picture with so many names."""
+    command = [sys.executable, "-m", "benchmarks.segment", str(names), str(proposals), str(folder / "pictures")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def child(names: int, proposals: int, folder: Path) -> None:
+    """What `peak` runs: prints the peak in MiB."""
+    import resource
+
+    path = next(path for path in sorted(folder.rglob("*.jpg")))
+    ours_once(segmenter("bf16"), decode_image(path.read_bytes()), made_queries(proposals, 512), made_words(names, 512))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,200 @@
+"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/benchmarks.md.
+
+A killed conversion continues: finished label files are kept while they are newer than what they were made of.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from ovseg import fingerprint
+from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
+from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, Labels, write_labels
+from ovseg.datasets.classes import HERE, Class, read_classes
+from ovseg.datasets.coco_stuff import UNFINISHED, Item, Official, place, read_file, write_table
+from ovseg.errors import BadItem, OvsegError, enough_space
+from ovseg.images import decode_image, decode_labels, safe_path
+from ovseg.progress import Progress
+from ovseg.units import write_json
+
+IMAGES, DROPPED, BEGUN, UNSCORED = "images", "dropped.tsv", "begun", "unscored"
+
+BENCHMARKS: dict[str, Official] = {
+    "ade150": ade20k.ADE150,
+    "ade847": ade20k.ADE847,
+    "pc59": pascal_context.CONTEXT59,
+    "pc459": pascal_context.CONTEXT459,
+    "pas20": pascal_voc.VOC,
+    "voc": pascal_voc.VOC,
+    "cocostuff": coco_stuff.COCOSTUFF,
+    "cocostuff156": coco_stuff.COCOSTUFF,
+}
+"""The benchmarks by name; the table of each one's classes is classes/<name>.json."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    images: Path
+    labels: Path
+    out: Path
+    ignore: int
+    short_side: int | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    cells: tuple[str, ...]  # picture and label file; or picture, reason and detail
+    good: bool = False
+    classes: tuple[int, ...] = ()  # that occur
+    pixels: int = 0
+    ignored: int = 0
+    reused: bool = False
+
+
+def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing: bool = False) -> dict[str, int]:
+    """Convert an official release. Its pictures stay where they are, except those of ade847.
+
+    Pictures that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
+
+    Args:
+        name: of BENCHMARKS.
+        root: folder that the release was unpacked in, or the release's own.
+        out: folder of the benchmark.
+        workers: processes.
+        allow_missing: make do with what is there.
+
+    Returns:
+        how many: `pictures`, `pixels`, `ignored_pixels`, `classes` that occur, `reused` pictures of an earlier run, and
+        `dropped.<reason>`.
+
+    Raises:
+        OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable picture; and, unless
+            `allow_missing`, other than the published number of pictures, or some that cannot be used.
+    """
+    if name not in BENCHMARKS:
+        raise OvsegError(f"{name!r} is none of the benchmarks: {', '.join(BENCHMARKS)}")
+    official, classes = BENCHMARKS[name], read_classes(HERE / f"{name}.json")
+    found = official.locate(root)
+    items = list(official.items(found, classes, official.ignore))
+    if not items or (len(items) != official.pictures and not allow_missing):
+        said = f"{found['images']} has {len(items):,} pictures of {name}, {official.pictures:,} are published"
+        raise OvsegError(f"{said} ({official.where}). Unpack it again, or allow missing ones")
+    job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side)
+    outcomes: list[_Outcome] = []
+    with enough_space(out), Progress("convert", len(items), "pictures") as progress:
+        _begin(out, fingerprint.of(name=name, label=items[0].label, classes=[(one.id, one.names) for one in classes]))
+        with closing(_outcomes(job, items, workers)) as done:
+            for one in done:
+                progress.add({"pictures" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
+                outcomes.append(one)
+        _check(name, outcomes, out / DROPPED, allow_missing)
+        write_table(out / ITEMS, ("image", "label"), [one.cells for one in outcomes if one.good])
+        _finish(official, classes, out / IMAGES if official.short_side else found["images"], out)
+    progress.finish(out)
+    return _counts(outcomes)
+
+
+def _begin(out: Path, key: str) -> None:
+    """From here to the end `out` is no benchmark; labels that it has already must be of this one."""
+    begun = (out / BEGUN).read_text(encoding="utf-8") if (out / BEGUN).is_file() else None
+    if begun != key and (begun or (out / LABELS).exists()):
+        raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / BEGUN).write_text(key, encoding="utf-8")
+    (out / ABOUT).unlink(missing_ok=True)
+
+
+def _outcomes(job: _Job, items: Sequence[Item], workers: int) -> Generator[_Outcome]:
+    if workers == 1:
+        yield from (_convert_one(job, item) for item in items)
+        return
+    context = multiprocessing.get_context("spawn")  # and Ctrl-C is for this process, not for its workers
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield from pool.map(partial(_convert_one, job), items, chunksize=8)
+        except BrokenProcessPool:
+            raise OvsegError(f"a worker died; run it again, what is finished is kept in {job.out}") from None
+
+
+def _convert_one(job: _Job, item: Item) -> _Outcome:
+    name = PurePosixPath(item.picture).with_suffix(".png").as_posix()
+    try:
+        picture, source = safe_path(job.images, item.picture), safe_path(job.labels, item.label)
+        labels = before = _finished(job, item, name, picture, source)
+        if labels is None:
+            labels = _make(job, item, name, picture, source)
+    except BadItem as bad:
+        return _Outcome((item.picture, bad.reason, " ".join(bad.detail.split())))
+    scored = labels[labels != job.ignore]
+    classes = tuple(np.unique(scored).tolist())
+    return _Outcome((item.picture, name), True, classes, labels.size, labels.size - scored.size, before is not None)
+
+
+def _finished(job: _Job, item: Item, name: str, picture: Path, source: Path) -> Labels | None:
+    """Labels of an earlier run, if they are whole and newer than what they were made of."""
+    done = job.out / LABELS / name
+    try:
+        stale = done.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in (picture, source))
+        lacks = job.short_side is not None and not (job.out / IMAGES / item.picture).is_file()
+        return None if stale or lacks else decode_labels(done.read_bytes()).astype(np.uint16)
+    except (OSError, BadItem):
+        return None
+
+
+def _make(job: _Job, item: Item, name: str, picture: Path, source: Path) -> Labels:
+    pixels, labels = decode_image(read_file(picture)), item.read(read_file(source))
+    if labels.shape != pixels.shape[:2]:
+        raise BadItem("label_size", f"{source} is {labels.shape}, {picture} is {pixels.shape[:2]} (rows, columns)")
+    small = ade20k.shrink(pixels, labels, job.short_side) if job.short_side else None
+    labels = small[1] if small else labels
+    if (labels == job.ignore).all():
+        raise BadItem(UNSCORED, f"{source} has no pixel of any class")
+    if small:
+        image = Image.fromarray(small[0])
+        place(job.out, f"{IMAGES}/{item.picture}", lambda path: image.save(path, format="JPEG", quality=95))
+    elif job.short_side:
+        place(job.out, f"{IMAGES}/{item.picture}", partial(shutil.copyfile, picture))
+    place(job.out, f"{LABELS}/{name}", lambda path: write_labels(path, labels))
+    return labels
+
+
+def _check(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: bool) -> None:
+    bad = [one.cells for one in outcomes if not one.good]
+    write_table(path, ("picture", "reason", "detail"), bad)
+    faults = [cells for cells in bad if cells[1] != UNSCORED]
+    if len(bad) == len(outcomes) or (faults and not allow_missing):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(cells[1] for cells in bad).items())
+        raise OvsegError(
+            f"{name}: {len(bad):,} of {len(outcomes):,} pictures cannot be used ({reasons}), see {path}; the first: "
+            f"{': '.join((faults or bad)[0])}. Mend them and run it again (finished ones are kept), or allow missing ones"
+        )
+
+
+def _finish(official: Official, classes: Sequence[Class], images: Path, out: Path) -> None:
+    about: dict[str, object] = {"source": official.source, "images": Path(os.path.relpath(images, out)).as_posix()}
+    about |= {"ignore": official.ignore, "names": [list(one.names) for one in classes]}
+    seen = [one.seen for one in classes]
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    write_json(out / ABOUT, about if all(seen) else {**about, "seen": seen})
+
+
+def _counts(outcomes: Sequence[_Outcome]) -> dict[str, int]:
+    good = [one for one in outcomes if one.good]
+    counts = {"pictures": len(good), "classes": len({number for one in good for number in one.classes})}
+    counts |= {"pixels": sum(one.pixels for one in good), "ignored_pixels": sum(one.ignored for one in good)}
+    counts["reused"] = sum(one.reused for one in good)
+    return counts | Counter(f"dropped.{one.cells[1]}" for one in outcomes if not one.good)
