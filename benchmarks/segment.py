@@ -11,11 +11,9 @@ CLIP's text embeddings are computed once for both. Peak memory is that of a chil
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +88,7 @@ def segmenter(precision: str) -> Segmenter:
         ),
         {},
     )
-    threads = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
-    return Segmenter(network, load_clip(MODEL, "random", precision=precision), pool=threads)  # type: ignore[arg-type]
+    return Segmenter(network, load_clip(MODEL, "random", precision=precision))  # type: ignore[arg-type]
 
 
 def made_queries(number: int, width: int) -> Queries:

@@ -36,7 +36,10 @@ class Format(StrEnum):
 Images = Annotated[Path, typer.Option(help="Folder of the pictures, or of WebDataset shards.")]
 Captions = Annotated[Path, typer.Option(help="Captions JSON in COCO's format, or the folder of shards again.")]
 Proposals = Annotated[
-    str, typer.Option(help="Where masks come from: ground_truth:PATH, precomputed:PATH, segmenter:FOLDER, maskformer:CHECKPOINT or sam2:CHECKPOINT.")
+    str,
+    typer.Option(
+        help="Where masks come from: ground_truth:PATH, precomputed:PATH, or {segmenter,maskformer,sam2}:CHECKPOINT."
+    ),
 ]
 ClipName = Annotated[
     str,
@@ -103,7 +106,13 @@ def _runtime(workers: int | None, device: str, batch_size: int, executor: str, f
 def _source(text: str) -> dict[str, Any]:
     """SOURCE[:PATH] -> the fields `source`, `path` and `model` of a run's settings."""
     name, _, where = text.partition(":")
-    needs = {"segmenter": "model", "maskformer": "model", "sam2": "model", "ground_truth": "path", "precomputed": "path"}
+    needs = {
+        "segmenter": "model",
+        "maskformer": "model",
+        "sam2": "model",
+        "ground_truth": "path",
+        "precomputed": "path",
+    }
     if name not in needs:
         raise OvsegError(
             f"--proposals {text!r}: the source is {', '.join(needs)}, then a colon and a path, or the name of a checkpoint"

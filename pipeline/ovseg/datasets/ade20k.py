@@ -126,9 +126,8 @@ def shrink(pixels: Pixels, labels: Labels, short: int) -> tuple[Pixels, Labels] 
         return None
     height, width = (round(old * short / side) for old in labels.shape)
     small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip((height, width), labels.shape, strict=True)
-    )
+    rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
     return np.asarray(small), labels[rows[:, None], columns]
 
 

@@ -1,7 +1,4 @@
-"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/benchmarks.md.
-
-A killed conversion continues: finished label files are kept while they are newer than what they were made of.
-"""
+"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -53,6 +50,7 @@ class _Job:
     out: Path
     ignore: int
     short_side: int | None
+    since: int  # when the lists of the release were written, in ns: older labels are stale
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,7 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
     """Convert an official release. Its pictures stay where they are, except those of ade847.
 
     Pictures that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
+    A killed conversion continues: finished labels are kept while they are newer than what they were made of.
 
     Args:
         name: of BENCHMARKS.
@@ -78,8 +77,7 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
         allow_missing: make do with what is there.
 
     Returns:
-        how many: `pictures`, `pixels`, `ignored_pixels`, `classes` that occur, `reused` pictures of an earlier run, and
-        `dropped.<reason>`.
+        how many `pictures`, `classes` that occur, `pixels`, `ignored_pixels`, `reused` from before, `dropped.<reason>`.
 
     Raises:
         OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable picture; and, unless
@@ -93,10 +91,12 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
     if not items or (len(items) != official.pictures and not allow_missing):
         said = f"{found['images']} has {len(items):,} pictures of {name}, {official.pictures:,} are published"
         raise OvsegError(f"{said} ({official.where}). Unpack it again, or allow missing ones")
-    job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side)
+    since = max((path.stat().st_mtime_ns for path in found.values() if path.is_file()), default=0)
+    job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side, since)
     outcomes: list[_Outcome] = []
     with enough_space(out), Progress("convert", len(items), "pictures") as progress:
-        _begin(out, fingerprint.of(name=name, label=items[0].label, classes=[(one.id, one.names) for one in classes]))
+        made_of = (sorted(found), Path(items[0].label).suffix, [(one.id, one.names) for one in classes])
+        _begin(out, fingerprint.of(name=name, made_of=made_of))
         with closing(_outcomes(job, items, workers)) as done:
             for one in done:
                 progress.add({"pictures" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
@@ -148,7 +148,7 @@ def _finished(job: _Job, item: Item, name: str, picture: Path, source: Path) -> 
     """Labels of an earlier run, if they are whole and newer than what they were made of."""
     done = job.out / LABELS / name
     try:
-        stale = done.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in (picture, source))
+        stale = done.stat().st_mtime_ns < max(job.since, picture.stat().st_mtime_ns, source.stat().st_mtime_ns)
         lacks = job.short_side is not None and not (job.out / IMAGES / item.picture).is_file()
         return None if stale or lacks else decode_labels(done.read_bytes()).astype(np.uint16)
     except (OSError, BadItem):

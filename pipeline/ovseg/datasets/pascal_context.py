@@ -1,7 +1,9 @@
 """Pascal Context (Mottaghi et al., CVPR 2014): every pixel of VOC 2010, with 59 classes or with all 459.
 
 The release has one .mat for each picture, whose `LabelMap` counts 1 to 459, 0 for none, in the order of its labels.txt.
-For the 59, maps of 0 to 59 as PNGs are in use as well: grey, with a palette, or in the colours of VOC's palette.
+For the 59, PNGs of 0 to 59 are in use as well: grey, with a palette, or in the colours of VOC's palette. They count in one of
+two ways: as 59_labels.txt of the release does, VOC's 20 classes first, or by alphabet, as mmsegmentation's
+SegmentationClassContext does. Nothing in a map tells which.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ovseg.datasets.pascal_voc import listed
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import decode_image, decode_labels
 
+ALPHABETICAL = "SegmentationClassContext"
 RELEASE_NAMES = {"diningtable": "table"}  # what labels.txt calls a class that the usual lists of 59 take from VOC
 
 
@@ -34,27 +37,37 @@ def context459(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[
 def context59(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
     """The same pictures with the 59 frequent classes; everything else is ignored.
 
-    From .mat files by the names of labels.txt, where the folder of labels has any; else from PNGs.
+    From .mat files by the names of labels.txt, where the folder of labels has any; else from PNGs, by the names of
+    59_labels.txt or, without it and for SegmentationClassContext alone, by the class table.
 
     Raises:
-        OvsegError: .mat files without labels.txt, or one that lacks some of the 59.
+        OvsegError: the list of names is missing, or lacks some of the 59.
     """
-    names = listed(found["list"])
-    if next(found["labels"].glob("*.mat"), None) is None:
-        return items(names, partial(read_png, lookup=lookup_of(by_id(classes), ignore)))
-    if "names" not in found:
-        raise OvsegError(f"{found['labels']} has .mat files: labels.txt of the release is needed for the 59 classes")
-    numbers = read_names(found["names"])
-    wanted = [RELEASE_NAMES.get(one.names[0], one.names[0]) for one in classes]
-    if absent := [name for name in wanted if name not in numbers]:
-        raise OvsegError(f"{found['names']} lacks {', '.join(absent)}; is it labels.txt of Pascal Context?")
-    places = {numbers[name]: place for place, name in enumerate(wanted)}
+    mats = next(found["labels"].glob("*.mat"), None) is not None
+    part = "names" if mats else "names59"
+    if part in found:
+        numbers = read_names(found[part])
+    elif not mats and found["labels"].name == ALPHABETICAL:
+        numbers = {one.names[0]: one.id for one in classes}
+    else:
+        wanted = (
+            "labels.txt of the release" if mats else '59_labels.txt, whose lines "number: name" say how the PNGs count,'
+        )
+        raise OvsegError(f"{wanted} is needed beside {found['labels']} for the 59 classes")
+    names = [
+        RELEASE_NAMES.get(name, name) if name not in numbers else name for name in (one.names[0] for one in classes)
+    ]
+    if absent := [name for name in names if name not in numbers]:
+        raise OvsegError(f"{found[part]} lacks {', '.join(absent)}; is it of Pascal Context?")
+    places = {numbers[name]: place for place, name in enumerate(names)}
     lookup = lookup_of(places, ignore, max(numbers.values()) + 1)
-    return items(names, partial(read_mat, lookup=lookup), ".mat")
+    return items(
+        listed(found["list"]), partial(read_mat if mats else read_png, lookup=lookup), ".mat" if mats else ".png"
+    )
 
 
 def read_names(path: Path) -> dict[str, int]:
-    """The number of each name in labels.txt, whose lines are "number: name".
+    """The number of each name in labels.txt or 59_labels.txt, whose lines are "number: name".
 
     Raises:
         OvsegError: a line of another kind.
@@ -137,9 +150,9 @@ CONTEXT459 = Official(
     homes=("VOCdevkit/VOC2010", "VOC2010", "."),
     parts={
         "images": ("JPEGImages",),
-        "labels": ("trainval", "SegmentationClassContext"),
+        "labels": ("trainval", ALPHABETICAL),
         "list": ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt"),
     },
-    extra={"names": ("labels.txt",)},
+    extra={"names": ("labels.txt",), "names59": ("59_labels.txt",)},
 )
 CONTEXT59 = replace(CONTEXT459, items=context59, ignore=255)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from ovseg.mining.steps import run_step
 from ovseg.proposals.network import check_text_tower
 from ovseg.runtime import Runtime
 from ovseg.segmentation.names import Vocabulary
+from ovseg.segmentation.regions import threads
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.units import Counts, Task
 
@@ -142,11 +142,12 @@ def _models(
 ) -> dict[str, Segmenter]:
     """One segmenter for each CLIP; all share the proposal network."""
     device = os.environ[DEVICE]
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     found: dict[str, Segmenter] = {}
     for name, path in clips.items():
         if not found:
-            found[name] = Segmenter.load(network, path, device, precision, batch_size=batch_size, pool=pool, **options)
+            found[name] = Segmenter.load(
+                network, path, device, precision, batch_size=batch_size, pool=threads(workers), **options
+            )
             continue
         one = next(iter(found.values()))
         clip = load_adapted(path, device, precision)

@@ -5,8 +5,9 @@ Shapes: Q proposals, V of them valid, S CLIP's input, H, W picture.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,11 @@ class Regions:
     mask: Tensor
     valid: Tensor
     rles: tuple[bytes | None, ...]
+
+
+def threads(number: int | None = None) -> ThreadPoolExecutor:
+    """Threads that cut, as many as there are cores by default; torch's own threads are left to the encoder."""
+    return ThreadPoolExecutor(number or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def cut_regions(

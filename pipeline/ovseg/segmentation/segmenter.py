@@ -9,7 +9,7 @@ paint        -> their ensemble, composed to a map
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from ovseg.proposals.network import Network, Queries, check_text_tower, load_net
 from ovseg.proposals.soft import binary_masks
 from ovseg.segmentation.compose import compose
 from ovseg.segmentation.names import Synonyms, Vocabulary, vocabulary
-from ovseg.segmentation.regions import Regions, View, cut_regions
+from ovseg.segmentation.regions import Regions, View, cut_regions, threads
 from ovseg.segmentation.scores import by_clip, by_network, class_weights, ensemble
 from ovseg.vocabulary import Templates
 
@@ -94,7 +94,7 @@ class Segmenter:
     templates: Templates = "vild"
     synonyms: Synonyms = "max"
     batch_size: int = 64
-    pool: Executor = field(default_factory=ThreadPoolExecutor, repr=False)
+    pool: Executor = field(default_factory=threads, repr=False)
 
     @staticmethod
     def load(
