@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg.errors import BadItem
 
@@ -115,7 +115,9 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BadItem("too_large", str(error)) from None
-    except Exception as error:  # UnidentifiedImageError, and what a plug-in makes of a damaged header
+    except UnidentifiedImageError:  # its text holds an address in memory, which differs from run to run
+        raise BadItem("not_an_image", "no picture format that Pillow knows") from None
+    except Exception as error:  # what a plug-in makes of a damaged header
         raise BadItem("not_an_image", str(error)) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadItem("too_large", f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")

@@ -61,13 +61,14 @@ def segment(
     network: Annotated[Path, typer.Option(help="The proposal network.")] = Path("models/segmenter"),
     classifier: Annotated[Classifier, typer.Option(help="Whose word counts.")] = Classifier.ensemble,
     weight: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble. [default: tuned]")
+        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble; tuned by default.")
     ] = None,
     mask_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask. [default: tuned]")
+        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask; tuned by default.")
     ] = None,
     others: Annotated[
-        bool | None, typer.Option("--others/--no-others", help="One more class for the rest. [default: for one name]")
+        bool | None,
+        typer.Option("--others/--no-others", help="One more class for the rest; by default if one name is given."),
     ] = None,
     synonyms: Annotated[
         Synonyms, typer.Option(help='What "road | route" means: the better one, or one text.')
@@ -84,6 +85,22 @@ def segment(
         pictures, names, out, clip, network, classifier.value, weight, mask_threshold, others, synonyms.value,
         templates.value, precision.value, device, batch_size,
     )  # fmt: skip
+
+
+@app.command()
+def convert_benchmark(
+    name: Annotated[str, typer.Argument(help="ade150, ade847, pc59, pc459, pas20, voc, cocostuff or cocostuff156.")],
+    release: Annotated[Path, typer.Argument(help="Folder that the official release was unpacked in.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the benchmark, e.g. data/benchmarks/ade150.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Use what there is of a release.")] = False,
+) -> None:
+    """Bring an official release into the benchmark layout (docs/benchmarks.md). Stopped, it goes on where it was."""
+    from ovseg.datasets.official import convert
+
+    counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)
+    said = ", ".join(f"{number:,} {what.replace('_', ' ').replace('.', ' ')}" for what, number in counts.items())
+    typer.echo(f"{out}: {said}")
 
 
 @app.command()

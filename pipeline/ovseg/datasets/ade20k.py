@@ -16,7 +16,7 @@ from PIL import Image
 
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.datasets.coco_stuff import Found, Item, Official, by_id, items, lookup_of, read_map, stems
+from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, read_map, stems
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import Pixels, decode_image
 

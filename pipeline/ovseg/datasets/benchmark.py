@@ -122,10 +122,17 @@ def write_benchmark(
         write_labels(folder / LABELS / label, labels)
         rows.append(f"{image}\t{label}\n")
     (folder / ITEMS).write_text("image\tlabel\n" + "".join(rows), encoding="utf-8")
+    write_about(folder, images, names, ignore, seen=seen, source=source)
+    return len(rows)
+
+
+def write_about(
+    folder: Path, images: Path, names: Sequence[Sequence[str]], ignore: int, *, seen: Sequence[bool] | None, source: str
+) -> None:
+    """Write benchmark.json, after everything else: with it the benchmark is there. See `write_benchmark`."""
     about: dict[str, object] = {"source": source, "images": Path(os.path.relpath(images, folder)).as_posix()}
     about |= {"ignore": ignore, "names": [list(some) for some in names]}
     write_json(folder / ABOUT, about if seen is None else {**about, "seen": list(seen)})
-    return len(rows)
 
 
 def write_labels(path: Path, labels: NDArray[np.integer]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
 from collections import Counter
@@ -20,13 +19,12 @@ from PIL import Image
 
 from ovseg import fingerprint
 from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
-from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, Labels, write_labels
+from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, Labels, write_about, write_labels
 from ovseg.datasets.classes import HERE, Class, read_classes
-from ovseg.datasets.coco_stuff import UNFINISHED, Item, Official, place, read_file, write_table
+from ovseg.datasets.release import UNFINISHED, Item, Official, place, read_file, write_table
 from ovseg.errors import BadItem, OvsegError, enough_space
 from ovseg.images import decode_image, decode_labels, safe_path
 from ovseg.progress import Progress
-from ovseg.units import write_json
 
 IMAGES, DROPPED, BEGUN, UNSCORED = "images", "dropped.tsv", "begun", "unscored"
 
@@ -185,11 +183,16 @@ def _check(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: b
 
 
 def _finish(official: Official, classes: Sequence[Class], images: Path, out: Path) -> None:
-    about: dict[str, object] = {"source": official.source, "images": Path(os.path.relpath(images, out)).as_posix()}
-    about |= {"ignore": official.ignore, "names": [list(one.names) for one in classes]}
-    seen = [one.seen for one in classes]
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    write_json(out / ABOUT, about if all(seen) else {**about, "seen": seen})
+    seen = [one.seen for one in classes]
+    write_about(
+        out,
+        images,
+        [one.names for one in classes],
+        official.ignore,
+        seen=None if all(seen) else seen,
+        source=official.source,
+    )
 
 
 def _counts(outcomes: Sequence[_Outcome]) -> dict[str, int]:

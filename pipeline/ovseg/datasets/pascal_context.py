@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.datasets.coco_stuff import Found, Item, Official, by_id, items, lookup_of, through
 from ovseg.datasets.pascal_voc import listed
+from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, through
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import decode_image, decode_labels
 

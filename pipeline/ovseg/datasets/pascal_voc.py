@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ovseg.datasets.classes import Class
-from ovseg.datasets.coco_stuff import Found, Item, Official, by_id, items, lookup_of, read_map
+from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, read_map
 from ovseg.errors import OvsegError
 
 

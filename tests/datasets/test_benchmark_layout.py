@@ -1,0 +1,169 @@
+"""The benchmark layout: what is written is read back, and what is not in the layout is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, read_benchmark, write_benchmark, write_labels
+from ovseg.errors import BadItem, OvsegError
+from ovseg.images import decode_labels
+
+NAMES = [["sky"], ["grass", "lawn"], ["traffic light"]]
+SIZE = (6, 8)
+
+
+def pixels_of(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def labels_of(seed: int, highest: int = 2, ignore: int = 255) -> NDArray[np.int64]:
+    labels = np.random.default_rng(seed).integers(0, highest + 1, SIZE)
+    labels[0, 0], labels[0, 1] = ignore, highest
+    return labels
+
+
+def make(folder: Path, number: int = 3, **changes: Any) -> Path:
+    """A benchmark of `number` pictures in `folder`/set."""
+    options: dict[str, Any] = {"names": NAMES, "ignore": 255, "seen": [True, False, True], "source": "me", **changes}
+    (folder / "images" / "deep").mkdir(parents=True)
+    items = []
+    for i in range(number):
+        Image.fromarray(pixels_of(i)).save(folder / "images" / "deep" / f"{i}.png")
+        items.append((f"deep/{i}.png", f"deep/{i}.png", labels_of(i, len(options["names"]) - 1, options["ignore"])))
+    ignore, names = options.pop("ignore"), options.pop("names")
+    assert write_benchmark(folder / "set", folder / "images", names, ignore, items, **options) == number
+    return folder / "set"
+
+
+def change(folder: Path, **fields: Any) -> None:
+    """Change the description; None leaves a field out."""
+    about = json.loads((folder / ABOUT).read_text()) | fields
+    (folder / ABOUT).write_text(json.dumps({name: value for name, value in about.items() if value is not None}))
+
+
+@pytest.mark.parametrize("seen", [None, [True, False, True]])
+def test_what_is_written_is_read_back(tmp_path: Path, seen: list[bool] | None) -> None:
+    found = read_benchmark(make(tmp_path, seen=seen))
+    assert found.names == (("sky",), ("grass", "lawn"), ("traffic light",)) and found.ignore == 255
+    assert found.seen == (None if seen is None else (True, False, True))
+    assert found.items == tuple((f"deep/{i}.png",) * 2 for i in range(3))
+    for i in range(3):
+        pixels, labels = found.read(i)
+        assert np.array_equal(pixels, pixels_of(i)) and np.array_equal(labels, labels_of(i))
+        assert labels.dtype == np.uint16
+        assert decode_labels((tmp_path / "set" / LABELS / f"deep/{i}.png").read_bytes()).dtype == np.uint8
+
+
+def test_a_benchmark_can_be_moved_with_its_pictures(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert read_benchmark(tmp_path / "b" / "set").read(1)[0].shape == (*SIZE, 3)
+
+
+def test_many_classes_have_labels_of_16_bits(tmp_path: Path) -> None:
+    names = [[f"thing {i}"] for i in range(847)]
+    found = read_benchmark(make(tmp_path, names=names, ignore=65535, seen=None))
+    raw = decode_labels((tmp_path / "set" / LABELS / "deep/1.png").read_bytes())
+    assert raw.dtype == np.uint16 and {846, 65535} <= set(raw.ravel().tolist())
+    assert np.array_equal(found.read(1)[1], labels_of(1, 846, 65535))
+
+
+@pytest.mark.parametrize(("highest", "kind"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16)])
+@pytest.mark.parametrize("given", [np.int32, np.int64, np.uint16])
+def test_labels_have_8_bits_where_they_fit_and_else_16(tmp_path: Path, highest: int, kind: Any, given: Any) -> None:
+    labels = np.array([[0, highest], [highest // 2, 0]]).astype(given)
+    write_labels(tmp_path / "new" / "a.png", labels)
+    found = decode_labels((tmp_path / "new" / "a.png").read_bytes())
+    assert found.dtype == kind and np.array_equal(found, labels)
+
+
+def test_without_a_list_labels_are_paired_with_pictures_of_the_same_name(tmp_path: Path) -> None:
+    folder = make(tmp_path, 0)
+    for name in ("b.jpg", "a.jpeg", "c.png", "only-a-picture.png"):
+        Image.fromarray(pixels_of(0)).save(tmp_path / "images" / name)
+    for stem in ("c", "b", "a", "gone"):
+        write_labels(folder / LABELS / f"{stem}.png", labels_of(0))
+    (folder / ITEMS).unlink()
+    found = read_benchmark(folder)
+    assert found.items == (("a.jpeg", "a.png"), ("b.jpg", "b.png"), ("c.png", "c.png"), ("gone.jpg", "gone.png"))
+    assert found.read(2)[0].shape == (*SIZE, 3)
+    with pytest.raises(BadItem, match="missing"):
+        found.read(3)
+
+
+def test_a_single_name_may_stand_without_brackets(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    change(folder, names=["sky", ["grass", "lawn"], "light"])
+    assert read_benchmark(folder).names == (("sky",), ("grass", "lawn"), ("light",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"seen": [True, False]}, "needs names, and as many entries of seen"),
+        ({"seen": []}, "needs names, and as many entries of seen"),
+        ({"names": []}, "needs names"), ({"names": 5}, "not in the benchmark layout"),
+        ({"names": [["sky"], 7]}, "not in the benchmark layout"), ({"names": None}, "not in the benchmark layout"),
+        ({"ignore": None}, "not in the benchmark layout"), ({"ignore": "none"}, "not in the benchmark layout"),
+        ({"images": None}, "not in the benchmark layout"), ({"seen": 1}, "not in the benchmark layout"),
+    ],
+)  # fmt: skip
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    folder = make(tmp_path)
+    change(folder, **fields)
+    with pytest.raises(OvsegError, match=f"{folder / ABOUT} .*{said}"):
+        read_benchmark(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "3", "null", '"set"'])
+def test_a_description_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    folder = make(tmp_path)
+    (folder / ABOUT).write_text(text)
+    with pytest.raises(OvsegError, match="is not in the benchmark layout"):
+        read_benchmark(folder)
+
+
+def test_a_folder_that_is_no_benchmark_and_one_without_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match=r"is not a benchmark: benchmark\.json is missing"):
+        read_benchmark(tmp_path)
+    with pytest.raises(OvsegError, match="has no labels in labels/"):
+        read_benchmark(make(tmp_path, 0))
+
+
+def test_a_broken_line_of_the_list_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / ITEMS).write_text("image\tlabel\na.png\tb.png\na.png b.png\n")
+    with pytest.raises(OvsegError, match=r"items\.tsv, line 3: 'a\.png b\.png' is not an image and a label file"):
+        read_benchmark(folder)
+
+
+def test_what_is_bad_of_an_item_is_its_reason(tmp_path: Path) -> None:
+    folder = make(tmp_path, 4)
+    label = folder / LABELS / "deep"
+    write_labels(label / "0.png", np.zeros((8, 6), np.uint8))
+    write_labels(label / "1.png", np.full(SIZE, 3))
+    Image.fromarray(pixels_of(0)).save(label / "2.png")
+    (label / "3.png").write_bytes(b"no picture")
+    (folder / ITEMS).write_text((folder / ITEMS).read_text() + "../out.png\t0.png\ndeep/0.png\tgone.png\n")
+    found = read_benchmark(folder)
+    for item, reason, said in (
+        (0, "label_size", r"deep/0\.png is \(8, 6\)"), (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
+        (2, "not_labels", "RGB"), (3, "not_an_image", ""), (4, "unsafe_path", "out"), (5, "missing", "gone"),
+    ):  # fmt: skip
+        with pytest.raises(BadItem, match=f"{reason}.*{said}") as problem:
+            found.read(item)
+        assert problem.value.reason == reason
+
+
+def test_the_number_that_is_ignored_is_no_label_outside(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    change(folder, ignore=254)
+    with pytest.raises(BadItem, match=r"label_outside: .* has \[255\]"):
+        read_benchmark(folder).read(0)
