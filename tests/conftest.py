@@ -88,6 +88,24 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Toys:
+    """Folders of a CLIP and of a proposal network that was made for its text tower; see `tests.toys`."""
+
+    clip: Path
+    network: Path
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
+    """Real models, small, that tell pictures and words apart; to be read, not written."""
+    from tests.toys import toy_clip, toy_network
+
+    folder = tmp_path_factory.mktemp("toys")
+    clip = toy_clip(folder / "clip")
+    return Toys(clip, toy_network(folder / "network", clip))
+
+
 @pytest.fixture(scope="session")
 def tagger() -> str:
     """The demo's tagger, or a real English one; both know the captions of these tests."""
