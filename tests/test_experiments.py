@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.structure.closure import ROOT
 def test_the_parameters_of_a_variant_are_allowed(variant: str, tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
     words = command(variant, 1)
-    for change in (word for flag, word in zip(words, words[1:], strict=False) if flag == "-S"):
+    for change in (word for flag, word in pairwise(words) if flag == "-S"):
         key, _, value = change.partition("=")
         section, name = key.split(".")
         assert name in values[section]

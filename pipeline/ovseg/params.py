@@ -101,14 +101,14 @@ class Segmenter(_Section):
     steps: Annotated[int, Field(ge=0)]
     """0 passes init through"""
     batch_size: Count
-    crop: Count
+    crop: Annotated[int, Field(ge=64)]
     """pixels"""
     min_scale: Annotated[float, Field(gt=0)]
     """least short side before cropping, as a share of crop"""
     max_scale: Annotated[float, Field(gt=0)]
     colour: bool
     """change colours at random"""
-    short_side: Count
+    short_side: Annotated[int, Field(ge=64)]
     """pictures are resized to it when the network is used"""
     long_side: Count
     lr: Annotated[float, Field(gt=0)]

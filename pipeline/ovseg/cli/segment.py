@@ -22,6 +22,7 @@ from ovseg.vocabulary import Templates
 log = logging.getLogger("ovseg")
 
 SYNONYM = "|"
+NAME_MAX = 255  # bytes of a file's name
 DEFAULT = Choice(0.4, 0.7, "default, the paper's")
 
 
@@ -62,9 +63,9 @@ def read_names(text: str) -> list[list[str]]:
         OvsegError: a file that cannot be read.
     """
     path = Path(text)
-    if "," not in text and len(text) < 200 and path.is_file():
+    if "," not in text and len(text.encode()) < NAME_MAX and path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise OvsegError(f"{path} is no text file of names: {error}") from None
         parts = [line for line in lines if line.strip()]

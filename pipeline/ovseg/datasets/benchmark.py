@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg.datasets.classes import names_of
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import Pixels, decode_image, decode_labels, safe_path
 from ovseg.units import write_json
@@ -80,7 +81,9 @@ def read_benchmark(folder: Path) -> Benchmark:
     path = folder / ABOUT
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        names = tuple(tuple(map(str, [some] if isinstance(some, str) else some)) for some in about["names"])
+        names = tuple((some,) if isinstance(some, str) else names_of(some) for some in about["names"])
+        if not isinstance(about["names"], list):
+            raise TypeError(f"names are {about['names']!r}, not a list")
         seen = tuple(map(bool, about["seen"])) if about.get("seen") is not None else None
         ignore, images = int(about["ignore"]), folder / str(about["images"])
     except FileNotFoundError:

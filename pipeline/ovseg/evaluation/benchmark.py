@@ -38,13 +38,15 @@ from ovseg.units import Counts, Task
 
 ITEMS_PER_UNIT = 16
 Ways = Mapping[str, Mapping[float, Mapping[str, float]]]
-"""How to segment: model -> mask threshold -> classifier -> weight of CLIP. Weight 0 needs no CLIP and is done once."""
+"""How to segment: model -> mask threshold -> classifier -> weight of CLIP."""
+PURE = {"clip": 1.0, "segmenter": 0.0}
+"""One word alone, whatever the options of ensembles; the segmenter's needs no CLIP and is done once for all models."""
 Row = dict[str, Any]
 
 
 def three_classifiers(threshold: float, weight: float) -> dict[float, dict[str, float]]:
     """CLIP alone, the proposal network alone, and their ensemble."""
-    return {threshold: {"clip": 1.0, "segmenter": 0.0, "ensemble": weight}}
+    return {threshold: {**PURE, "ensemble": weight}}
 
 
 def evaluate(
@@ -176,13 +178,14 @@ def _maps(
                 continue
             named = models[name].name(queries, regions, words)
             for classifier, weight in some[threshold].items():
-                if weight == 0 and classifier in done:
+                alone = classifier == "segmenter"
+                if alone and classifier in done:
                     continue
-                way = {"model": name if weight else "", "threshold": threshold if weight else None}
-                known = seen if 0 < weight < 1 else None
+                way = {"model": "" if alone else name, "threshold": None if alone else threshold}
+                known = None if classifier in PURE else seen
                 guess, _ = models[name].paint(pixels, queries, models[name].mix(named, weight, known), known)
                 yield {**way, "classifier": classifier}, guess, NONE
-                done |= set() if weight else {classifier}
+                done.add(classifier)
         if oracles and "oracle_labels" not in done:
             scores = true_names(regions.rles, labels, benchmark.ignore, len(words.names))
             guess, _ = first.paint(pixels, queries, scores)

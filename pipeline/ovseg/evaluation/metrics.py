@@ -70,9 +70,11 @@ def intervals(
         level: share of the samples inside the interval.
 
     Returns:
-        lower and upper end of each.
+        lower and upper end of each; empty where no pixel is scored.
     """
     images = len(totals.true)
+    if not totals.true.any():
+        return {}
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), repeats).astype(np.float64)
     right, true, guessed = (drawn @ part for part in (totals.right, totals.true, totals.guessed))
     iou = ious(right, true, guessed)

@@ -86,13 +86,12 @@ def tune(
     for model in clips:
         for weight in weights:
             for threshold in thresholds:
-                chosen = pc.equal(table["classifier"], f"{weight:g}")
-                if weight:
-                    chosen = pc.and_(
-                        chosen, pc.and_(pc.equal(table["model"], model), pc.equal(table["threshold"], threshold))
-                    )
-                value = metrics(totals_of(table.filter(chosen), opened))[metric]
-                rows.append((model, threshold, weight, value))
+                way = pc.and_(pc.equal(table["model"], model), pc.equal(table["threshold"], threshold))
+                chosen = table.filter(pc.and_(way, pc.equal(table["classifier"], f"{weight:g}")))
+                found = metrics(totals_of(chosen, opened))
+                if not found:
+                    raise OvsegError(f"no pixel of the {len(chosen)} pictures of {benchmark} is scored; see its labels")
+                rows.append((model, threshold, weight, found[metric]))
     report.mkdir(parents=True, exist_ok=True)
     best = {model: max((row for row in rows if row[0] == model), key=lambda row: row[3]) for model in clips}
     source = f"tune on {benchmark}"

@@ -35,6 +35,8 @@ TEMPERATURE = 100.0  # of cosines, as CLIP's
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which backbones are trained with
 STRIDE, DIVISOR = 4, 32  # of the mask grid; of the input's sides
 HEADS = 8
+NORMS = ("layernorm.", "hidden_states_norms.")  # of a backbone's outputs, which a checkpoint does not have
+COMPUTED = "relative_position_index"  # nothing that is learnt
 PROBE, SAME = (
     "a photo of a thing.",
     0.99,
@@ -218,8 +220,10 @@ def load_network(folder: Path, device: str = "cpu") -> Network:
                 f"{folder} is not a proposal network: {name} is missing; run the stage `segmenter`, or for another "
                 "MaskFormer set propose.source=maskformer"
             )
-    about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        short, long, _ = about["short_side"], about["long_side"], about["probe"]
+        network_size(1, 1, short, long)
         config = transformers.MaskFormerConfig.from_pretrained(folder)
         model = transformers.MaskFormerForInstanceSegmentation(config)
         model.class_predictor = TextClassifier(config.decoder_config.d_model, about["middle"], about["width"])
@@ -278,25 +282,49 @@ def _backbone_config(backbone: str) -> Any:
 
 def _load_backbone(model: Any, backbone: str) -> None:
     """Weights of the backbone, every key accounted for but the heads that a backbone does not need."""
-    transformers = _transformers()
     encoder = model.model.pixel_level_module.encoder
     try:
         if "/" in backbone or Path(backbone).is_dir():
-            source = transformers.AutoModel.from_pretrained(backbone).state_dict()
+            source = _stored(backbone)
             target = encoder.model if hasattr(encoder, "model") else encoder
         else:
             import timm
 
             source = timm.create_model(backbone, features_only=True, pretrained=True).state_dict()
             target = encoder._backbone
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise OvsegError(
             f"cannot load the weights of the backbone {backbone!r}: {[*str(error).splitlines(), error][0]}"
         ) from None
     missing, _ = target.load_state_dict(source, strict=False)
-    missing = [key for key in missing if not key.startswith(("layernorm.", "hidden_states_norms."))]
+    missing = [key for key in missing if not key.startswith(NORMS) and not key.endswith(COMPUTED)]
     if missing:
         raise OvsegError(f"the weights of {backbone!r} lack {len(missing)} keys, among them {', '.join(missing[:5])}")
+
+
+def _stored(backbone: str) -> dict[str, Tensor]:
+    """Weights as the checkpoint's file names them: in memory transformers has other names for the same model."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        try:
+            path = Path(backbone) / name if Path(backbone).is_dir() else Path(hf_hub_download(backbone, name))
+        except EntryNotFoundError:
+            continue
+        if path.is_file():
+            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            heads = {key.split(".")[0] for key in found}
+            prefix = f"{backbone_type(backbone)}."
+            if prefix[:-1] in heads:  # a classifier's checkpoint
+                return {key.removeprefix(prefix): tensor for key, tensor in found.items() if key.startswith(prefix)}
+            return found
+    raise OvsegError(f"{backbone} holds neither model.safetensors nor pytorch_model.bin")
+
+
+def backbone_type(backbone: str) -> str:
+    """The kind of a checkpoint of transformers, "swin" or "resnet"."""
+    return str(_transformers().AutoConfig.from_pretrained(backbone).model_type)
 
 
 def _transformers() -> Any:

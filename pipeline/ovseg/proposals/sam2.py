@@ -30,24 +30,30 @@ def sam2(model: str, max_proposals: int, device: str) -> Source:
         OvsegError: transformers is not installed; the checkpoint cannot be loaded or is not a SAM.
     """
     try:
-        from transformers import AutoConfig, pipeline
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, pipeline
     except ImportError:
         raise OvsegError("the proposal source 'sam2' needs transformers: pip install 'ovseg[propose]'") from None
     try:
         kind = AutoConfig.from_pretrained(model).model_type.removesuffix("_video")
         if kind not in MODELS:
             raise OvsegError(f"{model} is a {kind}; the source 'sam2' takes {' or '.join(MODELS)}")
-        generate = pipeline("mask-generation", model=model, device=device)
+        processor = AutoImageProcessor.from_pretrained(model)
+        network, found = AutoModelForMaskGeneration.from_pretrained(model, output_loading_info=True)
+        generate = pipeline("mask-generation", model=network, image_processor=processor, device=device)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         where = "folder" if Path(model).exists() else "checkpoint (is the name right, and is there a network?)"
         raise OvsegError(f"cannot load the {where} {model!r}: {[*str(error).splitlines(), error][0]}") from None
 
+    absent = sorted(found["missing_keys"])
+    if absent:  # transformers would leave them random
+        raise OvsegError(f"the weights of {model!r} lack {len(absent)} keys, among them {', '.join(absent[:5])}")
+
     @torch.inference_mode()
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        found = generate(Image.fromarray(picture.pixels), points_per_batch=POINTS_PER_BATCH)
-        pairs = zip(found["masks"], found["scores"], strict=True)
+        made = generate(Image.fromarray(picture.pixels), points_per_batch=POINTS_PER_BATCH)
+        pairs = zip(made["masks"], made["scores"], strict=True)
         every = [(np.asarray(mask, dtype=bool), float(score)) for mask, score in pairs]
-        made = [Proposal(masks.encode(mask), min(max(score, 0.0), 1.0)) for mask, score in every if mask.any()]
-        return iter(sorted(made, key=lambda proposal: -proposal.score)[:max_proposals])
+        good = [Proposal(masks.encode(mask), min(max(score, 0.0), 1.0)) for mask, score in every if mask.any()]
+        return iter(sorted(good, key=lambda proposal: -proposal.score)[:max_proposals])
 
     return source

@@ -34,8 +34,9 @@ def soften(logits: Tensor, extent: Extent, height: int, width: int, top: int = 0
     """
     grid_height, grid_width = logits.shape[1:]
     rows = torch.arange(top, height if bottom is None else bottom, device=logits.device)
-    y = (rows + 0.5) * (extent[0] / height) / grid_height * 2 - 1
-    x = (torch.arange(width, device=logits.device) + 0.5) * (extent[1] / width) / grid_width * 2 - 1
+    columns = torch.arange(width, device=logits.device)
+    y = ((rows + 0.5) * (extent[0] / height)).clamp(max=extent[0] - 0.5) / grid_height * 2 - 1  # never beyond the
+    x = ((columns + 0.5) * (extent[1] / width)).clamp(max=extent[1] - 0.5) / grid_width * 2 - 1  # picture's last cell
     where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     found = F.grid_sample(
         logits.float()[None], where[None], mode="bilinear", padding_mode="border", align_corners=False

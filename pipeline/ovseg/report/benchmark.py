@@ -37,6 +37,10 @@ def write_benchmark_report(table: Path, benchmark: Benchmark, out: Path, choices
         raise OvsegError(f"no picture of {benchmark.folder} can be read; see {table / 'failures'}")
     out.mkdir(parents=True, exist_ok=True)
     models = summarise(table, benchmark)
+    if "miou" not in models[next(iter(choices))]["ensemble"]:
+        raise OvsegError(
+            f"no pixel of {benchmark.folder} is scored: all of its labels are {benchmark.ignore}, to be ignored"
+        )
     found = {
         "pictures": counts["pictures"],
         "classes": len(benchmark.names),

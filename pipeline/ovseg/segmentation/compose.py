@@ -42,14 +42,15 @@ def compose(
     number, classes = scores.shape
     labels = np.zeros((height, width), np.uint16)
     values = np.zeros((height, width), np.float32)
-    if not number:
-        return labels, values
     rows = max(1, budget // (width * (number + classes)))
     weights = scores.T.to(logits.device, torch.float32).contiguous()
     less = None if discount is None else discount.to(weights)[:, None]
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        maps = weights @ soften(logits, extent, height, width, top, bottom).reshape(number, -1)
+        soft = (
+            soften(logits, extent, height, width, top, bottom) if number else logits.new_zeros(0, bottom - top, width)
+        )
+        maps = weights @ soft.flatten(1)
         best, label = (maps if less is None else maps - less).max(0)
         labels[top:bottom] = label.reshape(-1, width).cpu().numpy()
         values[top:bottom] = best.reshape(-1, width).cpu().numpy()

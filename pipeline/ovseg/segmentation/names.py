@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.errors import OvsegError
-from ovseg.vocabulary import Templates, embed
+from ovseg.vocabulary import TEMPLATES, Templates, embed
 
 log = logging.getLogger("ovseg")
 
@@ -31,11 +31,13 @@ class Vocabulary:
         names: K, as shown.
         texts: unit vectors `[M, D]`.
         owner: class of each text, int64 `[M]`.
+        phrases: the texts.
     """
 
     names: tuple[str, ...]
     texts: Tensor
     owner: Tensor
+    phrases: tuple[str, ...] = ()
 
     def similarity(self, features: Tensor) -> Tensor:
         """Cosines of unit vectors `[Q, D]` with the K classes, float64 `[Q, K]`: the best of each class's texts."""
@@ -61,43 +63,42 @@ def vocabulary(
         batch_size: texts in one forward pass.
 
     Raises:
-        OvsegError: no class, an empty name, or the same name for two classes.
+        OvsegError: no class, an empty name, or the same names for two classes.
     """
-    shown = tuple(check_names([" ".join(names[0].split()) if names else "" for names in classes]))
-    texts = [
-        [", ".join(names)]
-        if synonyms == "joined"
-        else list(dict.fromkeys(name.strip() for name in names if name.strip()))
-        for names in classes
-    ]
-    flat = [text for some in texts for text in some]
+    clean = [tuple(dict.fromkeys(" ".join(name.split()) for name in names if name.strip())) for names in classes]
+    check_names(clean)
+    texts = [(", ".join(names),) if synonyms == "joined" else names for names in clean]
+    flat = tuple(text for some in texts for text in some)
     owner = torch.tensor([k for k, some in enumerate(texts) for _ in some], dtype=torch.int64)
-    _say_what_is_cut(flat, clip)
-    return Vocabulary(shown, embed(flat, clip.encode_texts, templates, batch_size), owner)
+    _say_what_is_cut(flat, clip, templates)
+    shown = tuple(names[0] for names in clean)
+    return Vocabulary(shown, embed(flat, clip.encode_texts, templates, batch_size), owner, flat)
 
 
-def check_names(names: Sequence[str]) -> Sequence[str]:
-    """The same names.
+def check_names(classes: Sequence[tuple[str, ...]]) -> None:
+    """Refuse names that cannot be told apart.
 
     Raises:
-        OvsegError: there are none, one is empty, or some come twice.
+        OvsegError: there are none, one is empty, or two classes have the same names.
     """
-    if not names:
+    if not classes:
         raise OvsegError('no names are given; for example --names "cat, sofa, grass"')
-    if any(not name.strip() for name in names):
-        raise OvsegError(f"name {[bool(name.strip()) for name in names].index(False) + 1} of {len(names)} is empty")
-    twice = [name for name, number in Counter(name.lower() for name in names).items() if number > 1]
+    if () in classes:
+        raise OvsegError(f"name {list(classes).index(()) + 1} of {len(classes)} is empty")
+    counted = Counter(tuple(sorted(name.lower() for name in names)) for names in classes)
+    twice = [", ".join(names) for names, number in counted.items() if number > 1]
     if twice:
-        raise OvsegError(f"names that come more than once: {', '.join(twice[:8])}; each class needs its own")
-    return names
+        raise OvsegError(f"names that come more than once: {'; '.join(twice[:8])}; each class needs its own")
 
 
-def _say_what_is_cut(texts: Sequence[str], clip: Clip) -> None:
-    """CLIP reads so many tokens and no more; a text that fills them all has lost its end."""
-    tokens = clip.tokenizer(list(texts))
-    full = [text for text, row in zip(texts, tokens, strict=True) if int(row[-1]) != 0 and len(row.unique()) > 2]
-    if full:
+def _say_what_is_cut(texts: Sequence[str], clip: Clip, templates: Templates) -> None:
+    """CLIP reads so many tokens and no more: a text that is the same to it without its last letter has lost its end."""
+    longest = max(TEMPLATES[templates], key=len)
+    whole = [longest.format(text) for text in texts]
+    rows, shorter = clip.tokenizer(whole), clip.tokenizer([text[:-1] for text in whole])
+    cut = [text for text, row, less in zip(texts, rows, shorter, strict=True) if torch.equal(row, less)]
+    if cut:
         log.warning(
-            "%d names are longer than the %d tokens that this CLIP reads, and are cut: %s",
-            len(full), tokens.shape[1], "; ".join(f"{text[:60]}..." for text in full[:3]),
+            "%d names are, with the sentence around them, longer than the %d tokens that this CLIP reads, and are cut: %s",
+            len(cut), rows.shape[1], "; ".join(f"{text[:60]}..." for text in cut[:3]),
         )  # fmt: skip

@@ -25,6 +25,7 @@ from ovseg.segmentation.overlay import overlay
 from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter
 from ovseg.units import write_json
 
+MADE = (".overlay.png", ".labels.png")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
@@ -69,16 +70,20 @@ def segment_pictures(
         counts: pictures, done before, and dropped by reason.
 
     Raises:
-        OvsegError: no space left.
+        OvsegError: no space left, or `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise OvsegError(f"{out} is a file; give a folder to write to")
     counts: Counter[str] = Counter(pictures=0)
     with Progress("segment", len(pictures), "pictures") as progress, enough_space(out):
         for name, path in pictures.items():
             one: Counter[str] = Counter()
             try:
                 data = path.read_bytes()
-                key = fingerprint.of(picture=fingerprint.of_bytes(data), names=words.names, **about)
-                if _done(out / f"{name}.json", key):
+                key = fingerprint.of(
+                    picture=fingerprint.of_bytes(data), names=words.names, phrases=words.phrases, **about
+                )
+                if _done(out, name, key):
                     one["done_before"] += 1
                 else:
                     pixels = decode_image(data)
@@ -95,13 +100,14 @@ def segment_pictures(
 
 def _inside(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix.lower() in SUFFIXES:
+        if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.endswith(MADE):
             yield path.relative_to(folder).with_suffix("").as_posix(), path
 
 
-def _done(path: Path, key: str) -> bool:
+def _done(out: Path, name: str, key: str) -> bool:
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["fingerprint"] == key)
+        there = all((out / (name + end)).is_file() for end in MADE)
+        return there and bool(json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["fingerprint"] == key)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

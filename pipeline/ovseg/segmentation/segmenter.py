@@ -139,12 +139,13 @@ class Segmenter:
     def segment_with(self, pixels: Pixels, words: Vocabulary, classifier: Classifier = "ensemble") -> Segmentation:
         """As `segment`, with names that are embedded already, for many pictures."""
         queries = self.network.look(pixels)
-        regions = self.cut(pixels, self.binary(pixels, queries))
-        named = self.name(queries, regions, words)
-        scores = self.mix(named, {"clip": 1.0, "segmenter": 0.0, "ensemble": self.weight}[classifier])
+        rles = self.binary(pixels, queries)
+        weight = {"clip": 1.0, "segmenter": 0.0, "ensemble": self.weight}[classifier]
+        regions = self.cut(pixels, rles if weight else [None] * len(rles))  # the network's word needs nothing cut
+        scores = self.mix(self.name(queries, regions, words), weight)
         labels, score = self.paint(pixels, queries, scores)
         size = pixels.shape[:2]
-        areas = [0 if rle is None else masks.area(rle, *size) for rle in regions.rles]
+        areas = [0 if rle is None else masks.area(rle, *size) for rle in rles]
         return Segmentation(words.names, labels, score, scores.numpy(), np.array(areas, np.int64))
 
     def vocabulary(self, names: Sequence[str | Sequence[str]], others: bool = False) -> Vocabulary:

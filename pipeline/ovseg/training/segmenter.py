@@ -164,8 +164,8 @@ def vocabulary(annotations: Path, scratch: Path) -> list[str]:
         return [one.names[0] for one in read_classes(annotations / CLASSES) if one.seen]
     records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
     names = [str(record["name"]) for record in records]
-    if not names:
-        raise OvsegError(f"{annotations} names no categories")
+    if not names or len(set(names)) < len(names):
+        raise OvsegError(f"{annotations} names no categories, or two by the same name: {len(names)} in all")
     return names
 
 
@@ -205,8 +205,14 @@ class Objective(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)
 
-    def forward(self, batch: list[Scene], masks: float) -> Tensor:
-        """The loss of some scenes, whose masks count as `masks`, the number to divide by."""
+    def forward(self, batch: list[Scene], masks: float, weight: float) -> Tensor:
+        """The loss of some scenes.
+
+        Args:
+            batch: the scenes.
+            masks: what mask losses are divided by: masks of a share like this one, over all ranks on average.
+            weight: what class losses are divided by: the same of class weights, see `class_weight`.
+        """
         device = self.mean.device
         images = crops.normalise(torch.stack([scene["image"] for scene in batch]).to(device), self.mean, self.std)
         with arithmetic(device, self.precision):
@@ -216,12 +222,19 @@ class Objective(nn.Module):
             transformer_decoder_hidden_states=tuple(x.float() for x in found.transformer_decoder_hidden_states),
         )
         classes, queries, auxiliary = self.model.get_logits(outputs)
-        self.model.criterion.get_num_masks = lambda *_, **__: max(
-            masks, 1.0
-        )  # of all ranks, as MaskFormer's authors do
+        self.model.criterion.get_num_masks = lambda *_, **__: max(masks, 1.0)
         targets = [scene["masks"].to(device, torch.float32) for scene in batch]
         labels = [scene["classes"].to(device) for scene in batch]
-        return self.model.get_loss(self.model.get_loss_dict(queries, classes, targets, labels, auxiliary))  # type: ignore[no-any-return]
+        losses: dict[str, Tensor] = self.model.get_loss_dict(queries, classes, targets, labels, auxiliary)
+        share = self.class_weight(batch) / weight  # transformers divides by this batch's own
+        return torch.stack([loss * share if "cross_entropy" in name else loss for name, loss in losses.items()]).sum()
+
+    def class_weight(self, batch: list[Scene]) -> float:
+        """The weights of all queries in the class loss: 1 for one that is matched with a mask, less for "no object"."""
+        config = self.model.config
+        queries = config.decoder_config.num_queries
+        matched = [min(len(scene["classes"]), queries) for scene in batch]
+        return float(sum(m + config.no_object_weight * (queries - m) for m in matched))
 
 
 def _train(
@@ -249,8 +262,7 @@ def _train(
         torch.manual_seed(
             int(recipe.seed * 1_000_003 + number * world.size + world.rank)
         )  # dropout; the same on resume
-        loss = _gradients(whole, next(batches), micro, world, recipe.precision)
-        return Done(loss, recipe.batch_size, [], {})
+        return Done(_gradients(objective, whole, next(batches), micro, world), recipe.batch_size, [], {})
 
     train(
         "segmenter", step, optimiser, schedule, checkpoint, world, begin=begin, steps=recipe.steps, history=history,
@@ -258,21 +270,29 @@ def _train(
     )  # fmt: skip
 
 
-def _gradients(
-    whole: nn.Module, batch: list[Scene], micro: int, world: World, precision: Literal["fp32", "bf16"]
-) -> Tensor:
-    """Add the gradients of one step, by micro-batches; returns its loss."""
+def _gradients(objective: Objective, whole: nn.Module, batch: list[Scene], micro: int, world: World) -> Tensor:
+    """Add the gradients of one step, by micro-batches; returns the loss of the global batch.
+
+    Args:
+        objective: the network with its losses.
+        whole: the same, in DistributedDataParallel where there are several ranks, which takes the mean of their gradients.
+        batch: this rank's share.
+        micro: scenes in memory at a time.
+        world: the ranks.
+    """
     parts = [batch[i : i + micro] for i in range(0, len(batch), micro)]
-    masks = total(sum(len(scene["classes"]) for scene in batch), world) / world.size
-    loss = torch.zeros((), device=world.device)
+    shares = world.size * len(parts)
+    masks = total(sum(len(scene["classes"]) for scene in batch), world) / shares
+    weight = total(objective.class_weight(batch), world) / shares
+    mine = 0.0
     for i, part in enumerate(parts, start=1):
         alone = isinstance(whole, DistributedDataParallel) and i < len(parts)  # ranks meet once, after the last
         with whole.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            share: Tensor = whole(part, masks / len(parts)) / len(parts)
-            with arithmetic(world.device, precision):
-                torch.autograd.backward(share)
-        loss += share.detach()
-    return loss
+            loss: Tensor = whole(part, masks, weight) / len(parts)
+            with arithmetic(world.device, objective.precision):
+                torch.autograd.backward(loss)
+        mine += float(loss.detach())
+    return torch.tensor(total(mine, world) / world.size)
 
 
 def _readers(runtime: Runtime) -> int:

@@ -30,15 +30,26 @@ class Class:
     seen: bool = True
 
 
+def names_of(value: object) -> tuple[str, ...]:
+    """A list of names.
+
+    Raises:
+        TypeError: it is none; a text is not taken for a list of letters.
+    """
+    if not isinstance(value, list):
+        raise TypeError(f"names are {value!r}, not a list")
+    return tuple(map(str, value))
+
+
 def read_classes(path: Path) -> list[Class]:
     """The classes of a table, in its order.
 
     Raises:
-        OvsegError: not a class table; numbers or names that are not unique.
+        OvsegError: not a class table; a number that comes twice, or a class without a name.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        found = [Class(int(row["id"]), tuple(map(str, row["names"])), bool(row.get("seen", True))) for row in rows]
+        found = [Class(int(row["id"]), names_of(row["names"]), bool(row.get("seen", True))) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"{path} is not a class table ({error!r}); see pipeline/ovseg/datasets/classes") from None
     if not found or len({one.id for one in found}) < len(found) or not all(one.names for one in found):

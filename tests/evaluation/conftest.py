@@ -1,0 +1,47 @@
+"""A benchmark of small pictures, drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovseg.datasets.benchmark import write_benchmark
+from tests.toys import WORDS, noise
+
+NAMES = WORDS[:6]
+SEEN = (True, True, False, True, False, False)
+IGNORE = 255
+PICTURES = 5
+
+
+def label_map(seed: int, height: int = 48, width: int = 64, classes: int = len(NAMES)) -> NDArray[np.uint8]:
+    """Four blocks of classes, and a border that is not scored."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, classes, (2, 2)), np.ones((height // 2, width // 2), np.int64)).astype(np.uint8)
+    labels[:2] = IGNORE
+    return labels
+
+
+def draw_benchmark(
+    folder: Path, number: int = PICTURES, seen: Sequence[bool] | None = SEEN, names: Sequence[str] = NAMES
+) -> Path:
+    """`number` pictures of 48 x 64."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    items = []
+    for i in range(number):
+        Image.fromarray(noise(i)).save(images / f"{i}.png")
+        items.append((f"{i}.png", f"{i}.png", label_map(i, classes=len(names))))
+    write_benchmark(folder / "set", images, [[name] for name in names], IGNORE, items, seen=seen, source="drawn")
+    return folder / "set"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures of six classes; to be read, not written."""
+    return draw_benchmark(tmp_path_factory.mktemp("drawn"))

@@ -1,0 +1,105 @@
+"""SAM as a source of masks: a real one, random and small, in the folder that transformers writes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ovseg import masks
+from ovseg.errors import OvsegError
+from ovseg.proposals import Picture, Proposal
+from ovseg.proposals.sam2 import sam2
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its decoder is made to say something different of each point, and to be sure of it; nobody trained it."""
+    transformers = pytest.importorskip("transformers")
+    vision = transformers.SamVisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16, output_channels=16,
+        window_size=2, global_attn_indexes=[0], mlp_dim=16, num_pos_feats=8,
+    )  # fmt: skip
+    prompt = transformers.SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=16, mask_input_channels=4)
+    decoder = transformers.SamMaskDecoderConfig(
+        hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_depth=2, iou_head_hidden_dim=16
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = transformers.SamModel(
+            transformers.SamConfig(
+                vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(), mask_decoder_config=decoder.to_dict()
+            )
+        )  # fmt: skip
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(10 if weight.ndim > 1 and "vision" not in name else 1)
+        overlap = model.mask_decoder.iou_prediction_head.proj_out
+        overlap.weight.mul_(0.1)
+        overlap.bias.fill_(0.97)
+        for layers in model.mask_decoder.output_hypernetworks_mlps:
+            layers.proj_out.weight.mul_(1e5)
+    folder = tmp_path_factory.mktemp("sam")
+    model.save_pretrained(folder)
+    transformers.SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Picture:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    pixels[10:30, 10:40] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return Picture(tmp_path, 1, "a.png", 0, (tmp_path / "a.png").stat().st_size, 64, 48)
+
+
+def test_masks_come_best_first_at_the_size_of_the_picture(sam: Path, picture: Picture) -> None:
+    found = [item for item in sam2(str(sam), 100, "cpu")(picture) if isinstance(item, Proposal)]
+    assert len(found) > 3
+    scores = [proposal.score for proposal in found]
+    assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
+    assert all(0 < masks.area(proposal.rle, 48, 64) <= 48 * 64 for proposal in found)
+    assert all(proposal.label is None for proposal in found)
+    assert [*sam2(str(sam), 2, "cpu")(picture)] == found[:2]
+
+
+def test_a_picture_in_which_nothing_is_sure_has_no_masks(sam: Path, tmp_path: Path, picture: Picture) -> None:
+    folder = Path(shutil.copytree(sam, tmp_path / "sam"))
+    state = load_file(folder / "model.safetensors")
+    state["mask_decoder.iou_prediction_head.proj_out.bias"].fill_(-9)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert list(sam2(str(folder), 100, "cpu")(picture)) == []
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(sam: Path, tmp_path: Path) -> None:
+    """transformers would leave them random and only warn."""
+    folder = Path(shutil.copytree(sam, tmp_path / "sam"))
+    state = load_file(folder / "model.safetensors")
+    del state["mask_decoder.iou_prediction_head.proj_in.bias"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OvsegError, match="lack 1 keys"):
+        sam2(str(folder), 100, "cpu")
+
+
+def test_what_is_no_sam_is_said_in_one_line(sam: Path, tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match=r"cannot load the checkpoint \(is the name right"):
+        sam2(str(tmp_path / "gone"), 100, "cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OvsegError, match="cannot load the folder"):
+        sam2(str(tmp_path / "empty"), 100, "cpu")
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(OvsegError, match=r"is a bert; the source 'sam2' takes sam or sam2 or sam_hq"):
+        sam2(str(tmp_path / "empty"), 100, "cpu")
+    folder = Path(shutil.copytree(sam, tmp_path / "sam"))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(OvsegError, match="cannot load the folder") as said:
+        sam2(str(folder), 100, "cpu")
+    assert "\n" not in str(said.value)

@@ -1,0 +1,221 @@
+"""`ovseg segment` as a user runs it: what is written, what is said, and that it is what the benchmark scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg import tables
+from ovseg.cli import app as cli
+from ovseg.cli.segment import read_names
+from ovseg.datasets.benchmark import read_benchmark
+from ovseg.errors import OvsegError
+from ovseg.evaluation.benchmark import evaluate, three_classifiers
+from ovseg.evaluation.confusion import confusion
+from ovseg.images import decode_labels
+from ovseg.runtime import Runtime
+from ovseg.segmentation.segmenter import Segmenter
+from tests.conftest import ROOT, Toys
+from tests.evaluation.conftest import IGNORE, draw_benchmark
+from tests.toys import WORDS, noise
+
+NAMES = WORDS[:6]
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def call(
+    toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Call:  # fmt: skip
+    """The command in this process, which has torch already: exit code, and all that it said."""
+
+    def called(*arguments: str | Path, **changes: str | Path) -> tuple[int, str]:
+        options = {"names": ",".join(NAMES), "out": tmp_path / "out", "clip": toys.clip, "network": toys.network,
+                   "device": "cpu", **changes}  # fmt: skip
+        flat = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["ovseg", "segment", *map(str, arguments), *flat])
+        monkeypatch.setenv("COLUMNS", "200")
+        caplog.set_level("INFO")
+        caplog.clear()
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        said = capsys.readouterr()
+        return code, said.out + said.err + caplog.text
+
+    return called
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A folder of three pictures."""
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate("abc"):
+        Image.fromarray(noise(i)).save(tmp_path / "in" / f"{name}.png")
+    return tmp_path / "in"
+
+
+def labels_in(out: Path, name: str) -> np.ndarray:
+    return decode_labels((out / f"{name}.labels.png").read_bytes())
+
+
+def test_every_picture_gets_an_overlay_a_label_map_and_a_json(
+    call: Call, drawn: Path, toys: Toys, tmp_path: Path
+) -> None:
+    code, said = call(drawn)
+    assert code == 0 and str(tmp_path / "out") in said
+    assert "mask threshold 0.4, weight of CLIP 0.7 (default, the paper's)" in said
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [f"{name}.{end}" for name in "abc" for end in ("json", "labels.png", "overlay.png")]
+    segmenter = Segmenter.load(toys.network, toys.clip)
+    for i, name in enumerate("abc"):
+        assert np.array_equal(labels_in(tmp_path / "out", name), segmenter.segment(noise(i), NAMES).labels)
+        about = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert about["names"] == list(NAMES)
+        assert (about["how"]["weight"], about["how"]["mask_threshold"]) == (0.7, 0.4)
+
+
+def test_it_runs_as_a_command_of_its_own(drawn: Path, toys: Toys, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "ovseg.cli.app", "segment", str(drawn / "a.png"), "--names", "star, key",
+        "--clip", str(toys.clip), "--network", str(toys.network), "--out", str(tmp_path / "out"), "--device", "cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "a.json" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_broken_picture_is_named_and_counted_and_the_others_are_written(
+    call: Call, drawn: Path, tmp_path: Path
+) -> None:
+    (drawn / "b.png").write_bytes(b"no picture")
+    code, said = call(drawn)
+    assert code == 1 and "Traceback" not in said
+    assert f"{drawn / 'b.png'} is left out: not_an_image" in said
+    assert "1 of 3 pictures could not be read; they are named above" in said
+    assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"a", "c"}
+
+
+def test_running_again_says_what_was_done_before_and_does_what_differs(call: Call, drawn: Path, tmp_path: Path) -> None:
+    assert call(drawn)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    code, said = call(drawn)
+    assert code == 0 and "3 done before" in said
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    code, _ = call(drawn, weight="0.2")
+    assert code == 0 and all(path.stat().st_mtime_ns > time for path, time in before.items())
+
+
+def test_two_pictures_of_one_name_are_refused(call: Call, drawn: Path, tmp_path: Path) -> None:
+    shutil.copy(drawn / "a.png", drawn / "a.jpg")
+    code, said = call(drawn)
+    assert code == 1 and "Error: " in said and "would both be written as a.*" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"names": ""}, "no names are given"), ({"names": "cat,,dog"}, "name 2 of 3 is empty"),
+        ({"names": "cat, dog, Cat"}, "more than once: cat"), ({"clip": "gone"}, "gone is not a CLIP"),
+        ({"network": "gone"}, "gone is not a proposal network"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_an_error_in_one_line(
+    call: Call, drawn: Path, changes: dict[str, str], wanted: str
+) -> None:
+    code, said = call(drawn, **changes)
+    (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert code == 1 and wanted in line and "Traceback" not in said
+
+
+def test_a_picture_that_does_not_exist_is_an_error(call: Call, tmp_path: Path) -> None:
+    code, said = call(tmp_path / "gone.png")
+    assert code == 1 and f"Error: {tmp_path / 'gone.png'} does not exist" in said
+
+
+def test_a_clip_of_another_text_tower_is_refused_with_what_to_do(call: Call, drawn: Path, tiny_clip: Path) -> None:
+    code, said = call(drawn, clip=tiny_clip)
+    assert code == 1 and "another text tower" in said and "use the CLIP that it was trained with" in said
+
+
+def test_an_output_that_is_a_file_is_an_error(call: Call, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    code, said = call(drawn)
+    assert code == 1 and "Error: " in said and (tmp_path / "out").read_text() == "mine"
+
+
+def test_one_name_alone_gets_others_unless_it_is_not_wanted(call: Call, drawn: Path, tmp_path: Path) -> None:
+    for flags, names in (((), ["star", "others"]), (("--no-others",), ["star"])):
+        assert call(drawn / "a.png", *flags, names="star")[0] == 0
+        assert json.loads((tmp_path / "out" / "a.json").read_text())["names"] == names
+    assert call(drawn / "a.png", "--others", names="star,key")[0] == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["names"] == ["star", "key", "others"]
+
+
+def test_what_tune_chose_is_used_and_what_is_given_goes_first(
+    call: Call, drawn: Path, toys: Toys, tmp_path: Path
+) -> None:
+    clip = Path(shutil.copytree(toys.clip, tmp_path / "models" / "prompt"))
+    (tmp_path / "reports" / "tune").mkdir(parents=True)
+    row = {"mask_threshold": 0.35, "weight": 0.6, "source": "tune on val", "miou": 0.5}
+    (tmp_path / "reports" / "tune" / "choice.json").write_text(json.dumps({"prompt": row}))
+    for changes, wanted in (
+        ({}, "mask threshold 0.35, weight of CLIP 0.6 (tune on val)"),
+        ({"weight": "0.1"}, "mask threshold 0.35, weight of CLIP 0.1 (weight given, mask_threshold by tune on val)"),
+        ({"weight": "0.1", "mask_threshold": "0.5"}, "mask threshold 0.5, weight of CLIP 0.1 (given)"),
+    ):
+        assert wanted in call(drawn / "a.png", clip=clip, **changes)[1]
+    assert "weight of CLIP 0.1 (given)" in call(drawn / "a.png", weight="0.1")[1]  # no choice for the toy
+
+
+@pytest.mark.parametrize("classifier", ["clip", "segmenter", "ensemble"])
+def test_the_label_map_is_what_the_benchmark_scores(
+    call: Call, toys: Toys, tmp_path: Path, runtime: Runtime, classifier: str
+) -> None:
+    folder = draw_benchmark(tmp_path / "set", 3)
+    ways = {"model": three_classifiers(0.45, 0.6)}
+    evaluate(folder, toys.network, {"model": toys.clip}, tmp_path / "table", runtime, ways=ways, templates="vild")
+    found = {
+        row["item"]: (row["cells"], row["pixels"])
+        for row in tables.rows(tmp_path / "table", "segmentations")
+        if row["classifier"] == classifier
+    }
+    images = tmp_path / "set" / "images"
+    assert call(images, classifier=classifier, weight="0.6", mask_threshold="0.45", batch_size="2")[0] == 0
+    benchmark = read_benchmark(folder)
+    for item in range(3):
+        cells, pixels = confusion(benchmark.read(item)[1], labels_in(tmp_path / "out", str(item)), len(NAMES), IGNORE)
+        assert found[item] == (cells.tolist(), pixels.tolist())
+
+
+def test_names_are_a_list_or_a_file_with_synonyms(tmp_path: Path) -> None:
+    assert read_names("road | route, cat") == [["road", "route"], ["cat"]]
+    assert read_names("  a big cat ") == [["a big cat"]] and read_names("") == [] == read_names("  ")
+    (tmp_path / "names.txt").write_text("road | route\n\n cat \nDr. Who, a doctor\n", encoding="utf-8")
+    assert read_names(str(tmp_path / "names.txt")) == [["road", "route"], ["cat"], ["Dr. Who, a doctor"]]
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(OvsegError, match="is no text file of names"):
+        read_names(str(tmp_path / "names.txt"))
+
+
+def test_a_file_of_names_from_windows_begins_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("猫\r\nperro\r\n".encode("utf-8-sig"))
+    assert read_names(str(tmp_path / "names.txt")) == [["猫"], ["perro"]]
+
+
+@pytest.mark.parametrize("text", ["猫" * 100, "cat" * 1000, "a/b", "cat\0dog"], ids=["wide", "long", "slash", "zero"])
+def test_a_name_that_no_file_could_have_is_a_name(text: str) -> None:
+    assert read_names(text) == [[text]]
