@@ -26,6 +26,8 @@ from ovseg.report.paper import TABLES, Runs, comparisons, lines, markdown
 from ovseg.report.tables import read_runs
 from ovseg.units import write_json
 
+Results = dict[str, dict[str, Any]]
+"""Figures by variant and seed."""
 RESULTS, TARGET = Path("experiments/results.json"), Path("docs/paper.md")
 SEEDS = (0, 1, 2)
 THREE = "evaluate.benchmarks=[mixed,all,fine]"  # that the paper's tables 2, 3 and 5 are on
@@ -63,13 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
     parser.add_argument("--tables", action="store_true", help="write the tables from what there is")
     chosen = parser.parse_args(arguments)
-    done: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    done: Results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     wanted = [(variant, seed) for seed in SEEDS for variant in VARIANTS if seed == SEEDS[0] or variant not in ONCE]
     missing = [(variant, seed) for variant, seed in wanted if str(seed) not in done.get(variant, {})]
     if chosen.dry_run:
         for variant, seed in missing:
             print(" ".join(command(variant, seed)))
         return
+    missing = collect(missing, done)
     if not chosen.tables:
         run(missing, done)
     TARGET.write_text(document(read_runs(RESULTS)), encoding="utf-8")
@@ -88,22 +91,31 @@ def name(variant: str, seed: int) -> str:
     return f"paper-{variant}-{seed}"
 
 
-def run(missing: Sequence[tuple[str, int]], done: dict[str, dict[str, Any]]) -> None:
-    """Queue and run the experiments, one after the other, and keep the figures of each as soon as it is done."""
-    for variant, seed in missing:
-        print(f"{name(variant, seed)}: queued", flush=True)
-        subprocess.run(["dvc", "queue", "remove", name(variant, seed)], check=False, capture_output=True)
-        subprocess.run(["dvc", "exp", "remove", name(variant, seed)], check=False, capture_output=True)
-        subprocess.run(command(variant, seed), check=True, capture_output=True)
-    if missing:
-        subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], check=False)
+def run(missing: Sequence[tuple[str, int]], done: Results) -> None:
+    """Queue and run the experiments of each seed, and keep their figures."""
+    for seed in SEEDS:
+        batch = [(variant, number) for variant, number in missing if number == seed]
+        for variant, _ in batch:
+            print(f"{name(variant, seed)}: queued", flush=True)
+            subprocess.run(["dvc", "queue", "remove", name(variant, seed)], check=False, capture_output=True)
+            subprocess.run(command(variant, seed), check=True, capture_output=True)
+        if batch:
+            subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], check=False)
+        for variant, _ in collect(batch, done):
+            print(f"{name(variant, seed)} failed; see `dvc queue logs {name(variant, seed)}`", file=sys.stderr)
+
+
+def collect(missing: Sequence[tuple[str, int]], done: Results) -> list[tuple[str, int]]:
+    """Keep the figures of experiments that are finished; returns the others."""
+    rest = []
     for variant, seed in missing:
         found = measured(name(variant, seed))
         if found is None:
-            print(f"{name(variant, seed)} failed; see `dvc queue logs {name(variant, seed)}`", file=sys.stderr)
-            continue
-        done.setdefault(variant, {})[str(seed)] = found
-        write_json(RESULTS, done)
+            rest.append((variant, seed))
+        else:
+            done.setdefault(variant, {})[str(seed)] = found
+            write_json(RESULTS, done)
+    return rest
 
 
 def measured(experiment: str) -> dict[str, Any] | None:
