@@ -1,11 +1,13 @@
-"""The paper's tables on the demo: every variant with three seeds, queued, run, and written to docs/paper.md.
+"""The paper's tables on the demo: every variant with three seeds, run, and written to docs/paper.md.
 
-    python -m experiments.paper            queue what is missing, run it, write the tables (an hour on two cores)
-    python -m experiments.paper --dry-run  say what would be queued
-    python -m experiments.paper --tables   write the tables from what there is
+    dvc repro && python -m experiments.paper   run what is missing, write the tables (an hour and a half on two cores)
+    python -m experiments.paper --dry-run      say what would be run
+    python -m experiments.paper --tables       write the tables from what there is
 
-Each variant is `dvc exp run --queue -S ...`: what it does not change is taken from DVC's cache, so that nothing is mined again
-where only the training differs. Figures are kept in experiments/results.json; what is there is not run again.
+Each variant is `dvc exp run --temp -S ...`, which is what a worker of DVC's queue does; here they run one by one in the
+foreground, as workers now and then end with the queue half done. What a variant does not change is taken as it is, so
+that nothing is mined again where only the training differs. Figures are kept in experiments/results.json; what is there
+is not run again.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import dvc.api
 from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
+from ovseg.params import read_params
 from ovseg.report.paper import TABLES, Runs, comparisons, lines, markdown
 from ovseg.report.tables import read_runs
 from ovseg.units import write_json
@@ -62,7 +65,7 @@ drawn: it can show which way a difference goes, not how large it is on photograp
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run")
     parser.add_argument("--tables", action="store_true", help="write the tables from what there is")
     chosen = parser.parse_args(arguments)
     done: Results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
@@ -80,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def command(variant: str, seed: int) -> list[str]:
-    """What queues one run."""
+    """What runs one variant, in a copy of the repository of its own."""
     seeds = (f"finetune.seed={seed}", f"prompt.seed={seed}")
     changes = [word for change in (*VARIANTS[variant], *seeds) for word in ("-S", change)]
-    return ["dvc", "exp", "run", "--queue", "--name", name(variant, seed), *changes]
+    return ["dvc", "exp", "run", "--temp", "--name", name(variant, seed), *changes]
 
 
 def name(variant: str, seed: int) -> str:
@@ -92,24 +95,19 @@ def name(variant: str, seed: int) -> str:
 
 
 def run(missing: Sequence[tuple[str, int]], done: Results) -> None:
-    """Queue and run the experiments of each seed, and keep their figures."""
-    for seed in SEEDS:
-        batch = [(variant, number) for variant, number in missing if number == seed]
-        for variant, _ in batch:
-            print(f"{name(variant, seed)}: queued", flush=True)
-            subprocess.run(["dvc", "queue", "remove", name(variant, seed)], check=False, capture_output=True)
-            subprocess.run(command(variant, seed), check=True, capture_output=True)
-        if batch:
-            subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], check=False)
-        for variant, _ in collect(batch, done):
-            print(f"{name(variant, seed)} failed; see `dvc queue logs {name(variant, seed)}`", file=sys.stderr)
+    """Run experiments one after the other, and keep the figures of each as soon as it is done."""
+    for variant, seed in missing:
+        print(f"{name(variant, seed)}: {' '.join(command(variant, seed))}", flush=True)
+        ended = subprocess.run(command(variant, seed), check=False)
+        if ended.returncode or collect([(variant, seed)], done):
+            print(f"{name(variant, seed)} failed with exit code {ended.returncode}; the others go on", file=sys.stderr)
 
 
 def collect(missing: Sequence[tuple[str, int]], done: Results) -> list[tuple[str, int]]:
     """Keep the figures of experiments that are finished; returns the others."""
     rest = []
     for variant, seed in missing:
-        found = measured(name(variant, seed))
+        found = measured(variant, seed)
         if found is None:
             rest.append((variant, seed))
         else:
@@ -118,12 +116,23 @@ def collect(missing: Sequence[tuple[str, int]], done: Results) -> list[tuple[str
     return rest
 
 
-def measured(experiment: str) -> dict[str, Any] | None:
-    """The figures of a finished experiment; None if it failed."""
+def measured(variant: str, seed: int) -> dict[str, Any] | None:
+    """The figures of a finished experiment; None if there is none of that name."""
+    if (variant, seed) == ("default", SEEDS[0]):  # what the repository holds: DVC makes no experiment without a change
+        return _of_this_run()
     try:
-        metrics = json.loads(dvc.api.read("reports/metrics.json", rev=experiment))
+        metrics = json.loads(dvc.api.read("reports/metrics.json", rev=name(variant, seed)))
     except (DvcException, SCMError, OSError):
         return None
+    return {"benchmarks": metrics["benchmarks"]}
+
+
+def _of_this_run() -> dict[str, Any]:
+    if read_params(Path("params.yaml")) != read_params(Path("recipes/demo.yaml")):
+        raise SystemExit(
+            "params.yaml is not recipes/demo.yaml; the paper's tables are of the demo: copy it, and dvc repro"
+        )
+    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
     return {"benchmarks": metrics["benchmarks"]}
 
 

@@ -42,7 +42,7 @@ def test_a_dry_run_says_every_command_and_runs_none(
     main(["--dry-run"])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 + len(SEEDS) * (len(VARIANTS) - 1)
-    assert all(line.startswith("dvc exp run --queue --name paper-") for line in said)
+    assert all(line.startswith("dvc exp run --temp --name paper-") for line in said)
     assert list(tmp_path.iterdir()) == []
 
 

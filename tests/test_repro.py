@@ -195,3 +195,22 @@ def test_the_shards_of_the_dag_pass_verify(repo: Copy) -> None:
     repo.dvc("repro")
     done = repo.run(sys.executable, "-m", "ovseg.cli.mine", "verify", "shards")
     assert "all sound" in done.stdout
+
+
+def test_a_benchmarks_missing_picture_is_counted_and_fails_the_stage_unless_it_is_allowed(repo: Copy) -> None:
+    repo.dvc("repro")
+    before = (repo.folder / "params.yaml").read_text()
+    gone = next((repo.folder / "data" / "demo" / "benchmark" / "images").iterdir())
+    kept = gone.rename(repo.folder / gone.name)
+    try:
+        for missing, code in (("error", 1), ("allow", 0)):
+            shutil.rmtree(repo.folder / "data" / "evaluate" / "all")
+            (repo.folder / "params.yaml").write_text(before.replace("missing: error", f"missing: {missing}"))
+            done = repo.run(sys.executable, "-m", "stages.evaluate", "all", check=False)
+            assert done.returncode == code, done.stderr
+            assert ("1 missing; named in data/evaluate/all/failures" in done.stderr) == (code == 1)
+            figures = json.loads((repo.folder / "reports" / "evaluate" / "all" / "metrics.json").read_text())
+            assert figures["dropped"] == {"missing": 1} and figures["pictures"] == 7
+    finally:
+        kept.rename(gone)
+        (repo.folder / "params.yaml").write_text(before)

@@ -22,7 +22,7 @@ from ovseg import fingerprint, tables
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Precision
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
-from ovseg.errors import BadItem
+from ovseg.errors import BadItem, OvsegError
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.oracles import named_masks, true_masks, true_names
 from ovseg.images import Pixels
@@ -154,6 +154,11 @@ def _models(
         one = next(iter(found.values()))
         clip = load_adapted(path, device, precision)
         check_text_tower(one.network, clip, network, path)
+        if clip.size != one.clip.size:
+            raise OvsegError(
+                f"{path} takes pictures of {clip.size} pixels, {next(iter(clips.values()))} of {one.clip.size}: models that "
+                "are compared in one run need one size; take one of them out of evaluate.models"
+            )
         found[name] = replace(one, clip=clip)
     return found
 

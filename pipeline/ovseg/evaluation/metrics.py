@@ -63,6 +63,9 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of "miou" and "miou_gt": images are drawn with replacement, `repeats` times.
 
+    A class whose true pixels are all in images that were not drawn is left out of that sample: it is not one that was only
+    guessed.
+
     Args:
         totals: of N images.
         repeats: B.
@@ -77,7 +80,8 @@ def intervals(
         return {}
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), repeats).astype(np.float64)
     right, true, guessed = (drawn @ part for part in (totals.right, totals.true, totals.guessed))
-    iou = ious(right, true, guessed)
+    lost = (totals.true.sum(0) > 0) & (true == 0)
+    iou = np.where(lost, np.nan, ious(right, true, guessed))
     values = {"miou": _means(iou), "miou_gt": _means(np.where(true > 0, iou, np.nan))}
     ends = [(1 - level) / 2, (1 + level) / 2]
     return {name: tuple(np.quantile(found[np.isfinite(found)], ends).tolist()) for name, found in values.items()}
