@@ -54,12 +54,13 @@ ONCE = ("unmasked",)  # nothing is trained: one seed
 HEAD = """# The paper's tables on the demo
 
 Made by `python -m experiments.paper`. The paper's figures (arXiv 2210.04150; Swin-B and ViT-L/14, COCO) stand beside
-ours on the drawn demo (mean and standard deviation of {seeds} seeds of both trainings; one proposal network, one
-mining). Both are mIoU in percent by OVSeg's rule (classes with true or guessed pixels), by the ensemble unless a row
-says otherwise; weight and mask threshold are chosen by the stage `tune` on held-out pictures for each model of each
-run. The demo's benchmarks stand in the roles of the paper's: `fine` A-847, `novel` PC-459, `all` A-150, `mixed`
-PC-59, `annotated` PAS-20. "undecided" means that ours is within twice its standard error. The demo is small and
-drawn: it can show which way a difference goes, not how large it is on photographs."""
+ours on the drawn demo (mean and standard deviation over the seeds of both trainings, as many as the table of variants
+says; one proposal network, one mining). Both are mIoU in percent by OVSeg's rule (classes with true or guessed
+pixels), by the ensemble unless a row says otherwise; weight and mask threshold are chosen by the stage `tune` on
+held-out pictures for each model of each run. The demo's benchmarks stand in the roles of the paper's: `fine` A-847,
+`novel` PC-459, `all` A-150, `mixed` PC-59, `annotated` PAS-20. "undecided" means that ours is within twice its
+standard error. The demo is small and drawn: it can show which way a difference goes, not how large it is on
+photographs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,9 +139,12 @@ def _of_this_run() -> dict[str, Any]:
 
 def document(runs: Runs) -> str:
     """docs/paper.md: tables, and which comparisons of the paper come out here."""
-    parts = [HEAD.format(seeds=len(SEEDS))]
-    listed = [[name, ", ".join(f"`{c}`" for c in changes) or "as they are"] for name, changes in VARIANTS.items()]
-    parts += [markdown([["variant", "parameters"], *listed])]
+    parts = [HEAD]
+    listed = [
+        [name, str(len(runs.get(name, []))), ", ".join(f"`{c}`" for c in changes) or "as they are"]
+        for name, changes in VARIANTS.items()
+    ]
+    parts += [markdown([["variant", "seeds", "parameters"], *listed])]
     for table in TABLES:
         parts += [f"## {table.title}", markdown(lines(table, runs))]
         compared = comparisons(table, runs)

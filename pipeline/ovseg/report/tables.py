@@ -51,7 +51,7 @@ def sections(this: Figures, others: Runs, demo: bool) -> list[tuple[str, str, li
                 )
             )
             if others:
-                found.append((f"{table.title}, three seeds", "By `python -m experiments.paper`.", lines(table, others)))
+                found.append((f"{table.title}, over seeds", "By `python -m experiments.paper`.", lines(table, others)))
     return found
 
 
