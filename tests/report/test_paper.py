@@ -41,6 +41,7 @@ def test_what_was_not_run_is_left_empty() -> None:
         ([0.10, 0.11, 0.12], [0.20, 0.21, 0.22], "+10.0 / +10.0: yes"),
         ([0.20, 0.21, 0.22], [0.10, 0.11, 0.12], "+10.0 / -10.0: no"),
         ([0.10, 0.20, 0.30], [0.15, 0.22, 0.26], "+10.0 / +1.0: undecided"),
+        ([0.10], [0.15, 0.22, 0.26], "+10.0 / +11.0: one seed"),
     ],
 )
 def test_a_comparison_is_decided_only_beyond_twice_its_standard_error(

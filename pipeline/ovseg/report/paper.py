@@ -160,7 +160,7 @@ def comparisons(table: Table, runs: Runs) -> list[list[str]]:
 
     Returns:
         cells, header first: the two rows, and for each column the paper's difference, ours, and "yes", "no", "undecided"
-        (ours is within twice its standard error), or "" where either is not known.
+        (ours is within twice its standard error), "one seed", or "" where either is not known.
     """
     cells = [["comparison", *(f"{column} / {ROLES[column]}" for column in table.columns)]]
     for first, second in combinations(table.rows, 2):
@@ -180,6 +180,8 @@ def _compared(a: float | None, b: float | None, ours_a: list[float], ours_b: lis
     error = sum(stdev(some) ** 2 / len(some) for some in (ours_a, ours_b) if len(some) > 1) ** 0.5
     same = "yes" if (paper > 0) == (ours > 0) else "no"
     verdict = "undecided" if abs(ours) <= 2 * error else same
+    if min(len(ours_a), len(ours_b)) == 1:
+        verdict = "one seed"
     return f"{paper:+.1f} / {ours:+.1f}: {verdict}"
 
 
