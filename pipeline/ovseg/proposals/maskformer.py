@@ -7,14 +7,13 @@ threshold; its score is the mean of the sigmoid inside.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ovseg.errors import BadItem, OvsegError
+from ovseg.errors import BadItem
 from ovseg.proposals import Picture, Proposal, Source
+from ovseg.proposals.checkpoint import load_checkpoint
 from ovseg.proposals.soft import Extent, binarise
 
 MODELS = ("maskformer", "mask2former")
@@ -32,23 +31,8 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
     Raises:
         OvsegError: transformers is not installed; the checkpoint cannot be loaded or is not a MaskFormer.
     """
-    try:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForUniversalSegmentation
-    except ImportError:
-        raise OvsegError("the proposal source 'maskformer' needs transformers: pip install 'ovseg[propose]'") from None
-    try:
-        config = AutoConfig.from_pretrained(model)
-        if config.model_type not in MODELS:
-            raise OvsegError(f"{model} is a {config.model_type}; the source 'maskformer' takes {' or '.join(MODELS)}")
-        processor = AutoImageProcessor.from_pretrained(model)
-        network, found = AutoModelForUniversalSegmentation.from_pretrained(model, output_loading_info=True)
-        network = network.to(device).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        where = "folder" if Path(model).exists() else "checkpoint (is the name right, and is there a network?)"
-        raise OvsegError(f"cannot load the {where} {model!r}: {[*str(error).splitlines(), error][0]}") from None
-    absent = sorted(found["missing_keys"])
-    if absent:  # transformers would leave them random
-        raise OvsegError(f"the weights of {model!r} lack {len(absent)} keys, among them {', '.join(absent[:5])}")
+    network, processor = load_checkpoint(model, "maskformer", MODELS, "AutoModelForUniversalSegmentation")
+    network = network.to(device)
 
     @torch.inference_mode()
     def source(picture: Picture) -> Iterator[Proposal | BadItem]:
