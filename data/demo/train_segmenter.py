@@ -1,4 +1,4 @@
-"""Train the demo's proposal network: `python -m data.demo.train_segmenter` (about 25 minutes on two cores).
+"""Train the demo's proposal network: `python -m data.demo.train_segmenter` (34 minutes on one core).
 
 Frozen stage `segmenter` of data/demo/dvc.yaml: its result is committed in half precision, and the demo's own stage
 `segmenter` passes it through. It sees the annotated masks of the train split alone.
