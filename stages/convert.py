@@ -1,0 +1,19 @@
+"""Stage `convert` of data/*/dvc.yaml: a benchmark from the official release of a data set."""
+
+import sys
+from pathlib import Path
+
+from ovseg.datasets.official import convert
+from ovseg.params import Params
+from ovseg.runtime import from_environment
+from stages._run import run_stage
+
+
+def main(_: Params) -> None:
+    """`python -m stages.convert DATASET BENCHMARK` writes data/benchmarks/BENCHMARK."""
+    dataset, name = sys.argv[1:]
+    convert(name, Path("data", dataset), Path("data/benchmarks", name), workers=from_environment().workers)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,24 @@
+"""Stage `download` of data/*/dvc.yaml: archives of one part of a data set, and a receipt of them."""
+
+import os
+import sys
+from pathlib import Path
+
+from ovseg.datasets.fetch.parts import fetch
+from ovseg.datasets.fetch.releases import parts_of
+from ovseg.datasets.fetch.status import state, table
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(_: Params) -> None:
+    """`python -m stages.download DATASET PART` writes data/DATASET/receipts/PART.json."""
+    dataset, name = sys.argv[1:]
+    home = Path("data", dataset)
+    for part in parts_of(dataset, (name,)):
+        print(table([state(part, home)], home), file=sys.stderr, flush=True)
+        fetch(part, home, os.environ.get("OVSEG_MIRROR"))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,21 @@
+"""Stage `verify` of data/*/dvc.yaml: one part of a data set unpacked, checked, and listed in a manifest."""
+
+import os
+import sys
+from pathlib import Path
+
+from ovseg.datasets.fetch.parts import verify
+from ovseg.datasets.fetch.releases import parts_of
+from ovseg.params import Params
+from stages._run import run_stage
+
+
+def main(_: Params) -> None:
+    """`python -m stages.verify DATASET PART` writes data/DATASET/manifests/PART.tsv."""
+    dataset, name = sys.argv[1:]
+    for part in parts_of(dataset, (name,)):
+        verify(part, Path("data", dataset), keep_archives="OVSEG_KEEP_ARCHIVES" in os.environ)
+
+
+if __name__ == "__main__":
+    run_stage(main)
