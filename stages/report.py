@@ -16,6 +16,7 @@ from ovseg.report.plots import distributions, write_benchmark_rows, write_class_
 from ovseg.report.quality import noun_quality, pair_quality
 from ovseg.report.summary import collect
 from ovseg.report.tables import read_runs, sections, write_tables
+from ovseg.report.zero_shot import section, zero_shot
 from ovseg.runtime import from_environment
 from ovseg.segmentation.segmenter import Segmenter
 from stages._evaluate import MODELS, NETWORK, options
@@ -42,19 +43,24 @@ def main(params: Params) -> None:
         name: json.loads((REPORTS / name / "metrics.json").read_text()) for name in ("segmenter", "finetune", "prompt")
     }
     metrics["benchmarks"] = trimmed(benchmarks)
-    (REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    folder = Path(params.evaluate.folder)
     first, last, shown = params.evaluate.models[0], params.evaluate.models[-1], params.report.benchmark
+    seen = zero_shot(DATA / "pairs", NETWORK, folder, DATA / "evaluate", list(benchmarks), last, plots)
+    metrics["zero_shot"] = seen
+    (REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     (REPORTS / "summary.json").write_text(json.dumps(summary(metrics, last), indent=1) + "\n", encoding="utf-8")
 
     write_benchmark_rows(benchmarks, plots)
     classes = write_class_rows(REPORTS / "evaluate" / shown, f"{first}/ensemble", f"{last}/ensemble", plots)
     tables = sections(found, read_runs(RUNS), demo=set(ROLES.values()) == set(benchmarks))
+    tables.insert(1, section(seen))
     write_tables(REPORTS / "tables.md", tables)
     segmenters: dict[str, Segmenter] = {model: _segmenter(params, model) for model in dict.fromkeys((first, last))}
-    benchmark = read_benchmark(Path(params.evaluate.folder) / shown)
+    benchmark = read_benchmark(folder / shown)
     overlays = write_overlays(segmenters, benchmark, REPORTS / "overlays", params.report.pictures)
     shown_charts = charts(benchmarks, shown, classes, first, last)
-    write_page(REPORTS / "index.html", LEAD, facts_of(metrics, first, last, shown), shown_charts, overlays, tables)
+    facts = facts_of(metrics, first, last, shown)
+    write_page(REPORTS / "index.html", LEAD, facts, shown_charts, overlays, tables, unfolded=2)
 
 
 def _mined(params: Params) -> dict[str, object]:

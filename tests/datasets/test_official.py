@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
+from ovseg.cli import app
 from ovseg.datasets import official
 from ovseg.datasets.ade20k import read_index, read_seg, shrink
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.datasets.classes import HERE, Class, read_classes
-from ovseg.datasets.official import BENCHMARKS, convert
+from ovseg.datasets.official import BENCHMARKS, convert, published
 from ovseg.datasets.pascal_context import palette
 from ovseg.errors import OvsegError
 from tests.conftest import SHARED
@@ -499,6 +501,53 @@ def test_a_json_that_is_missing_or_broken_drops_its_picture(tmp_path: Path) -> N
     (folder / "b.json").write_text('{"annotation": {"object": [3]}}')
     counts = converted("ade847", tmp_path, tmp_path / "out")[1]
     assert counts["pictures"] == counts["dropped.missing"] == counts["dropped.bad_json"] == 1
+
+
+# what is counted -----------------------------------------------------------------------------------------------------
+
+
+def test_counts_are_written_beside_the_published_ones_and_stay_when_it_runs_again(six: Path) -> None:
+    """counts.json is part of the benchmark, so it does not tell how often the conversion ran."""
+    first = convert("ade150", six, six / "out")
+    written = (six / "out" / "counts.json").read_bytes()
+    second = convert("ade150", six, six / "out")
+    assert (first["reused"], second["reused"]) == (0, 6) and (six / "out" / "counts.json").read_bytes() == written
+    pixels = 6 * SIZE[0] * SIZE[1]
+    assert json.loads(written) == {
+        "pictures": 6, "classes": 7, "pixels": pixels, "ignored_pixels": 0, "published": {"pictures": 6, "classes": 150},
+    }  # fmt: skip
+
+
+def test_counts_are_of_the_pictures_that_are_kept(six: Path) -> None:
+    damage(six)
+    convert("ade150", six, six / "out", allow_missing=True)
+    found = json.loads((six / "out" / "counts.json").read_text())
+    assert (found["pictures"], found["classes"], found["dropped.missing"]) == (1, 2, 2)
+    assert found["published"]["pictures"] == 6
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_what_was_published_is_said_for_every_benchmark(name: str) -> None:
+    """Of the 459 classes of Pascal Context, 345 occur in the 5,104 pictures."""
+    classes, pictures, _ = PUBLISHED[name]
+    assert published(name) == {"pictures": pictures, "classes": 345 if name == "pc459" else classes}
+
+
+def test_the_command_prints_the_counts_beside_the_published_ones(
+    six: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ovseg", "convert-benchmark", "ade150", str(six), str(six / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        app.main()
+    assert not stopped.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert str(six / "out") in lines
+    table = lines[lines.index(str(six / "out")) + 1 :]
+    assert [line.split() for line in table] == [
+        ["here", "published"], ["pictures", "6", "6"], ["classes", "7", "150"], ["pixels", "1,440"],
+        ["ignored", "pixels", "0"], ["reused", "0"],
+    ]  # fmt: skip
+    assert len({len(line) for line in table[:3]}) == 1  # numbers stand below each other
 
 
 # starting again ------------------------------------------------------------------------------------------------------

@@ -37,6 +37,15 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(tmp_path: Pat
     assert page.count("<details>") == 1
 
 
+def test_only_the_first_tables_are_unfolded(tmp_path: Path) -> None:
+    charts = [("Chart", "sentence", bars([("a", [("x", 0.5)])]))]
+    some = [(title, "s", [["a"], ["b"]]) for title in ("First", "Second", "Third")]
+    write_page(tmp_path / "index.html", "lead", {}, charts, [], some, unfolded=2)
+    page = (tmp_path / "index.html").read_text()
+    assert "<h3>First</h3>" in page and "<h3>Second</h3>" in page and "<summary>Third</summary>" in page
+    assert page.count("<details>") == 1
+
+
 def test_paint_mixes_each_classes_colour_and_greys_what_is_no_class() -> None:
     pixels = np.full((4, 6, 3), 100, np.uint8)
     labels = np.zeros((4, 6), np.uint16)

@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -25,8 +25,9 @@ from ovseg.datasets.release import UNFINISHED, Item, Official, place, read_file,
 from ovseg.errors import BadItem, OvsegError, enough_space
 from ovseg.images import decode_image, decode_labels, safe_path
 from ovseg.progress import Progress
+from ovseg.units import write_json
 
-IMAGES, DROPPED, BEGUN, UNSCORED = "images", "dropped.tsv", "begun", "unscored"
+IMAGES, DROPPED, COUNTS, BEGUN, UNSCORED = "images", "dropped.tsv", "counts.json", "begun", "unscored"
 
 BENCHMARKS: dict[str, Official] = {
     "ade150": ade20k.ADE150,
@@ -65,7 +66,8 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
     """Convert an official release. Its pictures stay where they are, except those of ade847.
 
     Pictures that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
-    A killed conversion continues: finished labels are kept while they are newer than what they were made of.
+    A killed conversion continues: finished labels are kept while they are newer than what they were made of. counts.json
+    holds what is returned but for `reused`, and what was published.
 
     Args:
         name: of BENCHMARKS.
@@ -101,9 +103,27 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
                 outcomes.append(one)
         _check(name, outcomes, out / DROPPED, allow_missing)
         write_table(out / ITEMS, ("image", "label"), [one.cells for one in outcomes if one.good])
+        counts = _counts(outcomes)
+        lasting = {what: number for what, number in counts.items() if what != "reused"}  # the same however often it ran
+        write_json(out / COUNTS, {**lasting, "published": published(name)})
         _finish(official, classes, out / IMAGES if official.short_side else found["images"], out)
     progress.finish(out)
-    return _counts(outcomes)
+    return counts
+
+
+def published(name: str) -> dict[str, int]:
+    """How many `pictures` and, among them, `classes` that occur a benchmark has, as its makers or its users published it."""
+    official = BENCHMARKS[name]
+    return {"pictures": official.pictures, "classes": official.occurring or len(read_classes(HERE / f"{name}.json"))}
+
+
+def beside_published(name: str, counts: Mapping[str, int]) -> str:
+    """What `convert` returned as a table for people, with the published numbers beside it."""
+    known = {what: f"{number:,}" for what, number in published(name).items()}
+    rows = [("", "here", "published")]
+    rows += [(what.replace("_", " ").replace(".", " "), f"{n:,}", known.get(what, "")) for what, n in counts.items()]
+    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{a:<{first}}  {b:>{second}}  {c:>{third}}".rstrip() for a, b, c in rows)
 
 
 def _begin(out: Path, key: str) -> None:

@@ -154,5 +154,6 @@ CONTEXT459 = Official(
         "list": ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt"),
     },
     extra={"names": ("labels.txt",), "names59": ("59_labels.txt",)},
+    occurring=345,
 )
-CONTEXT59 = replace(CONTEXT459, items=context59, ignore=255)
+CONTEXT59 = replace(CONTEXT459, items=context59, ignore=255, occurring=None)

@@ -55,6 +55,7 @@ class Official:
         parts: paths below such a folder that each part may have; the first that exists is taken.
         extra: the same for parts that may be missing.
         short_side: larger pictures are brought down to this, and written again.
+        occurring: how many of its classes have a pixel, where that is known not to be all.
     """
 
     items: Callable[[Found, Sequence[Class], int], Iterator[Item]]
@@ -66,6 +67,7 @@ class Official:
     parts: Mapping[str, tuple[str, ...]]
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     short_side: int | None = None
+    occurring: int | None = None
 
     def locate(self, root: Path) -> Found:
         """Where the parts are below `root`, the folder that the release was unpacked in, or the release's own.

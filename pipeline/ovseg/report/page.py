@@ -26,6 +26,7 @@ def write_page(
     charts: Sequence[tuple[str, str, str]],
     overlays: Sequence[Path],
     tables: Sequence[tuple[str, str, list[list[str]]]],
+    unfolded: int = 1,
 ) -> None:
     """Write the page.
 
@@ -35,11 +36,12 @@ def write_page(
         facts: value of each name, shown large.
         charts: title, a sentence, and an `<svg>` element.
         overlays: pictures.
-        tables: title, a sentence, and cells with their header; all but the first are folded.
+        tables: title, a sentence, and cells with their header.
+        unfolded: how many of the tables, the first ones, are not folded.
     """
     first, *others = charts
     body = [_chart(*first), _gallery(overlays), *(_chart(*chart) for chart in others), "<h2>Tables</h2>"]
-    body += [_table(*table, folded=i > 0) for i, table in enumerate(tables)]
+    body += [_table(*table, folded=i >= unfolded) for i, table in enumerate(tables)]
     told = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in facts.items())
     page = Template(resources.files(__package__).joinpath("index.html").read_text(encoding="utf-8"))
     path.write_text(page.substitute(lead=lead, facts=told, body="\n".join(body)), encoding="utf-8")
