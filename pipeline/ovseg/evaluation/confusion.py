@@ -29,26 +29,33 @@ def confusion(
     """
     starts = _starts(truth.ravel(), guess.ravel())
     lengths = np.diff(starts, append=truth.size)
-    of_truth, of_guess = truth.ravel()[starts].astype(np.int64), guess.ravel()[starts].astype(np.int64)
+    of_truth, of_guess = truth.take(starts), guess.take(starts)
     scored = of_truth != ignore
-    true, of_truth = _few(of_truth[scored])
-    guessed, of_guess = _few(of_guess[scored])
-    pixels = np.bincount(of_truth * len(guessed) + of_guess, lengths[scored], len(true) * len(guessed)).astype(np.int64)
+    true, rows = _few(of_truth[scored])
+    guessed, columns = _few(of_guess[scored])
+    pixels = np.bincount(rows * len(guessed) + columns, lengths[scored], len(true) * len(guessed)).astype(np.int64)
     cells = (true[:, None] * (classes + 1) + guessed).ravel()
     return cells[pixels > 0], pixels[pixels > 0]
 
 
 def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
-    """Where a run of equal pairs begins."""
-    change = truth[1:] != truth[:-1]
-    change |= guess[1:] != guess[:-1]
-    return np.concatenate([[0], np.flatnonzero(change) + 1])
+    """Where a run of equal pairs begins, int64."""
+    begins = np.zeros(truth.size + -truth.size % 8, bool)
+    begins[0] = True
+    inner = begins[1 : truth.size]
+    np.not_equal(truth[1:], truth[:-1], out=inner)
+    inner |= guess[1:] != guess[:-1]
+    eights = begins.view(np.uint64)  # most are 0: looking for the others first is twice as fast as np.flatnonzero(begins)
+    some = np.flatnonzero(eights != 0)
+    within = np.flatnonzero(eights[some].view(bool))
+    starts: Ints = some[within >> 3] * 8 + (within & 7)
+    return starts
 
 
-def _few(values: Ints) -> tuple[Ints, Ints]:
+def _few(values: NDArray[np.integer]) -> tuple[Ints, Ints]:
     """The values that occur, ascending, and the place of each among them; of few small numbers, so without sorting."""
     there = np.bincount(values) > 0
-    return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
+    return np.flatnonzero(there), (np.cumsum(there) - 1).take(values)
 
 
 @dataclass(frozen=True)
