@@ -55,7 +55,7 @@ def test_the_demo_recipe_is_the_default() -> None:
         ("score", "top_k", True, "score.top_k=True is not allowed"),
         ("crop", "antialias", "yes", "crop.antialias='yes' is not allowed"),
         ("select", "min_similarty", 0.2, "unknown key 'select.min_similarty'; known: rule, min_similarity"),
-        ("selct", "rule", "best", "unknown key 'selct'; known: demo, clip"),
+        ("selct", "rule", "best", "unknown key 'selct'; known: demo, data, clip"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(

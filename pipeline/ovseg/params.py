@@ -1,6 +1,6 @@
 """A typed, strict view of params.yaml: an unknown key, a wrong type or a value out of range is an error that names it.
 
-One section for each stage, with the stage's name, and three that stages share: `demo`, `clip` and `crop`.
+One section for each stage, with the stage's name, and some that stages share.
 """
 
 from __future__ import annotations
@@ -31,6 +31,21 @@ class Demo(_Section):
     """images for choosing thresholds and weights"""
     benchmark: Count
     """images for the benchmarks"""
+
+
+class Data(_Section):
+    """What DVC follows to see that a data set has changed: the manifests that data/<dataset>/dvc.yaml makes, or the data."""
+
+    pictures: str
+    """of what is mined"""
+    captions: str
+    """of these pictures"""
+    annotated: str
+    """segmenter.annotations and propose.annotations"""
+    masks: str
+    """propose.path, heldout.truth and report.truth"""
+    heldout: str
+    """held-out pictures"""
 
 
 class Clip(_Section):
@@ -290,6 +305,7 @@ class Params(_Section):
     """The whole of params.yaml."""
 
     demo: Demo
+    data: Data
     clip: Clip
     crop: Crop
     index: Index

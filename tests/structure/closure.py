@@ -70,7 +70,9 @@ def _with_deps(stage: str) -> str:
     if found is None or found[1] in FETCHES:
         return stage
     script = found[1] if found[1].endswith(".py") else found[1].replace(".", "/") + ".py"
-    lines = [line for line in stage.splitlines(keepends=True) if not re.match(r"      - (pipeline|stages)/[^$]*$", line)]
+    lines = [
+        line for line in stage.splitlines(keepends=True) if not re.match(r"      - (pipeline|stages)/[^$]*$", line)
+    ]
     lines = [line for line in lines if line != f"      - {script}\n"]
     after = 1 + max(
         i for i, line in enumerate(lines[: _end(lines)]) if line == "    deps:\n" or line.startswith("      - ")

@@ -23,6 +23,7 @@ FLOORS = (
         "units",
         "progress",
         "runtime",
+        "weights",
     },
     {"clip", "proposals", "datasets"},
     {"mining", "training", "segmentation"},

@@ -25,7 +25,7 @@ from ovseg.datasets.coco import open_coco
 from ovseg.errors import OvsegError
 from ovseg.mining.propose import pictures
 from ovseg.proposals import Picture
-from ovseg.proposals.annotated import CLASSES
+from ovseg.proposals.annotated import class_table
 from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
 from ovseg.runtime import Runtime
 from ovseg.training.annotated import Annotated, Scene, scenes
@@ -161,7 +161,7 @@ def vocabulary(annotations: Path, scratch: Path) -> list[str]:
         OvsegError: there are none.
     """
     if annotations.is_dir():
-        return [one.names[0] for one in read_classes(annotations / CLASSES) if one.seen]
+        return [one.names[0] for one in read_classes(class_table(annotations)) if one.seen]
     records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
     names = [str(record["name"]) for record in records]
     if not names or len(set(names)) < len(names):

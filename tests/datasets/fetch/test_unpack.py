@@ -20,7 +20,7 @@ from tests.datasets.fetch.conftest import tarred, zipped
 FILES = {f"pictures/{i:03}.jpg": os.urandom(2_000) for i in range(50)}
 MANY = 10**9
 Pack = Callable[[Mapping[str, bytes]], bytes]
-KINDS = {"zip": zipped, "tar": tarred, "tar.gz": lambda files: tarred(files, "w:gz")}
+KINDS: dict[str, Pack] = {"zip": zipped, "tar": tarred, "tar.gz": lambda files: tarred(files, "w:gz")}
 
 
 def _unpack(data: bytes, home: Path, most: int = MANY) -> Manifest:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -82,6 +83,9 @@ def _continue(session: requests.Session, url: str, part: Path, size: int | None,
     headers = {"Accept-Encoding": "identity"}
     headers |= {"Range": f"bytes={begun}-", "If-Range": about["version"]} if begun else {}
     with session.get(url, stream=True, timeout=(timeout, timeout), headers=headers) as answer:
+        if answer.status_code == 416:  # more is there than the server has
+            part.unlink()
+            return False
         _check(answer, url, part)
         begun = begun if answer.status_code == 206 else 0
         total = begun + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
@@ -124,9 +128,9 @@ def _about(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _read_about(part: Path) -> dict[str, str]:
+def _read_about(part: Path) -> dict[str, Any]:
     try:
-        found: dict[str, str] = json.loads(_about(part).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(_about(part).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found
