@@ -37,6 +37,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("work")
     monkeypatch.setenv("OVSEG_WORK", str(folder))
     for name in (
+        "OVSEG_OFFLINE",
+        "OVSEG_MIRROR",
         "OVSEG_DEVICE",
         "OVSEG_WORKERS",
         "OVSEG_BATCH_SIZE",

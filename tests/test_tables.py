@@ -75,3 +75,14 @@ def test_the_fingerprint_is_that_of_every_part(tmp_path: Path) -> None:
         found.append(tables.fingerprint(tmp_path, "nouns"))
     assert len(set(found)) == 3
     assert tables.read_account(tmp_path) == {} and tables.read_counts(tmp_path) == {}
+
+
+def test_a_part_says_which_models_made_it_and_need_not(tmp_path: Path) -> None:
+    """What is said is kept as it is; without it a part has the bytes that it always had, and reads as before."""
+    told, plain, before = (tmp_path / name for name in ("told.parquet", "plain.parquet", "before.parquet"))
+    tables.write_part(told, "nouns", [NOUN], "f", {"ovseg.clip": '{"model": "m"}'})
+    tables.write_part(plain, "nouns", [NOUN], "f", {})
+    tables.write_part(before, "nouns", [NOUN], "f")
+    assert tables.check_part(told, "nouns")["ovseg.clip"] == '{"model": "m"}'
+    assert "ovseg.clip" not in tables.check_part(plain, "nouns") and plain.read_bytes() == before.read_bytes()
+    assert tables.read_part(told, "nouns").to_pylist() == tables.read_part(before, "nouns").to_pylist() == [NOUN]

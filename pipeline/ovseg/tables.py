@@ -8,7 +8,7 @@ height in pixels; similarity is a cosine in [-1, 1].
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,24 @@ SCHEMAS = {
 }
 
 
-def write_part(path: Path, name: str, rows: list[dict[str, Any]] | pa.Table, fingerprint: str) -> None:
-    """Write one part of the table called `name`; the same rows always give the same bytes."""
-    schema = SCHEMAS[name].with_metadata(
-        {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
-    )
+def write_part(
+    path: Path,
+    name: str,
+    rows: list[dict[str, Any]] | pa.Table,
+    fingerprint: str,
+    made_with: Mapping[str, str] | None = None,
+) -> None:
+    """Write one part of the table called `name`; the same rows always give the same bytes.
+
+    Args:
+        path: of the Parquet file.
+        name: key of `SCHEMAS`.
+        rows: of the table.
+        fingerprint: of all that they depend on.
+        made_with: what models made them ("ovseg.clip", "ovseg.network"), for the file's metadata; see `weights.Weights`.
+    """
+    about = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
+    schema = SCHEMAS[name].with_metadata({**about, **(made_with or {})})
     table = rows.cast(SCHEMAS[name]) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMAS[name])
     pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")
 

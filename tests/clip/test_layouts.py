@@ -98,6 +98,25 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, known: str) -> None:
         convert_clip(tmp_path / "x.pt", known, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((768, 3, 16, 16), "is not a ViT-B-16-quickgelu: missing"),
+        ((32, 3, 8, 8), "is neither .* give its open_clip name"),
+    ],
+)
+def test_a_released_model_is_told_by_its_sizes(tmp_path: Path, shape: tuple[int, ...], said: str) -> None:
+    path = _write(tmp_path / "x.pt", {"visual.conv1.weight": torch.zeros(shape)})
+    with pytest.raises(OvsegError, match=said):
+        convert_clip(path, None, tmp_path / "out")
+
+
+def test_a_checkpoint_in_the_older_format_of_torch_is_read(tmp_path: Path, known: str) -> None:
+    torch.save(_state(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    convert_clip(tmp_path / "old.pt", known, tmp_path / "out")
+    assert load_adapted(tmp_path / "out").prompts is None
+
+
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match="knows no model 'ViT-Z'"):
         convert_clip(tmp_path / "x.pt", "ViT-Z", tmp_path / "out")

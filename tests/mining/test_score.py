@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg import masks, tables
+from ovseg import fingerprint, masks, tables
 from ovseg.clip.load import load_clip
 from ovseg.crops import fill_colour, region
 from ovseg.mining.score import DIGITS, rank, representatives, score_nouns
 from ovseg.runtime import Runtime
 from ovseg.vocabulary import embed
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
+from tests.towers import save
 
 Row = dict[str, Any]
 
@@ -200,3 +202,28 @@ def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path
     (folder.parent / "published").unlink()  # as if it were still at work
     scored(mined, tiny_clip, tmp_path / "two", runtime, templates="none")
     assert digests(folder) == before
+
+
+def test_the_table_says_which_weights_scored_it(mined: Mined, tiny_clip: Path) -> None:
+    for part in tables.parts(mined.candidates):
+        found = json.loads(tables.check_part(part, "candidates")["ovseg.clip"])
+        assert found["sha256"] == fingerprint.of_file(tiny_clip / "open_clip_model.safetensors")
+        assert found["model"] == f"local-dir:{tiny_clip}" and found["base"] is None
+
+
+@pytest.mark.parametrize("name", ["siglip", "convnext", "native average"])
+def test_towers_of_other_makes_score_too(name: str, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
+    """By the formula, with the background in the mean colour of their own normalisation."""
+    clip = load_clip(f"local-dir:{save(name, tmp_path / 'clip')}")
+    scored(mined, tmp_path / "clip", tmp_path / "out", runtime)
+    colour = fill_colour("mean", clip.mean.tolist())
+    assert colour is not None and colour.tolist() == [128, 128, 128]
+    files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
+    regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
+    for row in list(tables.rows(tmp_path / "out", "candidates"))[::7]:
+        found = regions[row["image_id"], row["proposal"]]
+        pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
+        mask = masks.decode(found["rle"], HEIGHT, WIDTH)
+        crop = region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        text = embed([row["noun"]], clip.encode_texts, "vild", 1)
+        assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)

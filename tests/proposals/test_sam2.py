@@ -90,7 +90,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(sam: Path, tmp_path: Path) -
 
 
 def test_what_is_no_sam_is_said_in_one_line(sam: Path, tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match=r"cannot load the checkpoint \(is the name right"):
+    with pytest.raises(OvsegError, match=r"gone' is neither a folder nor a name on the Hub"):
         sam2(str(tmp_path / "gone"), 100, "cpu")
     (tmp_path / "empty").mkdir()
     with pytest.raises(OvsegError, match="cannot load the folder"):

@@ -8,13 +8,18 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.data import data
 from ovseg.cli.entry import run_app
+from ovseg.cli.plan import plan
 
 app = typer.Typer(
     help="Segment pictures with any words; pass on adapted CLIPs. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(data, name="data")
 
 
 class Classifier(StrEnum):  # noqa: D101
@@ -96,11 +101,10 @@ def convert_benchmark(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Use what there is of a release.")] = False,
 ) -> None:
     """Bring an official release into the benchmark layout (docs/benchmarks.md). Stopped, it goes on where it was."""
-    from ovseg.datasets.official import convert
+    from ovseg.datasets.official import beside_published, convert
 
     counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)
-    said = ", ".join(f"{number:,} {what.replace('_', ' ').replace('.', ' ')}" for what, number in counts.items())
-    typer.echo(f"{out}: {said}")
+    typer.echo(f"{out}\n{beside_published(name, counts)}")
 
 
 @app.command()
@@ -118,16 +122,30 @@ def export_clip(
 
 @app.command()
 def convert_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="A CLIP checkpoint that OVSeg's authors released.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A CLIP or a segmenter that OVSeg's authors released.")],
     out: Out,
-    model: Annotated[str, typer.Option(help="Its open_clip name.")] = "ViT-L-14-quickgelu",
+    model: Annotated[
+        str | None, typer.Option(help="open_clip name of the CLIP; by default told from its sizes.")
+    ] = None,
 ) -> None:
-    """Read a released OVSeg CLIP, mask prompts included, into a folder that everything here loads."""
-    from ovseg.clip.convert import convert_clip
+    """Read a released OVSeg CLIP, mask prompts included, into a folder that everything here loads.
 
-    convert_clip(checkpoint, model, out)
-    typer.echo(f"{out} is ready: clip.model=local-dir:{out}")
+    Of a released segmenter both its proposal network and its CLIP are read, into OUT/segmenter and OUT/clip.
+    """
+    from ovseg.clip.convert import convert_clip, read_state
+    from ovseg.proposals.convert import CLIP, SEGMENTER, convert_segmenter, is_segmenter
 
+    if is_segmenter(read_state(checkpoint)):
+        convert_segmenter(checkpoint, model, out)
+        typer.echo(
+            f"{out} is ready: ovseg segment PICTURES --network {out / SEGMENTER} --clip {out / CLIP} --names ..."
+        )
+    else:
+        convert_clip(checkpoint, model, out)
+        typer.echo(f"{out} is ready: clip.model=local-dir:{out}")
+
+
+app.command()(plan)
 
 if __name__ == "__main__":
     main()

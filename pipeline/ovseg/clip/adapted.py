@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovseg.clip.card import write_card
-from ovseg.clip.load import Clip, Precision, load_clip, weights_fingerprint
+from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.clip.pretrained import identify, weights_fingerprint
 from ovseg.clip.prompts import resize_prompts, seams
 from ovseg.clip.save import model_config, save_clip
 from ovseg.errors import OvsegError
 from ovseg.units import write_json
+from ovseg.weights import offline_kept
 
 PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"
 
@@ -83,7 +85,8 @@ def save_adapted(
         network: open_clip's model.
         config: the config it was built from.
         prompts: `[depth, patches, width]`, or None.
-        provenance: what the weights were made from; see `provenance.json`.
+        provenance: what the weights were made from: "base", which weights exactly (`weights.Weights`), their fingerprint
+            and licence, and "steps".
         folder: made if needed.
         tokenizer: open_clip's; one of transformers has files of its own, which are written too.
         dtype: as in `save_clip`.
@@ -114,13 +117,29 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     local = Path(model[10:]) if model.startswith("local-dir:") else None
     clip = load_adapted(local) if local else load_clip(model, pretrained)
     origin = {
-        "model": model,
-        "pretrained": pretrained,
+        **asdict(identify(model, pretrained)),
         "weights": weights_fingerprint(model, pretrained),
         "licence": licence,
     }
+    with offline_kept():
+        config = model_config(model)
     provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
-    save_adapted(clip.model, model_config(model), clip.prompts, provenance, folder, clip.tokenizer)
+    save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer)
+
+
+def made_with(model: str, pretrained: str | None) -> dict[str, str]:
+    """For the metadata of a table that a CLIP makes: its `Weights` as JSON, and "base", what its folder was made from.
+
+    Args:
+        model, pretrained: as for `load_clip`.
+
+    Raises:
+        OvsegError: as `locate`.
+    """
+    about: dict[str, Any] = asdict(identify(model, pretrained))
+    if model.startswith("local-dir:"):
+        about["base"] = read_provenance(Path(model[10:])).get("base")
+    return {"ovseg.clip": json.dumps(about, sort_keys=True)}
 
 
 def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:

@@ -17,8 +17,8 @@ def write_card(folder: Path, provenance: Mapping[str, Any], prompted: bool) -> N
 
     Args:
         folder: of the model.
-        provenance: "base" {model, pretrained, weights, licence} and "steps", each {stage, shards, mask_source,
-            mask_licence, recipe}.
+        provenance: "base" {model, pretrained, weights, licence, and where known source, revision, sha256}, and "steps",
+            each {stage, shards, mask_source, mask_licence, recipe}.
         prompted: whether mask prompts lie beside the weights.
     """
     base = provenance.get("base", {})
@@ -42,10 +42,15 @@ def write_card(folder: Path, provenance: Mapping[str, Any], prompted: bool) -> N
         else "There are no mask prompts.", "",
         "## Made from", "",
         f"- base: `{base.get('model', 'not stated')}`, weights `{base.get('pretrained') or base.get('weights')}`, "
-        f"licence: {base.get('licence') or 'not stated'}",
+        f"licence: {base.get('licence') or 'not stated'}{_exactly(base)}",
         *(_step(step) for step in steps), "",
     ]  # fmt: skip
     (folder / CARD).write_text("\n".join(text), encoding="utf-8")
+
+
+def _exactly(base: Mapping[str, Any]) -> str:
+    said = [f"{name} `{base[name]}`" for name in ("source", "revision", "sha256") if base.get(name)]
+    return "".join(f", {one}" for one in said)
 
 
 def _step(step: Mapping[str, Any]) -> str:

@@ -7,17 +7,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
 import open_clip
 import torch
+from open_clip.transformer import AttentionalPooler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ovseg import crops, fingerprint
-from ovseg.clip.names import RANDOM, SCHEMAS
+from ovseg import crops, weights
+from ovseg.clip.names import SCHEMAS
+from ovseg.clip.pretrained import Located, locate
 from ovseg.clip.prompts import inserted
 from ovseg.errors import OvsegError
 
@@ -106,26 +107,21 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
         precision: "bf16" halves memory and, where the processor has units for it, more than halves the time.
 
     Raises:
-        OvsegError: unknown name or tag, missing file, missing or extra keys, activation other than the weights'.
+        OvsegError: unknown name or tag, missing file, missing or extra keys, activation other than the weights'; no
+            network where something has to be downloaded, or `OVSEG_OFFLINE=1`; pictures that are not square.
     """
-    if pretrained is None and not model.startswith(SCHEMAS):
-        raise OvsegError(f"clip.pretrained is not given for {model!r}: a tag of open_clip, a file, or {RANDOM!r}")
-    network = _create(model, pretrained, device, precision)
-    try:
-        with _quiet():
-            tokenizer = open_clip.get_tokenizer(model)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise OvsegError(f"cannot load the tokenizer of {model}: {_short(error)}") from None
+    network = _create(model, locate(model, pretrained), device, precision)
+    tokenizer = _tokenizer(model)
     network.eval().requires_grad_(False)
     visual: Any = network.visual
-    size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
+    size = _side(model, visual)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if device == "cpu":
         _keep_freed_memory()
     with torch.inference_mode():
         width = network.encode_image(torch.zeros(1, 3, size, size, device=device, dtype=dtype)).shape[-1]  # type: ignore[operator]
     return Clip(
-        model=network, tokenizer=tokenizer, size=int(size),
+        model=network, tokenizer=tokenizer, size=size,
         mean=torch.tensor(visual.image_mean, device=device), std=torch.tensor(visual.image_std, device=device),
         width=int(width), dtype=dtype,
     )  # fmt: skip
@@ -143,52 +139,42 @@ def _keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def weights_fingerprint(model: str, pretrained: str | None) -> str:
-    """What identifies a CLIP's weights: the content of a local file or folder, else the name and tag."""
-    if model.startswith("local-dir:") and Path(model[10:]).is_dir():
-        return fingerprint.of_path(Path(model[10:]))
-    if pretrained and Path(pretrained).is_file():
-        return fingerprint.of(model=model, file=fingerprint.of_file(Path(pretrained)))
-    return fingerprint.of(model=model, pretrained=pretrained)
-
-
-def _create(model: str, pretrained: str | None, device: str, precision: Precision) -> nn.Module:
-    tag = None if pretrained == RANDOM else pretrained
-    if not model.startswith(SCHEMAS) and open_clip.get_model_config(model) is None:
-        near = [name for name in open_clip.list_models() if name[:5].lower() == model[:5].lower()]
-        raise OvsegError(f"open_clip knows no model {model!r}; near it: {', '.join(near[:12]) or 'none'}")
-    if model.startswith("local-dir:"):
-        _check_folder(Path(model[10:]))
-    elif tag and not Path(tag).is_file() and tag not in (tags := open_clip.list_pretrained_tags_by_model(model)):
-        raise OvsegError(f"{tag!r} is neither a file nor a tag of {model} (tags: {', '.join(tags) or 'none'})")
-    if tag and not Path(tag).is_file() and not model.startswith(SCHEMAS):
-        _check_activation(model, tag)
+def _create(model: str, found: Located, device: str, precision: Precision) -> nn.Module:
+    # a repository of the Hub is loaded as the folder that it is in the cache: nothing is asked for a second time
+    name = f"local-dir:{found.path.parent}" if found.path and model.startswith("hf-hub:") else model
+    file = None if found.path is None or name.startswith(SCHEMAS) else str(found.path)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with _quiet(), weights.offline_kept(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network: nn.Module = open_clip.create_model(
-                model, pretrained=tag, precision=precision, device=device, require_pretrained=pretrained != RANDOM
-            )
+                name, pretrained=file, precision=precision, device=device, require_pretrained=found.path is not None,
+                force_preprocess_cfg=found.preprocess, pretrained_text=False,
+            )  # fmt: skip
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise OvsegError(f"cannot load the CLIP {model}:{pretrained}: {_short(error)}") from None
+        hint = ""
+        if "TorchScript" in str(error):
+            hint = ". OpenAI published its weights so; clip.pretrained=openai gives the same ones as plain tensors"
+        raise OvsegError(f"cannot load the CLIP {model} from {found.path}: {_short(error)}{hint}") from None
+    for module in network.modules():
+        if isinstance(module, AttentionalPooler):  # whose query open_clip leaves in float32
+            module.query.data = module.query.data.to(module.attn.out_proj.weight.dtype)
     return network
 
 
-def _check_activation(model: str, tag: str) -> None:
-    """open_clip only warns of this, and the features are wrong."""
-    wanted = bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False))
-    if bool(open_clip.get_model_config(model).get("quick_gelu", False)) != wanted:
-        other = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
-        raise OvsegError(
-            f"QuickGELU mismatch: the weights {tag!r} were trained {'with' if wanted else 'without'} it, the model {model} "
-            f"is {'without' if wanted else 'with'} it. Use {other}:{tag}"
-        )
+def _tokenizer(model: str) -> Any:
+    try:
+        with _quiet(), weights.offline_kept():
+            return open_clip.get_tokenizer(model)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise OvsegError(f"cannot load the tokenizer of {model}: {_short(error)}") from None
 
 
-def _check_folder(folder: Path) -> None:
-    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
-        if not (folder / name).is_file():
-            raise OvsegError(f"{folder} is not a CLIP in open_clip's local-dir layout: {name} is missing")
+def _side(model: str, visual: Any) -> int:
+    """Pixels of the input's sides."""
+    sides = visual.image_size if isinstance(visual.image_size, (tuple, list)) else (visual.image_size,)
+    if len(set(sides)) > 1:
+        raise OvsegError(f"{model} takes images of {' x '.join(map(str, sides))} pixels; crops are square here")
+    return int(sides[0])
 
 
 def _short(error: Exception) -> str:

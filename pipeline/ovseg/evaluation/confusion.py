@@ -45,7 +45,9 @@ def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
     inner = begins[1 : truth.size]
     np.not_equal(truth[1:], truth[:-1], out=inner)
     inner |= guess[1:] != guess[:-1]
-    eights = begins.view(np.uint64)  # most are 0: looking for the others first is twice as fast as np.flatnonzero(begins)
+    eights = begins.view(
+        np.uint64
+    )  # most are 0: looking for the others first is twice as fast as np.flatnonzero(begins)
     some = np.flatnonzero(eights != 0)
     within = np.flatnonzero(eights[some].view(bool))
     starts: Ints = some[within >> 3] * 8 + (within & 7)

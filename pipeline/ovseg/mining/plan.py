@@ -12,14 +12,13 @@ from ovseg.clip.load import load_clip
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Store
 from ovseg.datasets.webdataset import open_shards
+from ovseg.mining.estimates import BYTES_PER_SAMPLE, duration, nouns_per_image, size
 from ovseg.mining.index import IMAGES_PER_PART
 from ovseg.mining.nouns import load_tagger
 from ovseg.mining.run import Settings
 from ovseg.proposals.annotated import check_path
 from ovseg.runtime import Runtime
 
-NOUNS_PER_CAPTION = 3.74  # pairs per image with one caption on COCO (paper, table 2: 442,117 / 118,287)
-BYTES_PER_SAMPLE = 25_000  # jpg, mask and json of a crop of a COCO picture
 SAMPLE = 200  # images whose annotations are counted for the estimate
 
 
@@ -39,7 +38,7 @@ def plan(settings: Settings, out: Path, runtime: Runtime) -> str:
         number = min(store.count(), s.limit or store.count())
         per_image = _masks_per_image(s, store, number, Path(scratch))
         texts = 1 if s.captions_per_image == 1 else _captions_per_image(store, number)
-    crops_, nouns = round(number * per_image), round(number * texts * NOUNS_PER_CAPTION)
+    crops_, nouns = round(number * per_image), round(number * nouns_per_image(texts))
     zeros = torch.zeros(runtime.batch_size, 3, clip.size, clip.size, dtype=torch.uint8)
     clip.encode_crops(zeros)
     begun = time.monotonic()
@@ -50,11 +49,11 @@ def plan(settings: Settings, out: Path, runtime: Runtime) -> str:
         [
             f"{'step':10}{'handles':>34}",
             f"{'index':10}{number:>27,} images   {units:,} units of {IMAGES_PER_PART} images",
-            f"{'nouns':10}{round(number * texts):>25,} captions   about {nouns:,} nouns ({NOUNS_PER_CAPTION} each, as in COCO)",
+            f"{'nouns':10}{round(number * texts):>25,} captions   about {nouns:,} nouns (as many as in COCO)",
             f"{'propose':10}{crops_:>28,} masks   source {s.source}, {per_image:.1f} an image",
             f"{'score':10}{crops_:>28,} crops   {s.clip_model}, {rate:,.0f} crops/s measured on {', '.join(runtime.devices)}"
-            f": about {_duration(crops_ / rate)}",
-            f"{'shards':10}{nouns:>26,} samples   about {_size(nouns * BYTES_PER_SAMPLE)} in {out / 'shards'}",
+            f": about {duration(crops_ / rate)}",
+            f"{'shards':10}{nouns:>26,} samples   about {size(nouns * BYTES_PER_SAMPLE['photographs'])} in {out / 'shards'}",
             f"Unfinished work is kept in {runtime.work}. Nothing was done: leave out --dry-run to start.",
         ]
     )
@@ -76,13 +75,3 @@ def _masks_per_image(settings: Settings, store: Store, number: int, scratch: Pat
 def _captions_per_image(store: Store, number: int) -> float:
     few = min(number, SAMPLE)
     return sum(len(store.annotations(image["id"])) for image in store.images(0, few)) / max(1, few)
-
-
-def _size(bytes_: int) -> str:
-    return f"{bytes_ / 1e6:.0f} MB" if bytes_ < 1e9 else f"{bytes_ / 1e9:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

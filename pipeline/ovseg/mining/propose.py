@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ovseg import fingerprint, masks, tables
+from ovseg import fingerprint, masks, tables, weights
 from ovseg.errors import BadItem, OvsegError
 from ovseg.mining.executors import DEVICE
 from ovseg.mining.steps import run_step
@@ -19,8 +22,11 @@ from ovseg.proposals.annotated import check_path, ground_truth, precomputed
 from ovseg.runtime import Runtime
 from ovseg.units import Counts, Scratch, Task, unit_names
 
+log = logging.getLogger("ovseg")
+
 SourceName = Literal["segmenter", "ground_truth", "precomputed", "maskformer", "sam2"]
 USE_MODEL = frozenset({"segmenter", "maskformer", "sam2"})
+ON_HUB = USE_MODEL - {"segmenter"}
 
 
 def propose_masks(
@@ -59,14 +65,15 @@ def propose_masks(
         raise OvsegError(f"the proposal source {source!r} needs a model: a name on the Hub, or a folder")
     where = None if source in USE_MODEL else check_path(path, source)
     known = None if annotations is None else check_path(annotations, "annotations")
+    network = _network(source, model)
     key = fingerprint.of(
-        step="propose", index=tables.fingerprint(index, "index"), source=source, model=_identity(model),
+        step="propose", index=tables.fingerprint(index, "index"), source=source, model=_model_identity(source, model),
         path=_identity(where), annotations=_identity(known), threshold=mask_threshold, most=max_proposals,
         schema=tables.SCHEMA_VERSION,
     )  # fmt: skip
     scratch = Scratch(runtime.work, "propose", key, runtime.fresh)
     opener = partial(
-        _task, index, images, key, scratch.folder, source, where, model, known, mask_threshold, max_proposals
+        _task, index, images, key, network, scratch.folder, source, where, model, known, mask_threshold, max_proposals
     )
     if source not in USE_MODEL:
         opener()  # streams the JSON once, before workers look for it
@@ -74,8 +81,30 @@ def propose_masks(
     return run_step("propose", key, units, opener, out, runtime, uses_model=source in USE_MODEL, scratch=scratch)
 
 
+def _model_identity(source: SourceName, model: str | None) -> str | None:
+    if source in ON_HUB and model and not Path(model).exists():
+        from ovseg.proposals.checkpoint import checkpoint_fingerprint
+
+        return checkpoint_fingerprint(model)
+    return _identity(model)
+
+
+def _network(source: SourceName, model: str | None) -> dict[str, str]:
+    """For the metadata of the table: the `Weights` of the network that makes the masks, and its backbone's, as JSON."""
+    if source not in USE_MODEL or not model:
+        return {}
+    if source == "segmenter":
+        from ovseg.proposals.network import identify_network
+
+        return {"ovseg.network": json.dumps(identify_network(Path(model)), sort_keys=True)}
+    from ovseg.proposals.checkpoint import identify_checkpoint
+
+    log.info("%s: licence %s; its masks carry it", model, weights.licence(model) or "not stated")
+    return {"ovseg.network": json.dumps(asdict(identify_checkpoint(model)), sort_keys=True)}
+
+
 def _identity(where: Path | str | None) -> str | None:
-    """What changes when the masks behind a path change; the name itself for a checkpoint on the Hub."""
+    """What changes when the masks behind a path change."""
     if where is None or not Path(where).exists():
         return where if where is None else str(where)
     return fingerprint.of_path(Path(where))
@@ -108,6 +137,7 @@ def _task(
     index: Path,
     images: Path,
     key: str,
+    network: Mapping[str, str],
     scratch: Path,
     source: SourceName,
     where: Path | None,
@@ -135,7 +165,7 @@ def _task(
             counts["proposals"] += sum(proposal.label is None for proposal in good)
             counts["annotated_masks"] += sum(proposal.label is not None for proposal in good)
             counts["dropped.image_without_proposals"] += not good
-        tables.write_part(folder / f"{unit}.parquet", "proposals", rows, key)
+        tables.write_part(folder / f"{unit}.parquet", "proposals", rows, key, network)
         write_failures(folder, unit, failures, key)
         return {name: n for name, n in counts.items() if n or name in ("images", "proposals")}
 

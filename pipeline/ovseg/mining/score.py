@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg import crops, fingerprint, masks, tables
-from ovseg.clip.load import Clip, Precision, load_clip, weights_fingerprint
+from ovseg.clip.adapted import made_with
+from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.errors import BadItem
 from ovseg.mining.executors import DEVICE
 from ovseg.mining.propose import failure, pictures, write_failures
@@ -85,7 +87,7 @@ def score_nouns(
         encode_nouns(nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights)
     opener = partial(
         _task, index, images, nouns, proposals, texts, key, clip_model, clip_pretrained, precision, fill, antialias, top_k,
-        duplicate_iou, runtime.workers, runtime.batch_size,
+        duplicate_iou, runtime.workers, runtime.batch_size, made_with(clip_model, clip_pretrained),
     )  # fmt: skip
     return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
 
@@ -144,7 +146,7 @@ class _Job(NamedTuple):
 def _task(
     index: Path, images: Path, nouns: Path, proposals: Path, texts: Path, key: str, clip_model: str,
     clip_pretrained: str | None, precision: Precision, fill: crops.Fill, antialias: bool, top_k: int, duplicate_iou: float,
-    workers: int, batch_size: int,
+    workers: int, batch_size: int, weights: Mapping[str, str] | None = None,
 ) -> Task:  # fmt: skip
     clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
     colour = crops.fill_colour(fill, clip.mean.tolist())
@@ -189,7 +191,7 @@ def _task(
             for noun, best in zip(job.nouns, rank(noun_vectors, spread, top_k), strict=True):
                 rows += [_row(noun, r, job.proposals[found[0]], found) for r, found in enumerate(best)]
             counts.update(images=1, nouns=len(job.nouns), crops=number)
-        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, key)
+        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, key, weights)
         write_failures(folder, unit, failures, key)
         return counts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import webdataset as wds
 from ovseg import crops, fingerprint, masks, tables
 from ovseg.errors import BadItem, OvsegError
 from ovseg.images import Pixels
+from ovseg.mining.estimates import number_of_shards
 from ovseg.mining.propose import pictures
 from ovseg.mining.steps import run_step
 from ovseg.proposals import Picture
@@ -62,7 +62,7 @@ def write_shards(
     """
     table = tables.read(pairs, "pairs", ["noun"])
     number = table.num_rows
-    shards = min(number, max(min_shards, math.ceil(number / samples_per_shard)))
+    shards = number_of_shards(number, samples_per_shard, min_shards)
     key = fingerprint.of(
         step="shards", pairs=tables.fingerprint(pairs, "pairs"), proposals=tables.fingerprint(proposals, "proposals"),
         index=tables.fingerprint(index, "index"), shards=shards, background=background, quality=jpeg_quality,

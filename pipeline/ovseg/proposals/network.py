@@ -5,7 +5,7 @@ to, so the vocabulary may change after training. Folder of a network:
 
     config.json          as transformers writes it
     model.safetensors    weights, named as the modules are
-    segmenter.json       training vocabulary, size of pictures, text tower, provenance
+    segmenter.json       training vocabulary, size of pictures, text tower, provenance ("backbone": its `Weights`)
 
 Shapes: B pictures, Q queries, D CLIP's joint width, K classes, h, w grid of the masks.
 """
@@ -13,7 +13,7 @@ Shapes: B pictures, Q queries, D CLIP's joint width, K classes, h, w grid of the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ovseg import crops
+from ovseg import crops, weights
 from ovseg.clip.load import Clip
 from ovseg.errors import OvsegError
 from ovseg.images import Pixels
+from ovseg.proposals.backbone import STRIDE, backbone_config, dilate, load_backbone
 from ovseg.proposals.soft import Extent
 
-ABOUT = "segmenter.json"
+ABOUT, WEIGHTS = "segmenter.json", "model.safetensors"
 TEMPERATURE = 100.0  # of cosines, as CLIP's
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which backbones are trained with
-STRIDE, DIVISOR = 4, 32  # of the mask grid; of the input's sides
+DIVISOR = 32  # of the input's sides
 HEADS = 8
-NORMS = ("layernorm.", "hidden_states_norms.")  # of a backbone's outputs, which a checkpoint does not have
-COMPUTED = "relative_position_index"  # nothing that is learnt
 PROBE, SAME = (
     "a photo of a thing.",
     0.99,
@@ -161,7 +160,7 @@ def new_model(
     """
     transformers = _transformers()
     config = transformers.MaskFormerConfig(
-        backbone_config=_backbone_config(backbone),
+        backbone_config=backbone_config(backbone),
         decoder_config={
             "model_type": "detr", "num_queries": queries, "d_model": hidden, "decoder_layers": layers, "encoder_layers": 0,
             "decoder_ffn_dim": 8 * hidden, "encoder_ffn_dim": 8 * hidden, "decoder_attention_heads": HEADS,
@@ -172,7 +171,7 @@ def new_model(
     model = transformers.MaskFormerForInstanceSegmentation(config)
     model.class_predictor = TextClassifier(hidden, middle, width)
     if pretrained:
-        _load_backbone(model, backbone)
+        load_backbone(model.model.pixel_level_module.encoder, backbone)
     return model
 
 
@@ -191,11 +190,11 @@ def save_network(
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     # not model.save_pretrained: transformers renames keys on the way out, which only its own loader turns back
-    weights = {
+    state = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors")
+    save_file(state, folder / WEIGHTS)
     project = model.class_predictor.project
     sizes = {
         "middle": project[0].out_features,
@@ -214,7 +213,7 @@ def load_network(folder: Path, device: str = "cpu") -> Network:
         OvsegError: transformers is not installed; not a network's folder; missing or extra keys.
     """
     transformers = _transformers()
-    for name in (ABOUT, "config.json", "model.safetensors"):
+    for name in (ABOUT, "config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise OvsegError(
                 f"{folder} is not a proposal network: {name} is missing; run the stage `segmenter`, or for another "
@@ -227,7 +226,8 @@ def load_network(folder: Path, device: str = "cpu") -> Network:
         config = transformers.MaskFormerConfig.from_pretrained(folder)
         model = transformers.MaskFormerForInstanceSegmentation(config)
         model.class_predictor = TextClassifier(config.decoder_config.d_model, about["middle"], about["width"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        dilate(model, about.get("dilations", ()))
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise OvsegError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:400]}") from None
     return Network(model.to(device).eval(), about)
@@ -260,71 +260,20 @@ def check_text_tower(network: Network, clip: Clip, folder: Path, clip_folder: Pa
         )
 
 
-def _backbone_config(backbone: str) -> Any:
-    transformers = _transformers()
-    if "/" not in backbone and not Path(backbone).is_dir():
-        import timm
+def identify_network(folder: Path) -> dict[str, Any]:
+    """What a table of its masks says of a network: its `Weights` by name, and "backbone", those that it began with.
 
-        if not timm.is_model(backbone):
-            near = timm.list_models(f"*{backbone.split('.', maxsplit=1)[0][:6]}*")[:8]
-            raise OvsegError(f"timm knows no backbone {backbone!r}; near it: {', '.join(near) or 'none'}")
-        info: Any = timm.create_model(backbone, features_only=True, pretrained=False).feature_info
-        reductions = info.reduction()
-        scales = [i for i, reduction in enumerate(reductions) if reduction >= STRIDE]
-        return transformers.TimmBackboneConfig(backbone=backbone, out_indices=scales[:4], use_pretrained_backbone=False)
-    try:
-        config = transformers.AutoConfig.from_pretrained(backbone)
-    except (OSError, ValueError) as error:
-        raise OvsegError(f"cannot read the backbone {backbone!r}: {[*str(error).splitlines(), error][0]}") from None
-    config.out_features = [f"stage{i}" for i in range(1, 5)]
-    return config
-
-
-def _load_backbone(model: Any, backbone: str) -> None:
-    """Weights of the backbone, every key accounted for but the heads that a backbone does not need."""
-    encoder = model.model.pixel_level_module.encoder
-    try:
-        if "/" in backbone or Path(backbone).is_dir():
-            source = _stored(backbone)
-            target = encoder.model if hasattr(encoder, "model") else encoder
-        else:
-            import timm
-
-            source = timm.create_model(backbone, features_only=True, pretrained=True).state_dict()
-            target = encoder._backbone
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise OvsegError(
-            f"cannot load the weights of the backbone {backbone!r}: {[*str(error).splitlines(), error][0]}"
-        ) from None
-    missing, _ = target.load_state_dict(source, strict=False)
-    missing = [key for key in missing if not key.startswith(NORMS) and not key.endswith(COMPUTED)]
-    if missing:
-        raise OvsegError(f"the weights of {backbone!r} lack {len(missing)} keys, among them {', '.join(missing[:5])}")
-
-
-def _stored(backbone: str) -> dict[str, Tensor]:
-    """Weights as the checkpoint's file names them: in memory transformers has other names for the same model."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            path = Path(backbone) / name if Path(backbone).is_dir() else Path(hf_hub_download(backbone, name))
-        except EntryNotFoundError:
-            continue
-        if path.is_file():
-            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-            heads = {key.split(".")[0] for key in found}
-            prefix = f"{backbone_type(backbone)}."
-            if prefix[:-1] in heads:  # a classifier's checkpoint
-                return {key.removeprefix(prefix): tensor for key, tensor in found.items() if key.startswith(prefix)}
-            return found
-    raise OvsegError(f"{backbone} holds neither model.safetensors nor pytorch_model.bin")
-
-
-def backbone_type(backbone: str) -> str:
-    """The kind of a checkpoint of transformers, "swin" or "resnet"."""
-    return str(_transformers().AutoConfig.from_pretrained(backbone).model_type)
+    Raises:
+        OvsegError: not a network's folder.
+    """
+    for name in (ABOUT, WEIGHTS):
+        if not (folder / name).is_file():
+            raise OvsegError(f"{folder} is not a proposal network: {name} is missing; run the stage `segmenter`")
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    while about.get("init"):  # it began with another network, which tells
+        about = about["init"]
+    found = weights.identify(str(folder), None, folder / WEIGHTS)
+    return {**asdict(found), "backbone": about.get("backbone")}
 
 
 def _transformers() -> Any:

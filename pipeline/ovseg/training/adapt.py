@@ -53,7 +53,7 @@ class Recipe:
         warmup_steps: of the learning rates.
         loss: "multi_positive" or "info_nce".
         templates: of the nouns' texts.
-        logit_scale: "train" (clamped to [1, 100]) or "fixed".
+        logit_scale: "train" (clamped to [1, 100], or to what it begins with if that is more) or "fixed".
         crop_scale: share of a crop that is seen, see `crops.jitter`; 1 is all of it.
         precision: "bf16" (autocast) or "fp32".
         seed: of order, crops, templates and new prompts.
@@ -153,6 +153,8 @@ def _train(
     """Train the CLIP in place; returns its mask prompts."""
     steps = _steps(recipe, shards)
     torch.manual_seed(recipe.seed)
+    if recipe.prompt_lr is not None:
+        _check_patches(name, clip)
     prompts = clip.prompts
     if recipe.prompt_lr is not None and prompts is not None and len(prompts) != recipe.depth:
         raise OvsegError(
@@ -163,6 +165,7 @@ def _train(
     bank = text_bank(read_nouns(shards), clip, recipe.templates).to(world.device)
     tower = Tower(clip, prompts, train_tower=recipe.lr is not None, train_prompts=recipe.prompt_lr is not None)
     scale = cast(nn.Parameter, clip.model.logit_scale).requires_grad_(recipe.logit_scale == "train")
+    most = max(MAX_LOG_SCALE, float(scale.detach()))  # SigLIP's was trained beyond CLIP's bound
     rates = {"lr": recipe.lr or 0.0, "prompt_lr": recipe.prompt_lr or 0.0}
     parameters = groups(tower, **rates, weight_decay=recipe.weight_decay)
     if recipe.logit_scale == "train":
@@ -201,13 +204,21 @@ def _train(
 
     def clamp() -> None:
         with torch.no_grad():
-            scale.clamp_(0, MAX_LOG_SCALE)
+            scale.clamp_(0, most)
 
     train(
         name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history,
         stop_after=runtime.stop_after, after=clamp if recipe.logit_scale == "train" else lambda: None,
     )  # fmt: skip
     return None if tower.prompts is None else tower.prompts.detach()
+
+
+def _check_patches(name: str, clip: Clip) -> None:
+    """Whether mask prompts have a place in the image tower; all else works with any."""
+    try:
+        seams(clip.model.visual)  # type: ignore[arg-type]
+    except OvsegError as error:
+        raise OvsegError(f"{name}: {error}. The stages base, score, finetune, tune and evaluate work with it") from None
 
 
 def _split(name: str, batch_size: int, world: World, micro: int | None) -> tuple[int, int]:

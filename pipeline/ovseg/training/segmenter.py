@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from ovseg.errors import OvsegError
 from ovseg.mining.propose import pictures
 from ovseg.proposals import Picture
 from ovseg.proposals.annotated import class_table
+from ovseg.proposals.backbone import identify_backbone
 from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
 from ovseg.runtime import Runtime
 from ovseg.training.annotated import Annotated, Scene, scenes
@@ -116,10 +117,11 @@ def train_segmenter(
     Raises:
         OvsegError: something is missing, does not fit, or the loss is not a number.
     """
+    began = _began_with(recipe, init)
     key = fingerprint.of(
         step="segmenter", index=tables.fingerprint(index, "index"), annotations=fingerprint.of_path(annotations),
         clip=fingerprint.of_path(clip), init=None if init is None else fingerprint.of_path(init), recipe=vars(recipe),
-        licence=licence,
+        licence=licence, **{name: about["sha256"] for name, about in began.items()},
     )  # fmt: skip
     with joined(runtime.devices) as world:
         if published(out, key) is not None:
@@ -145,6 +147,7 @@ def train_segmenter(
                 about = {
                     "names": names, "templates": recipe.templates, "probe": probe(tower), "licence": licence,
                     "init": None if init is None else load_network(init).about, "recipe": vars(recipe),
+                    **began,
                 }  # fmt: skip
                 _publish(scratch, out, model, about, recipe, history)
                 log.info("segmenter -> %s", out)
@@ -152,6 +155,12 @@ def train_segmenter(
         finally:
             if scratch:
                 scratch.close()
+
+
+def _began_with(recipe: SegmenterRecipe, init: Path | None) -> dict[str, Any]:
+    """Exactly which weights the backbone begins with; nothing where it begins with none of its own."""
+    own = recipe.pretrained and init is None
+    return {"backbone": asdict(identify_backbone(recipe.backbone))} if own else {}
 
 
 def vocabulary(annotations: Path, scratch: Path) -> list[str]:
@@ -180,7 +189,12 @@ def _model(recipe: SegmenterRecipe, classes: int, clip: Clip, init: Path | None)
         layers=recipe.layers, dropout=recipe.dropout, middle=recipe.middle, width=clip.width, classes=classes,
     )  # fmt: skip
     if init is not None:
-        weights = load_network(init).model.state_dict()
+        network = load_network(init)
+        if network.about.get("dilations"):
+            raise OvsegError(
+                f"{init} is a converted ResNet with dilations, which can be used but not trained on: set segmenter.steps to 0"
+            )
+        weights = network.model.state_dict()
         own = model.state_dict()  # the loss's class weights are as many as there are classes
         weights["criterion.empty_weight"] = own["criterion.empty_weight"]
         unlike = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
@@ -217,9 +231,12 @@ class Objective(nn.Module):
         images = crops.normalise(torch.stack([scene["image"] for scene in batch]).to(device), self.mean, self.std)
         with arithmetic(device, self.precision):
             found = self.model.model(images, output_hidden_states=True)
+        # transformers' own has the queries before the first layer too, and all but the last without the decoder's norm
+        _, *between, last = (states.float() for states in found.transformer_decoder_hidden_states)
+        norm = self.model.model.transformer_module.decoder.layernorm
         outputs = SimpleNamespace(
             pixel_decoder_last_hidden_state=found.pixel_decoder_last_hidden_state.float(),
-            transformer_decoder_hidden_states=tuple(x.float() for x in found.transformer_decoder_hidden_states),
+            transformer_decoder_hidden_states=(*map(norm, between), last),
         )
         classes, queries, auxiliary = self.model.get_logits(outputs)
         self.model.criterion.get_num_masks = lambda *_, **__: max(masks, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from urllib3 import Retry
 from ovseg.errors import OvsegError, enough_space
 from ovseg.progress import Progress
 from ovseg.units import write_json
+
+log = logging.getLogger("ovseg")
 
 CHUNK, MB = 1 << 16, 1 << 20
 TRIES = 5  # in a row without a single new byte
@@ -47,7 +50,10 @@ def download(url: str, path: Path, *, size: int | None = None, timeout: float = 
     part = path.with_name(path.name + ".part")
     with requests.Session() as session, enough_space(path.parent):
         session.max_redirects = 10
-        retry = Retry(total=TRIES, backoff_factor=pause, status_forcelist=AGAIN, redirect=False, raise_on_status=False)
+        # answers alone: a connection that fails is said, and made anew below
+        retry = Retry(
+            TRIES, connect=0, read=0, redirect=False, backoff_factor=pause, status_forcelist=AGAIN, raise_on_status=False
+        )  # fmt: skip
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
         idle = 0
@@ -68,6 +74,7 @@ def download(url: str, path: Path, *, size: int | None = None, timeout: float = 
             idle = 0 if _bytes(part) > before else idle + 1
             if idle >= TRIES:
                 raise OvsegError(f"{url}: {problem}, {_bytes(part):,} bytes are there. {RETRY}; or {MIRROR}")
+            log.warning("%s: %s, trying again in %.0f s", url, problem, pause * 2**idle)
             time.sleep(pause * 2**idle)
     part.replace(path)
     _about(part).unlink(missing_ok=True)
