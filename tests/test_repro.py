@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.structure.closure import ROOT
-
-DVC = [sys.executable, "-m", "dvc"]
-
-
-class Copy:
-    """A copy of the repository with its own git history and DVC cache."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        bin_ = str(Path(sys.executable).parent)
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHONPATH"))}
-        self.env = {
-            **clean,
-            "PATH": f"{bin_}{os.pathsep}{clean['PATH']}",
-            "PYTHONPATH": str(folder / "pipeline"),
-            "OVSEG_WORK": str(folder.parent / "work"),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-        }
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def dvc(self, *arguments: str, check: bool = True) -> str:
-        done = self.run(*DVC, *arguments, check=check)
-        return done.stdout + done.stderr
+from tests.copy import DVC, Copy, copy_repository, stages_ran
 
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    folder = tmp_path_factory.mktemp("copy") / "ovseg"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and name not in ("dvc.lock", "data/demo/dvc.lock"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    shutil.copy2(ROOT / "data" / "demo" / "dvc.lock", folder / "data" / "demo" / "dvc.lock")
-    shutil.copyfile(folder / "recipes" / "tiny.yaml", folder / "params.yaml")
-    copy = Copy(folder)
-    copy.run("git", "init", "-q", "-b", "main")
-    copy.run("git", "config", "user.email", "test@example.org")
-    copy.run("git", "config", "user.name", "test")
-    copy.run("git", "add", "-A")
-    copy.run("git", "commit", "-qm", "tiny")
+    copy = copy_repository(tmp_path_factory.mktemp("copy") / "ovseg")
+    shutil.copyfile(copy.folder / "recipes" / "tiny.yaml", copy.folder / "params.yaml")
+    copy.commit("tiny")
     copy.dvc("repro")
-    copy.run("git", "add", "-A")
-    copy.run("git", "commit", "-qm", "run")
+    copy.commit("run")
     return copy
-
-
-def _ran(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
 def test_the_whole_dag_runs_from_nothing_and_mines_pairs(repo: Copy) -> None:
@@ -102,15 +51,15 @@ def test_the_report_has_every_benchmark_model_and_classifier_by_both_rules(repo:
 
 def test_a_second_repro_does_nothing(repo: Copy) -> None:
     output = repo.dvc("repro")
-    assert _ran(output) == []
+    assert stages_ran(output) == []
     assert "up to date" in output
 
 
 def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo: Copy) -> None:
-    ran = _ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
-    assert ran[:4] == ["select", "shards", "finetune", "prompt"]
-    assert sorted(ran[4:]) == ["evaluate@all", "evaluate@fine", "report", "tune"]
-    assert ran[4] == "tune" and ran[-1] == "report"
+    found = stages_ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
+    assert found[:4] == ["select", "shards", "finetune", "prompt"]
+    assert sorted(found[4:]) == ["evaluate@all", "evaluate@fine", "report", "tune"]
+    assert found[4] == "tune" and found[-1] == "report"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +113,7 @@ def test_every_order_of_adaptation_comes_from_parameters_alone(
     before = (repo.folder / "params.yaml").read_text()
     output = repo.dvc("exp", "run", "finetune", "prompt", *(word for setting in settings for word in ("-S", setting)))
     (repo.folder / "params.yaml").write_text(before)
-    assert _ran(output) == ran
+    assert stages_ran(output) == ran
     for model, steps in stages.items():
         assert _provenance(repo, model) == steps
 

@@ -132,7 +132,7 @@ def _begin(out: Path, key: str) -> None:
     if begun != key and (begun or (out / LABELS).exists()):
         raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
     out.mkdir(parents=True, exist_ok=True)
-    (out / BEGUN).write_text(key, encoding="utf-8")
+    place(out, BEGUN, lambda path: path.write_text(key, encoding="utf-8"))
     (out / ABOUT).unlink(missing_ok=True)
 
 

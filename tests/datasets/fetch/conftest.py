@@ -9,7 +9,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
@@ -102,13 +102,20 @@ class Server(ThreadingHTTPServer):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Served]:
-    with Server(("127.0.0.1", 0), Handler) as http:
+@contextmanager
+def serving(handler: type[Handler] = Handler) -> Iterator[Served]:
+    """A server on this machine for as long as this lasts."""
+    with Server(("127.0.0.1", 0), handler) as http:
         http.served = Served(f"http://127.0.0.1:{http.server_port}")
         threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield http.served
         http.shutdown()
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with serving() as served:
+        yield served
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

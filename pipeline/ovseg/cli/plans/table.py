@@ -14,8 +14,8 @@ HEAD = ("stage", "handles", "on", "time", "writes", "rate")
 WIDTH = 120
 LEAST = "What is estimated is the least: arithmetic alone; reading pictures and putting maps together come on top."
 END = (
-    "Everything is counted, also what is up to date already: `dvc status dvc.yaml` says what is. `dvc repro --dry --force` says the\n"
-    "order of the stages, also where no data is. A stage takes some seconds more to start. Nothing was done."
+    "Everything is counted, also what is up to date already: `dvc status dvc.yaml` says what is.\n"
+    "`dvc repro --dry --force` says the order of the stages, also where no data is. A stage takes some seconds more to start. Nothing was done."
 )
 
 

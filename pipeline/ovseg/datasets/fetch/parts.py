@@ -83,11 +83,8 @@ def verify(part: Part, home: Path, *, keep_archives: bool = False) -> dict[str, 
         shutil.copyfile(CLASS_TABLES / f"{name}.json", home / table)
     if not keep_archives:
         for file in part.files:
-            for name in (
-                file.name,
-                f"{file.name}.part.json",
-            ):  # the latter stays where a download was killed at its end
-                (home / ARCHIVES / name).unlink(missing_ok=True)
+            (home / ARCHIVES / file.name).unlink(missing_ok=True)
+            (home / ARCHIVES / f"{file.name}.part.json").unlink(missing_ok=True)  # of a download killed at its very end
     rows = read_manifest(path)
     return {"files": len(rows), "bytes": sum(size for size, _ in rows.values())}
 

@@ -1,0 +1,67 @@
+"""A fresh copy of the repository, with its own git history and DVC cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+class Copy:
+    """A copy of the repository, and commands that run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        bin_ = str(Path(sys.executable).parent)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHONPATH"))}
+        self.env = {
+            **clean,
+            "PATH": f"{bin_}{os.pathsep}{clean['PATH']}",
+            "PYTHONPATH": str(folder / "pipeline"),
+            "OVSEG_WORK": str(folder.parent / "work"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def dvc(self, *arguments: str, check: bool = True) -> str:
+        done = self.run(*DVC, *arguments, check=check)
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+
+def copy_repository(folder: Path) -> Copy:
+    """What git has or would take, without what DVC knows of earlier runs but for the demo's own files."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and (not name.endswith("dvc.lock") or name == "data/demo/dvc.lock"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    copy = Copy(folder)
+    copy.run("git", "init", "-q", "-b", "main")
+    copy.run("git", "config", "user.email", "test@example.org")
+    copy.run("git", "config", "user.name", "test")
+    return copy
+
+
+def stages_ran(output: str) -> list[str]:
+    """The stages that DVC ran, in order, by what it printed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
