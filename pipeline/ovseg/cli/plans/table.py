@@ -15,7 +15,8 @@ WIDTH = 120
 LEAST = "What is estimated is the least: arithmetic alone; reading pictures and putting maps together come on top."
 END = (
     "Everything is counted, also what is up to date already: `dvc status dvc.yaml` says what is.\n"
-    "`dvc repro --dry --force` says the order of the stages, also where no data is. A stage takes some seconds more to start. Nothing was done."
+    "`dvc repro --dry --force` says the order of the stages, also where no data is.\n"
+    "A stage takes some seconds more to start. Nothing was done."
 )
 
 
