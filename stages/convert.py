@@ -12,7 +12,8 @@ from stages._run import run_stage
 def main(_: Params) -> None:
     """`python -m stages.convert DATASET BENCHMARK` writes data/benchmarks/BENCHMARK."""
     dataset, name = sys.argv[1:]
-    convert(name, Path("data", dataset), Path("data/benchmarks", name), workers=from_environment().workers)
+    out, workers = Path("data/benchmarks", name), from_environment().workers
+    convert(name, Path("data", dataset), out, workers=workers, replace=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.errors import OvsegError
 from ovseg.evaluation.benchmark import evaluate, three_classifiers
-from ovseg.evaluation.tune import Choice, read_choice
+from ovseg.evaluation.tune import Choice, labelled, read_choice
 from ovseg.params import Params
 from ovseg.report.benchmark import write_benchmark_report
 from ovseg.runtime import from_environment
@@ -32,12 +32,14 @@ def main(params: Params) -> None:
         limit=params.evaluate.limit,
         **options(params),
     )
-    write_benchmark_report(out, read_benchmark(benchmark), Path("reports/evaluate") / name, choices)
+    opened = read_benchmark(benchmark)
+    said = {model: labelled(choice, opened) for model, choice in choices.items()}
+    write_benchmark_report(out, opened, Path("reports/evaluate") / name, said)
     dropped = {reason: number for reason, number in counts.items() if reason.startswith("dropped.")}
     if dropped and params.evaluate.missing == "error":
-        said = ", ".join(f"{number} {reason[8:]}" for reason, number in dropped.items())
+        reasons = ", ".join(f"{number} {reason[8:]}" for reason, number in dropped.items())
         raise OvsegError(
-            f"{benchmark}: {said}; named in {out / 'failures'}. Mend them, or set evaluate.missing=allow to score the rest"
+            f"{benchmark}: {reasons}; named in {out / 'failures'}. Mend them, or set evaluate.missing=allow to score the rest"
         )
 
 

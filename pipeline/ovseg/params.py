@@ -103,6 +103,8 @@ class Segmenter(_Section):
     """begin with the backbone's own weights"""
     annotations: str
     """masks with class names: COCO JSON, or a folder of pixel maps with its classes.json"""
+    classes: str | None
+    """class table of annotations that are maps: a name (cocostuff, cocostuff156, ...) or a file; null for JSON"""
     licence: str | None
     """of those annotations"""
     queries: Count

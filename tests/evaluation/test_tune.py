@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ovseg.datasets.benchmark import LABELS, read_benchmark
 from ovseg.errors import OvsegError
 from ovseg.evaluation.confusion import confusion, totals
 from ovseg.evaluation.metrics import metrics
-from ovseg.evaluation.tune import Choice, read_choice, tune
+from ovseg.evaluation.tune import SAME, Choice, labelled, read_choice, tune
 from ovseg.runtime import Runtime
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Row, Toys
@@ -132,3 +133,14 @@ def test_a_split_of_which_nothing_is_scored_is_refused(toys: Toys, tmp_path: Pat
         Image.fromarray(np.full((48, 64), IGNORE, np.uint8)).save(path)
     with pytest.raises(OvsegError, match="no pixel"):
         run(folder, toys, tmp_path, runtime)
+
+
+def test_a_choice_made_on_pictures_of_the_benchmark_itself_is_labelled_so(drawn: Path, tmp_path: Path) -> None:
+    benchmark, by_tune = read_benchmark(drawn), Choice(0.4, 0.7, f"tune on {drawn}")
+    assert labelled(by_tune, benchmark).source == by_tune.source + SAME
+    elsewhere = shutil.copytree(drawn, tmp_path / "other" / "copy")
+    about = json.loads((elsewhere / "benchmark.json").read_text())
+    images = shutil.copytree(benchmark.images, tmp_path / "images")
+    (elsewhere / "benchmark.json").write_text(json.dumps({**about, "images": str(images)}))
+    for choice in (Choice(0.4, 0.7, f"tune on {elsewhere}"), Choice(0.4, 0.7, "given")):
+        assert labelled(choice, benchmark) == choice

@@ -148,13 +148,13 @@ def test_stuff_maps_are_class_by_class(mode: str, tmp_path: Path) -> None:
     assert np.array_equal(pixels(found[0]), LEFT) and np.array_equal(pixels(found[1]), RIGHT)
 
 
-def test_the_class_table_may_lie_beside_the_maps_and_one_among_them_comes_first(tmp_path: Path) -> None:
-    (tmp_path / "maps").mkdir()
-    Image.fromarray(np.full((H, W), 3, np.uint8)).save(tmp_path / "maps" / "a.png")
-    for folder, name in ((tmp_path, "beside"), (tmp_path / "maps", "among")):
-        (folder / "classes.json").write_text(json.dumps({"classes": [{"id": 3, "names": [name]}]}))
-        found, _ = split(ground_truth(tmp_path / "maps", tmp_path / "s", labels=True)(PICTURE))
-        assert [proposal.label for proposal in found] == [name]
+def test_a_class_table_that_is_given_comes_before_the_folder_s_own(tmp_path: Path) -> None:
+    Image.fromarray(np.full((H, W), 3, np.uint8)).save(tmp_path / "a.png")
+    for name in ("classes", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": [{"id": 3, "names": [name]}]}))
+    for given, wanted in ((None, "classes"), (tmp_path / "other.json", "other")):
+        found, _ = split(ground_truth(tmp_path, tmp_path / "s", labels=True, classes=given)(PICTURE))
+        assert [proposal.label for proposal in found] == [wanted]
 
 
 def test_a_stuff_map_that_is_none_says_so(tmp_path: Path) -> None:

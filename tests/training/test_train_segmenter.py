@@ -364,4 +364,8 @@ def test_classes_of_a_table_that_are_not_seen_are_not_learnt(tmp_path: Path) -> 
         {"id": 2, "names": ["sky"]},
     ]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": rows}))
-    assert module.vocabulary(tmp_path, tmp_path) == ["star", "sky"]
+    assert module.vocabulary(tmp_path, tmp_path, tmp_path / "classes.json") == ["star", "sky"]
+    assert module._class_table(tmp_path, None) == tmp_path / "classes.json"
+    assert len(module.vocabulary(tmp_path, tmp_path, module._class_table(tmp_path, "cocostuff156"))) == 156
+    with pytest.raises(OvsegError, match="neither a class table of ours"):
+        module._class_table(tmp_path, "cocostuf")

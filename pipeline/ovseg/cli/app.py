@@ -1,4 +1,4 @@
-"""The command `ovseg`: segment pictures with any words; adapted CLIPs in other layouts."""
+"""The command `ovseg`: segment pictures with any words; data sets, plans and models around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovseg.cli.entry import run_app
 from ovseg.cli.plan import plan
 
 app = typer.Typer(
-    help="Segment pictures with any words; pass on adapted CLIPs. Mining has its own command, ovseg-mine.",
+    help="Segment pictures with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -49,7 +49,7 @@ Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 @app.callback()
 def callback() -> None:
-    """Segment pictures with any words; pass on adapted CLIPs."""
+    """Segment pictures with any words; data sets, plans and models around it."""
 
 
 def main() -> None:

@@ -35,18 +35,22 @@ def get(
     mirror: Annotated[
         str | None, typer.Option(help="Address of a folder with the same files.", envvar="OVSEG_MIRROR")
     ] = None,
-    archive: Annotated[Path | None, typer.Option(exists=True, help="One of the files, fetched by hand.")] = None,
+    archive: Annotated[Path | None, typer.Option(exists=True, help="The archive of a part, fetched by hand.")] = None,
     keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Leave archives there once verified.")] = False,
 ) -> None:
     """Download, unpack and verify. Stopped, it goes on where it was."""
     from ovseg.datasets.fetch.parts import fetch, verify
     from ovseg.datasets.fetch.releases import parts_of
     from ovseg.datasets.fetch.status import state, table
+    from ovseg.errors import OvsegError
 
     wanted = parts_of(dataset, tuple(parts or ()))
+    owners = [part for part in wanted if archive and archive.name in [file.name for file in part.files]] or wanted
+    if archive and len(owners) > 1:
+        raise OvsegError(f"say which part of {dataset} {archive} is: {', '.join(part.name for part in wanted)}")
     typer.echo(table([state(part, root / dataset) for part in wanted], root), err=True)
     for part in wanted:
-        fetch(part, root / dataset, mirror, archive)
+        fetch(part, root / dataset, mirror, archive if part in owners else None)
         counts = verify(part, root / dataset, keep_archives=keep_archives)
         typer.echo(f"{dataset} {part.name}: {counts['files']:,} files, {counts['bytes'] / 1e9:.1f} GB, verified")
 

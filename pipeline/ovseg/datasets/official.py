@@ -62,7 +62,9 @@ class _Outcome:
     reused: bool = False
 
 
-def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing: bool = False) -> dict[str, int]:
+def convert(
+    name: str, root: Path, out: Path, *, workers: int = 1, allow_missing: bool = False, replace: bool = False
+) -> dict[str, int]:
     """Convert an official release. Its pictures stay where they are, except those of ade847.
 
     Pictures that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
@@ -75,6 +77,7 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
         out: folder of the benchmark.
         workers: processes.
         allow_missing: make do with what is there.
+        replace: start over where `out` holds another benchmark, or this one by other classes.
 
     Returns:
         how many `pictures`, `classes` that occur, `pixels`, `ignored_pixels`, `reused` from before, `dropped.<reason>`.
@@ -90,13 +93,13 @@ def convert(name: str, root: Path, out: Path, *, workers: int = 1, allow_missing
     items = list(official.items(found, classes, official.ignore))
     if not items or (len(items) != official.pictures and not allow_missing):
         said = f"{found['images']} has {len(items):,} pictures of {name}, {official.pictures:,} are published"
-        raise OvsegError(f"{said} ({official.where}). Unpack it again, or allow missing ones")
+        raise OvsegError(f"{said} ({official.where}). Unpack it again, or use what there is: --allow-missing")
     since = max((path.stat().st_mtime_ns for path in found.values() if path.is_file()), default=0)
     job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side, since)
     outcomes: list[_Outcome] = []
     with enough_space(out), Progress("convert", len(items), "pictures") as progress:
         made_of = (sorted(found), Path(items[0].label).suffix, [(one.id, one.names) for one in classes])
-        _begin(out, fingerprint.of(name=name, made_of=made_of))
+        _begin(out, fingerprint.of(name=name, made_of=made_of), replace)
         with closing(_outcomes(job, items, workers)) as done:
             for one in done:
                 progress.add({"pictures" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
@@ -126,11 +129,13 @@ def beside_published(name: str, counts: Mapping[str, int]) -> str:
     return "\n".join(f"{a:<{first}}  {b:>{second}}  {c:>{third}}".rstrip() for a, b, c in rows)
 
 
-def _begin(out: Path, key: str) -> None:
+def _begin(out: Path, key: str, replace: bool) -> None:
     """From here to the end `out` is no benchmark; labels that it has already must be of this one."""
     begun = (out / BEGUN).read_text(encoding="utf-8") if (out / BEGUN).is_file() else None
     if begun != key and (begun or (out / LABELS).exists()):
-        raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
+        if not replace:
+            raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
+        shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     place(out, BEGUN, lambda path: path.write_text(key, encoding="utf-8"))
     (out / ABOUT).unlink(missing_ok=True)
@@ -198,7 +203,8 @@ def _check(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: b
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(cells[1] for cells in bad).items())
         raise OvsegError(
             f"{name}: {len(bad):,} of {len(outcomes):,} pictures cannot be used ({reasons}), see {path}; the first: "
-            f"{': '.join((faults or bad)[0])}. Mend them and run it again (finished ones are kept), or allow missing ones"
+            f"{': '.join((faults or bad)[0])}. Mend them and run it again (finished ones are kept), or use the others: "
+            "--allow-missing"
         )
 
 

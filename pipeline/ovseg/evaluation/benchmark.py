@@ -6,6 +6,7 @@ computed from that table. Work goes unit by unit, so a killed run continues and 
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ovseg import fingerprint, tables
-from ovseg.clip.adapted import load_adapted
+from ovseg.clip.adapted import load_adapted, made_with
 from ovseg.clip.load import Precision
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.errors import BadItem, OvsegError
@@ -29,7 +30,7 @@ from ovseg.images import Pixels
 from ovseg.mining.executors import DEVICE
 from ovseg.mining.propose import failure, write_failures
 from ovseg.mining.steps import run_step
-from ovseg.proposals.network import check_text_tower
+from ovseg.proposals.network import check_text_tower, identify_network
 from ovseg.runtime import Runtime
 from ovseg.segmentation.names import Vocabulary
 from ovseg.segmentation.regions import threads
@@ -115,6 +116,8 @@ def _task(
     first = next(iter(models.values()))
     words = first.vocabulary(benchmark.names)
     seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
+    made_of = {f"ovseg.clip.{name}": made_with(f"local-dir:{path}", None)["ovseg.clip"] for name, path in clips.items()}
+    made_of["ovseg.network"] = json.dumps(identify_network(network), sort_keys=True)
 
     def task(unit: str, scratch: Path) -> Counts:
         rows: list[Row] = []
@@ -132,7 +135,7 @@ def _task(
                 cells, found = confusion(labels, guess, len(words.names), benchmark.ignore)
                 rows.append({"item": item, **way, "cells": cells, "pixels": found, **more})
             counts["pictures"] += 1
-        tables.write_part(scratch / f"{unit}.parquet", "segmentations", rows, key)
+        tables.write_part(scratch / f"{unit}.parquet", "segmentations", rows, key, made_of)
         write_failures(scratch, unit, failures, key)
         return counts
 

@@ -1,9 +1,9 @@
 """What training has seen of a benchmark's names: annotated masks, mined pairs, or nothing. Is it zero-shot?
 
-Two names are the same if they are equal letter by letter, in lower case and with one blank between words, as the step
-`nouns` writes them. There is no more to it: a mined noun is a lemma, a class keeps its own form ("curtains" is not the noun
-"curtain"), a compound is one name ("black cat" is not "cat"), and "diningtable" is not "dining table": there, what was seen
-is counted too low. A word of two meanings ("mouse") counts as seen in both. What CLIP saw before is not counted: nobody knows.
+Two names are the same if their letters are, in lower case, blanks and hyphens aside ("diningtable", "dining table"). There is
+no more to it: a mined noun is a lemma, a class keeps its own form ("curtains" is not the noun "curtain"), a compound is one
+name ("black cat" is not "cat"), and COCO-Stuff's "sky-other" is not "sky": there, what was seen is counted too low. A word
+of two meanings ("mouse") counts as seen in both. What CLIP saw before is not counted: nobody knows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Overlap:
 
     Attributes:
         name: as shown.
-        annotated: those of its names, normalised, that are names of annotated masks.
-        mined: pairs of each of its names, normalised, that is a mined noun.
+        annotated: those of its names that are names of annotated masks.
+        mined: pairs of each of its names that is a mined noun.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Overlap:
         return "annotated" if self.annotated else "mined_only" if self.mined else "neither"
 
 
-def normalised(name: str) -> str:
-    """A name as names are compared: lower case, one blank between words."""
-    return " ".join(name.lower().split())
+def letters(name: str) -> str:
+    """A name as names are compared: in lower case, without blanks and hyphens."""
+    return "".join(name.lower().replace("-", " ").split())
 
 
 def overlaps(
@@ -59,10 +59,10 @@ def overlaps(
     Returns:
         K, in the order of `classes`.
     """
-    known = {normalised(name) for name in annotated}
+    known = {letters(name) for name in annotated}
     pairs: Counter[str] = Counter()
     for noun, number in mined:
-        pairs[normalised(noun)] += number
+        pairs[letters(noun)] += number
     return [_overlap(names, known, pairs) for names in classes]
 
 
@@ -100,7 +100,9 @@ def miou_by_group(found: Sequence[Overlap], iou: Floats) -> dict[str, float]:
 
 
 def _overlap(names: Sequence[str], known: Collection[str], pairs: Mapping[str, int]) -> Overlap:
-    own = tuple(dict.fromkeys(map(normalised, names)))
+    own = {letters(name): " ".join(name.lower().split()) for name in reversed(names)}  # the first of equals is shown
     return Overlap(
-        names[0], tuple(name for name in own if name in known), {name: pairs[name] for name in own if name in pairs}
+        names[0],
+        tuple(own[key] for key in reversed(own) if key in known),
+        {own[key]: pairs[key] for key in reversed(own) if key in pairs},
     )

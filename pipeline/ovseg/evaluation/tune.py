@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.compute as pc
 
 from ovseg import tables
-from ovseg.datasets.benchmark import read_benchmark
+from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.errors import OvsegError
 from ovseg.evaluation.benchmark import evaluate
 from ovseg.evaluation.metrics import metrics
@@ -24,6 +24,7 @@ from ovseg.runtime import Runtime
 from ovseg.units import write_json
 
 CHOICE, GRID = "choice.json", "grid.tsv"
+TUNED, SAME = "tune on ", " (THE SAME PICTURES, not held out)"
 Metric = Literal["miou", "miou_gt"]
 
 
@@ -94,7 +95,7 @@ def tune(
                 rows.append((model, threshold, weight, found[metric]))
     report.mkdir(parents=True, exist_ok=True)
     best = {model: max((row for row in rows if row[0] == model), key=lambda row: row[3]) for model in clips}
-    source = f"tune on {benchmark}"
+    source = f"{TUNED}{benchmark}"
     chosen_ones = {
         model: {**asdict(Choice(row[1], row[2], source)), metric: round(row[3], 6)} for model, row in best.items()
     }
@@ -122,3 +123,14 @@ def read_choice(report: Path, model: str, mask_threshold: float | None, weight: 
     if weight is not None:
         return Choice(found.mask_threshold, weight, f"weight given, mask_threshold by {found.source}")
     return found
+
+
+def labelled(choice: Choice, benchmark: Benchmark) -> Choice:
+    """A choice that was made on pictures of this very benchmark is labelled so."""
+    _, tuned, where = choice.source.partition(TUNED)
+    if not tuned or not Path(where).is_dir():
+        return choice
+    other = read_benchmark(Path(where))
+    own = {image for image, _ in benchmark.items}
+    same = other.images.resolve() == benchmark.images.resolve() and any(image in own for image, _ in other.items)
+    return replace(choice, source=choice.source + SAME) if same else choice

@@ -25,20 +25,21 @@ UNLABELLED = 255  # of COCO-Stuff's pixel maps
 CLASSES = "classes.json"
 
 
-def ground_truth(path: Path, scratch: Path, labels: bool = False) -> Source:
+def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path | None = None) -> Source:
     """Annotated masks: COCO instances or panoptic JSON, or a folder of COCO-Stuff pixel maps.
 
     Args:
         path: the JSON (panoptic PNGs are looked for in the folder of the same name without ".json"), or the folder
-            (one PNG a picture; the class table classes.json in it, or beside it, says what the numbers of the pixels mean).
+            (one PNG a picture).
         scratch: folder for the streamed copy of the JSON.
         labels: give class names too; a proposal proper is class-agnostic and has none.
+        classes: class table that says what the numbers in a folder of maps mean; None for its classes.json.
 
     Raises:
         OvsegError: if the path is missing or not in one of those formats.
     """
     if path.is_dir():
-        named = {one.id: one.names[0] for one in read_classes(class_table(path))} if labels else None
+        named = {one.id: one.names[0] for one in read_classes(classes or path / CLASSES)} if labels else None
         return lambda picture: _stuff(path, picture, named)
     store = open_coco(path, scratch / f"{path.stem}.sqlite")
     names = {number: str(record["name"]) for number, record in store.categories().items()}
@@ -145,12 +146,6 @@ def _read_map(path: Path, picture: Picture, decode: Callable[[bytes], NDArray[An
     if pixels.shape[:2] != (picture.height, picture.width):
         raise BadItem("mask_size", f"{path} is {pixels.shape[:2]}, the picture {(picture.height, picture.width)}")
     return pixels
-
-
-def class_table(folder: Path) -> Path:
-    """Where the class table of a folder of maps lies: in it; or beside it, for maps that are only linked."""
-    beside = folder.parent / CLASSES
-    return beside if beside.is_file() and not (folder / CLASSES).is_file() else folder / CLASSES
 
 
 def check_path(path: Path | None, source: str) -> Path:

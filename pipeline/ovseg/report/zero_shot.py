@@ -24,9 +24,9 @@ from ovseg.report.rows import write_rows
 HEADER = ("benchmark", "class", "group", "annotated_as", "mined_as", "pairs", "iou")
 SENTENCE = (
     "Classes of which a name or synonym was annotated in training, or is the noun of a mined pair; and mIoU of {model}, "
-    "ensemble, in percent by OVSeg's rule over each group of classes. Names are the same if they are equal letter by letter in "
-    'lower case: "black cat" is not "cat", "diningtable" is not "dining table". What CLIP saw before is not counted. Each '
-    "class: plots/overlap.tsv."
+    "ensemble, in percent by OVSeg's rule over each group of classes. Names are the same letter by letter in lower case, "
+    'blanks and hyphens aside: "diningtable" is "dining table", "black cat" is not "cat", and "sky-other" is not "sky", so '
+    "what was seen is rather counted too low. What CLIP saw before is not counted. Each class: plots/overlap.tsv."
 )
 
 

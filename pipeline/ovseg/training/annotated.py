@@ -41,7 +41,7 @@ class Annotated(Dataset[Scene]):
 
     Args:
         pictures: of the index.
-        annotations: see `ground_truth`.
+        annotations, table: see `ground_truth`.
         scratch: folder for its streamed copy.
         numbers: class number of each label; masks with other labels are left out.
         crop: S, in pixels.
@@ -61,9 +61,10 @@ class Annotated(Dataset[Scene]):
         scales: tuple[float, float],
         colour: bool,
         seed: int,
+        table: Path | None = None,
     ) -> None:
         self.pictures, self.annotations, self.scratch, self.numbers = pictures, annotations, scratch, numbers
-        self.seed = seed
+        self.seed, self.table = seed, table
         self.change = augment(crop, scales, colour)
         self.empty: Scene = {
             "image": torch.zeros(3, crop, crop, dtype=torch.uint8),
@@ -101,7 +102,7 @@ class Annotated(Dataset[Scene]):
         if not hasattr(
             self, "_source"
         ):  # in each loading process once: a connection to SQLite does not cross processes
-            self._source = ground_truth(self.annotations, self.scratch, labels=True)
+            self._source = ground_truth(self.annotations, self.scratch, True, self.table)
         found: dict[int, np.ndarray] = {}
         for item in self._source(picture):
             if isinstance(item, Proposal) and item.label is not None and item.label in self.numbers:

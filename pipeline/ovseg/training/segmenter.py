@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from ovseg import crops, fingerprint, tables
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
-from ovseg.datasets.classes import read_classes
+from ovseg.datasets.classes import find_table, read_classes
 from ovseg.datasets.coco import open_coco
 from ovseg.errors import OvsegError
 from ovseg.mining.propose import pictures
 from ovseg.proposals import Picture
-from ovseg.proposals.annotated import class_table
+from ovseg.proposals.annotated import CLASSES
 from ovseg.proposals.backbone import identify_backbone
 from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
 from ovseg.runtime import Runtime
@@ -62,6 +62,7 @@ class SegmenterRecipe:
         clip_norm: longest gradient.
         precision: "bf16" (autocast) or "fp32".
         seed: of weights, order, crops and dropout.
+        classes: class table of annotations that are maps, see `find_table`; None for the folder's own classes.json.
     """
 
     backbone: str
@@ -87,6 +88,7 @@ class SegmenterRecipe:
     clip_norm: float
     precision: Literal["fp32", "bf16"]
     seed: int
+    classes: str | None = None
 
 
 def train_segmenter(
@@ -118,10 +120,12 @@ def train_segmenter(
         OvsegError: something is missing, does not fit, or the loss is not a number.
     """
     began = _began_with(recipe, init)
+    table = _class_table(annotations, recipe.classes)
     key = fingerprint.of(
         step="segmenter", index=tables.fingerprint(index, "index"), annotations=fingerprint.of_path(annotations),
         clip=fingerprint.of_path(clip), init=None if init is None else fingerprint.of_path(init), recipe=vars(recipe),
-        licence=licence, **{name: about["sha256"] for name, about in began.items()},
+        licence=licence, classes=table and fingerprint.of_file(table),
+        **{name: about["sha256"] for name, about in began.items()},
     )  # fmt: skip
     with joined(runtime.devices) as world:
         if published(out, key) is not None:
@@ -132,7 +136,7 @@ def train_segmenter(
         try:
             tower = load_adapted(clip, str(world.device), prompts=False)
             folder = scratch_folder(runtime.work, "segmenter", key)
-            names = vocabulary(annotations, folder)
+            names = vocabulary(annotations, folder, table)
             texts = embed(names, tower.encode_texts, recipe.templates, BATCH)
             model = _model(recipe, len(names), tower, init).to(world.device)
             model.class_predictor.texts = texts.to(world.device)
@@ -140,7 +144,7 @@ def train_segmenter(
             if recipe.steps:
                 data = Annotated(
                     _usable(index, images), annotations, folder, {name: i for i, name in enumerate(names)}, crop=recipe.crop,
-                    scales=(recipe.min_scale, recipe.max_scale), colour=recipe.colour, seed=recipe.seed,
+                    scales=(recipe.min_scale, recipe.max_scale), colour=recipe.colour, seed=recipe.seed, table=table,
                 )  # fmt: skip
                 _train(model, data, folder, key, runtime, recipe, world, history)
             if scratch:
@@ -163,14 +167,24 @@ def _began_with(recipe: SegmenterRecipe, init: Path | None) -> dict[str, Any]:
     return {"backbone": asdict(identify_backbone(recipe.backbone))} if own else {}
 
 
-def vocabulary(annotations: Path, scratch: Path) -> list[str]:
+def _class_table(annotations: Path, classes: str | None) -> Path | None:
+    """The class table of maps; None for a JSON, which names its categories itself."""
+    if not annotations.is_dir():
+        return None
+    table = find_table(classes) if classes else annotations / CLASSES
+    if not table.is_file():
+        raise OvsegError(f"{table} is missing: segmenter.classes says which class table the maps are numbered by")
+    return table
+
+
+def vocabulary(annotations: Path, scratch: Path, table: Path | None) -> list[str]:
     """The names of the classes that are learnt, as `ground_truth` labels them.
 
     Raises:
         OvsegError: there are none.
     """
-    if annotations.is_dir():
-        return [one.names[0] for one in read_classes(class_table(annotations)) if one.seen]
+    if table is not None:
+        return [one.names[0] for one in read_classes(table) if one.seen]
     records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
     names = [str(record["name"]) for record in records]
     if not names or len(set(names)) < len(names):
@@ -271,7 +285,7 @@ def _train(
     begin = checkpoint.restore(world.device)
     if begin:
         log.info("segmenter: continues after step %d", begin)
-    batches = scenes(data, recipe.batch_size, world.rank, world.size, begin, _readers(runtime))
+    batches = scenes(data, recipe.batch_size, world.rank, world.size, begin, _readers(runtime, world))
     whole = DistributedDataParallel(objective) if world.size > 1 else objective
     micro = min(runtime.micro_batch or recipe.batch_size, recipe.batch_size // world.size)
 
@@ -312,9 +326,9 @@ def _gradients(objective: Objective, whole: nn.Module, batch: list[Scene], micro
     return torch.tensor(total(mine, world) / world.size)
 
 
-def _readers(runtime: Runtime) -> int:
-    """Loading processes; none on a CPU, whose cores the network has."""
-    return runtime.workers if runtime.devices[0].startswith("cuda") else 0
+def _readers(runtime: Runtime, world: World) -> int:
+    """Loading processes of a rank; none on a CPU, whose cores the network has."""
+    return max(1, runtime.workers // world.size) if runtime.devices[0].startswith("cuda") else 0
 
 
 def _groups(model: nn.Module, recipe: SegmenterRecipe) -> list[dict[str, object]]:

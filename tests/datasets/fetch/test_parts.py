@@ -69,7 +69,7 @@ def test_another_checksum_is_said_and_the_file_is_put_aside(part: Part, server: 
     wrong = bytearray(DATA)
     wrong[100] ^= 1
     server.files["/val2017.zip"] = bytes(wrong)
-    with pytest.raises(OvsegError, match=r"has md5 .* published is .* val2017.zip.wrong"):
+    with pytest.raises(OvsegError, match=r"has md5 .* published is .*val2017.zip.wrong, which may be removed"):
         fetch(part, tmp_path)
     assert not (tmp_path / "archives/val2017.zip").exists()
     server.files["/val2017.zip"] = DATA
@@ -118,6 +118,30 @@ def test_an_archive_that_takes_an_account_is_asked_for_and_taken_from_a_path(
     fetch(login, tmp_path / "home", archive=tmp_path / "val2017.zip")
     assert verify(login, tmp_path / "home")["files"] == 40
     assert (tmp_path / "val2017.zip").read_bytes() == DATA
+
+
+def test_an_archive_by_another_name_is_the_only_one_that_it_can_be(part: Part, server: Served, tmp_path: Path) -> None:
+    (tmp_path / "val2017 (1).zip").write_bytes(DATA)
+    fetch(part, tmp_path / "home", archive=tmp_path / "val2017 (1).zip")
+    assert verify(part, tmp_path / "home")["files"] == 40
+    assert not server.asked
+    two = replace(part, name="two", files=(part.files[0], replace(part.files[0], name="other.zip")))
+    with pytest.raises(OvsegError, match=r"is none of the files of coco two: val2017.zip, other.zip"):
+        fetch(two, tmp_path / "home", archive=tmp_path / "val2017 (1).zip")
+
+
+def test_room_is_asked_for_what_is_not_there_yet(part: Part, tmp_path: Path) -> None:
+    size, lots = sum(map(len, FILES.values())), 10**18
+    fetch(part, tmp_path)
+    verify(part, tmp_path)
+    (tmp_path / "val2017/000000000007.jpg").unlink()
+    with pytest.raises(OvsegError, match="needs"):
+        fetch(replace(part, unpacked=lots), tmp_path)
+    fetch(replace(part, unpacked=size), tmp_path)
+    (tmp_path / "archives/val2017.zip.wrong").write_bytes(bytes(10**6))
+    assert state(part, tmp_path).download == 0
+    (tmp_path / "archives/val2017.zip").unlink()
+    assert state(part, tmp_path).download == len(DATA)
 
 
 def test_too_small_a_disk_is_said_before_anything_is_downloaded(part: Part, server: Served, tmp_path: Path) -> None:
@@ -185,14 +209,13 @@ def test_archives_inside_archives_are_unpacked_and_removed(server: Served, tmp_p
     assert verify(part, tmp_path)["files"] == 6
 
 
-def test_plain_files_and_class_tables_are_put_beside(server: Served, tmp_path: Path) -> None:
+def test_plain_files_are_put_where_they_belong(server: Served, tmp_path: Path) -> None:
     server.files["/labels.txt"] = b"1: accordion\n"
     part = Part("x", "labels", (File(f"{server.url}/labels.txt", "labels.txt", plain=True),), 10,
-                (Holding("in/labels.txt"),), into="in", classes={"in/classes.json": "cocostuff"})  # fmt: skip
+                (Holding("in/labels.txt"),), into="in")  # fmt: skip
     fetch(part, tmp_path)
     verify(part, tmp_path)
     assert (tmp_path / "in/labels.txt").read_bytes() == b"1: accordion\n"
-    assert len(json.loads((tmp_path / "in/classes.json").read_text())["classes"]) == 171
 
 
 def test_what_is_there_is_counted_in_what_is_left_to_do(part: Part, server: Served, tmp_path: Path) -> None:

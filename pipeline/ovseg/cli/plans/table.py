@@ -115,6 +115,6 @@ def _memory(machine: Machine, memory: tuple[float, str] | None) -> list[str]:
     much = "" if has is None or need < has else f", MORE THAN THE {has} GB OF ONE"
     said = (
         f"GPU memory: {need:.1f} GB at least{much} ({stage}: weights, gradients and AdamW at 4 bytes each). Activations come "
-        "on top and were not measured; OVSEG_MICRO_BATCH=32, or less, makes them small."
+        "on top and were not measured; OVSEG_MICRO_BATCH=8, or less, makes them small."
     )
     return textwrap.wrap(said, WIDTH)

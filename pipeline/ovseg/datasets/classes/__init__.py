@@ -30,6 +30,20 @@ class Class:
     seen: bool = True
 
 
+def find_table(name: str) -> Path:
+    """The class table of a benchmark by its name, or a file of one's own.
+
+    Raises:
+        OvsegError: neither.
+    """
+    ours = {path.stem: path for path in sorted(HERE.glob("*.json"))}
+    if name in ours:
+        return ours[name]
+    if not Path(name).is_file():
+        raise OvsegError(f"{name!r} is neither a class table of ours ({', '.join(ours)}) nor a file")
+    return Path(name)
+
+
 def names_of(value: object) -> tuple[str, ...]:
     """A list of names.
 

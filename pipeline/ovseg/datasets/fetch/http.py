@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,12 +99,15 @@ def _continue(session: requests.Session, url: str, part: Path, size: int | None,
         total = begun + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
         if size is not None and total not in (None, size):
             raise OvsegError(f"{url} has {total:,} bytes, {size:,} are published: it is another file; {MIRROR}")
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+        tag = answer.headers.get("ETag", "W/")  # a weak one cannot be asked for
+        version = answer.headers.get("Last-Modified") if tag.startswith("W/") else tag
         write_json(_about(part), {"url": url, "version": version, "bytes": total})
         with part.open("r+b" if begun else "wb") as stream:
             stream.seek(begun)
             for piece in _shown(answer.iter_content(CHUNK), part.name.removesuffix(".part"), begun, total or size or 0):
                 stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
     return total is None or _bytes(part) == total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from ovseg import fingerprint
 from ovseg.errors import OvsegError
 
 HEAD = "path\tbytes\tsha256\n"
-OFTEN = 64  # rows between two flushes: more are never done again
+OFTEN = 1000  # rows between two times that files and rows are brought to the disk: more are never done again
 
 
 class Manifest:
@@ -53,12 +54,18 @@ class Manifest:
         self._stream.write(f"{path.removeprefix('./')}\t{size}\t{sha}\n")
         self._new += 1
         if self._new % OFTEN == 0:
-            self._stream.flush()
+            self.flush()
 
     def flush(self) -> None:
-        """Have what was noted survive a kill."""
+        """Have what was noted survive a power cut: the files first, then the rows that speak of them."""
         if self._stream:
+            os.sync()
             self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def there(self) -> int:
+        """Bytes of files that are noted and there."""
+        return sum(size for path, (size, _) in self.rows.items() if _size(self.home / path) == size)
 
     def note(self, path: str) -> None:
         """Note a file that is there already, reading it."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ovseg import fingerprint
-from ovseg.datasets.classes import HERE as CLASS_TABLES
 from ovseg.datasets.fetch.http import download
 from ovseg.datasets.fetch.manifest import Manifest, changed, read_manifest
 from ovseg.datasets.fetch.releases import File, Holding, Part
@@ -35,7 +34,7 @@ def fetch(part: Part, home: Path, mirror: str | None = None, archive: Path | Non
         part: what to download.
         home: folder of the data set.
         mirror: address of a folder that holds the files under their own names, instead of the published ones.
-        archive: one of the files, fetched by hand; its name says which.
+        archive: its archive, fetched by hand; of several the one of that name.
 
     Raises:
         OvsegError: as `http.download`; another checksum; offline; not enough space; a file that takes a login.
@@ -47,10 +46,10 @@ def fetch(part: Part, home: Path, mirror: str | None = None, archive: Path | Non
             write_json(receipt, {"files": []})
         return
     _needs_room(part, home)
-    files = []
+    files, given = [], archive and _which(part, archive)
     for file in part.files:
         path = home / ARCHIVES / file.name
-        if archive is not None and archive.name == file.name and not path.exists():
+        if archive is not None and file is given and not path.exists():
             _take(archive, path)
         if not path.is_file():
             _get(part, file, path, mirror)
@@ -79,8 +78,6 @@ def verify(part: Part, home: Path, *, keep_archives: bool = False) -> dict[str, 
             with Manifest(path, home) as manifest:
                 _unpack(part, home, manifest)
         _write_manifest(part, home, path)
-    for table, name in part.classes.items():
-        shutil.copyfile(CLASS_TABLES / f"{name}.json", home / table)
     if not keep_archives:
         for file in part.files:
             (home / ARCHIVES / file.name).unlink(missing_ok=True)
@@ -162,7 +159,7 @@ def _check_holding(part: Part, holding: Holding, home: Path) -> list[str]:
 
 
 def _remedy(part: Part) -> str:
-    return f"`ovseg data get {part.dataset} {part.name}` completes it"
+    return f"`ovseg data get {part.dataset} {part.name}` downloads and unpacks what is missing into the project's own folder"
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -226,6 +223,18 @@ def _get(part: Part, file: File, path: Path, mirror: str | None) -> None:
     download(url, path, size=file.bytes)
 
 
+def _which(part: Part, archive: Path) -> File:
+    """The file that was fetched by hand: the one of that name, or the only archive, whatever it is called now."""
+    named = [file for file in part.files if file.name == archive.name] or [
+        file for file in part.files if not file.plain
+    ]
+    if len(named) != 1:
+        raise OvsegError(
+            f"{archive} is none of the files of {part.dataset} {part.name}: {', '.join(f.name for f in part.files)}"
+        )
+    return named[0]
+
+
 def _take(archive: Path, path: Path) -> None:
     """A link where the file system allows it, else a copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,8 +268,9 @@ def _reject(file: File, path: Path, found: str, wanted: str) -> None:
     wrong = path.with_name(path.name + ".wrong")
     path.replace(wrong)
     raise OvsegError(
-        f"{path} has {found}, published is {wanted}: it is damaged, or another file. It is now {wrong.name}; run the same "
-        f"command again to download it anew, from a mirror (OVSEG_MIRROR) if {file.url} gives it like this again"
+        f"{path} has {found}, published is {wanted}: it is damaged, or another file. It is now {wrong}, which may "
+        f"be removed; run the same command again to download it anew, from a mirror (OVSEG_MIRROR) if {file.url} gives it like "
+        "this again"
     )
 
 
@@ -268,13 +278,19 @@ def _needs_room(part: Part, home: Path) -> None:
     """A disk that is too small is said before hours of download, not after."""
     home.mkdir(parents=True, exist_ok=True)
     (home / ARCHIVES).mkdir(exist_ok=True)
-    there = sum(one.stat().st_size for file in part.files for one in (home / ARCHIVES).glob(f"{file.name}*"))
-    need, free = part.download + part.unpacked - there, shutil.disk_usage(home).free
+    unpacked = Manifest(home / MANIFESTS / f"{part.name}.tsv", home).there()
+    need, free = part.download - downloaded(part, home) + max(0, part.unpacked - unpacked), shutil.disk_usage(home).free
     if free < need:
         raise OvsegError(
             f"{part.dataset} {part.name} needs {_gb(need)} GB in {home}, {_gb(free)} GB are free. Make {home} a link to a "
             "larger disk, or free some space, and run it again"
         )
+
+
+def downloaded(part: Part, home: Path) -> int:
+    """Bytes of a part's files that are in home/archives, finished or not."""
+    paths = [home / ARCHIVES / f"{file.name}{end}" for file in part.files for end in ("", ".part")]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def is_linked(part: Part, home: Path) -> bool:

@@ -4,7 +4,7 @@
             "parts": {part: {"files": [{"url", "bytes" or "about", "digest": "md5:..." or "sha256:...", "name": if not the
                                         URL's last piece, "plain": true for what is no archive, "login": how to get it}],
                              "into": folder that archives are unpacked in, "inner": {archive inside: folder},
-                             "unpacked": bytes, about, "classes": {class table to put there: its name},
+                             "unpacked": bytes, about,
                              "holds": {path: {} for a file, {"names": pattern, "files": how many} for a folder}}}}}
 """
 
@@ -65,7 +65,6 @@ class Part:
         into: folder that archives are unpacked in.
         inner: archives inside archives, and the folder that each is unpacked in.
         unpacked: bytes on disk, about.
-        classes: class tables of ours to put beside the labels.
         holds: what must be there in the end.
         others: patterns of file names of other releases, and what these are called.
         home, licence: the data set's page and terms.
@@ -78,7 +77,6 @@ class Part:
     holds: tuple[Holding, ...]
     into: str = "."
     inner: Mapping[str, str] = field(default_factory=dict)
-    classes: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
     home: str = ""
     licence: str = ""
@@ -123,7 +121,6 @@ def _part(dataset: str, name: str, about: dict[str, Any], of: dict[str, Any]) ->
         tuple(Holding(path, one.get("names"), one.get("files", 1)) for path, one in of["holds"].items()),
         of.get("into", "."),
         of.get("inner", {}),
-        of.get("classes", {}),
         about.get("others", {}),
         about["home"],
         about["licence"],

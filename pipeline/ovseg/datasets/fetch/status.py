@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovseg.datasets.fetch.parts import ARCHIVES, RECEIPTS, is_linked, is_whole
+from ovseg.datasets.fetch.parts import RECEIPTS, downloaded, is_linked, is_whole
 from ovseg.datasets.fetch.releases import Part
 
 NETWORK, DISK = 25e6, 100e6  # bytes a second of a common line; of checking and unpacking many small files
@@ -36,7 +36,7 @@ def state(part: Part, home: Path) -> State:
     """How far a part is below `home`, the folder of its data set."""
     if is_whole(part, home):
         return State(part, "linked" if is_linked(part, home) else "verified", 0, 0, 0)
-    there = sum(one.stat().st_size for file in part.files for one in (home / ARCHIVES).glob(f"{file.name}*"))
+    there = downloaded(part, home)
     download = max(0, part.download - there)
     word = "missing" if not there else "downloaded" if (home / RECEIPTS / f"{part.name}.json").is_file() else "begun"
     seconds = download / NETWORK + (part.download + part.unpacked) / DISK
@@ -48,7 +48,8 @@ def table(states: Sequence[State], root: Path) -> str:
     lines = [f"{'data set':16}{'part':16}{'is':12}{'download':>10}{'on disk':>10}{'time':>10}  licence"]
     said: set[str] = set()
     for one in states:
-        sizes = f"{_gb(one.download):>10}{_gb(one.disk):>10}{_minutes(one.seconds):>10}"
+        login = one.word == "missing" and any(file.login for file in one.part.files)
+        sizes = f"{'by hand' if login else _gb(one.download):>10}{_gb(one.disk):>10}{_minutes(one.seconds):>10}"
         licence = "" if one.part.dataset in said else one.part.licence
         said.add(one.part.dataset)
         lines.append(f"{one.part.dataset:16}{one.part.name:16}{one.word:12}{sizes}  {licence}".rstrip())
