@@ -373,8 +373,16 @@ def test_an_index_that_counts_otherwise_than_the_pictures_is_refused(tmp_path: P
 def six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A release of six pictures of ADE20K-150, which is published as one of six."""
     draw_ade150(tmp_path, {f"ADE_val_{i}": spread([i, 150]) for i in range(1, 7)})
-    monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], pictures=6))
+    monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], pictures=6, counted=False))
     return tmp_path
+
+
+def test_a_whole_release_whose_classes_do_not_all_occur_is_an_error(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], counted=True))
+    with pytest.raises(OvsegError, match=r"7 classes occur in .*, 150 are published .*--allow-missing"):
+        convert("ade150", six, six / "out")
+    assert not (six / "out" / "benchmark.json").exists()
+    assert convert("ade150", six, six / "out", allow_missing=True)["classes"] == 7
 
 
 def damage(root: Path) -> None:

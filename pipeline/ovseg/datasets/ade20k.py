@@ -177,4 +177,5 @@ ADE847 = Official(
     parts={"images": ("images/ADE/validation",), "labels": ("images/ADE/validation",)},
     extra={"index": ("index_ade20k_2021.pkl", "index_ade20k.pkl")},
     short_side=512,
+    counted=False,
 )

@@ -23,6 +23,7 @@ COCOSTUFF = Official(
     cocostuff,
     ignore=255,
     pictures=5_000,
+    counted=False,
     source="COCO-Stuff val2017 (Caesar et al., arXiv 1612.03716)",
     where="val2017.zip of cocodataset.org and stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff",
     homes=("coco", "."),

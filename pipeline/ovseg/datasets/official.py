@@ -84,7 +84,7 @@ def convert(
 
     Raises:
         OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable picture; and, unless
-            `allow_missing`, other than the published number of pictures, or some that cannot be used.
+            `allow_missing`, other than the published number of pictures or of classes, or some that cannot be used.
     """
     if name not in BENCHMARKS:
         raise OvsegError(f"{name!r} is none of the benchmarks: {', '.join(BENCHMARKS)}")
@@ -107,6 +107,9 @@ def convert(
         _check(name, outcomes, out / DROPPED, allow_missing)
         write_table(out / ITEMS, ("image", "label"), [one.cells for one in outcomes if one.good])
         counts = _counts(outcomes)
+        if official.counted and counts["classes"] != published(name)["classes"] and not allow_missing:
+            said = f"{counts['classes']} classes occur in {found['labels']}, {published(name)['classes']} are published"
+            raise OvsegError(f"{name}: {said} ({official.where}). Unpack it again, or use what there is: --allow-missing")
         lasting = {what: number for what, number in counts.items() if what != "reused"}  # the same however often it ran
         write_json(out / COUNTS, {**lasting, "published": published(name)})
         _finish(official, classes, out / IMAGES if official.short_side else found["images"], out)

@@ -56,6 +56,7 @@ class Official:
         extra: the same for parts that may be missing.
         short_side: larger pictures are brought down to this, and written again.
         occurring: how many of its classes have a pixel, where that is known not to be all.
+        counted: somebody has counted these, and labels are not made smaller: another number is an error.
     """
 
     items: Callable[[Found, Sequence[Class], int], Iterator[Item]]
@@ -68,6 +69,7 @@ class Official:
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     short_side: int | None = None
     occurring: int | None = None
+    counted: bool = True
 
     def locate(self, root: Path) -> Found:
         """Where the parts are below `root`, the folder that the release was unpacked in, or the release's own.
