@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,18 +140,24 @@ def _of_this_run() -> dict[str, Any]:
 
 def document(runs: Runs) -> str:
     """docs/paper.md: tables, and which comparisons of the paper come out here."""
-    parts = [HEAD]
     listed = [
         [name, str(len(runs.get(name, []))), ", ".join(f"`{c}`" for c in changes) or "as they are"]
         for name, changes in VARIANTS.items()
     ]
-    parts += [markdown([["variant", "seeds", "parameters"], *listed])]
+    parts = [markdown([["variant", "seeds", "parameters"], *listed])]
+    said: Counter[str] = Counter()
     for table in TABLES:
         parts += [f"## {table.title}", markdown(lines(table, runs))]
         compared = comparisons(table, runs)
+        said.update(cell.rpartition(": ")[2] for row in compared[1:] for cell in row[1:] if cell)
         if len(compared) > 1:
             parts += ["Differences, the paper's / ours, and whether the sign is the same:", markdown(compared)]
-    return "\n\n".join(parts) + "\n"
+    one = f", {said['one seed']} have one seed" if said["one seed"] else ""
+    count = (
+        f"Of the {said.total()} comparisons that the paper allows, {said['yes']} come out with its sign here, {said['no']} "
+        f"with the other, {said['undecided']} are undecided{one}."
+    )
+    return "\n\n".join([HEAD, *([count] if said else []), *parts]) + "\n"
 
 
 if __name__ == "__main__":
