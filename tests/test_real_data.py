@@ -67,7 +67,7 @@ def _small(folder: Path, published: Published, served: Served) -> Copy:
 
 def _shrunk(paper: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
     """A recipe with the models and the few steps of another one, and its own data."""
-    own = {name: paper["segmenter"][name] for name in ("annotations", "licence")}
+    own = {name: paper["segmenter"][name] for name in ("annotations", "classes", "licence")}
     small = {name: tiny[name] for name in ("clip", "finetune", "prompt")}
     changes = {
         "nouns": {"model": tiny["nouns"]["model"]},

@@ -109,7 +109,9 @@ def convert(
         counts = _counts(outcomes)
         if official.counted and counts["classes"] != published(name)["classes"] and not allow_missing:
             said = f"{counts['classes']} classes occur in {found['labels']}, {published(name)['classes']} are published"
-            raise OvsegError(f"{name}: {said} ({official.where}). Unpack it again, or use what there is: --allow-missing")
+            raise OvsegError(
+                f"{name}: {said} ({official.where}). Unpack it again, or use what there is: --allow-missing"
+            )
         lasting = {what: number for what, number in counts.items() if what != "reused"}  # the same however often it ran
         write_json(out / COUNTS, {**lasting, "published": published(name)})
         _finish(official, classes, out / IMAGES if official.short_side else found["images"], out)

@@ -28,20 +28,22 @@ def confusion(
         cells (truth * (K + 1) + guess) that occur, ascending, and how many pixels each has.
     """
     starts = _starts(truth.ravel(), guess.ravel())
-    lengths = np.diff(starts, append=truth.size)
-    of_truth, of_guess = truth.take(starts), guess.take(starts)
-    scored = of_truth != ignore
-    true, rows = _few(of_truth[scored])
-    guessed, columns = _few(of_guess[scored])
-    pixels = np.bincount(rows * len(guessed) + columns, lengths[scored], len(true) * len(guessed)).astype(np.int64)
-    cells = (true[:, None] * (classes + 1) + guessed).ravel()
+    lengths = np.empty(len(starts))
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = truth.size - starts[-1]
+    true, rows = _few(np.minimum(truth.take(starts), classes))  # what is ignored may be 65535
+    guessed, columns = _few(guess.take(starts))
+    pixels = np.bincount(rows * len(guessed) + columns, lengths, len(true) * len(guessed)).astype(np.int64)
+    scored = true != min(ignore, classes)
+    cells = (true[scored, None] * (classes + 1) + guessed).ravel()
+    pixels = pixels.reshape(len(true), -1)[scored].ravel()
     return cells[pixels > 0], pixels[pixels > 0]
 
 
 def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
     """Where a run of equal pairs begins, int64."""
-    begins = np.zeros(truth.size + -truth.size % 8, bool)
-    begins[0] = True
+    begins = np.empty(truth.size + -truth.size % 8, bool)
+    begins[0], begins[truth.size :] = True, False
     inner = begins[1 : truth.size]
     np.not_equal(truth[1:], truth[:-1], out=inner)
     inner |= guess[1:] != guess[:-1]
