@@ -19,7 +19,7 @@ from benchmarks.results import Options, Result, Row, Target, Turn, interleave, m
 from ovseg.evaluation.confusion import confusion, totals
 from ovseg.evaluation.metrics import metrics
 
-SIZE, REGIONS, PICTURES, REPEATS = (480, 640), 12, 40, 5
+SIZE, REGIONS, PICTURES, REPEATS = (480, 640), 12, 40, 31
 CASES: dict[int, tuple[type[np.unsignedinteger], int]] = {150: (np.uint8, 255), 847: (np.uint16, 65535)}
 
 Maps = list[tuple[NDArray[np.unsignedinteger], NDArray[np.uint16]]]
