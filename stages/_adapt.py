@@ -31,7 +31,8 @@ def run_adaptation(
     recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
     shards = Path("shards")
     sources = sorted(tables.read(shards, "samples", ["source"])["source"].unique().to_pylist())
-    source = {"mask_source": ", ".join(sources), "mask_licence": params.propose.licence}
+    licence = tables.licence(shards, "samples") or params.propose.licence  # what the generator states comes first
+    source = {"mask_source": ", ".join(sources), "mask_licence": licence}
     adapt(name, init, shards, out, runtime, recipe, source)
     if is_first_rank():
         write_adaptation(

@@ -19,6 +19,7 @@ from ovseg import fingerprint as hashes
 from ovseg.errors import OvsegError
 
 SCHEMA_VERSION = "1"
+LICENCE = "ovseg.licence"  # in a table's metadata: of the masks, where the model that made them states one
 ACCOUNT = "step.json"  # in every published folder: fingerprint, counts, sha256 of each file
 
 _caption = pa.struct([("id", pa.int64()), ("text", pa.string())])
@@ -193,6 +194,11 @@ def rows(folder: Path, name: str, columns: list[str] | None = None) -> Iterator[
 def fingerprint(folder: Path, name: str) -> str:
     """Fingerprint of a whole table: of what made each of its parts."""
     return hashes.of(parts=[check_part(path, name)["ovseg.fingerprint"] for path in parts(folder)])
+
+
+def licence(folder: Path, name: str) -> str | None:
+    """The licence that the masks behind a table carry; None where no model stated one."""
+    return next((check_part(path, name).get(LICENCE) for path in parts(folder)), None)
 
 
 def read_account(folder: Path) -> dict[str, Any]:

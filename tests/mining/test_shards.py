@@ -189,3 +189,24 @@ def test_a_broken_sample_says_why(change: Row, reason: str) -> None:
     }
     with pytest.raises(BadItem, match="mask_size"):
         decode_sample(other)
+
+
+def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
+    mined: Mined, tmp_path: Path, runtime: Runtime
+) -> None:
+    shards_of(mined, tmp_path / "plain", runtime)
+    assert tables.licence(tmp_path / "plain", "samples") is None
+    for path in tables.parts(mined.proposals):
+        about = tables.check_part(path, "proposals")
+        (tmp_path / "proposals").mkdir(exist_ok=True)
+        tables.write_part(
+            tmp_path / "proposals" / path.name, "proposals", tables.read_part(path, "proposals"),
+            about["ovseg.fingerprint"], {tables.LICENCE: "cc-by-nc-4.0"},
+        )  # fmt: skip
+    work = Runtime(workers=1, work=tmp_path / "work")
+    write_shards(
+        mined.index, mined.coco.images, tmp_path / "proposals", mined.pairs, tmp_path / "out", work, min_shards=3
+    )
+    assert tables.licence(tmp_path / "out", "samples") == "cc-by-nc-4.0"
+    tars = [{path.name: path.read_bytes() for path in (tmp_path / one).glob("*.tar")} for one in ("plain", "out")]
+    assert tars[0] == tars[1]

@@ -14,11 +14,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from typer.testing import CliRunner
 
-from ovseg import fingerprint
+from ovseg import fingerprint, tables
 from ovseg.cli.app import app
 from ovseg.clip import convert as clip_convert
 from ovseg.clip.adapted import load_adapted
 from ovseg.errors import OvsegError
+from ovseg.mining.propose import _network
 from ovseg.proposals.convert import INNER, MULTI_GRID, convert_segmenter, is_segmenter, read_network
 from ovseg.proposals.network import ABOUT, load_network
 from ovseg.proposals.released import their_name
@@ -244,6 +245,7 @@ def test_a_released_segmenter_segments_a_picture(swin: State, known: str, tmp_pa
 def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str, tmp_path: Path) -> None:
     convert_segmenter(write(tmp_path / FILE, with_clip(resnet)), known, tmp_path / "out")
     network = load_network(tmp_path / "out" / "segmenter")
+    assert _network("segmenter", str(tmp_path / "out" / "segmenter"))[tables.LICENCE] == "CC-BY-NC-4.0"
     blocks = network.model.model.pixel_level_module.encoder._backbone["layer4"]
     assert [block.conv2.dilation for block in blocks] == [(1, 1), (2, 2), (4, 4)]
     assert (network.about["short_side"], network.about["long_side"]) == (512, 2048)

@@ -90,17 +90,23 @@ def _model_identity(source: SourceName, model: str | None) -> str | None:
 
 
 def _network(source: SourceName, model: str | None) -> dict[str, str]:
-    """For the metadata of the table: the `Weights` of the network that makes the masks, and its backbone's, as JSON."""
+    """For the metadata of the table: the `Weights` of the network that makes the masks as JSON, and its licence if it has
+    one that is not ours to give."""
     if source not in USE_MODEL or not model:
         return {}
     if source == "segmenter":
-        from ovseg.proposals.network import identify_network
+        from ovseg.proposals.network import ABOUT, identify_network
 
-        return {"ovseg.network": json.dumps(identify_network(Path(model)), sort_keys=True)}
-    from ovseg.proposals.checkpoint import identify_checkpoint
+        known = {"ovseg.network": json.dumps(identify_network(Path(model)), sort_keys=True)}
+        about = json.loads((Path(model) / ABOUT).read_text(encoding="utf-8"))
+        stated = about.get("licence") if "checkpoint" in about else None  # released by others, and converted
+    else:
+        from ovseg.proposals.checkpoint import identify_checkpoint
 
-    log.info("%s: licence %s; its masks carry it", model, weights.licence(model) or "not stated")
-    return {"ovseg.network": json.dumps(asdict(identify_checkpoint(model)), sort_keys=True)}
+        known = {"ovseg.network": json.dumps(asdict(identify_checkpoint(model)), sort_keys=True)}
+        stated = weights.licence(model)
+        log.info("%s: licence %s; its masks carry it", model, stated or "not stated")
+    return known | ({tables.LICENCE: stated} if stated else {})
 
 
 def _identity(where: Path | str | None) -> str | None:

@@ -84,6 +84,8 @@ def _task(
     background: crops.Fill, jpeg_quality: int,
 ) -> Task:  # fmt: skip
     colour = crops.fill_colour(background, CLIP_MEAN)
+    licence = tables.licence(proposals, "proposals")
+    carried = {tables.LICENCE: licence} if licence else {}
 
     def task(unit: str, folder: Path) -> Counts:
         table = tables.read(pairs, "pairs")
@@ -102,7 +104,7 @@ def _task(
                 rows.append({**pair, "key": key_of(pair["pair"]), "status": status, "detail": detail})
         if not counts["samples"]:
             (folder / f"{unit}.tar").unlink()  # an empty tar is an error to every reader
-        tables.write_part(folder / f"{unit}.parquet", "samples", rows, key)
+        tables.write_part(folder / f"{unit}.parquet", "samples", rows, key, carried)
         return counts
 
     return task
