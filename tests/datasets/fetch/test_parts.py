@@ -185,6 +185,30 @@ def test_data_that_lies_elsewhere_is_linked_verified_and_never_downloaded(
     assert state(part, home).word == "linked"
 
 
+def test_linked_data_that_lost_a_file_is_said_and_not_downloaded_into(
+    part: Part, server: Served, tmp_path: Path
+) -> None:
+    fetch(part, tmp_path / "theirs")
+    verify(part, tmp_path / "theirs")
+    link(part, tmp_path / "home", tmp_path / "theirs")
+    server.asked.clear()
+    (tmp_path / "theirs/val2017/000000000003.jpg").unlink()
+    with pytest.raises(OvsegError, match=r"is linked below .* missing or changed .*ovseg data verify coco val2017"):
+        fetch(part, tmp_path / "home")
+    assert not server.asked
+
+
+def test_other_data_of_the_same_sizes_is_hashed_anew_when_it_is_linked(part: Part, tmp_path: Path) -> None:
+    fetch(part, tmp_path / "theirs")
+    verify(part, tmp_path / "theirs")
+    stale = (tmp_path / "theirs/manifests/val2017.tsv").read_text().replace("\t3000\t", "\t3000\t" + "0" * 64 + "\n#")
+    lines = [line for line in stale.splitlines() if line.startswith("val2017/")]
+    (tmp_path / "home/manifests").mkdir(parents=True)
+    (tmp_path / "home/manifests/val2017.tsv.part").write_text("\n".join(lines) + "\n")
+    link(part, tmp_path / "home", tmp_path / "theirs")
+    assert is_whole(part, tmp_path / "home", full=True)
+
+
 def test_what_is_in_the_way_of_a_link_is_left_alone(part: Part, tmp_path: Path) -> None:
     fetch(part, tmp_path / "theirs")
     verify(part, tmp_path / "theirs")

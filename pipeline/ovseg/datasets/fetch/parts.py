@@ -45,6 +45,11 @@ def fetch(part: Part, home: Path, mirror: str | None = None, archive: Path | Non
         if not receipt.is_file():
             write_json(receipt, {"files": []})
         return
+    if is_linked(part, home):
+        raise OvsegError(
+            f"{part.dataset} {part.name} is linked below {home}, and files of it are missing or changed there: see `ovseg data "
+            f"verify {part.dataset} {part.name}`, then link it again; or remove the links and {receipt} to download it"
+        )
     _needs_room(part, home)
     files, given = [], archive and _which(part, archive)
     for file in part.files:
@@ -112,7 +117,8 @@ def link(part: Part, home: Path, there: Path) -> dict[str, int]:
             target.symlink_to(source, target_is_directory=source.is_dir())
     (home / RECEIPTS).mkdir(parents=True, exist_ok=True)
     write_json(home / RECEIPTS / f"{part.name}.json", {"linked": str(there.resolve())})
-    (home / MANIFESTS / f"{part.name}.tsv").unlink(missing_ok=True)
+    for end in ("", ".part"):  # what was noted is of other files
+        (home / MANIFESTS / f"{part.name}.tsv{end}").unlink(missing_ok=True)
     return verify(part, home)
 
 
