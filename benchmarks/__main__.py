@@ -3,7 +3,7 @@
     python -m benchmarks [--all] [NAME ...]
 
 Each prints a table and writes `benchmarks/results/<name>-<machine>.json`. Let nothing else run meanwhile: what others
-took of the processor is in the file. `--smoke` tries everything on a handful of pictures in a minute or two and writes
+took of the processor is in the file. `--smoke` tries everything on a handful of images in a minute or two and writes
 nothing.
 """
 

@@ -18,15 +18,15 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.results import FOLDER, machine, slug, versions
-from ovseg import crops, fingerprint, tables
 from ovseg.clip.adapted import load_adapted
+from ovseg.core import crops, hashing, tables
+from ovseg.core.params import Params, read_params
+from ovseg.engine.runtime import from_environment
+from ovseg.engine.units import work_folder
 from ovseg.evaluation.mask_accuracy import measure
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards
-from ovseg.params import Params, read_params
-from ovseg.runtime import from_environment
 from ovseg.training.adapt import adapt
-from ovseg.units import work_folder
 from stages._adapt import recipe_of
 
 DOC = Path("docs/adaptation.md")
@@ -92,24 +92,29 @@ def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]
 def _work(params: Params) -> Path:
     """Where the CLIPs of these parameters, shards and base are kept; remove it to train them anew with other code."""
     inputs = {
-        "base": fingerprint.of_path(Path("models/base")),
-        "shards": tables.read_account(Path("shards"))["fingerprint"],
+        "base": hashing.sha256_path(Path("models/base")),
+        "shards": tables.read_step_manifest(Path("shards"))["fingerprint"],
     }
     sections = {"finetune": vars(params.finetune), "prompt": vars(params.prompt), "crop": vars(params.crop)}
-    return work_folder() / "adaptation" / fingerprint.of(**inputs, **sections)[:12]
+    return work_folder() / "adaptation" / hashing.fingerprint(**inputs, **sections)[:12]
 
 
 def _ground_truth(params: Params) -> Path:
-    """Shards of annotated masks with their class names alone: select.annotated_share=1."""
+    """Shards of annotated masks with their class names alone: select.annotated_fraction=1."""
     work, runtime = _work(params), from_environment()
     pairs, out = work / "annotated-pairs", work / "annotated-shards"
     select_pairs(
-        Path("data/candidates"), Path("data/proposals"), pairs, runtime, annotated_share=1.0, seed=params.select.seed
+        Path("data/candidates"), Path("data/proposals"), pairs, runtime, annotated_fraction=1.0, seed=params.select.seed
     )
     write_shards(
-        Path("data/index"), Path(params.index.images), Path("data/proposals"), pairs, out, runtime,
+        Path("data/index"),
+        Path(params.index.images),
+        Path("data/proposals"),
+        pairs,
+        out,
+        runtime,
         min_shards=params.shards.min_shards,
-    )  # fmt: skip
+    )
     return out
 
 
@@ -117,9 +122,15 @@ def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
     runtime = from_environment()
     clip = load_adapted(folder, runtime.devices[0])
     return measure(
-        {"": clip}, Path(params.heldout.images), Path(params.heldout.truth), fill=fill, antialias=params.crop.antialias,
-        templates=params.heldout.templates, batch_size=runtime.batch_size, limit=params.heldout.limit,
-    )[""]  # fmt: skip
+        {"": clip},
+        Path(params.heldout.images),
+        Path(params.heldout.annotations),
+        fill=fill,
+        antialias=params.crop.antialias,
+        templates=params.heldout.templates,
+        batch_size=runtime.batch_size,
+        limit=params.heldout.limit,
+    )[""]
 
 
 def table(every: Mapping[str, list[Scores]]) -> str:
@@ -142,8 +153,11 @@ def _write(every: Mapping[str, list[Scores]], seeds: list[int]) -> None:
     DOC.write_text(f"{before}\n{table(every)}\n{after}", encoding="utf-8")
     record = {
         "command": f"python -m benchmarks.adaptation --seeds {' '.join(map(str, seeds))}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "scores": every,
-    }  # fmt: skip
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions(),
+        "scores": every,
+    }
     (FOLDER / f"adaptation-{slug()}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Evaluator: confusion and both rules of mIoU, against a numpy `bincount` on int64 for each picture.
+"""Evaluator: confusion and both rules of mIoU, against a numpy `bincount` on int64 for each image.
 
     python -m benchmarks evaluator    about 1 minute on two cores
 
@@ -19,7 +19,7 @@ from benchmarks.results import Options, Result, Row, Target, Turn, interleave, m
 from ovseg.evaluation.confusion import confusion, totals
 from ovseg.evaluation.metrics import metrics
 
-SIZE, REGIONS, PICTURES, REPEATS = (480, 640), 12, 40, 31
+SIZE, REGIONS, IMAGES, REPEATS = (480, 640), 12, 40, 31
 CASES: dict[int, tuple[type[np.unsignedinteger], int]] = {150: (np.uint8, 255), 847: (np.uint16, 65535)}
 
 Maps = list[tuple[NDArray[np.unsignedinteger], NDArray[np.uint16]]]
@@ -30,7 +30,7 @@ def run(options: Options) -> Result:
     targets: list[Target] = []
     turns: dict[str, list[Turn]] = {}
     for classes, (kind, ignore) in CASES.items():
-        maps = made(classes, kind, ignore, 4 if options.smoke else PICTURES)
+        maps = made(classes, kind, ignore, 4 if options.smoke else IMAGES)
         ways = {
             "ours": _ours(maps, classes, ignore),
             "bincount": _bincount(maps, classes, ignore),
@@ -40,15 +40,15 @@ def run(options: Options) -> Result:
         middle = medians(measured)
         turns |= {f"{way}, {classes} classes": found for way, found in measured.items()}
         rows += [
-            {"classes": classes, "way": way, "pictures/s": middle[way], "ratio": middle[way] / middle["bincount"]}
+            {"classes": classes, "way": way, "images/s": middle[way], "ratio": middle[way] / middle["bincount"]}
             for way in ways
         ]
         targets.append(Target(f"ours / bincount, {classes} classes", middle["ours"] / middle["bincount"], 5.0))
-    return Result({"pictures": PICTURES, "pixels": SIZE[0] * SIZE[1]}, rows, targets, turns)
+    return Result({"images": IMAGES, "pixels": SIZE[0] * SIZE[1]}, rows, targets, turns)
 
 
 def made(classes: int, kind: type[np.unsignedinteger], ignore: int, number: int) -> Maps:
-    """Truth and guess of some pictures: regions nearest to random points."""
+    """Truth and guess of some images: regions nearest to random points."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     found: Maps = []

@@ -1,8 +1,8 @@
-"""What benchmarks are run on: real pictures, captions and masks where there are some, generated ones elsewhere.
+"""What benchmarks are run on: real images, captions and masks where there are some, generated ones elsewhere.
 
 `OVSEG_BENCH_DATA` (default: ../shared/data beside the repository) is a folder with any of
 
-    minicoco/images, minicoco/captions.json, minicoco/segments_from_panoptic.json   COCO pictures, captions, RLE masks
+    minicoco/images, minicoco/captions.json, minicoco/segments_from_panoptic.json   COCO images, captions, RLE masks
     captions/captions_val2017.json                                                  COCO captions
     nlp_ewt                                                                         a spaCy pipeline
 
@@ -22,21 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovseg import masks
-from ovseg.datasets.demo.nouns import nouns
+from data.demo.world.nouns import nouns
+from ovseg.core import masks
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("OVSEG_BENCH_DATA") or ROOT.parent / "shared" / "data")
-HELP = "Real pictures and captions are looked for in $OVSEG_BENCH_DATA, see benchmarks/inputs.py."
+HELP = "Real images and captions are looked for in $OVSEG_BENCH_DATA, see benchmarks/inputs.py."
 TAGGERS = (DATA / "nlp_ewt", ROOT / "data" / "demo" / "tagger")
 
-MADE_SIZE, MADE_MASKS = (480, 640), 11  # of generated pictures, as COCO's have on average
+MADE_SIZE, MADE_MASKS = (480, 640), 11  # of generated images, as COCO's have on average
 
 Record = dict[str, Any]
 
 
-class Pictures(NamedTuple):
-    """A folder of pictures with captions and masks in COCO's format; `real` says whether they are photographs."""
+class Images(NamedTuple):
+    """A folder of images with captions and masks in COCO's format; `real` says whether they are photographs."""
 
     images: Path
     captions: Path
@@ -59,8 +59,10 @@ def tagger() -> str:
 
 def captions(number: int) -> tuple[list[str], str]:
     """That many captions, and where they are from."""
-    for path, name in ((DATA / "captions" / "captions_val2017.json", "COCO val2017"),
-                       (ROOT / "data" / "demo" / "train" / "captions.json", "demo")):  # fmt: skip
+    for path, name in (
+        (DATA / "captions" / "captions_val2017.json", "COCO val2017"),
+        (ROOT / "data" / "demo" / "train" / "captions.json", "demo"),
+    ):
         if path.is_file():
             records = json.loads(path.read_text(encoding="utf-8"))["annotations"]
             return [record["caption"] for record in records[:number]], name
@@ -68,8 +70,8 @@ def captions(number: int) -> tuple[list[str], str]:
     return [_sentence(rng) for _ in range(number)], "generated"
 
 
-def pictures(folder: Path, number: int, copies: int = 1) -> Pictures:
-    """`number` pictures with masks, each `copies` times under ids of their own, in a new `folder`.
+def images(folder: Path, number: int, copies: int = 1) -> Images:
+    """`number` images with masks, each `copies` times under ids of their own, in a new `folder`.
 
     Files are hard-linked where possible.
     """
@@ -90,7 +92,7 @@ def pictures(folder: Path, number: int, copies: int = 1) -> Pictures:
         texts += ({**record, **new, "id": len(texts) + i} for i, record in enumerate(said[image["id"]]))
         segments += ({**record, **new, "id": len(segments) + i} for i, record in enumerate(regions[image["id"]]))
     captions_ = _write(folder / "captions.json", images, texts)
-    return Pictures(folder / "images", captions_, _write(folder / "masks.json", images, segments), len(images), real)
+    return Images(folder / "images", captions_, _write(folder / "masks.json", images, segments), len(images), real)
 
 
 def _by_image(path: Path) -> dict[int, list[Record]]:
@@ -116,7 +118,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _generate(folder: Path, number: int) -> Path:
-    """Pictures that cost about as much to decode and cut as photographs: noise of every scale, blobs for masks."""
+    """Images that cost about as much to decode and cut as photographs: noise of every scale, blobs for masks."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     height, width = MADE_SIZE
@@ -149,7 +151,7 @@ def _noise(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _blobs(rng: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """The picture divided into ragged regions, as panoptic masks divide it."""
+    """The image divided into ragged regions, as panoptic masks divide it."""
     height, width = MADE_SIZE
     rows, columns = np.mgrid[:height, :width]
     centres = rng.random((MADE_MASKS, 2)) * MADE_SIZE
@@ -162,6 +164,9 @@ def _blobs(rng: np.random.Generator) -> list[NDArray[np.bool_]]:
 
 def _sentence(rng: np.random.Generator) -> str:
     one, two, three = (noun.name for noun in rng.choice(np.array(nouns(), dtype=object), 3, replace=False))
-    forms = (f"A {one} stands next to a {two}.", f"A photo of a large {one} and some {two} near the {three}.",
-             f"There is a {one} with a small {two}, and a {three} behind it.")  # fmt: skip
+    forms = (
+        f"A {one} stands next to a {two}.",
+        f"A photo of a large {one} and some {two} near the {three}.",
+        f"There is a {one} with a small {two}, and a {three} behind it.",
+    )
     return str(forms[int(rng.integers(len(forms)))])

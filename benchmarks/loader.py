@@ -3,7 +3,7 @@ against what a finetune step (ViT-B-16, bf16, batch 32) uses up.
 
     python -m benchmarks loader       about 2 minutes on two cores
 
-Shards are mined from COCO pictures with panoptic masks, all captions; crops are 224 pixels. Resampled, so that
+Shards are mined from COCO images with panoptic masks, all captions; crops are 224 pixels. Resampled, so that
 reading goes on for ever; the first batches, while processes start and buffers fill, are not counted.
 """
 
@@ -20,9 +20,9 @@ import torch
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row, Target
 from benchmarks.train import finetune_rate
+from ovseg.engine.runtime import Runtime, devices
 from ovseg.mining.run import Settings, mine
 from ovseg.mining.shards import CLIP_MEAN, SIZES
-from ovseg.runtime import Runtime, devices
 from ovseg.training.loader import load_shards
 
 IMAGES, BATCH, SIZE, SECONDS, WARM = 108, 64, 224, 10.0, 12
@@ -30,7 +30,7 @@ WORKERS = (0, 1, 2)
 
 
 def run(options: Options) -> Result:
-    found = inputs.pictures(options.folder / "data", 4 if options.smoke else IMAGES)
+    found = inputs.images(options.folder / "data", 4 if options.smoke else IMAGES)
     shards = _mined(found, options.folder)
     seconds = 1.0 if options.smoke else SECONDS
     rates = {workers: _rate(shards, workers, seconds) for workers in WORKERS}
@@ -39,18 +39,30 @@ def run(options: Options) -> Result:
     rows.append({"workers": "finetune step", "samples/s": used})
     number = sum(json.loads((shards / SIZES).read_text(encoding="utf-8")).values())
     setup: dict[str, str | float] = {
-        "images": found.number, "photographs": str(found.real).lower(), "samples": number,
-        "shards": len(list(shards.glob("*.tar"))), "batch": BATCH, "pixels": SIZE,
-    }  # fmt: skip
+        "images": found.number,
+        "photographs": str(found.real).lower(),
+        "samples": number,
+        "shards": len(list(shards.glob("*.tar"))),
+        "batch": BATCH,
+        "pixels": SIZE,
+    }
     return Result(setup, rows, [Target("2 workers / finetune step", rates[2] / used, 2.0)])
 
 
-def _mined(found: inputs.Pictures, folder: Path) -> Path:
+def _mined(found: inputs.Images, folder: Path) -> Path:
     settings = Settings(
-        images=str(found.images), captions=str(found.captions), source="ground_truth", path=str(found.masks),
-        model=None, clip_model="ViT-B-32", clip_pretrained="random", templates="single", precision="bf16",
-        nouns_model=inputs.tagger(), captions_per_image="all",
-    )  # fmt: skip
+        images=str(found.images),
+        captions=str(found.captions),
+        source="ground_truth",
+        path=str(found.masks),
+        model=None,
+        clip_model="ViT-B-32",
+        clip_pretrained="random",
+        templates="single",
+        precision="bf16",
+        nouns_model=inputs.tagger(),
+        captions_per_image="all",
+    )
     mine(settings, folder / "run", Runtime(work=folder / "work", workers=os.cpu_count() or 1))
     return folder / "run" / "shards"
 

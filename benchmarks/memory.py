@@ -1,8 +1,8 @@
-"""Memory: peak resident size of a real `ovseg-mine run` on N and on 10 N pictures.
+"""Memory: peak resident size of a real `ovseg-mine run` on N and on 10 N images.
 
     python -m benchmarks memory       about 4 minutes on two cores
 
-N = 40 COCO pictures with their captions and panoptic masks; the tenfold set is the same pictures under new ids. The
+N = 40 COCO images with their captions and panoptic masks; the tenfold set is the same images under new ids. The
 peak is what the system says of the finished child process and of its own children, whichever was largest.
 """
 
@@ -27,29 +27,52 @@ def run(options: Options) -> Result:
     model = f"local-dir:{DEMO_CLIP}" if (DEMO_CLIP / "open_clip_config.json").is_file() else "ViT-B-32:random"
     rows: list[Row] = []
     for copies in (1, times):
-        found = inputs.pictures(options.folder / f"data-{copies}", number, copies)
+        found = inputs.images(options.folder / f"data-{copies}", number, copies)
         peak, seconds = _peak(found, model, options.folder / f"run-{copies}")
         rows.append({"images": found.number, "peak MiB": peak, "seconds": seconds})
     ratio = float(rows[1]["peak MiB"]) / float(rows[0]["peak MiB"])
     named = model if DEMO_CLIP.name not in model else "data/demo/clip"
     setup: dict[str, str | float] = {
-        "pictures": number, "photographs": str(found.real).lower(), "clip": named, "precision": "fp32", "batch": BATCH,
+        "images": number,
+        "photographs": str(found.real).lower(),
+        "clip": named,
+        "precision": "fp32",
+        "batch": BATCH,
         "workers": 1,
-    }  # fmt: skip
+    }
     return Result(setup, rows, [Target(f"peak of {times}x the images / peak", ratio, 1.15, most=True)])
 
 
-def _peak(found: inputs.Pictures, model: str, folder: Path) -> tuple[float, float]:
+def _peak(found: inputs.Images, model: str, folder: Path) -> tuple[float, float]:
     """Peak resident size in MiB and seconds of a run in a process of its own.
 
     Raises:
         SystemExit: if the run fails; with what it said.
     """
     command = [
-        sys.executable, "-m", "ovseg.cli", "run", "--images", found.images, "--captions", found.captions, "--proposals",
-        f"ground_truth:{found.masks}", "--nouns-model", inputs.tagger(), "--clip", model, "--out", folder / "out",
-        "--workers", "1", "--batch-size", str(BATCH), "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "ovseg.cli",
+        "run",
+        "--images",
+        found.images,
+        "--captions",
+        found.captions,
+        "--proposals",
+        f"ground_truth:{found.masks}",
+        "--nouns-model",
+        inputs.tagger(),
+        "--clip",
+        model,
+        "--out",
+        folder / "out",
+        "--workers",
+        "1",
+        "--batch-size",
+        str(BATCH),
+        "--device",
+        "cpu",
+    ]
     folder.mkdir()
     begun = time.perf_counter()
     with (folder / "log").open("wb") as log:

@@ -50,12 +50,18 @@ def run(options: Options) -> Result:
     middle = medians(rates)
     ratio = middle[OURS] / middle[PLAIN]
     return Result(
-        setup={"captions": len(texts), "of": source, "pipeline": f"{full.meta['lang']}_{full.meta['name']}",
-               "components": " ".join(full.pipe_names), "batch": BATCH, "nouns (the same)": len(found[OURS])},
+        setup={
+            "captions": len(texts),
+            "of": source,
+            "pipeline": f"{full.meta['lang']}_{full.meta['name']}",
+            "components": " ".join(full.pipe_names),
+            "batch": BATCH,
+            "nouns (the same)": len(found[OURS]),
+        },
         rows=[{"way": name, "captions/s": middle[name], "ratio": middle[name] / middle[PLAIN]} for name in ways],
         targets=[Target("ours / one by one", ratio, 3.0)],
         turns=rates,
-    )  # fmt: skip
+    )
 
 
 def _way(name: str, nlp: Any, images: Rows, found: dict[str, Rows]) -> Callable[[int], float]:

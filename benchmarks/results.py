@@ -172,9 +172,12 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = _gpus()
     return {
-        "cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory), "system": platform.system(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory),
+        "system": platform.system(),
         **({"gpus": gpus} if gpus else {}),
-    }  # fmt: skip
+    }
 
 
 def slug() -> str:
@@ -218,7 +221,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
-    from ovseg.runtime import devices
+    from ovseg.engine.runtime import devices
 
     if not devices("auto")[0].startswith("cuda"):
         return []

@@ -3,12 +3,12 @@
     python -m benchmarks score          about 4 minutes on two cores
     python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
 
-40 COCO pictures with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three ways:
+40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three ways:
     encoder   the image tower alone on ready tensors (normalised, in the precision that it takes), in the same batches
     ours      the opened task of step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write.
               Not counted: loading the model and embedding the nouns, which a run does once
     plain     for each image and mask: crop, fill, PIL resize, to tensor, normalise; encode the image's crops, fp32
-They take turns, and medians are compared. A turn of the plain loop takes a part of the pictures, as it is so slow.
+They take turns, and medians are compared. A turn of the plain loop takes a part of the images, as it is so slow.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
-from ovseg import crops, masks
 from ovseg.clip.load import Clip, Precision, load_clip
-from ovseg.images import Pixels
+from ovseg.core import crops, masks
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.image_records import read_image_records as listed
+from ovseg.core.images import ImageArray
+from ovseg.engine.executors import DEVICE
+from ovseg.engine.runtime import Runtime, devices
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Task, unit_names
 from ovseg.mining import score as step
-from ovseg.mining.executors import DEVICE
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
-from ovseg.mining.propose import pictures as listed
 from ovseg.mining.propose import propose_masks
-from ovseg.mining.steps import run_step
 from ovseg.mining.texts import encode_nouns, read_texts
-from ovseg.proposals import Picture
-from ovseg.runtime import Runtime, devices
-from ovseg.units import Counts, Task, unit_names
 
 IMAGES, REPEATS, BATCH = 40, 3, 64
 MODEL = "ViT-B-16"
@@ -63,13 +63,13 @@ class Tables:
 class Job(NamedTuple):
     """An image of the plain loop."""
 
-    picture: Picture
+    image: ImageRecord
     regions: list[dict[str, Any]]
     texts: Tensor
 
 
 def run(options: Options) -> Result:
-    found = inputs.pictures(options.folder / "data", 3 if options.smoke else IMAGES)
+    found = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
     runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
     tables = _tables(found, options.folder, runtime)
     precisions: list[Precision] = ["bf16", "fp32"] if options.every else ["bf16"]
@@ -92,24 +92,34 @@ def run(options: Options) -> Result:
         rows.append(_row(precision, middle))
         turns |= {f"{name}, {precision}": measured for name, measured in rates.items()}
         if precision == "bf16":
-            targets = [Target("ours / encoder, bf16", middle["ours"] / middle["encoder"], 0.9),
-                       Target("ours bf16 / plain loop fp32", middle["ours"] / middle["plain"], 3.0)]  # fmt: skip
+            targets = [
+                Target("ours / encoder, bf16", middle["ours"] / middle["encoder"], 0.9),
+                Target("ours bf16 / plain loop fp32", middle["ours"] / middle["plain"], 3.0),
+            ]
     setup: dict[str, str | float] = {
-        "images": found.number, "photographs": str(found.real).lower(), "crops": sum(len(job.regions) for job in jobs),
-        "nouns": sum(len(job.texts) for job in jobs), "model": MODEL, "batch": BATCH, "device": runtime.devices[0],
-    }  # fmt: skip
+        "images": found.number,
+        "photographs": str(found.real).lower(),
+        "crops": sum(len(job.regions) for job in jobs),
+        "nouns": sum(len(job.texts) for job in jobs),
+        "model": MODEL,
+        "batch": BATCH,
+        "device": runtime.devices[0],
+    }
     return Result(setup, rows, targets, turns)
 
 
 def _row(precision: str, middle: dict[str, float]) -> Row:
     return {
-        "precision": precision, "encoder crops/s": middle["encoder"], "ours crops/s": middle["ours"],
-        "plain fp32 crops/s": middle["plain"], "ours / encoder": middle["ours"] / middle["encoder"],
+        "precision": precision,
+        "encoder crops/s": middle["encoder"],
+        "ours crops/s": middle["ours"],
+        "plain fp32 crops/s": middle["plain"],
+        "ours / encoder": middle["ours"] / middle["encoder"],
         "ours / plain": middle["ours"] / middle["plain"],
-    }  # fmt: skip
+    }
 
 
-def _tables(found: inputs.Pictures, folder: Path, runtime: Runtime) -> Tables:
+def _tables(found: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
     """What comes before `score`, from the library's own steps."""
     tables = Tables(found.images, folder / "index", folder / "nouns", folder / "proposals")
     build_index(found.images, found.captions, tables.index, runtime)
@@ -129,10 +139,10 @@ def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
     for unit in unit_names(tables.index):
         nouns = step.grouped(tables.nouns / f"{unit}.parquet", "nouns")
         regions = step.grouped(tables.proposals / f"{unit}.parquet", "proposals")
-        for picture in listed(tables.index / f"{unit}.parquet", tables.images):
-            if nouns[picture.image_id] and regions[picture.image_id]:
-                texts = torch.stack([embeddings[row["noun"]] for row in nouns[picture.image_id]])
-                yield Job(picture, regions[picture.image_id], texts)
+        for image in listed(tables.index / f"{unit}.parquet", tables.images):
+            if nouns[image.image_id] and regions[image.image_id]:
+                texts = torch.stack([embeddings[row["noun"]] for row in nouns[image.image_id]])
+                yield Job(image, regions[image.image_id], texts)
 
 
 def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Way:
@@ -156,18 +166,31 @@ def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Way:
     return way
 
 
-def _region(job: Job, row: dict[str, Any], size: int, colour: Pixels | None) -> Tensor:
+def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None) -> Tensor:
     mask = masks.decode(row["rle"], row["height"], row["width"])
-    return crops.region(job.picture.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
+    return crops.region(job.image.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
 
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:
     """The task of step `score`, opened once; only the calls on its units are counted."""
     os.environ[DEVICE] = runtime.devices[0]
     task = step._task(
-        tables.index, tables.images, tables.nouns, tables.proposals, texts, "benchmark", MODEL, "random", precision,
-        "mean", True, 5, 1.0, runtime.workers, runtime.batch_size,
-    )  # fmt: skip
+        tables.index,
+        tables.images,
+        tables.nouns,
+        tables.proposals,
+        texts,
+        "benchmark",
+        MODEL,
+        "random",
+        precision,
+        "mean",
+        True,
+        5,
+        1.0,
+        runtime.workers,
+        runtime.batch_size,
+    )
 
     turns = itertools.count()
 
@@ -195,7 +218,7 @@ def _plain(clip: Clip, jobs: list[Job], turns: int) -> Way:
     """What one writes first: a loop over images and masks, float32, a batch for each image."""
     mean, std = clip.mean.cpu()[:, None, None], clip.std.cpu()[:, None, None]
 
-    def prepare(pixels: Pixels, row: dict[str, Any]) -> Tensor:
+    def prepare(pixels: ImageArray, row: dict[str, Any]) -> Tensor:
         mask = masks.decode(row["rle"], row["height"], row["width"])
         x, y, width, height = row["box"]
         crop, inside = pixels[y : y + height, x : x + width].copy(), mask[y : y + height, x : x + width]
@@ -207,7 +230,7 @@ def _plain(clip: Clip, jobs: list[Job], turns: int) -> Way:
     def way(repeat: int) -> float:
         begun, number = time.perf_counter(), 0
         for job in jobs[repeat::turns]:
-            with Image.open(job.picture.root / job.picture.file) as image:
+            with Image.open(job.image.root / job.image.file) as image:
                 pixels = np.array(image.convert("RGB"))
             batch = torch.stack([prepare(pixels, row) for row in job.regions])
             features = clip.model.encode_image(batch.to(clip.mean.device))  # type: ignore[operator]

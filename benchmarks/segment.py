@@ -1,10 +1,10 @@
-"""Segment: pictures a second with 100 proposals and 150 names, against a plain loop; memory with 847 names.
+"""Segment: images a second with 100 proposals and 150 names, against a plain loop; memory with 847 names.
 
     python -m benchmarks segment      about 4 minutes on two cores
 
-ViT-B-16 with random weights, a small proposal network with 100 queries and random weights, COCO pictures of 640 pixels. The
+ViT-B-16 with random weights, a small proposal network with 100 queries and random weights, COCO images of 640 pixels. The
 plain loop is how the reference does it: each proposal is cut, padded to a square, resized and encoded by itself in float32, and
-the maps of all classes are resized to the picture before the arg-max. Both see the same proposals, which are made beforehand;
+the maps of all classes are resized to the image before the arg-max. Both see the same proposals, which are made beforehand;
 CLIP's text embeddings are computed once for both. Peak memory is that of a child process for each number of names.
 """
 
@@ -25,10 +25,10 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row, Target, interleave, medians
 from ovseg.clip.load import Clip, load_clip
-from ovseg.crops import normalise
-from ovseg.images import Pixels, decode_image
+from ovseg.core.crops import normalise
+from ovseg.core.images import ImageArray, decode_image
+from ovseg.proposals.mask_logits import upsample_mask_probs
 from ovseg.proposals.network import Network, Queries, new_model
-from ovseg.proposals.soft import soften
 from ovseg.segmentation.names import Vocabulary
 from ovseg.segmentation.segmenter import Segmenter
 
@@ -39,23 +39,23 @@ OURS, PLAIN = "ours, bf16", "plain loop, fp32"
 
 def run(options: Options) -> Result:
     number = 1 if options.smoke else 2
-    found = inputs.pictures(options.folder / "pictures", number)
-    pictures = [decode_image(path.read_bytes()) for path in sorted(found.images.iterdir())[:number]]
+    found = inputs.images(options.folder / "images", number)
+    images = [decode_image(path.read_bytes()) for path in sorted(found.images.iterdir())[:number]]
     queries = made_queries(8 if options.smoke else QUERIES, 512)
     ours, words = segmenter("bf16"), made_words(NAMES, 512)
     clip = load_clip(MODEL, "random")
 
     def one(_: int) -> float:
         begun = time.perf_counter()
-        for pixels in pictures:
+        for pixels in images:
             ours_once(ours, pixels, queries, words)
-        return len(pictures) / (time.perf_counter() - begun)
+        return len(images) / (time.perf_counter() - begun)
 
     def plain(_: int) -> float:
         begun = time.perf_counter()
-        for pixels in pictures:
+        for pixels in images:
             plain_once(clip, pixels, queries, words)
-        return len(pictures) / (time.perf_counter() - begun)
+        return len(images) / (time.perf_counter() - begun)
 
     rates = interleave({OURS: one, PLAIN: plain}, 1 if options.smoke else REPEATS)
     middle = medians(rates)
@@ -63,16 +63,19 @@ def run(options: Options) -> Result:
     rows: list[Row] = [
         {
             "way": name,
-            "pictures/s": middle[name],
-            "seconds a picture": 1 / middle[name],
+            "images/s": middle[name],
+            "seconds an image": 1 / middle[name],
             "ratio": middle[name] / middle[PLAIN],
         }
         for name in rates
     ]
     setup: dict[str, str | float] = {
-        "clip": MODEL, "proposals": len(queries.masks), "names": NAMES, "photographs": str(found.real).lower(),
+        "clip": MODEL,
+        "proposals": len(queries.masks),
+        "names": NAMES,
+        "photographs": str(found.real).lower(),
         **{f"peak MiB, {names} names": round(value) for names, value in peaks.items()},
-    }  # fmt: skip
+    }
     targets = [
         Target("ours / plain loop", middle[OURS] / middle[PLAIN], 3.0),
         Target(f"peak with {MANY} names / with {NAMES}", peaks[MANY] / peaks[NAMES], 1.5, most=True),
@@ -84,7 +87,15 @@ def segmenter(precision: str) -> Segmenter:
     """The segmenter with random weights; its network is not asked, see `made_queries`."""
     network = Network(
         new_model(
-            "resnet10t", pretrained=False, queries=2, hidden=32, layers=1, dropout=0.0, middle=16, width=512, classes=2
+            "resnet10t",
+            pretrained=False,
+            num_queries=2,
+            hidden_dim=32,
+            decoder_layers=1,
+            dropout=0.0,
+            text_proj_dim=16,
+            width=512,
+            classes=2,
         ),
         {},
     )
@@ -106,19 +117,19 @@ def made_words(number: int, width: int) -> Vocabulary:
     return Vocabulary(tuple(f"name {i}" for i in range(number)), texts, torch.arange(number))
 
 
-def ours_once(ours: Segmenter, pixels: Pixels, queries: Queries, words: Vocabulary) -> NDArray[np.uint16]:
-    regions = ours.cut(pixels, ours.binary(pixels, queries))
-    labels, _ = ours.paint(pixels, queries, ours.mix(ours.name(queries, regions, words), 0.7))
+def ours_once(ours: Segmenter, pixels: ImageArray, queries: Queries, words: Vocabulary) -> NDArray[np.uint16]:
+    regions = ours.crop_regions(pixels, ours.binarize(pixels, queries))
+    labels, _ = ours.semantic_map(pixels, queries, ours.ensemble(ours.classify(queries, regions, words), 0.7))
     return labels
 
 
 @torch.inference_mode()
-def plain_once(clip: Clip, pixels: Pixels, queries: Queries, words: Vocabulary) -> NDArray[np.int64]:
+def plain_once(clip: Clip, pixels: ImageArray, queries: Queries, words: Vocabulary) -> NDArray[np.int64]:
     """One proposal after the other in float32, and maps of all classes at full size."""
     height, width = pixels.shape[:2]
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
     blank = (255 * clip.mean)[:, None, None]
-    soft = soften(queries.masks, queries.extent, height, width)
+    soft = upsample_mask_probs(queries.masks, queries.extent, height, width)
     features: list[Tensor] = []
     for mask in soft > 0.4:
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -140,8 +151,8 @@ def plain_once(clip: Clip, pixels: Pixels, queries: Queries, words: Vocabulary) 
 
 
 def peak(names: int, proposals: int, folder: Path) -> float:
-    """Peak resident size in MiB of a process that segments one picture with so many names."""
-    command = [sys.executable, "-m", "benchmarks.segment", str(names), str(proposals), str(folder / "pictures")]
+    """Peak resident size in MiB of a process that segments one image with so many names."""
+    command = [sys.executable, "-m", "benchmarks.segment", str(names), str(proposals), str(folder / "images")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 

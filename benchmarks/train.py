@@ -28,12 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
-from ovseg.crops import normalise
-from ovseg.runtime import devices
-from ovseg.training.contrast import contrast
+from ovseg.core.crops import normalise
+from ovseg.engine.runtime import devices
+from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
-from ovseg.training.tower import Tower, arithmetic, contiguous_attention, groups
+from ovseg.training.tower import Tower, autocast_context, contiguous_attention, groups
 
 REPEATS, NOUNS = 5, 100
 Way = Callable[[int], float]
@@ -139,7 +139,9 @@ def _ours(clip: Clip, size: int, prompts: bool) -> Way:
 
     def step(number: int) -> None:
         optimiser.zero_grad()
-        contrast(tower, scale, [batch], bank, world, loss="multi_positive", precision="bf16", seed=0, step=number)
+        contrastive_step(
+            tower, scale, [batch], bank, world, loss="multi_positive", precision="bf16", seed=0, step=number
+        )
         optimiser.step()
 
     return _timed(size, device, step)
@@ -170,7 +172,7 @@ def _input_gradient(clip: Clip, size: int) -> Way:
 
     def step(_: int) -> None:
         images = normalise(batch["crop"].to(device), clip.mean, clip.std).requires_grad_()
-        with arithmetic(device, "bf16"):
+        with autocast_context(device, "bf16"):
             visual(images).float().square().sum().backward()
 
     return _timed(size, device, step)

@@ -25,10 +25,10 @@ import dvc.api
 from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
-from ovseg.params import read_params
+from ovseg.core.files import write_json
+from ovseg.core.params import read_params
 from ovseg.report.paper import TABLES, Runs, comparisons, lines, markdown
 from ovseg.report.tables import read_runs
-from ovseg.units import write_json
 
 Results = dict[str, dict[str, Any]]
 """Figures by variant and seed."""
@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "prompt-first": (THREE, "evaluate.models=[finetune,prompt]", "prompt.init=base", "finetune.init=prompt"),
     "at-once": (THREE, "evaluate.models=[prompt]", "prompt.init=base", "prompt.tower_lr=3e-4", "finetune.epochs=0"),
-    "gt-classes": (*PAIRS, "select.annotated_share=1.0"),
+    "gt-classes": (*PAIRS, "select.annotated_fraction=1.0"),
     "gt-masks": (*PAIRS, "propose.source=ground_truth", "propose.path=data/demo/train/panoptic.json"),
     "captions-5": (*PAIRS, "nouns.captions_per_image=all"),
     "unmasked": (THREE, "evaluate.models=[base]", "segment.view=crop", "finetune.epochs=0", "prompt.epochs=0"),
@@ -57,8 +57,8 @@ HEAD = """# The paper's tables on the demo
 Made by `python -m experiments.paper`. The paper's figures (arXiv 2210.04150; Swin-B and ViT-L/14, COCO) stand beside
 ours on the drawn demo (mean and standard deviation over the seeds of both trainings, as many as the table of variants
 says; one proposal network, one mining). Both are mIoU in percent by OVSeg's rule (classes with true or guessed
-pixels), by the ensemble unless a row says otherwise; weight and mask threshold are chosen by the stage `tune` on
-held-out pictures for each model of each run. The demo's benchmarks stand in the roles of the paper's: `fine` A-847,
+pixels), by the ensemble unless a row says otherwise; weight and mask threshold are chosen by the stage `calibrate` on
+held-out images for each model of each run. The demo's benchmarks stand in the roles of the paper's: `fine` A-847,
 `novel` PC-459, `all` A-150, `mixed` PC-59, `annotated` PAS-20. "undecided" means that ours is within twice its
 standard error. The demo is small and drawn: it can show which way a difference goes, not how large it is on
 photographs."""

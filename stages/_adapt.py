@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg import tables
-from ovseg.params import Finetune, Params, Prompt
+from ovseg.core import tables
+from ovseg.core.params import Finetune, Params, Prompt
+from ovseg.engine.runtime import from_environment
 from ovseg.report.adaptation import write_adaptation
-from ovseg.runtime import from_environment
 from ovseg.training.adapt import Recipe, adapt
 from stages._run import is_first_rank, max_steps
 
@@ -39,7 +39,7 @@ def run_adaptation(
             init,
             out,
             Path(params.heldout.images),
-            Path(params.heldout.truth),
+            Path(params.heldout.annotations),
             Path("reports") / name,
             device=runtime.devices[0],
             batch_size=runtime.batch_size,

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ovseg.errors import OvsegError
-from ovseg.params import Params, read_params
-from ovseg.runtime import from_environment
+from ovseg.core.errors import OvsegError
+from ovseg.core.params import Params, read_params
+from ovseg.engine.runtime import from_environment
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:

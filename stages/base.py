@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ovseg.clip.adapted import materialise
-from ovseg.params import Params
+from ovseg.core.params import Params
 from stages._run import run_stage
 
 

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from ovseg.core.params import Params
 from ovseg.datasets.official import convert
-from ovseg.params import Params
-from ovseg.runtime import from_environment
+from ovseg.engine.runtime import from_environment
 from stages._run import run_stage
 
 

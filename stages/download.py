@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+from ovseg.core.params import Params
 from ovseg.datasets.fetch.parts import fetch
 from ovseg.datasets.fetch.releases import parts_of
 from ovseg.datasets.fetch.status import state, table
-from ovseg.params import Params
 from stages._run import run_stage
 
 

@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
+from ovseg.core.errors import OvsegError
+from ovseg.core.params import Params
 from ovseg.datasets.benchmark import read_benchmark
-from ovseg.errors import OvsegError
-from ovseg.evaluation.benchmark import evaluate, three_classifiers
-from ovseg.evaluation.tune import Choice, labelled, read_choice
-from ovseg.params import Params
+from ovseg.engine.runtime import from_environment
+from ovseg.evaluation.calibrate import Choice, labelled, read_choice
+from ovseg.evaluation.evaluate import evaluate, three_classifiers
 from ovseg.report.benchmark import write_benchmark_report
-from ovseg.runtime import from_environment
 from stages._evaluate import MODELS, NETWORK, options
 from stages._run import run_stage
 
@@ -20,7 +20,7 @@ def main(params: Params) -> None:
     benchmark, out = Path(params.evaluate.folder) / name, Path("data/evaluate") / name
     given = {"mask_threshold": params.evaluate.mask_threshold, "weight": params.evaluate.weight}
     choices: dict[str, Choice] = {
-        model: read_choice(Path("reports/tune"), model, **given) for model in params.evaluate.models
+        model: read_choice(Path("reports/calibrate"), model, **given) for model in params.evaluate.models
     }
     counts = evaluate(
         benchmark,

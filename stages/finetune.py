@@ -1,6 +1,6 @@
 """Stage `finetune`: CLIP's image tower on the mined pairs (paper 3.2). With several GPUs it starts torchrun itself."""
 
-from ovseg.params import Params
+from ovseg.core.params import Params
 from stages._adapt import run_adaptation
 from stages._run import run_training
 

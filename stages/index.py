@@ -1,10 +1,10 @@
-"""Stage `index`: pictures and captions, one row an image."""
+"""Stage `index`: images and captions, one row an image."""
 
 from pathlib import Path
 
+from ovseg.core.params import Params
+from ovseg.engine.runtime import from_environment
 from ovseg.mining.index import build_index
-from ovseg.params import Params
-from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 

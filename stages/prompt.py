@@ -1,6 +1,6 @@
 """Stage `prompt`: mask prompts (paper 3.3), and the image tower with them if asked. With several GPUs it starts torchrun."""
 
-from ovseg.params import Params
+from ovseg.core.params import Params
 from stages._adapt import run_adaptation
 from stages._run import run_training
 

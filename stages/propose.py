@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ovseg.core.params import Params
+from ovseg.engine.runtime import from_environment
 from ovseg.mining.propose import propose_masks
-from ovseg.params import Params
-from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 
@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         from_environment(),
         source=params.propose.source,
         path=Path(params.propose.path),
-        model="models/segmenter" if params.propose.source == "segmenter" else params.propose.model,
+        model="models/proposal_network" if params.propose.source == "proposal_network" else params.propose.model,
         annotations=Path(params.propose.annotations),
         mask_threshold=params.propose.mask_threshold,
         max_proposals=params.propose.max_proposals,

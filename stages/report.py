@@ -4,9 +4,10 @@ import json
 import tempfile
 from pathlib import Path
 
+from ovseg.core.params import Params
 from ovseg.datasets.benchmark import read_benchmark
-from ovseg.evaluation.tune import read_choice
-from ovseg.params import Params
+from ovseg.engine.runtime import from_environment
+from ovseg.evaluation.calibrate import read_choice
 from ovseg.report.browser import write_browser
 from ovseg.report.collected import facts_of, summary, trimmed
 from ovseg.report.overlays import write_overlays
@@ -17,7 +18,6 @@ from ovseg.report.quality import noun_quality, pair_quality
 from ovseg.report.summary import collect
 from ovseg.report.tables import read_runs, sections, write_tables
 from ovseg.report.zero_shot import section, zero_shot
-from ovseg.runtime import from_environment
 from ovseg.segmentation.segmenter import Segmenter
 from stages._evaluate import MODELS, NETWORK, options
 from stages._run import run_stage
@@ -40,7 +40,8 @@ def main(params: Params) -> None:
     found = figures(REPORTS, params.evaluate.benchmarks)
     benchmarks = found["benchmarks"]
     metrics |= {
-        name: json.loads((REPORTS / name / "metrics.json").read_text()) for name in ("segmenter", "finetune", "prompt")
+        name: json.loads((REPORTS / name / "metrics.json").read_text())
+        for name in ("proposal_network", "finetune", "prompt")
     }
     metrics["benchmarks"] = trimmed(benchmarks)
     folder = Path(params.evaluate.folder)
@@ -57,7 +58,7 @@ def main(params: Params) -> None:
     write_tables(REPORTS / "tables.md", tables)
     segmenters: dict[str, Segmenter] = {model: _segmenter(params, model) for model in dict.fromkeys((first, last))}
     benchmark = read_benchmark(folder / shown)
-    overlays = write_overlays(segmenters, benchmark, REPORTS / "overlays", params.report.pictures)
+    overlays = write_overlays(segmenters, benchmark, REPORTS / "overlays", params.report.images)
     shown_charts = charts(benchmarks, shown, classes, first, last)
     facts = facts_of(metrics, first, last, shown)
     write_page(REPORTS / "index.html", LEAD, facts, shown_charts, overlays, tables, unfolded=2)
@@ -68,7 +69,7 @@ def _mined(params: Params) -> dict[str, object]:
     metrics: dict[str, object] = dict(
         collect({step: DATA / table for step, table in TABLES.items()} | {"shards": Path("shards")})
     )
-    captions, truth = Path(params.index.captions), Path(params.report.truth)
+    captions, truth = Path(params.index.captions), Path(params.report.annotations)
     metrics |= noun_quality(DATA / "nouns", captions, params.nouns.captions_per_image, DATA / "index")
     with tempfile.TemporaryDirectory() as scratch:
         metrics |= pair_quality(DATA / "pairs", DATA / "proposals", truth, Path(scratch))
@@ -76,7 +77,7 @@ def _mined(params: Params) -> dict[str, object]:
 
 
 def _segmenter(params: Params, model: str) -> Segmenter:
-    choice = read_choice(REPORTS / "tune", model, params.evaluate.mask_threshold, params.evaluate.weight)
+    choice = read_choice(REPORTS / "calibrate", model, params.evaluate.mask_threshold, params.evaluate.weight)
     device = from_environment().devices[0]
     return Segmenter.load(
         NETWORK, MODELS / model, device, mask_threshold=choice.mask_threshold, weight=choice.weight, **options(params)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ovseg.core.params import Params
+from ovseg.engine.runtime import from_environment
 from ovseg.mining.select import select_pairs
-from ovseg.params import Params
-from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 
@@ -20,7 +20,7 @@ def main(params: Params) -> None:
         min_margin=params.select.min_margin,
         min_area=params.select.min_area,
         max_per_noun=params.select.max_per_noun,
-        annotated_share=params.select.annotated_share,
+        annotated_fraction=params.select.annotated_fraction,
         seed=params.select.seed,
     )
 

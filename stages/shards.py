@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ovseg.core.params import Params
+from ovseg.engine.runtime import from_environment
 from ovseg.mining.shards import write_shards
-from ovseg.params import Params
-from ovseg.runtime import from_environment
 from stages._run import run_stage
 
 

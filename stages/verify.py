@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from ovseg.core.params import Params
 from ovseg.datasets.fetch.parts import verify
 from ovseg.datasets.fetch.releases import parts_of
-from ovseg.params import Params
 from stages._run import run_stage
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny real CLIP, small pictures in COCO's format, a tagger, and a work folder of their own."""
+"""What the tests share: a tiny real CLIP, small images in COCO's format, a tagger, and a work folder of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import masks
-from ovseg.runtime import Runtime
+from ovseg.core import masks
+from ovseg.engine.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -100,7 +100,7 @@ class Toys:
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
-    """Real models, small, that tell pictures and words apart; to be read, not written."""
+    """Real models, small, that tell images and words apart; to be read, not written."""
     from tests.toys import toy_clip, toy_network
 
     folder = tmp_path_factory.mktemp("toys")
@@ -119,7 +119,7 @@ def tagger() -> str:
 
 @dataclass(frozen=True)
 class Coco:
-    """Pictures, captions and masks on disk."""
+    """Images, captions and masks on disk."""
 
     images: Path
     captions: Path
@@ -127,7 +127,7 @@ class Coco:
 
 
 def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
-    """`number` noisy pictures with two to four rectangles each, and captions that name some of them."""
+    """`number` noisy images with two to four rectangles each, and captions that name some of them."""
     rng = np.random.default_rng(seed)
     images: list[Row] = []
     captions: list[Row] = []
@@ -144,11 +144,15 @@ def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
             pixels[mask] = rng.integers(0, 256, 3)
             instances.append(
                 {
-                    "id": len(instances) + 1, "image_id": image_id, "category_id": THINGS.index(noun) + 1, "iscrowd": 0,
-                    "bbox": [x, y, w, h], "area": w * h,
+                    "id": len(instances) + 1,
+                    "image_id": image_id,
+                    "category_id": THINGS.index(noun) + 1,
+                    "iscrowd": 0,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
                     "segmentation": {"size": [HEIGHT, WIDTH], "counts": masks.encode(mask).decode()},
                 }
-            )  # fmt: skip
+            )
         Image.fromarray(pixels).save(folder / "images" / f"{image_id:06d}.jpg", quality=90)
         images.append({"id": image_id, "file_name": f"{image_id:06d}.jpg", "width": WIDTH, "height": HEIGHT})
         for k, text in enumerate((f"A {nouns[0]} beside a {nouns[1]} .", f"Two {nouns[1]}s on the grass .")):
@@ -162,13 +166,13 @@ def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
 
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Coco:
-    """Six small pictures: one unit of work."""
+    """Six small images: one unit of work."""
     return write_coco(tmp_path_factory.mktemp("coco"), 6)
 
 
 @pytest.fixture(scope="session")
 def coco_units(tmp_path_factory: pytest.TempPathFactory) -> Coco:
-    """200 small pictures: four units of work, so that processes and kills have something to do."""
+    """200 small images: four units of work, so that processes and kills have something to do."""
     return write_coco(tmp_path_factory.mktemp("coco_units"), 200)
 
 
@@ -195,37 +199,48 @@ def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runt
     build_index(coco.images, coco.captions, mined.index, runtime)
     extract_nouns(mined.index, mined.nouns, runtime, model=tagger)
     propose_masks(
-        mined.index, coco.images, mined.proposals, runtime, source="ground_truth", path=coco.instances,
+        mined.index,
+        coco.images,
+        mined.proposals,
+        runtime,
+        source="ground_truth",
+        path=coco.instances,
         annotations=coco.instances,
-    )  # fmt: skip
+    )
     score_nouns(
-        mined.index, coco.images, mined.nouns, mined.proposals, mined.candidates, runtime,
-        clip_model=f"local-dir:{clip}", clip_pretrained=None,
-    )  # fmt: skip
+        mined.index,
+        coco.images,
+        mined.nouns,
+        mined.proposals,
+        mined.candidates,
+        runtime,
+        clip_model=f"local-dir:{clip}",
+        clip_pretrained=None,
+    )
     select_pairs(mined.candidates, mined.proposals, mined.pairs, runtime)
     return mined
 
 
 @pytest.fixture(scope="session")
 def mined(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
-    """Tables of the six small pictures; to be read, not written."""
+    """Tables of the six small images; to be read, not written."""
     runtime = Runtime(workers=1, batch_size=8, work=tmp_path_factory.mktemp("work"))
     return mine_tables(coco, tmp_path_factory.mktemp("mined"), tagger, tiny_clip, runtime)
 
 
 @pytest.fixture(scope="session")
 def mined_units(coco_units: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
-    """Tables of the 200 pictures, in four parts; to be read, not written."""
+    """Tables of the 200 images, in four parts; to be read, not written."""
     runtime = Runtime(workers=1, batch_size=64, work=tmp_path_factory.mktemp("work"))
     return mine_tables(coco_units, tmp_path_factory.mktemp("mined_units"), tagger, tiny_clip, runtime)
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """sha256 of every file below a folder, but for the account that says when and where it was made."""
-    from ovseg import fingerprint
+    from ovseg.core import hashing
 
     return {
-        str(path.relative_to(folder)): fingerprint.of_file(path)
+        str(path.relative_to(folder)): hashing.sha256_file(path)
         for path in sorted(folder.rglob(pattern))
         if path.is_file()
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ovseg import weights
+from ovseg.core import weights
 
 COMMIT = "c0ffee" + "0" * 34
 

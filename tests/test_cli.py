@@ -18,8 +18,8 @@ import open_clip
 import pytest
 from PIL import Image
 
-from ovseg import masks, tables
 from ovseg.cli import mine as cli
+from ovseg.core import masks, tables
 from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, digests
 
 OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
@@ -28,9 +28,14 @@ OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
 def command(coco: Coco, out: Path, tagger: str, clip_: Path | str, **changes: str) -> list[str]:
     """A run's command line, with some of its options changed."""
     options = {
-        "images": str(coco.images), "captions": str(coco.captions), "proposals": f"ground_truth:{coco.instances}",
-        "clip": f"local-dir:{clip_}" if isinstance(clip_, Path) else clip_, "nouns-model": tagger, "out": str(out), **changes,
-    }  # fmt: skip
+        "images": str(coco.images),
+        "captions": str(coco.captions),
+        "proposals": f"ground_truth:{coco.instances}",
+        "clip": f"local-dir:{clip_}" if isinstance(clip_, Path) else clip_,
+        "nouns-model": tagger,
+        "out": str(out),
+        **changes,
+    }
     return ["run", *(part for name, value in options.items() for part in (f"--{name}", value)), *OPTIONS]
 
 
@@ -38,9 +43,13 @@ def spawn(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[s
     """The command in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "ovseg.cli.mine", *arguments], capture_output=True, text=True, env=environment, timeout=120,
-        **options
-    )  # fmt: skip
+        [sys.executable, "-m", "ovseg.cli.mine", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        **options,
+    )
 
 
 def call(
@@ -80,7 +89,7 @@ def test_help_answers_at_once_and_without_torch() -> None:
         begun = time.monotonic()
         found = spawn(["--help"])
         seconds.append(time.monotonic() - begun)
-        assert found.returncode == 0 and "captions and pictures in" in found.stdout
+        assert found.returncode == 0 and "captions and images in" in found.stdout
     assert min(seconds) < 0.5, statistics.median(seconds)
     heavy = "torch", "open_clip", "spacy", "pyarrow", "transformers", "webdataset", "ray", "scipy"
     code = "import sys, ovseg.cli.mine as cli; sys.argv = ['ovseg-mine', 'run', '--help']\n"
@@ -117,24 +126,69 @@ def test_the_same_command_does_nothing_twice(
 
 
 def test_step_by_step_is_the_same_as_run(
-    run: Path, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run: Path,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Each step alone, with its defaults, gives the very bytes of the run as a whole."""
     at = {name: str(tmp_path / name) for name in ("index", "nouns", "proposals", "candidates", "pairs", "shards")}
     images, clip = str(coco.images), f"local-dir:{tiny_clip}"
     steps = [
         ["index", "--images", images, "--captions", str(coco.captions), "--out", at["index"], "--workers", "1"],
         ["nouns", "--index", at["index"], "--nouns-model", tagger, "--out", at["nouns"], "--workers", "1"],
-        ["propose", "--index", at["index"], "--images", images, "--proposals", f"ground_truth:{coco.instances}",
-         "--out", at["proposals"]],
-        ["score", "--index", at["index"], "--images", images, "--nouns", at["nouns"], "--proposals", at["proposals"],
-         "--clip", clip, "--out", at["candidates"], "--workers", "1", "--device", "cpu"],
+        [
+            "propose",
+            "--index",
+            at["index"],
+            "--images",
+            images,
+            "--proposals",
+            f"ground_truth:{coco.instances}",
+            "--out",
+            at["proposals"],
+        ],
+        [
+            "score",
+            "--index",
+            at["index"],
+            "--images",
+            images,
+            "--nouns",
+            at["nouns"],
+            "--proposals",
+            at["proposals"],
+            "--clip",
+            clip,
+            "--out",
+            at["candidates"],
+            "--workers",
+            "1",
+            "--device",
+            "cpu",
+        ],
         ["select", "--candidates", at["candidates"], "--proposals", at["proposals"], "--out", at["pairs"]],
-        ["shards", "--index", at["index"], "--images", images, "--proposals", at["proposals"], "--pairs", at["pairs"],
-         "--out", at["shards"],
-         "--min-shards", "3", "--workers", "1"],
-    ]  # fmt: skip
+        [
+            "shards",
+            "--index",
+            at["index"],
+            "--images",
+            images,
+            "--proposals",
+            at["proposals"],
+            "--pairs",
+            at["pairs"],
+            "--out",
+            at["shards"],
+            "--min-shards",
+            "3",
+            "--workers",
+            "1",
+        ],
+    ]
     for arguments in steps:
         code, _, said = call(arguments, monkeypatch, capsys)
         assert code == 0, said
@@ -143,9 +197,14 @@ def test_step_by_step_is_the_same_as_run(
 
 
 def test_a_dry_run_says_and_does_nothing(
-    coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """A table of steps with numbers of this data; no output, no scratch."""
     code, out, _ = call([*command(coco, tmp_path / "out", tagger, tiny_clip), "--dry-run"], monkeypatch, capsys)
     assert code == 0 and "6 images" in out and "crops/s" in out and "Nothing was done" in out
@@ -170,9 +229,15 @@ def test_a_dry_run_says_and_does_nothing(
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(
-    changes: dict[str, str], said: str, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    changes: dict[str, str],
+    said: str,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Exit code 1, no traceback, and the value that is wrong."""
     code, _, err = call(command(coco, tmp_path / "out", tagger, tiny_clip, **changes), monkeypatch, capsys)
     assert code == 1 and said in err and "Traceback" not in err
@@ -182,11 +247,13 @@ def test_what_a_user_can_mend_is_one_sentence(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run"], "Missing option"), (["run", "--unit", "word"], "'word' is not one of"), (["sing"], "No such command"),
+        (["run"], "Missing option"),
+        (["run", "--unit", "word"], "'word' is not one of"),
+        (["sing"], "No such command"),
         (["select", "--min-area", "0", "--candidates", "x", "--proposals", "y", "--out", "z"], "--min-area"),
         (["inspect", "x", "--number", "many"], "valid"),
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_exit_code_2(
     arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,9 +262,14 @@ def test_wrong_options_are_exit_code_2(
 
 
 def test_an_output_of_another_run_is_refused(
-    copy: Path, coco: Coco, tagger: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    copy: Path,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Another setting says which; a folder of something else is not touched; an interrupted claim is no claim."""
     before = digests(copy)
     code, _, err = call([*command(coco, copy, tagger, tiny_clip), "--top-k", "3"], monkeypatch, capsys)
@@ -309,7 +381,7 @@ def test_export_for_open_clip(
 def test_export_as_csv(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """OVSeg's layout: tabs, `filepath` and `title`, and every picture opens."""
+    """OVSeg's layout: tabs, `filepath` and `title`, and every image opens."""
     code, _, err = call(["export", str(run), "--out", str(tmp_path / "x"), "--format", "csv"], monkeypatch, capsys)
     assert code == 0, err
     with (tmp_path / "x" / "pairs.csv").open(newline="", encoding="utf-8") as stream:
@@ -345,7 +417,7 @@ def test_export_as_coco(
 def test_real_coco_goes_through(
     tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The issue's own command on real pictures and captions, with a limit and a small CLIP; verify passes."""
+    """The issue's own command on real images and captions, with a limit and a small CLIP; verify passes."""
     data = SHARED / "minicoco"
     if not data.is_dir():
         pytest.skip("../shared/data/minicoco is not there")

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import tables
 from ovseg.cli import app as cli
 from ovseg.cli.segment import read_names
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.images import decode_labels
 from ovseg.datasets.benchmark import read_benchmark
-from ovseg.errors import OvsegError
-from ovseg.evaluation.benchmark import evaluate, three_classifiers
+from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.confusion import confusion
-from ovseg.images import decode_labels
-from ovseg.runtime import Runtime
+from ovseg.evaluation.evaluate import evaluate, three_classifiers
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import ROOT, Toys
 from tests.evaluation.conftest import IGNORE, draw_benchmark
@@ -34,14 +34,23 @@ Call = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def call(
-    toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    toys: Toys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-) -> Call:  # fmt: skip
+) -> Call:
     """The command in this process, which has torch already: exit code, and all that it said."""
 
     def called(*arguments: str | Path, **changes: str | Path) -> tuple[int, str]:
-        options = {"names": ",".join(NAMES), "out": tmp_path / "out", "clip": toys.clip, "network": toys.network,
-                   "device": "cpu", **changes}  # fmt: skip
+        options = {
+            "names": ",".join(NAMES),
+            "out": tmp_path / "out",
+            "clip": toys.clip,
+            "network": toys.network,
+            "device": "cpu",
+            **changes,
+        }
         flat = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         monkeypatch.setattr(sys, "argv", ["ovseg", "segment", *map(str, arguments), *flat])
         monkeypatch.setenv("COLUMNS", "200")
@@ -59,7 +68,7 @@ def call(
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
-    """A folder of three pictures."""
+    """A folder of three images."""
     (tmp_path / "in").mkdir()
     for i, name in enumerate("abc"):
         Image.fromarray(noise(i)).save(tmp_path / "in" / f"{name}.png")
@@ -70,7 +79,7 @@ def labels_in(out: Path, name: str) -> np.ndarray:
     return decode_labels((out / f"{name}.labels.png").read_bytes())
 
 
-def test_every_picture_gets_an_overlay_a_label_map_and_a_json(
+def test_every_image_gets_an_overlay_a_label_map_and_a_json(
     call: Call, drawn: Path, toys: Toys, tmp_path: Path
 ) -> None:
     code, said = call(drawn)
@@ -88,23 +97,36 @@ def test_every_picture_gets_an_overlay_a_label_map_and_a_json(
 
 def test_it_runs_as_a_command_of_its_own(drawn: Path, toys: Toys, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "ovseg.cli.app", "segment", str(drawn / "a.png"), "--names", "star, key",
-        "--clip", str(toys.clip), "--network", str(toys.network), "--out", str(tmp_path / "out"), "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "ovseg.cli.app",
+        "segment",
+        str(drawn / "a.png"),
+        "--names",
+        "star, key",
+        "--clip",
+        str(toys.clip),
+        "--network",
+        str(toys.network),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "a.json" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_broken_picture_is_named_and_counted_and_the_others_are_written(
+def test_a_broken_image_is_named_and_counted_and_the_others_are_written(
     call: Call, drawn: Path, tmp_path: Path
 ) -> None:
-    (drawn / "b.png").write_bytes(b"no picture")
+    (drawn / "b.png").write_bytes(b"no image")
     code, said = call(drawn)
     assert code == 1 and "Traceback" not in said
     assert f"{drawn / 'b.png'} is left out: not_an_image" in said
-    assert "1 of 3 pictures could not be read; they are named above" in said
+    assert "1 of 3 images could not be read; they are named above" in said
     assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"a", "c"}
 
 
@@ -118,7 +140,7 @@ def test_running_again_says_what_was_done_before_and_does_what_differs(call: Cal
     assert code == 0 and all(path.stat().st_mtime_ns > time for path, time in before.items())
 
 
-def test_two_pictures_of_one_name_are_refused(call: Call, drawn: Path, tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_refused(call: Call, drawn: Path, tmp_path: Path) -> None:
     shutil.copy(drawn / "a.png", drawn / "a.jpg")
     code, said = call(drawn)
     assert code == 1 and "Error: " in said and "would both be written as a.*" in said
@@ -128,11 +150,13 @@ def test_two_pictures_of_one_name_are_refused(call: Call, drawn: Path, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"names": ""}, "no names are given"), ({"names": "cat,,dog"}, "name 2 of 3 is empty"),
-        ({"names": "cat, dog, Cat"}, "more than once: cat"), ({"clip": "gone"}, "gone is not a CLIP"),
+        ({"names": ""}, "no names are given"),
+        ({"names": "cat,,dog"}, "name 2 of 3 is empty"),
+        ({"names": "cat, dog, Cat"}, "more than once: cat"),
+        ({"clip": "gone"}, "gone is not a CLIP"),
         ({"network": "gone"}, "gone is not a proposal network"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_an_error_in_one_line(
     call: Call, drawn: Path, changes: dict[str, str], wanted: str
 ) -> None:
@@ -141,7 +165,7 @@ def test_what_cannot_be_used_is_an_error_in_one_line(
     assert code == 1 and wanted in line and "Traceback" not in said
 
 
-def test_a_picture_that_does_not_exist_is_an_error(call: Call, tmp_path: Path) -> None:
+def test_an_image_that_does_not_exist_is_an_error(call: Call, tmp_path: Path) -> None:
     code, said = call(tmp_path / "gone.png")
     assert code == 1 and f"Error: {tmp_path / 'gone.png'} does not exist" in said
 
@@ -169,9 +193,9 @@ def test_what_tune_chose_is_used_and_what_is_given_goes_first(
     call: Call, drawn: Path, toys: Toys, tmp_path: Path
 ) -> None:
     clip = Path(shutil.copytree(toys.clip, tmp_path / "models" / "prompt"))
-    (tmp_path / "reports" / "tune").mkdir(parents=True)
+    (tmp_path / "reports" / "calibrate").mkdir(parents=True)
     row = {"mask_threshold": 0.35, "weight": 0.6, "source": "tune on val", "miou": 0.5}
-    (tmp_path / "reports" / "tune" / "choice.json").write_text(json.dumps({"prompt": row}))
+    (tmp_path / "reports" / "calibrate" / "choice.json").write_text(json.dumps({"prompt": row}))
     for changes, wanted in (
         ({}, "mask threshold 0.35, weight of CLIP 0.6 (tune on val)"),
         ({"weight": "0.1"}, "mask threshold 0.35, weight of CLIP 0.1 (weight given, mask_threshold by tune on val)"),

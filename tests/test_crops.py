@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg import crops, masks
-from ovseg.images import Pixels
+from ovseg.core import crops, masks
+from ovseg.core.images import ImageArray
 from ovseg.mining.shards import CLIP_MEAN
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 RNG = np.random.default_rng(0)
-IMAGE: Pixels = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+IMAGE: ImageArray = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
-def blob(x: int = 7, y: int = 5, width: int = 31, height: int = 20) -> masks.Bool:
+def blob(x: int = 7, y: int = 5, width: int = 31, height: int = 20) -> masks.MaskArray:
     mask = np.zeros(IMAGE.shape[:2], bool)
     mask[y : y + height, x : x + width] = RNG.random((height, width)) > 0.3
     mask[y, x] = mask[y + height - 1, x + width - 1] = True
@@ -96,7 +96,7 @@ def test_the_steps_one_by_one_are_the_region() -> None:
 
 
 def test_fill_colours() -> None:
-    """The mean is OpenAI's in whole grey levels, zero is black, keep leaves the picture as it is."""
+    """The mean is OpenAI's in whole grey levels, zero is black, keep leaves the image as it is."""
     mean, zero = crops.fill_colour("mean", CLIP_MEAN), crops.fill_colour("zero", CLIP_MEAN)
     assert mean is not None and mean.tolist() == [123, 117, 104]
     assert zero is not None and zero.tolist() == [0, 0, 0]

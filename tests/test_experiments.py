@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from experiments.paper import SEEDS, VARIANTS, command, document, main
-from ovseg.params import read_params
+from ovseg.core.params import read_params
 from ovseg.report.paper import TABLES
 from tests.structure.closure import ROOT
 

@@ -1,4 +1,4 @@
-"""Pictures as they are found: every mode as RGB the right way up, and a reason for each that is none."""
+"""Images as they are found: every mode as RGB the right way up, and a reason for each that is none."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ovseg.errors import BadItem
-from ovseg.images import Pixels, decode_image, decode_labels, read_bytes, read_header, safe_path
+from ovseg.core.errors import BadItem
+from ovseg.core.images import ImageArray, decode_image, decode_labels, read_bytes, read_header, safe_path
 
 W, H = 9, 5
-PIXELS: Pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+PIXELS: ImageArray = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "TGA", "ICO", "DDS", "JPEG2000", "PCX", "SGI")
 
 
@@ -98,9 +98,15 @@ def test_rotation_is_applied(orientation: int, format: str) -> None:
     stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     seen = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     by_hand = {
-        1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.transpose(1, 0, 2),
-        6: np.rot90(stored, -1), 7: stored[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(stored),
-    }[orientation]  # fmt: skip
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored),
+    }[orientation]
     if format != "TIFF":  # Pillow turns a TIFF as it opens
         assert np.array_equal(found, by_hand)
     assert np.array_equal(found, seen)
@@ -130,13 +136,13 @@ def test_floats_that_are_no_numbers_are_black() -> None:
     assert decode_image(saved(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 0, 0, 255]
 
 
-def test_one_pixel_is_a_picture() -> None:
+def test_one_pixel_is_an_image() -> None:
     data = saved(Image.new("RGB", (1, 1), (10, 20, 30)))
     assert decode_image(data).tolist() == [[[10, 20, 30]]] and read_header(data) == (1, 1)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_truncated_picture_says_so(format: str) -> None:
+def test_a_truncated_image_says_so(format: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), format)
     assert reason_of(whole[: len(whole) // 2]) in ("truncated", "not_an_image")
@@ -167,7 +173,7 @@ def test_a_large_photograph_is_no_bomb() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", FORMATS)
 def test_damaged_bytes_never_crash(format: str) -> None:
-    """Flipped and missing bytes give a picture or a BadItem, never another exception; the header agrees with the pixels."""
+    """Flipped and missing bytes give an image or a BadItem, never another exception; the header agrees with the pixels."""
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -190,9 +196,22 @@ def test_damaged_bytes_never_crash(format: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "./", "..", "../a.jpg", "a/../../b.jpg", "/etc/passwd", "C:/a.jpg", "\\\\host\\a.jpg", "..\\a.jpg",
-             "a\0.jpg", "\ud83d.jpg"]
-)  # fmt: skip
+    "name",
+    [
+        "",
+        ".",
+        "./",
+        "..",
+        "../a.jpg",
+        "a/../../b.jpg",
+        "/etc/passwd",
+        "C:/a.jpg",
+        "\\\\host\\a.jpg",
+        "..\\a.jpg",
+        "a\0.jpg",
+        "\ud83d.jpg",
+    ],
+)
 def test_a_name_outside_the_folder_is_refused(name: str, tmp_path: Path) -> None:
     """Absolute, with `..`, with a drive, empty, or impossible: refused before any file is opened."""
     for attempt in (lambda: safe_path(tmp_path, name), lambda: read_bytes(tmp_path, name, 0, 10)):

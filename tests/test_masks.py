@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from ovseg import masks
-from ovseg.errors import BadItem
+from ovseg.core import masks
+from ovseg.core.errors import BadItem
 from tests.conftest import SHARED
 
 H, W = 6, 7
@@ -30,7 +30,7 @@ def rle(counts: Any, size: Any = (H, W)) -> dict[str, Any]:
 
 
 @given(any_mask)
-def test_a_mask_comes_back_from_its_rle(mask: masks.Bool) -> None:
+def test_a_mask_comes_back_from_its_rle(mask: masks.MaskArray) -> None:
     """Encoding and decoding is the identity, and area and box are those of the pixels."""
     counts, size = masks.encode(mask), mask.shape
     assert np.array_equal(masks.decode(counts, *size), mask)
@@ -41,7 +41,7 @@ def test_a_mask_comes_back_from_its_rle(mask: masks.Bool) -> None:
 
 
 @given(any_mask)
-def test_every_form_of_an_rle_gives_the_same_bytes(mask: masks.Bool) -> None:
+def test_every_form_of_an_rle_gives_the_same_bytes(mask: masks.MaskArray) -> None:
     """Compressed bytes, text and runs, and runs with empty ones among them, become the one RLE of pycocotools."""
     mask.flat[0] = True
     size, counts = mask.shape, masks.encode(mask)
@@ -66,11 +66,11 @@ def test_empty_runs_do_not_move_the_box(runs: list[int]) -> None:
 
 
 @given(arrays(bool, (8, 9)), arrays(bool, (8, 9)))
-def test_overlaps_are_intersection_over_union(a: masks.Bool, b: masks.Bool) -> None:
-    found = masks.overlaps([masks.encode(a), masks.encode(b)], 8, 9)
+def test_overlaps_are_intersection_over_union(a: masks.MaskArray, b: masks.MaskArray) -> None:
+    found = masks.iou_matrix([masks.encode(a), masks.encode(b)], 8, 9)
     union = (a | b).sum()
     assert found[0, 1] == pytest.approx((a & b).sum() / union if union else 0)
-    assert masks.overlaps([], 8, 9).shape == (0, 0)
+    assert masks.iou_matrix([], 8, 9).shape == (0, 0)
 
 
 def test_runs_are_those_of_pycocotools() -> None:
@@ -159,7 +159,7 @@ def test_random_json_never_crashes(size: Any, counts: Any) -> None:
 
 
 def test_polygons_are_those_of_pycocotools() -> None:
-    """Several polygons are one mask, and corners a little outside the picture are cut at its edge."""
+    """Several polygons are one mask, and corners a little outside the image are cut at its edge."""
     polygons: list[list[float]] = [[1, 1, 4, 1, 4, 4, 1, 4], [5, 4, 9, 4, 9, 9, 5.5, 9]]
     expected = coco.decode(coco.merge(coco.frPyObjects(polygons, H, W))).astype(bool)
     found = masks.decode(masks.from_coco(polygons, H, W), H, W)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ovseg.errors import OvsegError
-from ovseg.params import read_params
+from ovseg.core.errors import OvsegError
+from ovseg.core.params import read_params
 from tests.structure.closure import ROOT
 
 RECIPES = [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -48,7 +48,7 @@ def test_the_demo_recipe_is_the_default() -> None:
             "select.min_similarity=1.5 is not allowed: input should be less than or equal to 1",
         ),
         ("select", "rule", "worst", "select.rule='worst' is not allowed: input should be 'best' or 'one_to_one'"),
-        ("select", "annotated_share", -0.1, "select.annotated_share=-0.1 is not allowed"),
+        ("select", "annotated_fraction", -0.1, "select.annotated_fraction=-0.1 is not allowed"),
         ("nouns", "captions_per_image", 2, "nouns.captions_per_image=2 is not allowed: input should be 1 or 'all'"),
         ("score", "top_k", 0, "score.top_k=0 is not allowed"),
         ("score", "top_k", 2.5, "score.top_k=2.5 is not allowed"),

@@ -15,7 +15,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ovseg import tables
 from ovseg.cli.app import app
 from ovseg.cli.plans.amounts import amounts
 from ovseg.cli.plans.data import MADE_OF, data_rows
@@ -23,11 +22,12 @@ from ovseg.cli.plans.rates import FILE, Machine, clip_of, facts, machine, networ
 from ovseg.cli.plans.rows import Row
 from ovseg.cli.plans.stages import memory, stage_rows
 from ovseg.cli.plans.table import table, totals
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.params import Params
 from ovseg.datasets.official import BENCHMARKS
-from ovseg.errors import OvsegError
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.estimates import COCO_PAIRS, nouns_per_image, number_of_shards
-from ovseg.params import Params
-from ovseg.runtime import Runtime
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -104,12 +104,12 @@ def test_the_papers_counts_come_out_of_the_papers_recipe(tmp_path: Path) -> None
     assert "11,828,700 masks" in stages["propose"].handles
     assert "442,117 pairs" in stages["shards"].handles and "108 shards" in stages["shards"].files
     assert stages["finetune"].handles == "8,635 steps of 256 pairs"
-    assert stages["segmenter"].handles == "120,000 steps of 32"
+    assert stages["proposal_network"].handles == "120,000 steps of 32"
     assert seconds(stages["propose"]) + seconds(stages["score"]) == pytest.approx(118_287 * 0.8, rel=0.001)
 
 
 def test_the_demos_plan_comes_to_what_the_demo_took(tmp_path: Path) -> None:
-    """15 min 11 s on two cores; what its benchmarks leave out of 200 pictures is the rest."""
+    """15 min 11 s on two cores; what its benchmarks leave out of 200 images is the rest."""
     all_ = totals(rows_of(changed("demo"), CPU, tmp_path))
     assert all_.unknown == () and all_.download == 0 and all_.gpu == 0
     assert all_.seconds == pytest.approx(911, rel=0.05)
@@ -119,17 +119,19 @@ def test_limits_and_captions_change_all_that_follows(tmp_path: Path) -> None:
     every, few = (by_stage(changed("coco-vitl", index__limit=limit), A100, tmp_path) for limit in (None, 1183))
     for name in ("index", "nouns", "propose", "score", "shards", "finetune", "prompt"):
         assert seconds(few[name]) == pytest.approx(seconds(every[name]) / 100, rel=0.02), name
-    for name in ("segmenter", "tune", "evaluate@ade150"):
+    for name in ("proposal_network", "calibrate", "evaluate@ade150"):
         assert few[name] == every[name]
     five = amounts(changed("coco-vitl", nouns__captions_per_image="all"), tmp_path)
     assert five.captions == 5 * 118_287 and five.pairs == COCO_PAIRS[5]
 
 
 def test_what_is_passed_through_takes_no_time(tmp_path: Path) -> None:
-    none = by_stage(changed("coco-vitl", finetune__epochs=0, prompt__max_steps=0, segmenter__steps=0), A100, tmp_path)
+    none = by_stage(
+        changed("coco-vitl", finetune__epochs=0, prompt__max_steps=0, proposal_network__steps=0), A100, tmp_path
+    )
     for name, init in (("finetune", "base"), ("prompt", "finetune")):
         assert seconds(none[name]) == 0 and none[name].handles == f"passes models/{init} through"
-    assert seconds(none["segmenter"]) < 300 and none["segmenter"].download == 0
+    assert seconds(none["proposal_network"]) < 300 and none["proposal_network"].download == 0
     assert by_stage(changed("coco-vitl", finetune__max_steps=7), A100, tmp_path)["finetune"].handles.startswith("7 ")
 
 
@@ -141,10 +143,8 @@ def test_prompts_before_the_tower_come_first(tmp_path: Path) -> None:
 def test_models_thresholds_and_benchmarks_multiply_the_crops(tmp_path: Path) -> None:
     three = by_stage(changed("demo"), CPU, tmp_path)
     one = by_stage(changed("demo", evaluate__models=["base"], tune__thresholds=[0.4]), CPU, tmp_path)
-    assert "100 pictures, 18,000 crops" in three["tune"].handles and "2,000 crops" in one["tune"].handles
-    assert (
-        "200 pictures, 12,000 crops" in three["evaluate@all"].handles and "4,000 crops" in one["evaluate@all"].handles
-    )
+    assert "100 images, 18,000 crops" in three["calibrate"].handles and "2,000 crops" in one["calibrate"].handles
+    assert "200 images, 12,000 crops" in three["evaluate@all"].handles and "4,000 crops" in one["evaluate@all"].handles
 
 
 def test_an_absent_rate_is_said_and_not_added(tmp_path: Path) -> None:
@@ -172,17 +172,17 @@ def test_what_cannot_be_downloaded_without_an_account_is_said(tmp_path: Path) ->
 
 
 def test_data_of_ones_own_is_counted_in_the_index_or_not_at_all(tmp_path: Path) -> None:
-    own = changed("coco-vitl", index__images="mine/pictures", index__captions="mine/captions.json")
+    own = changed("coco-vitl", index__images="mine/images", index__captions="mine/captions.json")
     before = by_stage(own, A100, tmp_path)
     assert before["index"].handles == before["finetune"].handles == "not known until the index is made"
     assert totals(list(before.values())).unknown and "not known" in table(list(before.values()), A100, None)
     (tmp_path / "data/index").mkdir(parents=True)
     account = {"fingerprint": "0", "files": {}, "counts": {"images": 1000, "captions": 2000}}
-    (tmp_path / "data/index" / tables.ACCOUNT).write_text(json.dumps(account), encoding="utf-8")
+    (tmp_path / "data/index" / tables.STEP_MANIFEST).write_text(json.dumps(account), encoding="utf-8")
     assert by_stage(own, A100, tmp_path)["index"].handles == "1,000 images"
     every = changed(
         "coco-vitl",
-        index__images="mine/pictures",
+        index__images="mine/images",
         index__captions="x",
         nouns__captions_per_image="all",
         index__limit=10,
@@ -194,9 +194,9 @@ def test_a_benchmark_that_is_there_is_counted(tmp_path: Path) -> None:
     folder = tmp_path / "data/demo/benchmark/novel"
     folder.mkdir(parents=True)
     (folder / "items.tsv").write_text("image\tlabel\n" + "a\tb\n" * 135, encoding="utf-8")
-    assert "135 pictures" in by_stage(changed("demo"), CPU, tmp_path)["evaluate@novel"].handles
+    assert "135 images" in by_stage(changed("demo"), CPU, tmp_path)["evaluate@novel"].handles
     few = changed("demo", demo__benchmark=8)
-    assert "8 pictures" in by_stage(few, CPU, tmp_path)["evaluate@novel"].handles, "it will be drawn anew"
+    assert "8 images" in by_stage(few, CPU, tmp_path)["evaluate@novel"].handles, "it will be drawn anew"
 
 
 def test_the_machine_is_what_is_asked_for_then_what_is_here_then_one_a100() -> None:
@@ -230,8 +230,10 @@ def test_rates_that_benchmarks_measured_are_theirs() -> None:
     """A benchmark that is run again must be copied here."""
     folder = ROOT / "benchmarks/results"
     for work, file, index, key in (
-        ("score", "score", 0, "ours crops/s"), ("finetune", "train", 0, "samples/s"), ("prompt", "train", 3, "samples/s"),
-    ):  # fmt: skip
+        ("score", "score", 0, "ours crops/s"),
+        ("finetune", "train", 0, "samples/s"),
+        ("prompt", "train", 3, "samples/s"),
+    ):
         rows = json.loads((folder / f"{file}-intel-xeon-2c.json").read_text(encoding="utf-8"))["rows"]
         found = rate(work, "ViT-B-16", CPU)
         assert found is not None and found.per_second * 2 == pytest.approx(rows[index][key], rel=0.01)
@@ -251,7 +253,7 @@ def test_what_benchmarks_are_converted_from_is_as_the_dag_says() -> None:
 def test_models_of_the_recipes_are_known() -> None:
     for recipe in RECIPES:
         params = changed(recipe.stem)
-        assert clip_of(params.clip.model) and network_of(params.segmenter.backbone, params.segmenter.init)
+        assert clip_of(params.clip.model) and network_of(params.proposal_network.backbone, params.proposal_network.init)
 
 
 def test_too_small_a_gpu_is_said() -> None:

@@ -52,12 +52,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def _small(folder: Path, published: Published, served: Served) -> Copy:
-    """A copy of the repository with a small table of releases, as few published pictures, and a small recipe."""
+    """A copy of the repository with a small table of releases, as few published images, and a small recipe."""
     copy = copy_repository(folder)
     published.serve(served, folder / "pipeline/ovseg/datasets/fetch/releases.json")
     stuff = folder / "pipeline" / "ovseg" / "datasets" / "coco_stuff.py"
     known = stuff.read_text()
-    stuff.write_text(known.replace("pictures=5_000", f"pictures={len(published.truth['cocostuff'])}"))
+    stuff.write_text(known.replace("images=5_000", f"images={len(published.truth['cocostuff'])}"))
     assert stuff.read_text() != known
     paper, tiny = (yaml.safe_load((ROOT / "recipes" / name).read_text()) for name in ("coco-vitb.yaml", "tiny.yaml"))
     (folder / "params.yaml").write_text(yaml.safe_dump(_shrunk(paper, tiny)))
@@ -73,9 +73,9 @@ def _shrunk(paper: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
         "nouns": {"model": tiny["nouns"]["model"]},
         "segmenter": tiny["segmenter"] | own,
         "shards": {"min_shards": 2},
-        "tune": {"limit": 2, "weights": [0.0, 0.5], "thresholds": [0.4]},
+        "calibrate": {"limit": 2, "weights": [0.0, 0.5], "thresholds": [0.4]},
         "evaluate": {"benchmarks": ["cocostuff"]},
-        "report": {"benchmark": "cocostuff", "pictures": 1, "pairs": 10},
+        "report": {"benchmark": "cocostuff", "images": 1, "pairs": 10},
     }
     return paper | small | {name: paper[name] | new for name, new in changes.items()}
 
@@ -95,7 +95,7 @@ def test_one_command_goes_from_archives_on_a_server_to_the_report(world: World) 
     assert metrics["images"] == len(captions["images"]) and metrics["samples"] > 0
     assert metrics["benchmarks"].keys() == {"cocostuff"}
     figures = json.loads((folder / "reports/evaluate/cocostuff/metrics.json").read_text())
-    assert figures["pictures"] == len(world.published.truth["cocostuff"])
+    assert figures["images"] == len(world.published.truth["cocostuff"])
     assert (folder / "reports/index.html").is_file()
 
 
@@ -107,15 +107,15 @@ def test_a_second_run_does_nothing_with_archives_and_without_them(world: World) 
         shutil.rmtree(archives, ignore_errors=True)
 
 
-def test_one_changed_picture_is_found_by_a_full_verification(world: World) -> None:
-    picture = min((world.whole.folder / "data/coco/train2017").iterdir())
-    data = picture.read_bytes()
+def test_one_changed_image_is_found_by_a_full_verification(world: World) -> None:
+    image = min((world.whole.folder / "data/coco/train2017").iterdir())
+    data = image.read_bytes()
     verify = (*OVSEG, "data", "verify", "coco", "--full")
     assert world.whole.run(*verify).stdout.count("as verified") == len(PARTS)
-    picture.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     done = world.whole.run(*verify, check=False)
-    picture.write_bytes(data)
-    assert done.returncode == 1 and f"1 missing or changed, the first: train2017/{picture.name}" in done.stdout
+    image.write_bytes(data)
+    assert done.returncode == 1 and f"1 missing or changed, the first: train2017/{image.name}" in done.stdout
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))

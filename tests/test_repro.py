@@ -39,10 +39,10 @@ def test_the_report_has_every_benchmark_model_and_classifier_by_both_rules(repo:
     for models in metrics["benchmarks"].values():
         assert models.keys() == {"base", "finetune", "prompt"}
         for figures in models.values():
-            for classifier in ("clip", "segmenter", "ensemble", "oracle_masks", "oracle_labels"):
+            for classifier in ("clip", "proposal_network", "ensemble", "oracle_masks", "oracle_labels"):
                 assert {"miou", "miou_gt", "fwiou", "macc", "pacc"} <= figures[classifier].keys()
             assert "mask_accuracy" in figures and figures["choice"]["source"] == "tune on data/demo/val/all"
-    assert "ar" in metrics["segmenter"]
+    assert "ar" in metrics["proposal_network"]
     page = (reports / "index.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("<figure>") == 2 == len(list((reports / "overlays").glob("*.png")))
@@ -58,8 +58,8 @@ def test_a_second_repro_does_nothing(repo: Copy) -> None:
 def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo: Copy) -> None:
     found = stages_ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
     assert found[:4] == ["select", "shards", "finetune", "prompt"]
-    assert sorted(found[4:]) == ["evaluate@all", "evaluate@fine", "report", "tune"]
-    assert found[4] == "tune" and found[-1] == "report"
+    assert sorted(found[4:]) == ["evaluate@all", "evaluate@fine", "report", "calibrate"]
+    assert found[4] == "calibrate" and found[-1] == "report"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_shards_of_the_dag_pass_verify(repo: Copy) -> None:
     assert "all sound" in done.stdout
 
 
-def test_a_benchmarks_missing_picture_is_counted_and_fails_the_stage_unless_it_is_allowed(repo: Copy) -> None:
+def test_a_benchmarks_missing_image_is_counted_and_fails_the_stage_unless_it_is_allowed(repo: Copy) -> None:
     repo.dvc("repro")
     before = (repo.folder / "params.yaml").read_text()
     gone = next((repo.folder / "data" / "demo" / "benchmark" / "images").iterdir())
@@ -159,7 +159,7 @@ def test_a_benchmarks_missing_picture_is_counted_and_fails_the_stage_unless_it_i
             assert done.returncode == code, done.stderr
             assert ("1 missing; named in data/evaluate/all/failures" in done.stderr) == (code == 1)
             figures = json.loads((repo.folder / "reports" / "evaluate" / "all" / "metrics.json").read_text())
-            assert figures["dropped"] == {"missing": 1} and figures["pictures"] == 7
+            assert figures["dropped"] == {"missing": 1} and figures["images"] == 7
     finally:
         kept.rename(gone)
         (repo.folder / "params.yaml").write_text(before)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ovseg import tables
-from ovseg.errors import OvsegError
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
 
 NOUN = {"image_id": 7, "noun": "dog", "caption_id": 70, "start": 2, "end": 5}
 
@@ -74,7 +74,7 @@ def test_the_fingerprint_is_that_of_every_part(tmp_path: Path) -> None:
             tables.write_part(tmp_path / f"{number:05d}.parquet", "nouns", [NOUN], value)
         found.append(tables.fingerprint(tmp_path, "nouns"))
     assert len(set(found)) == 3
-    assert tables.read_account(tmp_path) == {} and tables.read_counts(tmp_path) == {}
+    assert tables.read_step_manifest(tmp_path) == {} and tables.read_counts(tmp_path) == {}
 
 
 def test_a_part_says_which_models_made_it_and_need_not(tmp_path: Path) -> None:

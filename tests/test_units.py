@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from ovseg import tables
-from ovseg.errors import OvsegError
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime, devices, from_environment
-from ovseg.units import Counts, Scratch, Task, commit, published, replace_folder, scratch_folder, work_folder
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.files import replace_folder
+from ovseg.engine.runtime import Runtime, devices, from_environment
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Scratch, Task, commit, published, scratch_folder, work_folder
 
 UNITS = ["00000", "00001", "00002"]
 
 
-class Opener:
+class TaskFactory:
     """Makes a task that notes which units it did, and writes `size` bytes for each."""
 
     def __init__(self, log: Path, size: int = 10, fail: str | None = None) -> None:
@@ -41,25 +42,25 @@ class Opener:
 
 
 @pytest.fixture
-def opener(tmp_path: Path) -> Opener:
-    return Opener(tmp_path / "log")
+def opener(tmp_path: Path) -> TaskFactory:
+    return TaskFactory(tmp_path / "log")
 
 
-def step(opener: Opener, out: Path, runtime: Runtime, key: str = "k") -> dict[str, int]:
+def step(opener: TaskFactory, out: Path, runtime: Runtime, key: str = "k") -> dict[str, int]:
     return run_step("step", key, UNITS, opener, out, runtime)
 
 
-def test_a_step_publishes_all_of_its_units(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_step_publishes_all_of_its_units(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Files of every unit, counts added up, and an account with the sha256 of each file; a second run does nothing."""
     counts = step(opener, tmp_path / "out", runtime)
     assert counts == {"things": 6, "dropped.odd": 3} == tables.read_counts(tmp_path / "out")
-    account = tables.read_account(tmp_path / "out")
+    account = tables.read_step_manifest(tmp_path / "out")
     assert sorted(account["files"]) == ["00000.bin", "00001.bin", "00002.bin"] and account["fingerprint"] == "k"
     assert step(opener, tmp_path / "out", runtime) == counts and opener.done() == UNITS
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
 
 
-def test_a_failed_step_continues_where_it_stopped(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_failed_step_continues_where_it_stopped(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """What was done before the failure is not done again, and the output is there only when all of it is."""
     opener.fail = "00001"
     with pytest.raises(RuntimeError, match="as planned"):
@@ -71,7 +72,7 @@ def test_a_failed_step_continues_where_it_stopped(opener: Opener, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "mark", "mark_empty", "mark_remove"])
-def test_a_damaged_unit_is_done_again(damage: str, opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_damaged_unit_is_done_again(damage: str, opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Files are trusted by their sha256 alone, and a mark that is none is no mark."""
     opener.fail = "00002"
     with pytest.raises(RuntimeError):
@@ -79,10 +80,13 @@ def test_a_damaged_unit_is_done_again(damage: str, opener: Opener, tmp_path: Pat
     folder = scratch_folder(runtime.work, "step", "k")
     file, mark = folder / "00000.bin", folder / "00000.done.json"
     damages: dict[str, Callable[[], object]] = {
-        "flip": lambda: file.write_bytes(b"x" + file.read_bytes()[1:]), "cut": lambda: file.write_bytes(b""),
-        "remove": file.unlink, "mark": lambda: mark.write_text('{"files"'), "mark_empty": lambda: mark.write_text("{}"),
+        "flip": lambda: file.write_bytes(b"x" + file.read_bytes()[1:]),
+        "cut": lambda: file.write_bytes(b""),
+        "remove": file.unlink,
+        "mark": lambda: mark.write_text('{"files"'),
+        "mark_empty": lambda: mark.write_text("{}"),
         "mark_remove": mark.unlink,
-    }  # fmt: skip
+    }
     damages[damage]()
     opener.fail = None
     step(opener, tmp_path / "out", runtime)
@@ -90,7 +94,7 @@ def test_a_damaged_unit_is_done_again(damage: str, opener: Opener, tmp_path: Pat
     assert (tmp_path / "out" / "00000.bin").read_bytes() == b"00000" * 2
 
 
-def test_a_damaged_output_is_mended(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_damaged_output_is_mended(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """A published file that changed is put right by the same command, from what was finished or anew."""
     step(opener, tmp_path / "out", runtime)
     file = tmp_path / "out" / "00001.bin"
@@ -100,7 +104,7 @@ def test_a_damaged_output_is_mended(opener: Opener, tmp_path: Path, runtime: Run
     assert file.read_bytes() == b"00001" * 2 and opener.done() == UNITS
 
 
-def test_only_one_run_works_in_a_folder(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_only_one_run_works_in_a_folder(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """A second run says so; when the first one ends, however it ends, the folder is free."""
     first = Scratch(runtime.work, "step", "k")
     with pytest.raises(OvsegError, match="another run is working"):
@@ -108,10 +112,14 @@ def test_only_one_run_works_in_a_folder(opener: Opener, tmp_path: Path, runtime:
     first.close()
     assert step(opener, tmp_path / "out", runtime)["things"] == 6
     child = subprocess.Popen(
-        ["python", "-c", f"import fcntl,time; f=open({str(scratch_folder(runtime.work, 'step', 'k') / 'lock')!r},'w');"
-                         "fcntl.flock(f,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)"],
+        [
+            "python",
+            "-c",
+            f"import fcntl,time; f=open({str(scratch_folder(runtime.work, 'step', 'k') / 'lock')!r},'w');"
+            "fcntl.flock(f,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)",
+        ],
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     assert child.stdout is not None and child.stdout.readline()
     with pytest.raises(OvsegError, match="another run is working"):
         Scratch(runtime.work, "step", "k")
@@ -121,13 +129,13 @@ def test_only_one_run_works_in_a_folder(opener: Opener, tmp_path: Path, runtime:
     Scratch(runtime.work, "step", "k").close()
 
 
-def test_fresh_forgets_what_was_finished(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_fresh_forgets_what_was_finished(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     step(opener, tmp_path / "out", runtime)
     step(opener, tmp_path / "out", Runtime(workers=1, work=runtime.work, fresh=True))
     assert opener.done() == UNITS * 2 and tables.read_counts(tmp_path / "out")["things"] == 6
 
 
-def test_another_key_forgets_only_what_is_published(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_another_key_forgets_only_what_is_published(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Finished runs give their scratch back when the next begins; unfinished ones, and ones at work, keep theirs."""
     step(opener, tmp_path / "out1", runtime, "published")
     opener.fail = "00001"
@@ -142,7 +150,7 @@ def test_another_key_forgets_only_what_is_published(opener: Opener, tmp_path: Pa
     busy.close()
 
 
-def test_what_a_killed_run_left_half_done_is_cleared(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_what_a_killed_run_left_half_done_is_cleared(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Half a unit, half a mark, half an output: none is in the way, and none is in the result."""
     folder = scratch_folder(runtime.work, "step", "k")
     (folder / "00000.4242.tmp").mkdir(parents=True)
@@ -156,7 +164,7 @@ def test_what_a_killed_run_left_half_done_is_cleared(opener: Opener, tmp_path: P
     assert not list(folder.glob("*.tmp")) and not (tmp_path / "out" / "stale").exists()
 
 
-def test_an_output_of_somebody_else_is_refused(opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_an_output_of_somebody_else_is_refused(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Another run's folder, with both fingerprints; any other folder, or file; an empty folder is free."""
     step(opener, tmp_path / "out", runtime)
     with pytest.raises(OvsegError, match=r"fingerprint is k, this run's is other"):
@@ -194,7 +202,7 @@ def grow(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
 
 
-def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, opener: Opener, tmp_path: Path) -> None:
+def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, opener: TaskFactory, tmp_path: Path) -> None:
     """Two of three units fit: the third says so, and with more space the same command does the third alone."""
     opener.size = 400_000
     runtime = Runtime(workers=1, work=small_disk / "work")
@@ -205,7 +213,9 @@ def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, opener: Opener,
     assert opener.done() == [*UNITS, "00002"]
 
 
-def test_a_full_disk_at_the_output_says_so(small_disk: Path, opener: Opener, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_full_disk_at_the_output_says_so(
+    small_disk: Path, opener: TaskFactory, tmp_path: Path, runtime: Runtime
+) -> None:
     opener.size = 500_000
     with pytest.raises(OvsegError, match="no space left"):
         step(opener, small_disk / "out", runtime)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg.vocabulary import TEMPLATES, Templates, embed
+from ovseg.core.vocabulary import TEMPLATES, Templates, embed
 
 
 class Encoder:

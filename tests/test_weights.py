@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from ovseg import weights
-from ovseg.errors import OvsegError
+from ovseg.core import weights
+from ovseg.core.errors import OvsegError
 from tests import hub as hub_module
 from tests.hub import COMMIT, Hub, environment, serving, use
 
@@ -62,7 +62,7 @@ def test_offline_takes_what_is_cached_and_asks_nobody(hub: Hub, monkeypatch: pyt
     hub.fresh()
     assert weights.fetch("w", REPO, [NAME, "pytorch_model.bin"]) == path
     assert weights.fetch("w", REPO, ["pytorch_model.bin"], commit=COMMIT) == path
-    with weights.offline_kept(), pytest.raises(OSError, match="offline mode"):
+    with weights.respect_offline(), pytest.raises(OSError, match="offline mode"):
         HfApi(endpoint=hub.url).model_info(REPO)
     assert hub.asked == []
 
@@ -74,9 +74,14 @@ def test_offline_says_at_once_what_is_missing_where_it_belongs_and_how_large_it_
     with pytest.raises(OvsegError) as said:
         weights.fetch("the weights of X", REPO, [NAME], lambda: 1.71)
     for fact in (
-        "the weights of X", f"{hub.url}/{REPO}/resolve/main/{NAME}", str(hub.cache / "models--someone--model"),
-        "about 1.7 GB", "OVSEG_OFFLINE=1", f"hf download {REPO} {NAME}", "unset OVSEG_OFFLINE",
-    ):  # fmt: skip
+        "the weights of X",
+        f"{hub.url}/{REPO}/resolve/main/{NAME}",
+        str(hub.cache / "models--someone--model"),
+        "about 1.7 GB",
+        "OVSEG_OFFLINE=1",
+        f"hf download {REPO} {NAME}",
+        "unset OVSEG_OFFLINE",
+    ):
         assert fact in str(said.value)
     assert hub.asked == []
     with pytest.raises(OvsegError, match="only its publisher knows"):
@@ -230,10 +235,10 @@ def test_the_hubs_client_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch
     from huggingface_hub import constants, is_offline_mode
 
     before = constants.HF_HUB_OFFLINE
-    with weights.offline_kept():
+    with weights.respect_offline():
         assert is_offline_mode() == before
     offline(monkeypatch)
-    with suppress(ValueError), weights.offline_kept():
+    with suppress(ValueError), weights.respect_offline():
         assert is_offline_mode()
         raise ValueError("an error inside changes nothing")
     assert constants.HF_HUB_OFFLINE == before

@@ -10,13 +10,13 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN
 from torch import Tensor, nn
 
-from ovseg import crops
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.save import save_clip
-from ovseg.images import Pixels
+from ovseg.core import crops
+from ovseg.core.images import ImageArray
+from ovseg.core.vocabulary import embed
 from ovseg.proposals.network import Network, load_network, network_input, network_size, new_model, probe, save_network
-from ovseg.vocabulary import embed
 from tests.conftest import HEIGHT, TINY, WIDTH, random_clip
 
 WORDS = ("star", "key", "boat", "fish", "guitar", "kite", "sky", "grass", "red cup", "traffic light")
@@ -25,8 +25,8 @@ QUERIES, HIDDEN, SHORT, LONG = 5, 32, 64, 256
 FITTED, SHARPER, RIDGE = 8, 20.0, 1e-3
 
 
-def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Pixels:
-    """A picture of noise under three rectangles of one colour each."""
+def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> ImageArray:
+    """An image of noise under three rectangles of one colour each."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     for _ in range(3):
@@ -36,7 +36,7 @@ def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Pixels:
 
 
 def toy_clip(folder: Path) -> Path:
-    """A CLIP whose embeddings of different words, and of different pictures, point in different directions."""
+    """A CLIP whose embeddings of different words, and of different images, point in different directions."""
     network: Any = random_clip(TINY)
     save_clip(network, TINY, folder)
     clip = load_adapted(folder)
@@ -56,8 +56,8 @@ def toy_clip(folder: Path) -> Path:
     return folder
 
 
-def _blanked(seed: int, size: int) -> Pixels:
-    """Such a picture with a random part left, the rest in CLIP's mean colour."""
+def _blanked(seed: int, size: int) -> ImageArray:
+    """Such an image with a random part left, the rest in CLIP's mean colour."""
     rng, pixels = np.random.default_rng(seed), noise(seed, size, size)
     kept = np.kron(rng.random((4, 4)) < rng.random(), np.ones((size // 4, size // 4), bool))
     colour = crops.fill_colour("mean", OPENAI_DATASET_MEAN)
@@ -67,7 +67,7 @@ def _blanked(seed: int, size: int) -> Pixels:
 def toy_network(folder: Path, clip_folder: Path) -> Path:
     """A proposal network of five queries, each with masks and a word of its own; made for the text tower of a CLIP."""
     clip = load_adapted(clip_folder)
-    model = tiny_model(clip, middle=64)
+    model = tiny_model(clip, text_proj_dim=64)
     with torch.no_grad():
         for weight in model.model.transformer_module.parameters():
             weight.mul_(SHARPER if weight.ndim > 1 else 1)
@@ -86,9 +86,16 @@ def toy_network(folder: Path, clip_folder: Path) -> Path:
 def tiny_model(clip: Clip, **changes: Any) -> Any:
     """A random MaskFormer that trains in milliseconds."""
     options: dict[str, Any] = {
-        "backbone": "test_resnet", "pretrained": False, "queries": QUERIES, "hidden": HIDDEN, "layers": 1, "dropout": 0.0,
-        "middle": 16, "width": clip.width, "classes": 3,
-    }  # fmt: skip
+        "backbone": "test_resnet",
+        "pretrained": False,
+        "num_queries": QUERIES,
+        "hidden_dim": HIDDEN,
+        "decoder_layers": 1,
+        "dropout": 0.0,
+        "text_proj_dim": 16,
+        "width": clip.width,
+        "classes": 3,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return new_model(**{**options, **changes})
@@ -102,7 +109,7 @@ def whiten(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _hidden(network: Network, pixels: Pixels) -> Tensor:
+def _hidden(network: Network, pixels: ImageArray) -> Tensor:
     """What the decoder says of each query `[Q, hidden]`."""
     height, width, _ = pixels.shape
     found = network.model.model(network_input(pixels, network_size(height, width, SHORT, LONG)))
@@ -110,7 +117,7 @@ def _hidden(network: Network, pixels: Pixels) -> Tensor:
 
 
 def _fit(layers: nn.Module, hidden: Tensor, wanted: Tensor) -> None:
-    """Set the last linear layer so that of many pictures, hidden `[N, Q, hidden]`, each query becomes `wanted` `[Q, C]`."""
+    """Set the last linear layer so that of many images, hidden `[N, Q, hidden]`, each query becomes `wanted` `[Q, C]`."""
     linear = [layer for layer in layers.modules() if isinstance(layer, nn.Linear)]
     seen: list[Tensor] = []
     hook = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, 1)))

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ovseg.datasets.demo.make import make_split
-from ovseg.params import Params
+from data.demo.world.make import make_split
+from ovseg.core.params import Params
 from stages._run import run_stage
 
 HERE = Path(__file__).parent

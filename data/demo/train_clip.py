@@ -7,8 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from ovseg.datasets.demo.pretrain import PHASES, pretrain
-from ovseg.params import Params
+from data.demo.world.pretrain import PHASES, pretrain
+from ovseg.core.params import Params
 from stages._run import run_stage
 
 HERE = Path(__file__).parent

@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from ovseg.datasets.demo.tagging import captions, train_tagger
-from ovseg.params import Params
+from data.demo.world.tagging import captions, train_tagger
+from ovseg.core.params import Params
 from stages._run import run_stage
 
 HERE = Path(__file__).parent

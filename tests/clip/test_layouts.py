@@ -16,7 +16,7 @@ from ovseg.clip.adapted import PROMPTS, load_adapted, save_adapted
 from ovseg.clip.convert import MASK_EMBEDDING, convert_clip
 from ovseg.clip.export import export_clip
 from ovseg.clip.prompts import new_prompts
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 from tests.conftest import TINY, random_clip
 
 NAME = "tiny-test-vit"

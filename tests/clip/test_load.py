@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovseg import crops
 from ovseg.clip.adapted import materialise
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.names import parse
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.clip.save import CONFIG, WEIGHTS, save_clip
-from ovseg.errors import OvsegError
+from ovseg.core import crops
+from ovseg.core.errors import OvsegError
 from tests.conftest import TINY
 
 NAME = "ovseg-tiny-test"

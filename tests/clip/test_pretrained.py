@@ -17,14 +17,14 @@ import torch
 from open_clip import pretrained as registry
 from safetensors.torch import load_file
 
-from ovseg import fingerprint
 from ovseg.clip import pretrained as module
 from ovseg.clip.adapted import load_adapted, made_with, materialise, read_provenance
-from ovseg.clip.known import gigabytes, in_repo
 from ovseg.clip.load import load_clip
+from ovseg.clip.metadata import gigabytes, in_repo
 from ovseg.clip.pretrained import identify, locate, weights_fingerprint
 from ovseg.clip.save import CONFIG, WEIGHTS
-from ovseg.errors import OvsegError
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
 from tests.conftest import ROOT, TINY
 from tests.hub import COMMIT, Hub, environment, serving, use
 from tests.towers import INCEPTION, TOWERS, save
@@ -84,7 +84,11 @@ def test_a_repository_is_downloaded_once_and_then_needs_no_network(
 @pytest.mark.parametrize(
     ("model", "tag", "facts"),
     [
-        (NAME, "hosted", ("the weights of", f"{REPO}/resolve/main/{WEIGHTS}", "models--someone--tiny", "less than 0.1 GB")),
+        (
+            NAME,
+            "hosted",
+            ("the weights of", f"{REPO}/resolve/main/{WEIGHTS}", "models--someone--tiny", "less than 0.1 GB"),
+        ),
         (NAME, "at_address", ("the weights of", f"{REPO}/resolve/main/{WEIGHTS}", "/clip", "less than 0.1 GB")),
         (f"hf-hub:{REPO}", None, ("the CLIP hf-hub:", CONFIG, "models--someone--tiny")),
         ("ViT-L-14-quickgelu", "openai", ("ViT-L-14-quickgelu:openai", "models--timm--vit_large", "about 1.7 GB")),
@@ -93,7 +97,7 @@ def test_a_repository_is_downloaded_once_and_then_needs_no_network(
         ("ViT-B-16-SigLIP", "random", ("the tokenizer of ViT-B-16-SigLIP", "timm/ViT-B-16-SigLIP")),
         ("roberta-ViT-B-32", "laion2b_s12b_b32k", ("the config of the text tower", "models--roberta-base")),
     ],
-)  # fmt: skip
+)
 def test_offline_what_is_missing_is_said_at_once(
     hub: Hub, model: str, tag: str | None, facts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +117,7 @@ def test_a_download_that_fails_says_the_same_facts(hub: Hub) -> None:
 
 
 def test_weights_are_known_by_source_revision_and_sha256(hub: Hub, tiny_clip: Path, tmp_path: Path) -> None:
-    digest = fingerprint.of_file(tiny_clip / WEIGHTS)
+    digest = hashing.sha256_file(tiny_clip / WEIGHTS)
     hosted = identify(NAME, "hosted")
     assert (hosted.source, hosted.revision, hosted.sha256) == (f"hf-hub:{REPO}/{WEIGHTS}", COMMIT, digest)
     at_address = identify(NAME, "at_address")
@@ -130,7 +134,7 @@ def test_weights_are_known_by_source_revision_and_sha256(hub: Hub, tiny_clip: Pa
     card = (tmp_path / "base" / "README.md").read_text()
     assert all(fact in card for fact in (hosted.source, COMMIT, digest))
     about = json.loads(made_with(f"local-dir:{tmp_path / 'base'}", None)["ovseg.clip"])
-    assert about["sha256"] == fingerprint.of_file(tmp_path / "base" / WEIGHTS) and about["base"] == base
+    assert about["sha256"] == hashing.sha256_file(tmp_path / "base" / WEIGHTS) and about["base"] == base
 
 
 def test_the_fingerprint_follows_the_weights_behind_a_tag(hub: Hub, tiny_clip: Path) -> None:
@@ -218,7 +222,7 @@ def test_a_siglip_that_names_no_tokenizer_is_refused(tmp_path: Path) -> None:
         load_clip("my-siglip", "random")
 
 
-def test_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     save("native average", tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     config["model_cfg"]["vision_cfg"]["image_size"] = [32, 64]
@@ -250,7 +254,7 @@ import json, os, socket, sys
 from pathlib import Path
 from ovseg.clip.adapted import load_adapted, materialise
 from ovseg.clip.load import load_clip
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 os.environ["OVSEG_OFFLINE"] = sys.argv[2]
 connect, tried = socket.socket.connect, []
 socket.socket.connect = lambda *to: (tried.append(str(to)), connect(*to))[1]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ovseg.clip.adapted import PROMPTS, load_adapted, read_prompts, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import inserted, new_prompts, resize_prompts, seams, visible
+from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, resize_prompts, vit_hook_points
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 VISION = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -54,7 +54,7 @@ def _inputs(visual: Any, number: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def _features(visual: Any, images: Tensor, prompts: Tensor, masks: Tensor) -> Tensor:
-    with torch.no_grad(), inserted(visual, prompts, masks):
+    with torch.no_grad(), mask_prompts_applied(visual, prompts, masks):
         found: Tensor = visual(images)
     return found
 
@@ -101,7 +101,7 @@ def test_the_forward_pass_is_the_papers() -> None:
 def test_one_foreground_pixel_keeps_its_patch() -> None:
     masks = torch.zeros(1, 32, 32, dtype=torch.bool)
     masks[0, 9, 17] = True
-    keep = visible(masks, (8, 8)).reshape(4, 4)
+    keep = foreground_patches(masks, (8, 8)).reshape(4, 4)
     assert keep.nonzero().tolist() == [[1, 2]]
 
 
@@ -117,10 +117,10 @@ def test_gradients_reach_every_prompt_and_nothing_that_is_frozen() -> None:
     visual = _clip().visual.requires_grad_(False)
     images, masks = _inputs(visual)
     prompts = nn.Parameter(new_prompts(visual, 3, 0))
-    with inserted(visual, prompts, masks):
+    with mask_prompts_applied(visual, prompts, masks):
         visual(images).square().sum().backward()
     assert prompts.grad is not None
-    blank = ~visible(masks, (8, 8)).all(0)  # patches that are blank in some picture
+    blank = ~foreground_patches(masks, (8, 8)).all(0)  # patches that are blank in some image
     assert (prompts.grad.abs().sum(-1) > 0).eq(blank).all()
     assert all(parameter.grad is None for parameter in visual.parameters())
 
@@ -130,7 +130,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
     images, masks = _inputs(visual)
     with torch.no_grad():
         plain = visual(images)
-        with pytest.raises(RuntimeError), inserted(visual, new_prompts(visual, 2, 0), masks):
+        with pytest.raises(RuntimeError), mask_prompts_applied(visual, new_prompts(visual, 2, 0), masks):
             visual(images[:, :2])
         assert torch.equal(visual(images), plain)
 
@@ -147,7 +147,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
 def test_a_tower_without_seams_is_a_clear_error(config: dict[str, object], said: str) -> None:
     visual = open_clip.model.CLIP(embed_dim=16, vision_cfg=config, text_cfg=TEXT).visual
     with pytest.raises(OvsegError, match=said):
-        seams(visual)
+        vit_hook_points(visual)
 
 
 def test_more_depth_than_blocks_is_an_error() -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ovseg import crops
 from ovseg.clip.adapted import load_adapted, materialise
+from ovseg.core import crops
 from tests.towers import TOWERS, save
 
 TEXTS = ["a star", "", "a red cup on a table", "word " * 40]
 
 
-def pictures(size: int) -> torch.Tensor:
+def images(size: int) -> torch.Tensor:
     return torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
@@ -27,9 +27,9 @@ def test_it_encodes_as_stock_open_clip_does(name: str, tmp_path: Path) -> None:
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
     assert clip.mean.tolist() == clip.std.tolist() == [0.5, 0.5, 0.5]
     with torch.no_grad():
-        seen = stock.encode_image(crops.normalise(pictures(clip.size), clip.mean, clip.std))
+        seen = stock.encode_image(crops.normalise(images(clip.size), clip.mean, clip.std))
         said = stock.encode_text(tokens)
-    torch.testing.assert_close(clip.encode_crops(pictures(clip.size)), normalize(seen, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.encode_crops(images(clip.size)), normalize(seen, dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.encode_texts(TEXTS), normalize(said, dim=-1), atol=1e-5, rtol=0)
     assert clip.width == TOWERS[name]["embed_dim"]
 
@@ -40,7 +40,7 @@ def test_it_is_the_same_as_a_base(name: str, tmp_path: Path) -> None:
     one = load_adapted(save(name, tmp_path / "one"))
     materialise(f"local-dir:{tmp_path / 'one'}", None, tmp_path / "two")
     two = load_adapted(tmp_path / "two")
-    assert torch.equal(one.encode_crops(pictures(one.size)), two.encode_crops(pictures(one.size)))
+    assert torch.equal(one.encode_crops(images(one.size)), two.encode_crops(images(one.size)))
     assert torch.equal(one.encode_texts(TEXTS), two.encode_texts(TEXTS))
     state = one.model.state_dict()
     assert state.keys() == two.model.state_dict().keys()
@@ -51,5 +51,5 @@ def test_it_is_the_same_as_a_base(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TOWERS)
 def test_bf16_is_near(name: str, tmp_path: Path) -> None:
     clip, half = (load_adapted(save(name, tmp_path), precision=precision) for precision in ("fp32", "bf16"))
-    assert (half.encode_crops(pictures(clip.size)) * clip.encode_crops(pictures(clip.size))).sum(1).min() > 0.98
+    assert (half.encode_crops(images(clip.size)) * clip.encode_crops(images(clip.size))).sum(1).min() > 0.98
     assert (half.encode_texts(TEXTS) * clip.encode_texts(TEXTS)).sum(1).min() > 0.98

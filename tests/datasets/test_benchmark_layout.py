@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import decode_labels
 from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, read_benchmark, write_benchmark, write_labels
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import decode_labels
 
 NAMES = [["sky"], ["grass", "lawn"], ["traffic light"]]
 SIZE = (6, 8)
@@ -30,7 +30,7 @@ def labels_of(seed: int, highest: int = 2, ignore: int = 255) -> NDArray[np.int6
 
 
 def make(folder: Path, number: int = 3, **changes: Any) -> Path:
-    """A benchmark of `number` pictures in `folder`/set."""
+    """A benchmark of `number` images in `folder`/set."""
     options: dict[str, Any] = {"names": NAMES, "ignore": 255, "seen": [True, False, True], "source": "me", **changes}
     (folder / "images" / "deep").mkdir(parents=True)
     items = []
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, seen: list[bool] | None) -
         assert decode_labels((tmp_path / "set" / LABELS / f"deep/{i}.png").read_bytes()).dtype == np.uint8
 
 
-def test_a_benchmark_can_be_moved_with_its_pictures(tmp_path: Path) -> None:
+def test_a_benchmark_can_be_moved_with_its_images(tmp_path: Path) -> None:
     make(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     assert read_benchmark(tmp_path / "b" / "set").read(1)[0].shape == (*SIZE, 3)
@@ -84,9 +84,9 @@ def test_labels_have_8_bits_where_they_fit_and_else_16(tmp_path: Path, highest: 
     assert found.dtype == kind and np.array_equal(found, labels)
 
 
-def test_without_a_list_labels_are_paired_with_pictures_of_the_same_name(tmp_path: Path) -> None:
+def test_without_a_list_labels_are_paired_with_images_of_the_same_name(tmp_path: Path) -> None:
     folder = make(tmp_path, 0)
-    for name in ("b.jpg", "a.jpeg", "c.png", "only-a-picture.png"):
+    for name in ("b.jpg", "a.jpeg", "c.png", "only-a-image.png"):
         Image.fromarray(pixels_of(0)).save(tmp_path / "images" / name)
     for stem in ("c", "b", "a", "gone"):
         write_labels(folder / LABELS / f"{stem}.png", labels_of(0))
@@ -109,12 +109,16 @@ def test_a_single_name_may_stand_without_brackets(tmp_path: Path) -> None:
     [
         ({"seen": [True, False]}, "needs names, and as many entries of seen"),
         ({"seen": []}, "needs names, and as many entries of seen"),
-        ({"names": []}, "needs names"), ({"names": 5}, "not in the benchmark layout"),
-        ({"names": [["sky"], 7]}, "not in the benchmark layout"), ({"names": None}, "not in the benchmark layout"),
-        ({"ignore": None}, "not in the benchmark layout"), ({"ignore": "none"}, "not in the benchmark layout"),
-        ({"images": None}, "not in the benchmark layout"), ({"seen": 1}, "not in the benchmark layout"),
+        ({"names": []}, "needs names"),
+        ({"names": 5}, "not in the benchmark layout"),
+        ({"names": [["sky"], 7]}, "not in the benchmark layout"),
+        ({"names": None}, "not in the benchmark layout"),
+        ({"ignore": None}, "not in the benchmark layout"),
+        ({"ignore": "none"}, "not in the benchmark layout"),
+        ({"images": None}, "not in the benchmark layout"),
+        ({"seen": 1}, "not in the benchmark layout"),
     ],
-)  # fmt: skip
+)
 def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
     folder = make(tmp_path)
     change(folder, **fields)
@@ -150,13 +154,17 @@ def test_what_is_bad_of_an_item_is_its_reason(tmp_path: Path) -> None:
     write_labels(label / "0.png", np.zeros((8, 6), np.uint8))
     write_labels(label / "1.png", np.full(SIZE, 3))
     Image.fromarray(pixels_of(0)).save(label / "2.png")
-    (label / "3.png").write_bytes(b"no picture")
+    (label / "3.png").write_bytes(b"no image")
     (folder / ITEMS).write_text((folder / ITEMS).read_text() + "../out.png\t0.png\ndeep/0.png\tgone.png\n")
     found = read_benchmark(folder)
     for item, reason, said in (
-        (0, "label_size", r"deep/0\.png is \(8, 6\)"), (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
-        (2, "not_labels", "RGB"), (3, "not_an_image", ""), (4, "unsafe_path", "out"), (5, "missing", "gone"),
-    ):  # fmt: skip
+        (0, "label_size", r"deep/0\.png is \(8, 6\)"),
+        (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
+        (2, "not_labels", "RGB"),
+        (3, "not_an_image", ""),
+        (4, "unsafe_path", "out"),
+        (5, "missing", "gone"),
+    ):
         with pytest.raises(BadItem, match=f"{reason}.*{said}") as problem:
             found.read(item)
         assert problem.value.reason == reason

@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import HERE, Class, read_classes
-from ovseg.errors import OvsegError
 
 SIZES = {
-    "ade150": (150, 150), "ade847": (847, 847), "pc59": (59, 59), "pc459": (459, 459), "pas20": (20, 20),
-    "cocostuff": (171, 171), "cocostuff156": (171, 156), "voc": (20, 15),
-}  # fmt: skip
+    "ade150": (150, 150),
+    "ade847": (847, 847),
+    "pc59": (59, 59),
+    "pc459": (459, 459),
+    "pas20": (20, 20),
+    "cocostuff": (171, 171),
+    "cocostuff156": (171, 156),
+    "voc": (20, 15),
+}
 
 
 def test_every_table_of_the_package_is_known_here() -> None:
@@ -39,9 +45,24 @@ def test_the_splits_of_unseen_classes_are_the_published_ones() -> None:
     }
     assert unseen["voc"] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
     assert unseen["cocostuff156"] == sorted(
-        ["cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors", "cardboard", "clouds", "grass",
-         "playingfield", "river", "road", "tree", "wall-concrete"]
-    )  # fmt: skip
+        [
+            "cow",
+            "giraffe",
+            "suitcase",
+            "frisbee",
+            "skateboard",
+            "carrot",
+            "scissors",
+            "cardboard",
+            "clouds",
+            "grass",
+            "playingfield",
+            "river",
+            "road",
+            "tree",
+            "wall-concrete",
+        ]
+    )
 
 
 def write(folder: Path, classes: Any) -> Path:
@@ -57,10 +78,17 @@ def test_a_table_is_read_in_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "classes",
     [
-        [], [{"id": 1, "names": ["a"]}, {"id": 1, "names": ["b"]}], [{"id": 1, "names": []}],
-        [{"names": ["a"]}], [{"id": 1}], ["a"], 5, [{"id": "one", "names": ["a"]}], [{"id": 1, "names": 3}],
+        [],
+        [{"id": 1, "names": ["a"]}, {"id": 1, "names": ["b"]}],
+        [{"id": 1, "names": []}],
+        [{"names": ["a"]}],
+        [{"id": 1}],
+        ["a"],
+        5,
+        [{"id": "one", "names": ["a"]}],
+        [{"id": 1, "names": 3}],
     ],
-)  # fmt: skip
+)
 def test_what_is_no_class_table_is_refused(tmp_path: Path, classes: Any) -> None:
     with pytest.raises(OvsegError, match=r"classes\.json"):
         read_classes(write(tmp_path, classes))

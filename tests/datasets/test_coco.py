@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.coco import open_coco, open_results
-from ovseg.errors import OvsegError
 
 IMAGE = {"id": 3, "file_name": "a.jpg"}
 CAPTION = {"image_id": 3, "id": 30, "caption": "a dog"}

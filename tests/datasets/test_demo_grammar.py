@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import spacy
 
-from ovseg.datasets.demo.captions import Caption, imagine, write
-from ovseg.datasets.demo.nouns import nouns
+from data.demo.world.captions import Caption, imagine, write
+from data.demo.world.nouns import nouns
 from ovseg.mining.nouns import load_tagger, nouns_of
 
 TAGGER = Path(__file__).parents[2] / "data" / "demo" / "tagger"
@@ -19,7 +19,7 @@ MAX_WORDS = 24  # the demo's CLIP reads 32 tokens
 
 @cache
 def some(number: int, seed: int) -> tuple[Caption, ...]:
-    """Captions of imagined pictures."""
+    """Captions of imagined images."""
     rng = np.random.default_rng(seed)
     return tuple(write(imagine(rng), rng) for _ in range(number))
 

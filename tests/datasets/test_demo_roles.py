@@ -1,4 +1,4 @@
-"""The demo's five benchmarks: the same pictures under five vocabularies."""
+"""The demo's five benchmarks: the same images under five vocabularies."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import masks
+from data.demo.world.make import ROLES
+from data.demo.world.nouns import Noun, nouns
+from data.demo.world.roles import write_role
+from ovseg.core import masks
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
-from ovseg.datasets.demo.make import ROLES
-from ovseg.datasets.demo.nouns import Noun, nouns
-from ovseg.datasets.demo.roles import write_role
 
 SIZE = (10, 12)
 
@@ -29,7 +29,7 @@ LEFT[:, :4], RIGHT[:, 8:] = True, True
 
 @pytest.fixture
 def roles(tmp_path: Path) -> dict[str, Benchmark]:
-    """Picture 1 has an annotated noun at the left and another at the right, picture 2 nothing."""
+    """Image 1 has an annotated noun at the left and another at the right, image 2 nothing."""
     (tmp_path / "images").mkdir()
     images: list[dict[str, Any]] = []
     for number in (1, 2):
@@ -70,7 +70,7 @@ def test_labels_are_the_segments_of_its_vocabulary_and_the_rest_is_not_scored(
     roles: dict[str, Benchmark], role: str
 ) -> None:
     found = roles[role]
-    assert [image for image, _ in found.items] == ["1.png"]  # picture 2 has nothing to score
+    assert [image for image, _ in found.items] == ["1.png"]  # image 2 has nothing to score
     wanted = np.full(SIZE, found.ignore)
     shown = [names[0] for names in found.names]
     for name, mask in ((KNOWN.name, LEFT), (NOVEL.name, RIGHT), (f"red {KNOWN.name}", LEFT)):

@@ -5,18 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ovseg.datasets.demo.colours import COLOURS, PATTERNS
-from ovseg.datasets.demo.nouns import nouns
-from ovseg.datasets.demo.scene import (
-    MIN_VISIBLE_PIXELS,
-    MIN_VISIBLE_SHARE,
-    Scene,
-    compose,
-    layout,
-    place_things,
-)
-from ovseg.datasets.demo.stuff import STUFF, texture
-from ovseg.datasets.demo.things import THINGS, draw_thing
+from data.demo.world.colours import COLOURS, PATTERNS
+from data.demo.world.nouns import nouns
+from data.demo.world.scene import MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE, Scene, compose, layout, place_things
+from data.demo.world.stuff import STUFF, texture
+from data.demo.world.things import THINGS, draw_thing
 
 WIDTH, HEIGHT = 144, 128
 THING_NOUNS = [noun.name for noun in nouns() if noun.kind == "thing"]
@@ -64,7 +57,7 @@ def test_an_unknown_stuff_is_refused() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_masks_are_disjoint_and_cover_the_frame(seed: int) -> None:
     scene = random_scene(seed)
-    assert scene.picture.shape == (HEIGHT, WIDTH, 3) and scene.picture.dtype == np.uint8
+    assert scene.image.shape == (HEIGHT, WIDTH, 3) and scene.image.dtype == np.uint8
     cover = np.zeros((HEIGHT, WIDTH), int)
     for segment in scene.segments:
         assert segment.mask.shape == (HEIGHT, WIDTH) and segment.mask.dtype == bool and segment.mask.any()
@@ -79,7 +72,7 @@ def test_masks_are_disjoint_and_cover_the_frame(seed: int) -> None:
 
 def test_same_seed_same_bytes() -> None:
     first, again, other = random_scene(5), random_scene(5), random_scene(6)
-    assert first.picture.tobytes() == again.picture.tobytes() != other.picture.tobytes()
+    assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     assert [s.noun for s in first.segments] == [s.noun for s in again.segments]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(first.segments, again.segments, strict=True))
 

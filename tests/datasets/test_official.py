@@ -20,13 +20,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from ovseg.cli import app
+from ovseg.core.errors import OvsegError
 from ovseg.datasets import official
 from ovseg.datasets.ade20k import read_index, read_seg, shrink
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.datasets.classes import HERE, Class, read_classes
 from ovseg.datasets.official import BENCHMARKS, convert, published
 from ovseg.datasets.pascal_context import palette
-from ovseg.errors import OvsegError
 from tests.conftest import SHARED
 
 Array = NDArray[Any]
@@ -34,9 +34,15 @@ Array = NDArray[Any]
 ADE, STUFF, CONTEXT = SHARED / "ade20k", SHARED / "minicoco" / "stuffthingmaps", SHARED / "pascal_context_samples"
 FULL, PAIRS = ADE / "full2021", SHARED / "voc_pairs"
 PUBLISHED = {
-    "ade150": (150, 2000, 255), "ade847": (847, 2000, 65535), "pc59": (59, 5104, 255), "pc459": (459, 5104, 65535),
-    "pas20": (20, 1449, 255), "voc": (20, 1449, 255), "cocostuff": (171, 5000, 255), "cocostuff156": (171, 5000, 255),
-}  # fmt: skip
+    "ade150": (150, 2000, 255),
+    "ade847": (847, 2000, 65535),
+    "pc59": (59, 5104, 255),
+    "pc459": (459, 5104, 65535),
+    "pas20": (20, 1449, 255),
+    "voc": (20, 1449, 255),
+    "cocostuff": (171, 5000, 255),
+    "cocostuff156": (171, 5000, 255),
+}
 SIZE = (12, 20)
 rng = np.random.default_rng(0)
 
@@ -98,7 +104,7 @@ def converted(name: str, root: Path, out: Path, **rest: Any) -> tuple[dict[str, 
     return labels_of(read_benchmark(out)), counts
 
 
-# releases as they unpack, with a few drawn pictures ------------------------------------------------------------------
+# releases as they unpack, with a few drawn images ------------------------------------------------------------------
 
 
 def draw_ade150(root: Path, maps: Mapping[str, Array]) -> None:
@@ -143,9 +149,12 @@ RELEASE_59 = [  # the order of the release's 59_labels.txt
 
 
 OBJECTS = {  # numbers of classes as the release writes their names; 300 is of none of the 847
-    5: "wall", 256: "building, edifice", 300: "nothing of the 847", 2977: "altar, communion table, Lord''s table",
+    5: "wall",
+    256: "building, edifice",
+    300: "nothing of the 847",
+    2977: "altar, communion table, Lord''s table",
     3600: "central processing unit, CPU, C P U , central processor, processor, mainframe",
-}  # fmt: skip
+}
 PLACES = {
     number: next((i for i, one in enumerate(table("ade847")) if one.names[0] == name), 65535)
     for number, name in zip(OBJECTS, ("wall", "building", "?", "altar", "central processing unit"), strict=True)
@@ -177,7 +186,7 @@ def write_index(root: Path, objects: Mapping[int, str] = OBJECTS, protocol: int 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_what_is_declared_is_what_was_published(name: str) -> None:
     one = BENCHMARKS[name]
-    assert (len(table(name)), one.pictures, one.ignore) == PUBLISHED[name]
+    assert (len(table(name)), one.images, one.ignore) == PUBLISHED[name]
     assert json.loads((HERE / f"{name}.json").read_text())["ignore"] == one.ignore
     unseen = {"voc": 5, "cocostuff156": 15}.get(name, 0)
     assert sum(not entry.seen for entry in table(name)) == unseen
@@ -216,7 +225,7 @@ def test_gaps_of_coco_stuff_are_closed_and_their_numbers_ignored(name: str, tmp_
 @pytest.mark.parametrize("name", ["pas20", "voc"])
 @pytest.mark.parametrize("folder", ["SegmentationClassAug", "SegmentationClass"])
 def test_background_and_borders_of_voc_are_not_scored(name: str, folder: str, tmp_path: Path) -> None:
-    """Grey or with a palette; a picture of background alone is left out and counted, and is no fault."""
+    """Grey or with a palette; an image of background alone is left out and counted, and is no fault."""
     values, empty = spread([*range(21), 255]), spread([0, 255])
     draw_voc(
         tmp_path, {"2007_1": values, "2007_2": empty}, palette() if folder == "SegmentationClass" else None, folder
@@ -225,7 +234,7 @@ def test_background_and_borders_of_voc_are_not_scored(name: str, folder: str, tm
     assert np.array_equal(
         found["2007_1.jpg"], np.where(values == 0, 255, np.where(values == 255, 255, values.astype(int) - 1))
     )
-    assert list(found) == ["2007_1.jpg"] and counts["dropped.unscored"] == 1 and counts["pictures"] == 1
+    assert list(found) == ["2007_1.jpg"] and counts["dropped.unscored"] == 1 and counts["images"] == 1
     assert (read_benchmark(tmp_path / "out").seen is None) == (name == "pas20")
 
 
@@ -293,8 +302,8 @@ def test_847_of_ade20k_by_name_whatever_their_numbers(index: bool, tmp_path: Pat
     assert counts["classes"] == 4 and sorted(PLACES.values())[-1] == 65535
 
 
-def test_short_sides_above_512_become_512_and_no_other_picture_changes(tmp_path: Path) -> None:
-    """The new labels are those under the centre of each new pixel; the pictures are JPEGs in the benchmark's own folder."""
+def test_short_sides_above_512_become_512_and_no_other_image_changes(tmp_path: Path) -> None:
+    """The new labels are those under the centre of each new pixel; the images are JPEGs in the benchmark's own folder."""
     numbers = [0, *OBJECTS]
     sizes = {"big": (600, 801), "tall": (900, 513), "even": (512, 700), "small": SIZE}
     maps = {name: rng.choice(numbers, size).astype(np.uint16) for name, size in sizes.items()}
@@ -359,7 +368,7 @@ def test_an_index_that_is_anything_else_runs_nothing(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_an_index_that_counts_otherwise_than_the_pictures_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_counts_otherwise_than_the_images_is_refused(tmp_path: Path) -> None:
     draw_ade847(tmp_path, {"ADE_val_1": spread([5], np.uint16)})
     write_index(tmp_path, {number + 1: name for number, name in OBJECTS.items()})
     with pytest.raises(OvsegError, match="calls object 5 'object 5'"):
@@ -371,9 +380,9 @@ def test_an_index_that_counts_otherwise_than_the_pictures_is_refused(tmp_path: P
 
 @pytest.fixture
 def six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A release of six pictures of ADE20K-150, which is published as one of six."""
+    """A release of six images of ADE20K-150, which is published as one of six."""
     draw_ade150(tmp_path, {f"ADE_val_{i}": spread([i, 150]) for i in range(1, 7)})
-    monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], pictures=6, counted=False))
+    monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], images=6, counted=False))
     return tmp_path
 
 
@@ -394,11 +403,11 @@ def damage(root: Path) -> None:
     png(maps / "ADE_val_5.png", spread([1, 151]))
 
 
-def test_bad_pictures_are_counted_by_reason_and_the_others_converted(six: Path) -> None:
-    assert convert("ade150", six, six / "out")["pictures"] == 6
+def test_bad_images_are_counted_by_reason_and_the_others_converted(six: Path) -> None:
+    assert convert("ade150", six, six / "out")["images"] == 6
     damage(six)
     with pytest.raises(
-        OvsegError, match=r"5 of 6 pictures cannot be used \(2 missing, 1 truncated, 1 label_size, 1 label_outside\)"
+        OvsegError, match=r"5 of 6 images cannot be used \(2 missing, 1 truncated, 1 label_size, 1 label_outside\)"
     ):
         convert("ade150", six, six / "out")
     assert not (six / "out" / "benchmark.json").exists()  # which an earlier run had written
@@ -416,20 +425,20 @@ def test_bad_pictures_are_counted_by_reason_and_the_others_converted(six: Path) 
     assert "ADE_val_2.png" in rows[2][2] and "151" in rows[5][2]
 
 
-def test_no_usable_picture_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+def test_no_usable_image_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
     draw_ade150(tmp_path, {"a": spread([0])})
-    with pytest.raises(OvsegError, match="1 of 1 pictures cannot be used"):
+    with pytest.raises(OvsegError, match="1 of 1 images cannot be used"):
         convert("ade150", tmp_path, tmp_path / "out", allow_missing=True)
 
 
-def test_another_number_of_pictures_than_published(six: Path) -> None:
+def test_another_number_of_images_than_published(six: Path) -> None:
     """It is said before anything is written."""
     for folder in ("images", "annotations"):
         next((six / "ADEChallengeData2016" / folder / "validation").glob("ADE_val_6.*")).unlink()
-    with pytest.raises(OvsegError, match=r"5 pictures of ade150, 6 are published \(ADEChallengeData2016\.zip"):
+    with pytest.raises(OvsegError, match=r"5 images of ade150, 6 are published \(ADEChallengeData2016\.zip"):
         convert("ade150", six, six / "out")
     assert not (six / "out").exists()
-    assert convert("ade150", six, six / "out", allow_missing=True)["pictures"] == 5
+    assert convert("ade150", six, six / "out", allow_missing=True)["images"] == 5
 
 
 @pytest.mark.parametrize(
@@ -467,14 +476,14 @@ def test_a_wrong_folder_is_named(name: str, there: str, said: str, tmp_path: Pat
 def test_the_folder_of_the_release_itself_will_do(tmp_path: Path) -> None:
     draw_voc(tmp_path, {"a": spread([3])})
     for i, root in enumerate((tmp_path, tmp_path / "VOCdevkit", tmp_path / "VOCdevkit" / "VOC2012")):
-        assert convert("pas20", root, tmp_path / str(i), allow_missing=True)["pictures"] == 1
+        assert convert("pas20", root, tmp_path / str(i), allow_missing=True)["images"] == 1
 
 
 @pytest.mark.parametrize("lines", [[], ["a", "a"], ["/JPEGImages/a.jpg /SegmentationClassAug/a.png"]])
 def test_lists_that_are_none(lines: list[str], tmp_path: Path) -> None:
     draw_voc(tmp_path, {"a": spread([3])})
     text(tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", lines)
-    with pytest.raises(OvsegError, match="one name of a picture on each line"):
+    with pytest.raises(OvsegError, match="one name of an image on each line"):
         convert("pas20", tmp_path, tmp_path / "out", allow_missing=True)
 
 
@@ -493,8 +502,11 @@ def test_broken_label_files_of_every_kind(tmp_path: Path) -> None:
     (home / "trainval" / "f.mat").unlink()
     counts = converted("pc459", tmp_path, tmp_path / "out")[1]
     assert {name[8:]: n for name, n in counts.items() if "." in name} == {
-        "label_outside": 1, "not_labels": 1, "truncated": 2, "missing": 1
-    }  # fmt: skip
+        "label_outside": 1,
+        "not_labels": 1,
+        "truncated": 2,
+        "missing": 1,
+    }
     png(home / "SegmentationClassContext" / "a.png", np.full((*SIZE, 3), 3, np.uint8))
     (home / "trainval").rename(home / "elsewhere")
     with pytest.raises(
@@ -503,12 +515,12 @@ def test_broken_label_files_of_every_kind(tmp_path: Path) -> None:
         convert("pc59", tmp_path, tmp_path / "59", allow_missing=True)
 
 
-def test_a_json_that_is_missing_or_broken_drops_its_picture(tmp_path: Path) -> None:
+def test_a_json_that_is_missing_or_broken_drops_its_image(tmp_path: Path) -> None:
     folder = draw_ade847(tmp_path, {name: spread([5], np.uint16) for name in "abc"})
     (folder / "a.json").unlink()
     (folder / "b.json").write_text('{"annotation": {"object": [3]}}')
     counts = converted("ade847", tmp_path, tmp_path / "out")[1]
-    assert counts["pictures"] == counts["dropped.missing"] == counts["dropped.bad_json"] == 1
+    assert counts["images"] == counts["dropped.missing"] == counts["dropped.bad_json"] == 1
 
 
 # what is counted -----------------------------------------------------------------------------------------------------
@@ -522,23 +534,27 @@ def test_counts_are_written_beside_the_published_ones_and_stay_when_it_runs_agai
     assert (first["reused"], second["reused"]) == (0, 6) and (six / "out" / "counts.json").read_bytes() == written
     pixels = 6 * SIZE[0] * SIZE[1]
     assert json.loads(written) == {
-        "pictures": 6, "classes": 7, "pixels": pixels, "ignored_pixels": 0, "published": {"pictures": 6, "classes": 150},
-    }  # fmt: skip
+        "images": 6,
+        "classes": 7,
+        "pixels": pixels,
+        "ignored_pixels": 0,
+        "published": {"images": 6, "classes": 150},
+    }
 
 
-def test_counts_are_of_the_pictures_that_are_kept(six: Path) -> None:
+def test_counts_are_of_the_images_that_are_kept(six: Path) -> None:
     damage(six)
     convert("ade150", six, six / "out", allow_missing=True)
     found = json.loads((six / "out" / "counts.json").read_text())
-    assert (found["pictures"], found["classes"], found["dropped.missing"]) == (1, 2, 2)
-    assert found["published"]["pictures"] == 6
+    assert (found["images"], found["classes"], found["dropped.missing"]) == (1, 2, 2)
+    assert found["published"]["images"] == 6
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_what_was_published_is_said_for_every_benchmark(name: str) -> None:
-    """Of the 459 classes of Pascal Context, 345 occur in the 5,104 pictures."""
-    classes, pictures, _ = PUBLISHED[name]
-    assert published(name) == {"pictures": pictures, "classes": 345 if name == "pc459" else classes}
+    """Of the 459 classes of Pascal Context, 345 occur in the 5,104 images."""
+    classes, images, _ = PUBLISHED[name]
+    assert published(name) == {"images": images, "classes": 345 if name == "pc459" else classes}
 
 
 def test_the_command_prints_the_counts_beside_the_published_ones(
@@ -552,9 +568,13 @@ def test_the_command_prints_the_counts_beside_the_published_ones(
     assert str(six / "out") in lines
     table = lines[lines.index(str(six / "out")) + 1 :]
     assert [line.split() for line in table] == [
-        ["here", "published"], ["pictures", "6", "6"], ["classes", "7", "150"], ["pixels", "1,440"],
-        ["ignored", "pixels", "0"], ["reused", "0"],
-    ]  # fmt: skip
+        ["here", "published"],
+        ["images", "6", "6"],
+        ["classes", "7", "150"],
+        ["pixels", "1,440"],
+        ["ignored", "pixels", "0"],
+        ["reused", "0"],
+    ]
     assert len({len(line) for line in table[:3]}) == 1  # numbers stand below each other
 
 
@@ -659,7 +679,7 @@ def test_real_pairs_of_ade150(tmp_path: Path) -> None:
     for name, labels in found.items():
         raw = np.asarray(Image.open(ADE / "sceneparse150_val" / name.replace("jpg", "png"))).astype(int)
         assert np.array_equal(labels, np.where(raw == 0, 255, raw - 1)) and labels.shape == sizes[name]
-    assert counts["pictures"] == 3 and len(sizes) == BENCHMARKS["ade150"].pictures
+    assert counts["images"] == 3 and len(sizes) == BENCHMARKS["ade150"].images
 
 
 @pytest.mark.parametrize("index", [False, True])
@@ -687,7 +707,7 @@ def test_real_full_annotations_of_ade20k(index: bool, tmp_path: Path) -> None:
         whole = Image.fromarray(wanted[Path(name).stem])
         differ += int((labels != np.asarray(whole.resize(labels.shape[::-1], Image.Resampling.NEAREST))).sum())
         assert min(labels.shape) == 512
-    assert counts["pictures"] == 3 and differ < 1e-4 * counts["pixels"]  # slivers that no instance mask shows
+    assert counts["images"] == 3 and differ < 1e-4 * counts["pixels"]  # slivers that no instance mask shows
     known = [name for name in objects.values() if name in place]
     assert (len(objects), len(known)) == (40, 29)
 
@@ -713,11 +733,11 @@ def test_real_pairs_of_voc(tmp_path: Path) -> None:
     for name, labels in found.items():
         raw = np.asarray(Image.open(PAIRS / "SegmentationClassAug" / name.replace("jpg", "png"))).astype(int)
         assert np.array_equal(labels, np.where((raw == 0) | (raw == 255), 255, raw - 1))
-    assert counts["pictures"] == 16 and not [name for name in counts if name.startswith("dropped.")]
+    assert counts["images"] == 16 and not [name for name in counts if name.startswith("dropped.")]
 
 
 def test_real_samples_of_pascal_context_agree_with_voc(tmp_path: Path) -> None:
-    """The colours are numbers of the class table: VOC's own masks of the same pictures cover the same things."""
+    """The colours are numbers of the class table: VOC's own masks of the same images cover the same things."""
     for path in real(CONTEXT).iterdir():
         link(path, tmp_path / ("JPEGImages" if path.suffix == ".jpg" else "trainval") / path.name)
     names = sorted(path.stem for path in CONTEXT.glob("*.jpg"))
@@ -756,4 +776,4 @@ def test_real_maps_of_coco_stuff_agree_with_the_things_of_coco(tmp_path: Path) -
                     expected = names.index(things[segment["category_id"]])
                     assert (labels_here[place] == expected).mean() > 0.9
                     checked += 1
-    assert counts["pictures"] == 10 and checked >= 2
+    assert counts["images"] == 10 and checked >= 2

@@ -81,12 +81,12 @@ def test_all_four_pairs_of_ade150_have_the_published_name_at_every_pixel(tmp_pat
             here = set(named(labels[raw == number], ours, 255))
             assert len(here) == 1 and same_names(here.pop(), published[number])
             checked += 1
-    assert (len(maps), counts["pictures"], len(published)) == (4, 4, 151) and checked > 40
+    assert (len(maps), counts["images"], len(published)) == (4, 4, 151) and checked > 40
     assert counts["ignored_pixels"] == sum(int((opened(path) == 0).sum()) for path in maps)
 
 
 def test_the_vector_from_raw_numbers_to_150_gives_what_converting_the_challenges_own_map_gives(tmp_path: Path) -> None:
-    """One picture of ADE20K twice: as first annotated (`*_seg.png`, 1024 x 768), and as the challenge ships it (683 x 512).
+    """One image of ADE20K twice: as first annotated (`*_seg.png`, 1024 x 768), and as the challenge ships it (683 x 512).
 
     The vector has a line for each raw number: the challenge's number, 1 to 150, and the raw one; three of the 150 have two.
     """
@@ -147,7 +147,7 @@ def test_full_annotations_of_ade847_have_the_name_of_their_number_at_every_pixel
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(labels.shape, raw.shape, strict=True)
         ]
         assert np.array_equal(named(labels, [key(name) for name in ours], 65535), wanted[np.ix_(*centres)])
-    assert counts["pictures"] == 3 and set(places) == listed_847 and len(places) == 847
+    assert counts["images"] == 3 and set(places) == listed_847 and len(places) == 847
 
 
 # Pascal VOC and Pascal Context ---------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_all_sixteen_pairs_of_voc_have_the_name_of_their_number_at_every_pixel(n
         wanted = published[np.where(raw == 255, 0, raw)]
         assert np.array_equal(named(found[f"{path.stem}.jpg"], ours, 255), wanted)
         scored += int((wanted != "").sum())
-    assert counts["pictures"] == 16 and counts["pixels"] - counts["ignored_pixels"] == scored
+    assert counts["images"] == 16 and counts["pixels"] - counts["ignored_pixels"] == scored
 
 
 def test_all_four_samples_of_pascal_context_have_the_name_of_their_colour_at_every_pixel(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_all_four_samples_of_pascal_context_have_the_name_of_their_colour_at_eve
             numbers |= (colours[..., bit % 3] >> (7 - bit // 3) & 1) << bit
         assert numbers.max() < 60
         assert np.array_equal(named(found[f"{stem}.jpg"], ours, 255), published[numbers])
-    assert counts["pictures"] == 4
+    assert counts["images"] == 4
 
 
 def test_the_list_of_pascal_context_is_as_long_as_published() -> None:
     names = listed(real(LISTS) / "CAT-Seg" / "pascalcontext_val.txt")
-    assert len(names) == BENCHMARKS["pc59"].pictures == BENCHMARKS["pc459"].pictures
+    assert len(names) == BENCHMARKS["pc59"].images == BENCHMARKS["pc459"].images
 
 
 # COCO-Stuff ----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_all_ten_maps_of_coco_stuff_have_the_name_of_their_number_at_every_pixel
     for path in STUFF.iterdir():
         raw = opened(path)
         assert np.array_equal(named(found[f"{path.stem}.jpg"], ours, 255), published[raw])
-    assert counts["pictures"] == 10
+    assert counts["images"] == 10
 
 
 # class tables --------------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import tables
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.images import decode_image, read_bytes
 from ovseg.datasets.webdataset import image_id, open_shards
-from ovseg.errors import OvsegError
-from ovseg.images import decode_image, read_bytes
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
-from ovseg.runtime import Runtime
 
 
 def jpeg(seed: int = 0) -> bytes:
@@ -42,7 +42,7 @@ def indexed(folder: Path, out: Path, runtime: Runtime) -> dict[int, dict[str, An
 
 
 def test_img2datasets_layout_is_read_in_place(tmp_path: Path, runtime: Runtime) -> None:
-    """Pictures keep their key as number; captions come from .txt, or from the JSON where there is none."""
+    """Images keep their key as number; captions come from .txt, or from the JSON where there is none."""
     tar(
         tmp_path / "00000.tar",
         [("000000000.jpg", jpeg(0)), ("000000000.json", b'{"caption": "no"}'), ("000000000.txt", b"a dog")],
@@ -81,7 +81,7 @@ def test_keys_become_numbers() -> None:
 
 
 def test_a_truncated_tar_gives_what_it_holds(tmp_path: Path, runtime: Runtime) -> None:
-    """What is whole is used; the picture that is cut off and the rest of the tar are recorded, and counted."""
+    """What is whole is used; the image that is cut off and the rest of the tar are recorded, and counted."""
     path = tar(
         tmp_path / "a.tar",
         [("1.jpg", jpeg(1)), ("1.txt", b"one"), ("2.jpg", jpeg(2)), ("2.txt", b"two"), ("3.jpg", jpeg(3))],
@@ -96,7 +96,7 @@ def test_a_truncated_tar_gives_what_it_holds(tmp_path: Path, runtime: Runtime) -
 
 @pytest.mark.parametrize("data", [b"", b"not a tar" * 100, gzip.compress(b"x" * 5000)])
 def test_a_file_that_is_no_tar_is_recorded(data: bytes, tmp_path: Path, runtime: Runtime) -> None:
-    """Another shard's pictures are used all the same; a compressed tar has no places to read at."""
+    """Another shard's images are used all the same; a compressed tar has no places to read at."""
     tar(tmp_path / "a.tar", [("1.jpg", jpeg()), ("1.txt", b"one")])
     (tmp_path / "b.tar").write_bytes(data)
     problems = {row["problem"] for row in indexed(tmp_path, tmp_path / "out", runtime).values()}
@@ -109,8 +109,8 @@ def test_a_compressed_tar_is_not_read_at_wrong_places(tmp_path: Path) -> None:
     assert [record["problem"] for record in open_shards(tmp_path, tmp_path / "s.sqlite").images()] == ["truncated_tar"]
 
 
-def test_a_repeated_key_keeps_its_first_picture_and_caption(tmp_path: Path, runtime: Runtime) -> None:
-    """Two shards with the same key: the first picture keeps its own caption alone, the second is counted as dropped."""
+def test_a_repeated_key_keeps_its_first_image_and_caption(tmp_path: Path, runtime: Runtime) -> None:
+    """Two shards with the same key: the first image keeps its own caption alone, the second is counted as dropped."""
     for name, seed in (("a", 1), ("b", 2)):
         tar(tmp_path / f"{name}.tar", [("7.jpg", jpeg(seed)), ("7.txt", f"caption {name}".encode())])
     counts = build_index(tmp_path, tmp_path, tmp_path / "out", runtime)
@@ -131,11 +131,11 @@ def test_odd_captions_do_no_harm(tmp_path: Path, runtime: Runtime) -> None:
     assert "dog" in texts[0][0] and texts[1] == ["dog ?"] and texts[2:] == [[""], [""], [""]]
 
 
-def test_a_folder_without_shards_or_pictures_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_shards_or_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match="holds no shard"):
         open_shards(tmp_path, tmp_path / "s.sqlite")
     tar(tmp_path / "a.tar", [("1.txt", b"one")])
-    with pytest.raises(OvsegError, match="no shard holds a picture"):
+    with pytest.raises(OvsegError, match="no shard holds an image"):
         open_shards(tmp_path, tmp_path / "s.sqlite")
 
 
@@ -172,18 +172,30 @@ def test_the_index_records_what_cannot_be_used(tmp_path: Path, runtime: Runtime)
     counts = build_index(images, coco_folder(tmp_path, names), tmp_path / "out", runtime)
     rows = list(tables.rows(tmp_path / "out", "index"))
     assert [row["problem"] for row in rows] == [
-        None, "missing", "unsafe_path", "unsafe_path", "zero_bytes", "not_an_image", "missing", "truncated",
-    ]  # fmt: skip
+        None,
+        "missing",
+        "unsafe_path",
+        "unsafe_path",
+        "zero_bytes",
+        "not_an_image",
+        "missing",
+        "truncated",
+    ]
     assert counts == {
-        "images": 1, "captions": 1, "dropped.missing": 2, "dropped.unsafe_path": 2, "dropped.zero_bytes": 1,
-        "dropped.not_an_image": 1, "dropped.truncated": 1,
-    }  # fmt: skip
+        "images": 1,
+        "captions": 1,
+        "dropped.missing": 2,
+        "dropped.unsafe_path": 2,
+        "dropped.zero_bytes": 1,
+        "dropped.not_an_image": 1,
+        "dropped.truncated": 1,
+    }
     assert rows[0]["sha256"] and rows[0]["size"] == len(jpeg())
 
 
-def test_no_usable_picture_is_an_error(tmp_path: Path, runtime: Runtime) -> None:
+def test_no_usable_image_is_an_error(tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(OvsegError, match="not one of the 2 pictures"):
+    with pytest.raises(OvsegError, match="not one of the 2 images"):
         build_index(tmp_path / "images", coco_folder(tmp_path, ["a.jpg", "b.jpg"]), tmp_path / "out", runtime)
     with pytest.raises(OvsegError, match="image folder"):
         build_index(tmp_path / "gone", tmp_path / "captions.json", tmp_path / "out2", runtime)
@@ -195,10 +207,12 @@ def test_captions_that_are_no_text_are_left_out(tmp_path: Path, runtime: Runtime
     """A caption that is null or a number is not one; ids that are no numbers are counted through; the order is by id."""
     (tmp_path / "a.jpg").write_bytes(jpeg())
     annotations = [
-        {"image_id": 1, "id": 9, "caption": "nine"}, {"image_id": 1, "id": 2, "caption": "two"},
-        {"image_id": 1, "id": 1, "caption": None}, {"image_id": 1, "id": 3, "caption": 7},
+        {"image_id": 1, "id": 9, "caption": "nine"},
+        {"image_id": 1, "id": 2, "caption": "two"},
+        {"image_id": 1, "id": 1, "caption": None},
+        {"image_id": 1, "id": 3, "caption": 7},
         {"image_id": 1, "id": "x", "caption": "text id"},
-    ]  # fmt: skip
+    ]
     path = tmp_path / "c.json"
     path.write_text(
         json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}), encoding="utf-8"
@@ -208,8 +222,8 @@ def test_captions_that_are_no_text_are_left_out(tmp_path: Path, runtime: Runtime
     assert [(c["id"], c["text"]) for c in row["captions"]] == [(2, "two"), (4, "text id"), (9, "nine")]
 
 
-def test_an_index_that_is_made_again_sees_the_pictures_of_now(tmp_path: Path, runtime: Runtime) -> None:
-    """DVC takes the output away and runs the step again when a picture changed: the result is the new one."""
+def test_an_index_that_is_made_again_sees_the_images_of_now(tmp_path: Path, runtime: Runtime) -> None:
+    """DVC takes the output away and runs the step again when an image changed: the result is the new one."""
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     captions = coco_folder(tmp_path, ["a.jpg"])
     build_index(tmp_path, captions, tmp_path / "out", runtime)

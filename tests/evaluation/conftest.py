@@ -1,4 +1,4 @@
-"""A benchmark of small pictures, drawn here."""
+"""A benchmark of small images, drawn here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.toys import WORDS, noise
 NAMES = WORDS[:6]
 SEEN = (True, True, False, True, False, False)
 IGNORE = 255
-PICTURES = 5
+IMAGES = 5
 
 
 def label_map(seed: int, height: int = 48, width: int = 64, classes: int = len(NAMES)) -> NDArray[np.uint8]:
@@ -28,9 +28,9 @@ def label_map(seed: int, height: int = 48, width: int = 64, classes: int = len(N
 
 
 def draw_benchmark(
-    folder: Path, number: int = PICTURES, seen: Sequence[bool] | None = SEEN, names: Sequence[str] = NAMES
+    folder: Path, number: int = IMAGES, seen: Sequence[bool] | None = SEEN, names: Sequence[str] = NAMES
 ) -> Path:
-    """`number` pictures of 48 x 64."""
+    """`number` images of 48 x 64."""
     images = folder / "images"
     images.mkdir(parents=True)
     items = []
@@ -43,5 +43,5 @@ def draw_benchmark(
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of six classes; to be read, not written."""
+    """Five images of six classes; to be read, not written."""
     return draw_benchmark(tmp_path_factory.mktemp("drawn"))

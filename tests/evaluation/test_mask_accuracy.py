@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import masks
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
+from ovseg.core import masks
+from ovseg.core.errors import OvsegError
 from ovseg.evaluation.mask_accuracy import accuracies, measure
 from tests.conftest import THINGS, Coco
 
@@ -35,8 +35,8 @@ def test_shares_are_their_formula_written_out() -> None:
 
 
 def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path) -> None:
-    from ovseg import crops
-    from ovseg.vocabulary import embed
+    from ovseg.core import crops
+    from ovseg.core.vocabulary import embed
 
     clip = load_adapted(tiny_clip)
     found = measure({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
@@ -70,11 +70,11 @@ def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
     assert found["prompted"] == alone["prompted"]
 
 
-def test_a_bad_picture_and_a_bad_mask_are_left_out(
+def test_a_bad_image_and_a_bad_mask_are_left_out(
     tmp_path: Path, tiny_clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "good.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     mask = np.zeros((30, 40), bool)
     mask[5:20, 5:20] = True
     rle = {"size": [30, 40], "counts": masks.encode(mask).decode()}

@@ -43,10 +43,15 @@ def written_out(truth: NDArray[np.uint8], guess: NDArray[np.int32], seen: list[b
     s, u = ([iou[k] for k in iou if seen[k] == flag] for flag in (True, False))
     seen_, unseen = sum(s) / len(s), sum(u) / len(u)
     return {
-        "miou": old, "miou_gt": sum(iou[k] for k in share) / len(share), "fwiou": sum(iou[k] * share[k] for k in share),
-        "macc": sum(accuracy.values()) / len(accuracy), "pacc": float((truth == guess).mean()),
-        "miou_seen": seen_, "miou_unseen": unseen, "hiou": 2 * seen_ * unseen / (seen_ + unseen),
-    }  # fmt: skip
+        "miou": old,
+        "miou_gt": sum(iou[k] for k in share) / len(share),
+        "fwiou": sum(iou[k] * share[k] for k in share),
+        "macc": sum(accuracy.values()) / len(accuracy),
+        "pacc": float((truth == guess).mean()),
+        "miou_seen": seen_,
+        "miou_unseen": unseen,
+        "hiou": 2 * seen_ * unseen / (seen_ + unseen),
+    }
 
 
 SEEN = [True, False, True, True, False, False]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ovseg import masks
+from ovseg.core import masks
 from ovseg.evaluation.confusion import confusion, totals
 from ovseg.evaluation.metrics import metrics
-from ovseg.evaluation.oracles import named_masks, true_masks, true_names
+from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
 from ovseg.segmentation.compose import compose
 
 K = 7
@@ -31,9 +31,9 @@ def miou(labels: NDArray[np.unsignedinteger], guess: NDArray[np.integer], ignore
 def test_true_masks_with_true_names_are_a_perfect_map(kind: type, ignore: int) -> None:
     """Through the very composition that a segmentation goes through."""
     labels = labels_of(kind, ignore)
-    classes, rles = true_masks(labels, ignore)
+    classes, rles = gt_masks(labels, ignore)
     assert classes == [0, 3, 5, 6]
-    scores = true_names(rles, labels, ignore, K)
+    scores = oracle_scores(rles, labels, ignore, K)
     assert torch.equal(scores, torch.eye(K, dtype=torch.float64)[classes])
     logits = torch.stack([torch.from_numpy(np.where(masks.decode(rle, *labels.shape), 20.0, -20.0)) for rle in rles])
     guess, _ = compose(scores, logits, labels.shape, *labels.shape)
@@ -42,17 +42,17 @@ def test_true_masks_with_true_names_are_a_perfect_map(kind: type, ignore: int) -
 
 def test_the_masks_of_a_map_are_its_classes_and_not_what_is_ignored() -> None:
     labels = labels_of()
-    classes, rles = true_masks(labels, 255)
+    classes, rles = gt_masks(labels, 255)
     for value, rle in zip(classes, rles, strict=True):
         assert np.array_equal(masks.decode(rle, *labels.shape), labels == value)
-    assert true_masks(np.full((3, 4), 255, np.uint8), 255) == ([], [])
+    assert gt_masks(np.full((3, 4), 255, np.uint8), 255) == ([], [])
 
 
 def test_true_masks_named_rightly_are_a_perfect_map_and_named_wrongly_are_not() -> None:
     labels = labels_of()
-    classes, _ = true_masks(labels, 255)
-    assert miou(labels, named_masks(labels, classes, classes, K))["miou"] == 1
-    guess = named_masks(labels, classes, [0, 3, 3, 6], K)
+    classes, _ = gt_masks(labels, 255)
+    assert miou(labels, relabel(labels, classes, classes, K))["miou"] == 1
+    guess = relabel(labels, classes, [0, 3, 3, 6], K)
     assert np.array_equal(guess, np.where(labels == 255, K, np.where(labels == 5, 3, labels)))
     right = {k: (labels == k).sum() for k in (0, 3, 5, 6)}
     assert miou(labels, guess)["miou"] == pytest.approx((1 + right[3] / (right[3] + right[5]) + 0 + 1) / 4)
@@ -60,8 +60,8 @@ def test_true_masks_named_rightly_are_a_perfect_map_and_named_wrongly_are_not() 
 
 def test_where_nothing_is_named_nothing_is_guessed() -> None:
     labels = np.full((3, 4), 255, np.uint8)
-    assert (named_masks(labels, [], [], K) == K).all()
-    assert (named_masks(np.full((3, 4), 65535, np.uint16), [], [], 847) == 847).all()
+    assert (relabel(labels, [], [], K) == K).all()
+    assert (relabel(np.full((3, 4), 65535, np.uint16), [], [], 847) == 847).all()
 
 
 def test_a_proposal_gets_the_class_that_it_overlaps_most_by_intersection_over_union() -> None:
@@ -70,7 +70,7 @@ def test_a_proposal_gets_the_class_that_it_overlaps_most_by_intersection_over_un
     labels[4:6, 4:6] = 6
     proposal = np.zeros(labels.shape, bool)
     proposal[3:7, 3:7] = True
-    scores = true_names([masks.encode(proposal)], labels, 255, K)
+    scores = oracle_scores([masks.encode(proposal)], labels, 255, K)
     assert scores.tolist() == [[0, 0, 0, 0, 0, 0, 1]]
 
 
@@ -78,8 +78,8 @@ def test_of_an_empty_proposal_and_one_that_overlaps_nothing_scored_nothing_is_sa
     labels = labels_of()
     outside = np.zeros(labels.shape, bool)
     outside[9:, 22:] = True
-    assert not true_names([None, masks.encode(outside)], labels, 255, K).any()
-    assert true_names([], labels, 255, K).shape == (0, K)
+    assert not oracle_scores([None, masks.encode(outside)], labels, 255, K).any()
+    assert oracle_scores([], labels, 255, K).shape == (0, K)
 
 
 def test_what_is_not_scored_does_not_count_in_a_proposal() -> None:
@@ -88,7 +88,7 @@ def test_what_is_not_scored_does_not_count_in_a_proposal() -> None:
     labels = labels_of()
     proposal = np.zeros(labels.shape, bool)
     proposal[8:, 20:] = proposal[10:12, 3:6] = proposal[8, :10] = True
-    assert int(true_names([masks.encode(proposal)], labels, 255, K)[0].argmax()) == 6
+    assert int(oracle_scores([masks.encode(proposal)], labels, 255, K)[0].argmax()) == 6
 
 
 def test_two_proposals_may_have_the_same_name() -> None:
@@ -96,4 +96,4 @@ def test_two_proposals_may_have_the_same_name() -> None:
     labels[:, 4:] = 2
     halves = [np.zeros((8, 8), bool) for _ in range(2)]
     halves[0][:4, 4:], halves[1][4:, 4:] = True, True
-    assert true_names([masks.encode(half) for half in halves], labels, 255, K)[:, 2].tolist() == [1, 1]
+    assert oracle_scores([masks.encode(half) for half in halves], labels, 255, K)[:, 2].tolist() == [1, 1]

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import masks
-from ovseg.errors import BadItem, OvsegError
+from ovseg.core import masks
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.image_records import ImageRecord
 from ovseg.evaluation.proposal_recall import measure_recall, recalls
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.proposals import Proposal, Source
 from ovseg.report.recall import write_recall
 from tests.conftest import Coco, Toys
 from tests.toys import QUERIES, noise
@@ -22,7 +23,7 @@ from tests.toys import QUERIES, noise
 W, H = 40, 30
 
 
-def block(x: int, y: int, w: int, h: int) -> masks.Bool:
+def block(x: int, y: int, w: int, h: int) -> masks.MaskArray:
     mask = np.zeros((H, W), bool)
     mask[y : y + h, x : x + w] = True
     return mask
@@ -33,25 +34,30 @@ STAR, TWIN, KEY = block(0, 0, 10, 10), block(20, 0, 10, 10), block(0, 15, 20, 10
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
-    """Two stars and a key in picture 1, a star in picture 2; of picture 3 there is no file. Stars are annotated."""
+    """Two stars and a key in image 1, a star in image 2; of image 3 there is no file. Stars are annotated."""
     for number in (1, 2):
         Image.fromarray(noise(number, H, W)).save(tmp_path / f"{number}.png")
     images = [{"id": number, "file_name": f"{number}.png", "width": W, "height": H} for number in (1, 2, 3)]
     annotations: list[Any] = [
-        {"id": i, "image_id": image_id, "category_id": kind, "iscrowd": 0,
-         "segmentation": {"size": [H, W], "counts": masks.encode(mask).decode()}}
+        {
+            "id": i,
+            "image_id": image_id,
+            "category_id": kind,
+            "iscrowd": 0,
+            "segmentation": {"size": [H, W], "counts": masks.encode(mask).decode()},
+        }
         for i, (image_id, kind, mask) in enumerate([(1, 1, STAR), (1, 1, TWIN), (1, 2, KEY), (2, 1, STAR), (3, 2, KEY)])
-    ]  # fmt: skip
+    ]
     categories = [{"id": 1, "name": "star", "annotated": True}, {"id": 2, "name": "key", "annotated": False}]
     path = tmp_path / "truth.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
 
 
-def always(*found: masks.Bool) -> Source:
-    """A source of the same masks in every picture, and of one that cannot be used."""
+def always(*found: masks.MaskArray) -> Source:
+    """A source of the same masks in every image, and of one that cannot be used."""
 
-    def source(_: Picture) -> Iterator[Proposal | BadItem]:
+    def source(_: ImageRecord) -> Iterator[Proposal | BadItem]:
         yield from (Proposal(masks.encode(mask), 1.0) for mask in found)
         yield BadItem("crowd", "no proposal")
 
@@ -70,8 +76,13 @@ def test_recall_is_its_formula_written_out() -> None:
         assert found[f"recall_75{suffix}"] == pytest.approx((some >= 0.75).mean())
     assert recalls(overlaps).keys() == {"ar", "recall_50", "recall_75"}
     assert recalls(overlaps, np.ones(7, bool)).keys() == {
-        "ar", "recall_50", "recall_75", "ar_annotated", "recall_50_annotated", "recall_75_annotated"
-    }  # fmt: skip
+        "ar",
+        "recall_50",
+        "recall_75",
+        "ar_annotated",
+        "recall_50_annotated",
+        "recall_75_annotated",
+    }
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.55, 0.6, 0.7, 0.75, 0.95])
@@ -83,11 +94,11 @@ def test_an_overlap_at_a_limit_reaches_it(limit: float) -> None:
 def test_masks_of_a_class_are_taken_together_and_true_ones_are_all_found(truth: Path, tmp_path: Path) -> None:
     found = measure_recall(always(STAR | TWIN, KEY, STAR), tmp_path, truth)
     assert found["ar"] == found["recall_50_annotated"] == found["recall_75_not_annotated"] == 1.0
-    assert (found["masks"], found["proposals"]) == (3.0, 6.0)  # of two pictures; the third is gone
+    assert (found["masks"], found["proposals"]) == (3.0, 6.0)  # of two images; the third is gone
 
 
 def test_half_of_a_class_is_found_at_half(truth: Path, tmp_path: Path) -> None:
-    """The one star of two is an IoU of 0.5; alone in its picture it is all; of the key there is nothing."""
+    """The one star of two is an IoU of 0.5; alone in its image it is all; of the key there is nothing."""
     found = measure_recall(always(STAR), tmp_path, truth)
     assert found["recall_50"] == pytest.approx(2 / 3) and found["recall_75"] == pytest.approx(1 / 3)
     assert found["recall_50_annotated"] == 1.0 and found["recall_50_not_annotated"] == 0.0
@@ -99,7 +110,7 @@ def test_of_no_proposal_nothing_is_found(truth: Path, tmp_path: Path) -> None:
     assert {value for name, value in found.items() if name != "masks"} == {0.0}
 
 
-def test_a_limit_takes_the_first_pictures(truth: Path, tmp_path: Path) -> None:
+def test_a_limit_takes_the_first_images(truth: Path, tmp_path: Path) -> None:
     assert measure_recall(always(KEY), tmp_path, truth, 1)["masks"] == 2.0
 
 
@@ -110,7 +121,7 @@ def test_without_flags_there_is_one_group(coco: Coco) -> None:
 
 def test_a_truth_of_which_nothing_can_be_read_is_refused(truth: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(OvsegError, match=r"no mask of .*truth\.json can be read; are its pictures in .*elsewhere"):
+    with pytest.raises(OvsegError, match=r"no mask of .*truth\.json can be read; are its images in .*elsewhere"):
         measure_recall(always(STAR), tmp_path / "elsewhere", truth)
 
 
@@ -133,6 +144,9 @@ def test_the_report_on_a_network(toys: Toys, coco: Coco, tmp_path: Path) -> None
     assert found["proposals"] == 2 * min(4, QUERIES) and 0 <= found["ar"] <= found["recall_50"] <= 1
     lines = (tmp_path / "report" / "recall.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == [
-        "masks", "all, mean of IoU 0.5 to 0.95", "all, IoU 0.5", "all, IoU 0.75"
-    ]  # fmt: skip
+        "masks",
+        "all, mean of IoU 0.5 to 0.95",
+        "all, IoU 0.5",
+        "all, IoU 0.75",
+    ]
     assert (tmp_path / "report" / "training.tsv").read_text() == (model / "training.tsv").read_text()

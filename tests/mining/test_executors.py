@@ -11,17 +11,17 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from ovseg.errors import OvsegError
-from ovseg.mining.executors import local
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Task
+from ovseg.core.errors import OvsegError
+from ovseg.engine.executors import local
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Task
 from tests.conftest import ROOT, Mined, digests
 
 UNITS = [f"{i:05d}" for i in range(6)]
 
 
-class Opener:
+class TaskFactory:
     """A task that notes the process it runs in; picklable, as openers are."""
 
     def __init__(self, trouble: str | None = None) -> None:
@@ -49,7 +49,7 @@ def sizes(folder: Path) -> set[str]:
 
 def test_two_processes_share_the_units(tmp_path: Path) -> None:
     """Every unit is done once, by processes that are not this one, and none of them stays."""
-    counts = list(local(Opener(), UNITS, tmp_path, ("cpu", "cpu")))
+    counts = list(local(TaskFactory(), UNITS, tmp_path, ("cpu", "cpu")))
     pids = {int((tmp_path / f"{unit}.pid").read_text()) for unit in UNITS}
     assert counts == [{"things": 1}] * 6 and os.getpid() not in pids and 1 <= len(pids) <= 2
     deadline = time.monotonic() + 10
@@ -61,21 +61,21 @@ def test_two_processes_share_the_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
 def test_an_error_comes_through_and_what_is_finished_stays(devices: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match="made of cheese"):
-        list(local(Opener("error"), UNITS, tmp_path, devices))
+        list(local(TaskFactory("error"), UNITS, tmp_path, devices))
     assert {"00000.done.json"} <= sizes(tmp_path) and "00003.done.json" not in sizes(tmp_path)
 
 
 def test_a_worker_that_dies_is_said(tmp_path: Path, runtime: Runtime) -> None:
     """Killed, or out of memory: one sentence, and the same command goes on from there."""
     with pytest.raises(OvsegError, match="a worker process died"):
-        run_step("step", "k", UNITS, Opener("die"), tmp_path / "out", replace(runtime, workers=2))
-    counts = run_step("step", "k", UNITS, Opener(), tmp_path / "out", runtime)
+        run_step("step", "k", UNITS, TaskFactory("die"), tmp_path / "out", replace(runtime, workers=2))
+    counts = run_step("step", "k", UNITS, TaskFactory(), tmp_path / "out", runtime)
     assert counts == {"things": 6}
 
 
 def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(OvsegError, match="'slurm' is not one of local, ray"):
-        run_step("step", "k", UNITS, Opener(), tmp_path / "out", replace(runtime, executor="slurm"))
+        run_step("step", "k", UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="slurm"))
 
 
 def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:
@@ -84,9 +84,15 @@ def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str
     from ovseg.mining.shards import write_shards
 
     score_nouns(
-        mined.index, mined.coco.images, mined.nouns, mined.proposals, out / "candidates", runtime,
-        clip_model=f"local-dir:{clip}", clip_pretrained=None,
-    )  # fmt: skip
+        mined.index,
+        mined.coco.images,
+        mined.nouns,
+        mined.proposals,
+        out / "candidates",
+        runtime,
+        clip_model=f"local-dir:{clip}",
+        clip_pretrained=None,
+    )
     write_shards(mined.index, mined.coco.images, mined.proposals, mined.pairs, out / "shards", runtime, min_shards=5)
     return digests(out)
 
@@ -123,8 +129,8 @@ def test_ray_makes_the_same_bytes(
         runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
         assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone
         with pytest.raises(OvsegError, match=r"^the disk is made of cheese$"):
-            run_step("step", "k", UNITS, Opener("error"), tmp_path / "step", runtime)
+            run_step("step", "k", UNITS, TaskFactory("error"), tmp_path / "step", runtime)
         with pytest.raises(OvsegError, match=r"^no such model$"):
-            run_step("other", "k", UNITS, Opener("open"), tmp_path / "step", runtime)
+            run_step("other", "k", UNITS, TaskFactory("open"), tmp_path / "step", runtime)
     finally:
         ray.shutdown()

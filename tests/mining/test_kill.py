@@ -26,18 +26,40 @@ def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
 
     def started(out: Path, work: Path) -> subprocess.Popen[str]:
         arguments = [
-            "run", "--images", str(coco_units.images), "--captions", str(coco_units.captions),
-            "--clip", f"local-dir:{tiny_clip}",
-            "--proposals", f"ground_truth:{coco_units.instances}", "--nouns-model", tagger, "--out", str(out),
-            "--workers", "2", "--device", "cpu", "--min-shards", "6", "--annotations", str(coco_units.instances),
-            "--annotated-share", "0.3",
-        ]  # fmt: skip
+            "run",
+            "--images",
+            str(coco_units.images),
+            "--captions",
+            str(coco_units.captions),
+            "--clip",
+            f"local-dir:{tiny_clip}",
+            "--proposals",
+            f"ground_truth:{coco_units.instances}",
+            "--nouns-model",
+            tagger,
+            "--out",
+            str(out),
+            "--workers",
+            "2",
+            "--device",
+            "cpu",
+            "--min-shards",
+            "6",
+            "--annotations",
+            str(coco_units.instances),
+            "--annotated-fraction",
+            "0.3",
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "OVSEG_WORK": str(work)}
         return subprocess.Popen(
-            [sys.executable, "-m", "ovseg.cli.mine", *arguments], env=environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
+            [sys.executable, "-m", "ovseg.cli.mine", *arguments],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
             preexec_fn=_listens,
-        )  # fmt: skip
+        )
 
     return started
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ovseg import tables
-from ovseg.errors import OvsegError
-from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, refusal
-from ovseg.runtime import Runtime
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
+from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, rejection_reason
 from tests.conftest import EWT, TAGGER
 
 Row = dict[str, Any]
@@ -22,10 +22,12 @@ def index_of(folder: Path, captions: Sequence[Sequence[str]]) -> Path:
     """An index of one part: a row for each list of captions."""
     rows: list[Row] = [
         {
-            "image_id": i, "captions": [{"id": 10 * i + k, "text": text} for k, text in enumerate(texts)], "problem": None,
+            "image_id": i,
+            "captions": [{"id": 10 * i + k, "text": text} for k, text in enumerate(texts)],
+            "problem": None,
         }
         for i, texts in enumerate(captions, start=1)
-    ]  # fmt: skip
+    ]
     folder.mkdir(exist_ok=True)
     tables.write_part(folder / "00000.parquet", "index", rows, "f")
     return folder
@@ -64,8 +66,12 @@ def test_a_noun_comes_once_an_image(tagger: str, tmp_path: Path, runtime: Runtim
     captions = [["A star beside a boat .", "Two stars and a key ."], ["A star and a boat ."]]
     rows, counts = extracted(captions, tagger, tmp_path, runtime, captions_per_image="all")
     assert [(row["image_id"], row["noun"], row["caption_id"]) for row in rows] == [
-        (1, "star", 10), (1, "boat", 10), (1, "key", 11), (2, "star", 20), (2, "boat", 20),
-    ]  # fmt: skip
+        (1, "star", 10),
+        (1, "boat", 10),
+        (1, "key", 11),
+        (2, "star", 20),
+        (2, "boat", 20),
+    ]
     assert counts["dropped.repeated"] == 1 and counts["nouns"] == 5 and counts["captions"] == 3
 
 
@@ -95,12 +101,23 @@ def test_the_stop_list_is_well_formed() -> None:
 
 @pytest.mark.parametrize(
     ("noun", "reason"),
-    [("dog", None), ("t-shirt", None), ("dog's", None), ("traffic light", None), ("bär", None), ("x", "not_a_word"),
-     ("", "not_a_word"),
-     ("42", "not_a_word"), ("😀", "not_a_word"), ("a1", "not_a_word"), ("photo", "stop_noun"), ("--", "not_a_word")],
-)  # fmt: skip
+    [
+        ("dog", None),
+        ("t-shirt", None),
+        ("dog's", None),
+        ("traffic light", None),
+        ("bär", None),
+        ("x", "not_a_word"),
+        ("", "not_a_word"),
+        ("42", "not_a_word"),
+        ("😀", "not_a_word"),
+        ("a1", "not_a_word"),
+        ("photo", "stop_noun"),
+        ("--", "not_a_word"),
+    ],
+)
 def test_what_is_no_word_is_refused(noun: str, reason: str | None) -> None:
-    assert refusal(noun, frozenset({"photo"})) == reason
+    assert rejection_reason(noun, frozenset({"photo"})) == reason
 
 
 def test_an_emoji_takes_no_noun_with_it(each_tagger: str) -> None:
@@ -117,9 +134,17 @@ def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtim
     """None, empty, blank, without nouns, emoji, right to left, control signs, 10,000 words: counted, the rest untouched."""
     long = "A star beside a boat . " * 2000
     captions = [
-        [], [""], ["  \n\t"], ["It is ."], ["😀😀 ⛵"], ["قطة على العشب"], ["\x00\x07\u202e"], [long], ["A" * 10_000],
+        [],
+        [""],
+        ["  \n\t"],
+        ["It is ."],
+        ["😀😀 ⛵"],
+        ["قطة على العشب"],
+        ["\x00\x07\u202e"],
+        [long],
+        ["A" * 10_000],
         ["A key on the grass ."],
-    ]  # fmt: skip
+    ]
     rows, counts = extracted(captions, each_tagger, tmp_path, runtime)
     by_image: dict[int, list[str]] = {}
     for row in rows:
@@ -131,7 +156,7 @@ def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtim
     assert counts["captions"] == 7 and counts["nouns"] == len(rows)
 
 
-def test_a_picture_that_cannot_be_used_has_no_nouns(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+def test_an_image_that_cannot_be_used_has_no_nouns(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "index").mkdir()
     row = {"image_id": 1, "captions": [{"id": 1, "text": "A star ."}]}
     tables.write_part(tmp_path / "index" / "00000.parquet", "index", [{**row, "problem": "missing"}], "f")

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg import fingerprint, masks, tables
 from ovseg.clip.load import load_clip
-from ovseg.crops import fill_colour, region
-from ovseg.mining.score import DIGITS, rank, representatives, score_nouns
-from ovseg.runtime import Runtime
-from ovseg.vocabulary import embed
+from ovseg.core import hashing, masks, tables
+from ovseg.core.crops import fill_colour, region
+from ovseg.core.vocabulary import embed
+from ovseg.engine.runtime import Runtime
+from ovseg.mining.score import DIGITS, duplicate_of, rank, score_nouns
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 from tests.towers import save
 
@@ -29,9 +29,16 @@ Row = dict[str, Any]
 def scored(mined: Mined, clip: Path, out: Path, runtime: Runtime, **options: Any) -> dict[str, int]:
     settings: Row = {"images": mined.coco.images, "nouns": mined.nouns, "proposals": mined.proposals} | options
     return score_nouns(
-        mined.index, settings.pop("images"), settings.pop("nouns"), settings.pop("proposals"), out, runtime,
-        clip_model=f"local-dir:{clip}", clip_pretrained=None, **settings,
-    )  # fmt: skip
+        mined.index,
+        settings.pop("images"),
+        settings.pop("nouns"),
+        settings.pop("proposals"),
+        out,
+        runtime,
+        clip_model=f"local-dir:{clip}",
+        clip_pretrained=None,
+        **settings,
+    )
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -123,10 +130,10 @@ def test_representatives_are_the_earliest_of_their_kind() -> None:
         mask = base.copy()
         mask[:, :width] = True
         counts.append(masks.encode(mask))
-    assert representatives(counts, 10, 10, 1.0) == [0, 1, 2, 3]
-    assert representatives(counts, 10, 10, 0.79) == [0, 0, 2, 3]  # 4:5 = 0.8, 4:6 = 0.67
-    assert representatives(counts, 10, 10, 0.6) == [0, 0, 0, 3]
-    assert representatives([], 10, 10, 0.5) == []
+    assert duplicate_of(counts, 10, 10, 1.0) == [0, 1, 2, 3]
+    assert duplicate_of(counts, 10, 10, 0.79) == [0, 0, 2, 3]  # 4:5 = 0.8, 4:6 = 0.67
+    assert duplicate_of(counts, 10, 10, 0.6) == [0, 0, 0, 3]
+    assert duplicate_of([], 10, 10, 0.5) == []
 
 
 def test_duplicates_share_their_encoding(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
@@ -157,7 +164,7 @@ def test_duplicates_share_their_encoding(mined: Mined, tiny_clip: Path, tmp_path
 def test_what_fails_is_recorded_and_costs_nothing_else(
     mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
 ) -> None:
-    """A picture that is gone, one cut short, one of another size, one without masks: its nouns are counted with why."""
+    """An image that is gone, one cut short, one of another size, one without masks: its nouns are counted with why."""
     images = Path(shutil.copytree(mined.coco.images, tmp_path / "images"))
     names = sorted(path.name for path in images.iterdir())
     (images / names[0]).unlink()
@@ -207,7 +214,7 @@ def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path
 def test_the_table_says_which_weights_scored_it(mined: Mined, tiny_clip: Path) -> None:
     for part in tables.parts(mined.candidates):
         found = json.loads(tables.check_part(part, "candidates")["ovseg.clip"])
-        assert found["sha256"] == fingerprint.of_file(tiny_clip / "open_clip_model.safetensors")
+        assert found["sha256"] == hashing.sha256_file(tiny_clip / "open_clip_model.safetensors")
         assert found["model"] == f"local-dir:{tiny_clip}" and found["base"] is None
 
 

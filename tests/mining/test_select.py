@@ -12,19 +12,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg import masks, tables
-from ovseg.errors import OvsegError
-from ovseg.mining.select import annotated_number, cap, one_to_one, refusal, select_pairs
-from ovseg.runtime import Runtime
+from ovseg.core import masks, tables
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
+from ovseg.mining.select import annotated_number, cap, one_to_one, rejection_reason, select_pairs
 
 Row = dict[str, Any]
 
 
 def candidate(image_id: int, noun: str, rank: int, proposal: int, similarity: float, **more: Any) -> Row:
     return {
-        "image_id": image_id, "noun": noun, "caption_id": 1, "start": 0, "end": 1, "rank": rank, "proposal": proposal,
-        "similarity": similarity, "margin": 0.1, "p_proposal": 0.5, "p_noun": 0.5, "area": 50, "source": "s", **more,
-    }  # fmt: skip
+        "image_id": image_id,
+        "noun": noun,
+        "caption_id": 1,
+        "start": 0,
+        "end": 1,
+        "rank": rank,
+        "proposal": proposal,
+        "similarity": similarity,
+        "margin": 0.1,
+        "p_proposal": 0.5,
+        "p_noun": 0.5,
+        "area": 50,
+        "source": "s",
+        **more,
+    }
 
 
 def tables_of(folder: Path, parts: list[list[Row]], labels: Sequence[str] = ()) -> tuple[Path, Path]:
@@ -55,10 +67,12 @@ def selected(
 
 
 TWO = [
-    candidate(1, "dog", 0, 4, 0.30), candidate(1, "dog", 1, 2, 0.29),
-    candidate(1, "cat", 0, 4, 0.25), candidate(1, "cat", 1, 2, 0.20),
+    candidate(1, "dog", 0, 4, 0.30),
+    candidate(1, "dog", 1, 2, 0.29),
+    candidate(1, "cat", 0, 4, 0.25),
+    candidate(1, "cat", 1, 2, 0.20),
     candidate(2, "dog", 0, 0, 0.10, area=3, margin=None),
-]  # fmt: skip
+]
 
 
 def chosen(rows: list[Row]) -> set[tuple[int, str, int]]:
@@ -148,15 +162,15 @@ def test_the_share_of_annotated_pairs(mined: int, annotated: int, share: float) 
 def test_annotated_masks_are_mixed_in(tmp_path: Path, runtime: Runtime) -> None:
     """A share of half gives as many annotated masks with their class names as mined pairs; 1 mines nothing."""
     parts = [[candidate(number, "dog", 0, 0, 0.2)] for number in range(4)]
-    rows, counts = selected(tmp_path, parts, runtime, ["Traffic Light", "grass"], annotated_share=0.5)
+    rows, counts = selected(tmp_path, parts, runtime, ["Traffic Light", "grass"], annotated_fraction=0.5)
     known = [row for row in rows if row["source"] == "annotated"]
     assert len(rows) == 8 and len(known) == 4 == counts["annotated_pairs"]
     assert {row["noun"] for row in known} <= {"traffic light", "grass"}
     assert all(row["similarity"] is None and row["caption_id"] is None for row in known)
-    rows, counts = selected(tmp_path, parts, runtime, ["grass"], annotated_share=1.0)
+    rows, counts = selected(tmp_path, parts, runtime, ["grass"], annotated_fraction=1.0)
     assert {row["noun"] for row in rows} == {"grass"} and counts == {"pairs": 4, "annotated_pairs": 4}
     with pytest.raises(OvsegError, match=r"propose\.annotations"):
-        selected(tmp_path, parts, runtime, annotated_share=0.5)
+        selected(tmp_path, parts, runtime, annotated_fraction=0.5)
 
 
 def test_the_order_is_the_seeds(tmp_path: Path, runtime: Runtime) -> None:
@@ -179,6 +193,8 @@ def test_the_order_is_the_seeds(tmp_path: Path, runtime: Runtime) -> None:
 
 def test_refusals() -> None:
     row = candidate(1, "dog", 0, 0, 0.2, margin=0.0, area=1)
-    assert refusal(row, None, None, 1) is None and refusal(row, 0.2, 0.0, 1) is None
-    assert refusal(row, 0.21, 1, 9) == "low_similarity" and refusal(row, None, 0.01, 9) == "low_margin"
-    assert refusal(row, None, None, 2) == "small_area"
+    assert rejection_reason(row, None, None, 1) is None and rejection_reason(row, 0.2, 0.0, 1) is None
+    assert (
+        rejection_reason(row, 0.21, 1, 9) == "low_similarity" and rejection_reason(row, None, 0.01, 9) == "low_margin"
+    )
+    assert rejection_reason(row, None, None, 2) == "small_area"

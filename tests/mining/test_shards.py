@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import crops, masks, tables
-from ovseg.errors import BadItem, OvsegError
+from ovseg.core import crops, masks, tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.samples import MEMBERS, Sample, decode_sample, encode_sample, key_of
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, bounds, write_shards
 from ovseg.mining.verify import verify
-from ovseg.runtime import Runtime
-from ovseg.samples import MEMBERS, Sample, decode_sample, encode_sample, key_of
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def raws(folder: Path) -> list[Row]:
 
 @pytest.mark.parametrize("background", ["mean", "zero", "keep"])
 def test_a_sample_is_its_contract(background: crops.Fill, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
-    """Crop, mask, text and record of every pair, each against its picture, its mask and its caption."""
+    """Crop, mask, text and record of every pair, each against its image, its mask and its caption."""
     shards_of(mined, tmp_path / "out", runtime, background=background, jpeg_quality=100)
     files = {row["image_id"]: row for row in tables.rows(mined.index, "index")}
     regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
@@ -78,9 +78,9 @@ def test_a_sample_is_its_contract(background: crops.Fill, mined: Mined, tmp_path
         inside = masks.decode(region["rle"], HEIGHT, WIDTH)[y : y + h, x : x + w]
         mask = np.asarray(Image.open(io.BytesIO(raw["mask.png"])))
         assert np.array_equal(mask > 0, inside) and inside.sum() == region["area"]
-        picture = np.asarray(Image.open(mined.coco.images / files[pair["image_id"]]["file"]))[y : y + h, x : x + w]
+        image = np.asarray(Image.open(mined.coco.images / files[pair["image_id"]]["file"]))[y : y + h, x : x + w]
         colour = {"mean": np.round(255 * np.array(CLIP_MEAN)), "zero": np.zeros(3), "keep": None}[background]
-        expected = picture if colour is None else np.where(inside[..., None], picture, colour)
+        expected = image if colour is None else np.where(inside[..., None], image, colour)
         crop = np.asarray(Image.open(io.BytesIO(raw["jpg"]))).astype(int)
         assert np.abs(crop - expected).mean() < 2 and crop.shape == (h, w, 3)
 
@@ -117,7 +117,7 @@ def test_bounds_cover_every_pair_once() -> None:
 
 
 def test_a_shard_without_a_sample_leaves_no_gap(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
-    """One pair a shard and a picture that is gone: the tars are numbered through, the failures are told, with why."""
+    """One pair a shard and an image that is gone: the tars are numbered through, the failures are told, with why."""
     images = Path(shutil.copytree(mined.coco.images, tmp_path / "images"))
     pairs = list(tables.rows(mined.pairs, "pairs"))
     lost = pairs[0]["image_id"]
@@ -174,11 +174,17 @@ def test_a_sample_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"mask.png": None}, "no_mask_png"), ({"jpg": None}, "no_jpg"), ({"txt": None}, "no_txt"), ({"json": None}, "no_json"),
-        ({"jpg": b"x"}, "not_an_image"), ({"mask.png": b""}, "not_an_image"), ({"json": b"{"}, "json_malformed"),
-        ({"json": b"7"}, "json_malformed"), ({"txt": b"\xff"}, "text_malformed"),
+        ({"mask.png": None}, "no_mask_png"),
+        ({"jpg": None}, "no_jpg"),
+        ({"txt": None}, "no_txt"),
+        ({"json": None}, "no_json"),
+        ({"jpg": b"x"}, "not_an_image"),
+        ({"mask.png": b""}, "not_an_image"),
+        ({"json": b"{"}, "json_malformed"),
+        ({"json": b"7"}, "json_malformed"),
+        ({"txt": b"\xff"}, "text_malformed"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_sample_says_why(change: Row, reason: str) -> None:
     raw = {name: value for name, value in (encode_sample(sample(), 95) | change).items() if value is not None}
     with pytest.raises(BadItem) as caught:
@@ -200,9 +206,12 @@ def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
         about = tables.check_part(path, "proposals")
         (tmp_path / "proposals").mkdir(exist_ok=True)
         tables.write_part(
-            tmp_path / "proposals" / path.name, "proposals", tables.read_part(path, "proposals"),
-            about["ovseg.fingerprint"], {tables.LICENCE: "cc-by-nc-4.0"},
-        )  # fmt: skip
+            tmp_path / "proposals" / path.name,
+            "proposals",
+            tables.read_part(path, "proposals"),
+            about["ovseg.core.hashing"],
+            {tables.LICENCE: "cc-by-nc-4.0"},
+        )
     work = Runtime(workers=1, work=tmp_path / "work")
     write_shards(
         mined.index, mined.coco.images, tmp_path / "proposals", mined.pairs, tmp_path / "out", work, min_shards=3

@@ -15,21 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovseg import fingerprint, tables
 from ovseg.clip.adapted import load_adapted
-from ovseg.errors import OvsegError
+from ovseg.core import hashing, tables
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.propose import propose_masks
 from ovseg.proposals.backbone import identify_backbone
 from ovseg.proposals.checkpoint import checkpoint_fingerprint, identify_checkpoint, load_checkpoint
 from ovseg.proposals.maskformer import MODELS
 from ovseg.proposals.network import ABOUT, identify_network, load_network, save_network
-from ovseg.runtime import Runtime
-from ovseg.training.segmenter import train_segmenter
+from ovseg.training.proposal_network import train_proposal_network
 from tests.conftest import Coco, Toys
 from tests.hub import COMMIT, Hub, serving, use
 from tests.toys import LONG, SHORT, tiny_model
-from tests.training.test_train_segmenter import RECIPE
+from tests.training.test_proposal_network import RECIPE
 
 REPO, SWIN, RESNET = "someone/maskformer", "someone/swin", "timm/test_resnet.r160_in1k"
 WEIGHTS = "model.safetensors"
@@ -41,16 +41,32 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers, timm = pytest.importorskip("transformers"), pytest.importorskip("timm")
     root = tmp_path_factory.mktemp("repos")
     swin = transformers.SwinConfig(
-        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4, drop_path_rate=0.0,
+        image_size=32,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=4,
+        drop_path_rate=0.0,
         out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     config = transformers.MaskFormerConfig(
-        fpn_feature_size=32, mask_feature_size=16, num_labels=3, backbone_config=swin,
+        fpn_feature_size=32,
+        mask_feature_size=16,
+        num_labels=3,
+        backbone_config=swin,
         decoder_config=transformers.DetrConfig(
-            d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=7, use_timm_backbone=False, backbone_config=None,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            num_queries=7,
+            use_timm_backbone=False,
+            backbone_config=None,
         ),
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         transformers.MaskFormerForInstanceSegmentation(config).save_pretrained(root / REPO)
@@ -124,9 +140,15 @@ def test_shards_of_weights_are_all_fetched_and_all_counted(hub: Hub) -> None:
     ],
 )
 def test_offline_a_missing_checkpoint_is_said_at_once(
-    hub: Hub, index: Path, coco: Coco, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, model: str,
+    hub: Hub,
+    index: Path,
+    coco: Coco,
+    tmp_path: Path,
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
     facts: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     with pytest.raises(OvsegError, match="OVSEG_OFFLINE=1") as said:
         propose(index, coco, tmp_path / "out", runtime, source="maskformer", model=model)
@@ -152,7 +174,7 @@ def test_the_table_says_which_weights_made_its_masks(
     found = json.loads(
         propose(index, coco, tmp_path / "out", runtime, source="maskformer", model=model)[b"ovseg.network"]
     )
-    digest = fingerprint.of_file(hub.root / REPO / WEIGHTS)
+    digest = hashing.sha256_file(hub.root / REPO / WEIGHTS)
     source, revision = (f"hf-hub:{REPO}/{WEIGHTS}", COMMIT) if where == "hub" else ("file", None)
     assert found == {"model": model, "pretrained": None, "source": source, "revision": revision, "sha256": digest}
     assert list(tables.rows(tmp_path / "out", "proposals"))
@@ -198,8 +220,8 @@ def test_our_own_network_is_named_with_the_backbone_it_began_with(
     save_network(network.model, tmp_path / "network", {**network.about, "backbone": backbone}, SHORT, LONG)
     meta = propose(index, coco, tmp_path / "out", runtime, source="segmenter", model=str(tmp_path / "network"))
     found = json.loads(meta[b"ovseg.network"])
-    assert found["sha256"] == fingerprint.of_file(tmp_path / "network" / WEIGHTS)
-    assert found["backbone"]["sha256"] == fingerprint.of_file(hub.root / RESNET / WEIGHTS)
+    assert found["sha256"] == hashing.sha256_file(tmp_path / "network" / WEIGHTS)
+    assert found["backbone"]["sha256"] == hashing.sha256_file(hub.root / RESNET / WEIGHTS)
     save_network(network.model, tmp_path / "next", {**network.about, "init": {"backbone": backbone}}, SHORT, LONG)
     assert identify_network(tmp_path / "next")["backbone"] == backbone  # that of the network it goes on from
     assert identify_network(toys.network)["backbone"] is None  # made before backbones were noted, or from nothing
@@ -221,7 +243,7 @@ def test_a_backbone_begins_with_the_published_weights_and_then_needs_no_network(
     )
     found = identify_backbone(backbone)
     assert (found.source, found.revision) == (f"hf-hub:{repo}/{WEIGHTS}", COMMIT)
-    assert found.sha256 == fingerprint.of_file(hub.root / repo / WEIGHTS)
+    assert found.sha256 == hashing.sha256_file(hub.root / repo / WEIGHTS)
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     hub.fresh()
     again = tiny_model(clip, backbone=backbone, pretrained=True).model.pixel_level_module.encoder.state_dict()
@@ -277,12 +299,12 @@ def test_a_trained_network_notes_its_backbone_and_is_another_with_other_weights(
 
     def train(name: str) -> dict[str, Any]:
         out = tmp_path / name
-        train_segmenter(index, coco.images, coco.instances, toys.clip, None, out, runtime, recipe, None)
-        return {**json.loads((out / ABOUT).read_text()), "key": tables.read_account(out)["fingerprint"]}
+        train_proposal_network(index, coco.images, coco.instances, toys.clip, None, out, runtime, recipe, None)
+        return {**json.loads((out / ABOUT).read_text()), "key": tables.read_step_manifest(out)["fingerprint"]}
 
     first = train("first")
     assert first["backbone"]["revision"] == COMMIT
-    assert first["backbone"]["sha256"] == fingerprint.of_file(hub.root / RESNET / WEIGHTS)
+    assert first["backbone"]["sha256"] == hashing.sha256_file(hub.root / RESNET / WEIGHTS)
     state = load_file(hub.root / RESNET / WEIGHTS)
     save_file({name: weight + 1 for name, weight in state.items()}, hub.root / RESNET / WEIGHTS)
     shutil.rmtree(hub.cache)

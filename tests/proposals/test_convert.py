@@ -14,11 +14,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from typer.testing import CliRunner
 
-from ovseg import fingerprint, tables
 from ovseg.cli.app import app
 from ovseg.clip import convert as clip_convert
 from ovseg.clip.adapted import load_adapted
-from ovseg.errors import OvsegError
+from ovseg.core import hashing, tables
+from ovseg.core.errors import OvsegError
 from ovseg.mining.propose import _network
 from ovseg.proposals.convert import INNER, MULTI_GRID, convert_segmenter, is_segmenter, read_network
 from ovseg.proposals.network import ABOUT, load_network
@@ -78,7 +78,7 @@ def seen_by(model: Any, images: Tensor, texts: Tensor) -> Seen:
 
 @torch.inference_mode()
 def both(state: State, dilations: tuple[int, ...]) -> tuple[Seen, Seen]:
-    """What the converted network gives of a picture, and what the checkpoint's tensors give, in double precision."""
+    """What the converted network gives of an image, and what the checkpoint's tensors give, in double precision."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(1, 3, 72, 100, generator=generator, dtype=torch.float64)  # windows and merging need padding
     texts = F.normalize(torch.randn(4, WIDTH, generator=generator, dtype=torch.float64), dim=-1)
@@ -224,16 +224,16 @@ def convert(path: Path, out: Path) -> str:
     return result.output
 
 
-def test_a_released_segmenter_segments_a_picture(swin: State, known: str, tmp_path: Path) -> None:
+def test_a_released_segmenter_segments_an_image(swin: State, known: str, tmp_path: Path) -> None:
     state = with_clip(swin)
     path = write(tmp_path / FILE, state)
     said = convert(path, tmp_path / "deep" / "out")
-    network, clip = tmp_path / "deep" / "out" / "segmenter", tmp_path / "deep" / "out" / "clip"
+    network, clip = tmp_path / "deep" / "out" / "proposal_network", tmp_path / "deep" / "out" / "clip"
     assert f"--network {network} --clip {clip}" in said
     about = json.loads((network / ABOUT).read_text())
     assert len(about["names"]) == 171 and about["names"][0] == "person"
     assert (about["short_side"], about["long_side"], about["licence"]) == (640, 2560, "CC-BY-NC-4.0")
-    assert about["checkpoint"] == {"name": path.name, "weights": fingerprint.of_file(path)}
+    assert about["checkpoint"] == {"name": path.name, "weights": hashing.sha256_file(path)}
     assert "tmp" not in (network / "config.json").read_text()  # no folder of this machine
     prompts = load_adapted(clip).prompts
     assert prompts is not None and torch.equal(prompts, state[PROMPTS])
@@ -244,8 +244,8 @@ def test_a_released_segmenter_segments_a_picture(swin: State, known: str, tmp_pa
 
 def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str, tmp_path: Path) -> None:
     convert_segmenter(write(tmp_path / FILE, with_clip(resnet)), known, tmp_path / "out")
-    network = load_network(tmp_path / "out" / "segmenter")
-    assert _network("segmenter", str(tmp_path / "out" / "segmenter"))[tables.LICENCE] == "CC-BY-NC-4.0"
+    network = load_network(tmp_path / "out" / "proposal_network")
+    assert _network("proposal_network", str(tmp_path / "out" / "proposal_network"))[tables.LICENCE] == "CC-BY-NC-4.0"
     blocks = network.model.model.pixel_level_module.encoder._backbone["layer4"]
     assert [block.conv2.dilation for block in blocks] == [(1, 1), (2, 2), (4, 4)]
     assert (network.about["short_side"], network.about["long_side"]) == (512, 2048)

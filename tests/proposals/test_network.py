@@ -1,4 +1,4 @@
-"""The proposal network on disk and in use: what is kept, what is refused, and that any picture fits."""
+"""The proposal network on disk and in use: what is kept, what is refused, and that any image fits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ovseg import masks
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.save import save_clip
-from ovseg.errors import OvsegError
-from ovseg.params import read_params
-from ovseg.proposals import Picture, Proposal
+from ovseg.core import masks
+from ovseg.core.errors import OvsegError
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.params import read_params
+from ovseg.proposals import Proposal
+from ovseg.proposals.mask_logits import upsample_mask_probs
 from ovseg.proposals.network import (
     ABOUT,
     MEAN,
@@ -35,8 +37,7 @@ from ovseg.proposals.network import (
     probe,
     save_network,
 )
-from ovseg.proposals.segmenter import segmenter
-from ovseg.proposals.soft import soften
+from ovseg.proposals.proposal_network import proposal_network_source
 from tests.conftest import ROOT, TINY, Toys, random_clip
 from tests.toys import LONG, QUERIES, SHORT, noise, tiny_model
 
@@ -75,9 +76,9 @@ def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (1, 64), (1, 10_000), (10_000, 1), (1, 1), (500, 333)])
-def test_any_picture_can_be_looked_at(toys: Toys, height: int, width: int) -> None:
+def test_any_image_can_be_looked_at(toys: Toys, height: int, width: int) -> None:
     network = load_network(toys.network)
-    found = network.look(noise(0, height, width))
+    found = network.predict(noise(0, height, width))
     assert found.classes.shape == (QUERIES, 16)
     assert found.masks.shape[0] == QUERIES
     torch.testing.assert_close(found.classes.norm(dim=-1), torch.ones(QUERIES))
@@ -89,17 +90,22 @@ def test_any_picture_can_be_looked_at(toys: Toys, height: int, width: int) -> No
 
 
 def test_looking_twice_gives_the_same(toys: Toys) -> None:
-    one, two = (load_network(toys.network).look(noise(3)) for _ in range(2))
+    one, two = (load_network(toys.network).predict(noise(3)) for _ in range(2))
     assert torch.equal(one.classes, two.classes) and torch.equal(one.masks, two.masks)
 
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ((480, 640), (512, 683)), ((640, 480), (683, 512)), ((100, 100), (512, 512)), ((1, 64), (32, 2048)),
-        ((300, 3000), (205, 2048)), ((1, 10_000), (4, 2048)), ((10_000, 1), (2048, 4)),
+        ((480, 640), (512, 683)),
+        ((640, 480), (683, 512)),
+        ((100, 100), (512, 512)),
+        ((1, 64), (32, 2048)),
+        ((300, 3000), (205, 2048)),
+        ((1, 10_000), (4, 2048)),
+        ((10_000, 1), (2048, 4)),
     ],
-)  # fmt: skip
+)
 def test_the_short_side_is_reached_unless_the_long_one_would_be_too_long(
     given: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
@@ -125,7 +131,7 @@ def test_pixels_that_may_not_be_written_are_read() -> None:
 
 
 def look_all(folder: Path) -> list[Tensor]:
-    found = load_network(folder).look(noise(0))
+    found = load_network(folder).predict(noise(0))
     return [found.classes, found.no_object, found.masks]
 
 
@@ -196,9 +202,9 @@ def test_every_key_of_the_weights_is_accounted_for(copy: Path, damage: Any, said
 
 def test_a_description_without_its_sizes_is_refused(copy: Path) -> None:
     about = json.loads((copy / ABOUT).read_text())
-    del about["middle"]
+    del about["text_proj_dim"]
     (copy / ABOUT).write_text(json.dumps(about))
-    with pytest.raises(OvsegError, match=r"cannot be loaded.*middle"):
+    with pytest.raises(OvsegError, match=r"cannot be loaded.*text_proj_dim"):
         load_network(copy)
 
 
@@ -276,31 +282,31 @@ def test_a_backbone_whose_weights_lack_a_key_is_refused(toys: Toys, swin: Path, 
         tiny_model(load_adapted(toys.clip), backbone=str(folder), pretrained=True)
 
 
-@pytest.mark.parametrize("hidden", [8, 40])
-def test_a_width_that_params_allow_can_be_built(toys: Toys, tmp_path: Path, hidden: int) -> None:
+@pytest.mark.parametrize("hidden_dim", [8, 40])
+def test_a_width_that_params_allow_can_be_built(toys: Toys, tmp_path: Path, hidden_dim: int) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["segmenter"]["hidden"] = hidden
+    params["proposal_network"]["hidden_dim"] = hidden_dim
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     try:
         read_params(tmp_path / "params.yaml")
     except OvsegError:
         return
-    tiny_model(load_adapted(toys.clip), hidden=hidden)
+    tiny_model(load_adapted(toys.clip), hidden_dim=hidden_dim)
 
 
-def picture(folder: Path) -> Picture:
+def image(folder: Path) -> ImageRecord:
     Image.fromarray(noise(0)).save(folder / "a.png")
-    return Picture(folder, 1, "a.png", 0, (folder / "a.png").stat().st_size, 64, 48)
+    return ImageRecord(folder, 1, "a.png", 0, (folder / "a.png").stat().st_size, 64, 48)
 
 
 def test_as_a_source_it_gives_the_masks_of_its_queries_best_first(toys: Toys, tmp_path: Path) -> None:
-    found = list(segmenter(toys.network, 0.5, 100, "cpu")(picture(tmp_path)))
-    queries = load_network(toys.network).look(noise(0))
-    soft = soften(queries.masks, queries.extent, 48, 64).numpy()
+    found = list(proposal_network_source(toys.network, 0.5, 100, "cpu")(image(tmp_path)))
+    queries = load_network(toys.network).predict(noise(0))
+    soft = upsample_mask_probs(queries.masks, queries.extent, 48, 64).numpy()
     wanted = sorted(((float(s[s > 0.5].mean()), masks.encode(s > 0.5)) for s in soft if (s > 0.5).any()), reverse=True)
     assert len(found) == len(wanted) == QUERIES
     for proposal, (score, rle) in zip(found, wanted, strict=True):
         assert isinstance(proposal, Proposal)
         assert proposal.score == pytest.approx(score, abs=1e-6) and proposal.rle == rle and proposal.label is None
-    assert list(segmenter(toys.network, 0.5, 2, "cpu")(picture(tmp_path))) == found[:2]
-    assert list(segmenter(toys.network, 0.99999, 100, "cpu")(picture(tmp_path))) == []
+    assert list(proposal_network_source(toys.network, 0.5, 2, "cpu")(image(tmp_path))) == found[:2]
+    assert list(proposal_network_source(toys.network, 0.99999, 100, "cpu")(image(tmp_path))) == []

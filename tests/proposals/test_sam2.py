@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ovseg import masks
-from ovseg.errors import OvsegError
-from ovseg.proposals import Picture, Proposal
+from ovseg.core import masks
+from ovseg.core.errors import OvsegError
+from ovseg.core.image_records import ImageRecord
+from ovseg.proposals import Proposal
 from ovseg.proposals.sam2 import sam2
 
 
@@ -22,9 +23,17 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its decoder is made to say something different of each point, and to be sure of it; nobody trained it."""
     transformers = pytest.importorskip("transformers")
     vision = transformers.SamVisionConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16, output_channels=16,
-        window_size=2, global_attn_indexes=[0], mlp_dim=16, num_pos_feats=8,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        output_channels=16,
+        window_size=2,
+        global_attn_indexes=[0],
+        mlp_dim=16,
+        num_pos_feats=8,
+    )
     prompt = transformers.SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=16, mask_input_channels=4)
     decoder = transformers.SamMaskDecoderConfig(
         hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_depth=2, iou_head_hidden_dim=16
@@ -33,9 +42,11 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(4)
         model = transformers.SamModel(
             transformers.SamConfig(
-                vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(), mask_decoder_config=decoder.to_dict()
+                vision_config=vision.to_dict(),
+                prompt_encoder_config=prompt.to_dict(),
+                mask_decoder_config=decoder.to_dict(),
             )
-        )  # fmt: skip
+        )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(10 if weight.ndim > 1 and "vision" not in name else 1)
@@ -47,36 +58,38 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sam")
     model.save_pretrained(folder)
     transformers.SamImageProcessor(
-        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16},
+        size={"longest_edge": 64},
+        pad_size={"height": 64, "width": 64},
+        mask_size={"longest_edge": 16},
         mask_pad_size={"height": 16, "width": 16},
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Picture:
+def image(tmp_path: Path) -> ImageRecord:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     pixels[10:30, 10:40] = (255, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    return Picture(tmp_path, 1, "a.png", 0, (tmp_path / "a.png").stat().st_size, 64, 48)
+    return ImageRecord(tmp_path, 1, "a.png", 0, (tmp_path / "a.png").stat().st_size, 64, 48)
 
 
-def test_masks_come_best_first_at_the_size_of_the_picture(sam: Path, picture: Picture) -> None:
-    found = [item for item in sam2(str(sam), 100, "cpu")(picture) if isinstance(item, Proposal)]
+def test_masks_come_best_first_at_the_size_of_the_image(sam: Path, image: ImageRecord) -> None:
+    found = [item for item in sam2(str(sam), 100, "cpu")(image) if isinstance(item, Proposal)]
     assert len(found) > 3
     scores = [proposal.score for proposal in found]
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
     assert all(0 < masks.area(proposal.rle, 48, 64) <= 48 * 64 for proposal in found)
     assert all(proposal.label is None for proposal in found)
-    assert [*sam2(str(sam), 2, "cpu")(picture)] == found[:2]
+    assert [*sam2(str(sam), 2, "cpu")(image)] == found[:2]
 
 
-def test_a_picture_in_which_nothing_is_sure_has_no_masks(sam: Path, tmp_path: Path, picture: Picture) -> None:
+def test_an_image_in_which_nothing_is_sure_has_no_masks(sam: Path, tmp_path: Path, image: ImageRecord) -> None:
     folder = Path(shutil.copytree(sam, tmp_path / "sam"))
     state = load_file(folder / "model.safetensors")
     state["mask_decoder.iou_prediction_head.proj_out.bias"].fill_(-9)
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    assert list(sam2(str(folder), 100, "cpu")(picture)) == []
+    assert list(sam2(str(folder), 100, "cpu")(image)) == []
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(sam: Path, tmp_path: Path) -> None:

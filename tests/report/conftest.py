@@ -1,4 +1,4 @@
-"""Made-up runs, small enough to read: two parts, four pictures, a handful of pairs."""
+"""Made-up runs, small enough to read: two parts, four images, a handful of pairs."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import masks, tables
-from ovseg.units import write_json
+from ovseg.core import masks, tables
+from ovseg.core.files import write_json
 
 WIDTH, HEIGHT = 60, 40
 EVIL = "a <script>document.title = 'owned'</script> dog & </script><!-- \U0001f415 dog"
 
 Row = dict[str, Any]
 Made = tuple[Path, Path]
-"""A run's folder, and the folder of its pictures."""
+"""A run's folder, and the folder of its images."""
 
 CAPTIONS = {1: EVIL, 2: "two cats on a mat", 3: "a red bus", 4: "a cat again"}
-BOXES = ((5, 5, 20, 20), (30, 10, 24, 24))  # x, y, width, height of the two masks of every picture
+BOXES = ((5, 5, 20, 20), (30, 10, 24, 24))  # x, y, width, height of the two masks of every image
 
 
 def rectangle(x: int, y: int, width: int, height: int) -> bytes:
-    """RLE of a rectangle in a picture of the tests' size."""
+    """RLE of a rectangle in an image of the tests' size."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[y : y + height, x : x + width] = True
     return masks.encode(mask)
@@ -35,12 +35,21 @@ def pair(number: int, image_id: int, noun: str, proposal: int, similarity: float
     text = CAPTIONS[image_id]
     start = text.rindex(word or noun) if similarity is not None else None
     return {
-        "pair": number, "part": (image_id - 1) // 2, "image_id": image_id, "noun": noun,
-        "caption_id": None if start is None else 10 * image_id, "start": start,
-        "end": None if start is None else start + len(word or noun), "proposal": proposal, "similarity": similarity,
-        "margin": None if similarity is None else 0.01 * number, "p_proposal": None, "p_noun": None,
-        "area": BOXES[proposal][2] * BOXES[proposal][3], "source": "ground_truth" if start is not None else "annotated",
-    }  # fmt: skip
+        "pair": number,
+        "part": (image_id - 1) // 2,
+        "image_id": image_id,
+        "noun": noun,
+        "caption_id": None if start is None else 10 * image_id,
+        "start": start,
+        "end": None if start is None else start + len(word or noun),
+        "proposal": proposal,
+        "similarity": similarity,
+        "margin": None if similarity is None else 0.01 * number,
+        "p_proposal": None,
+        "p_noun": None,
+        "area": BOXES[proposal][2] * BOXES[proposal][3],
+        "source": "ground_truth" if start is not None else "annotated",
+    }
 
 
 PAIRS = (
@@ -56,7 +65,7 @@ PAIRS = (
 def write_account(folder: Path, **counts: int) -> None:
     """What a step leaves in its folder about what it kept and dropped ("dropped_x" stands for "dropped.x")."""
     named = {name.replace("dropped_", "dropped."): n for name, n in counts.items()}
-    write_json(folder / tables.ACCOUNT, {"fingerprint": "f", "counts": named, "files": {}})
+    write_json(folder / tables.STEP_MANIFEST, {"fingerprint": "f", "counts": named, "files": {}})
 
 
 def write_pairs(folder: Path, rows: list[Row]) -> Path:
@@ -68,7 +77,7 @@ def write_pairs(folder: Path, rows: list[Row]) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    """A run whose tables are in two parts, with its pictures."""
+    """A run whose tables are in two parts, with its images."""
     run, images = tmp_path / "run", tmp_path / "images"
     for folder in (images, *(run / name for name in ("index", "nouns", "proposals", "candidates", "shards"))):
         folder.mkdir(parents=True)
@@ -104,16 +113,30 @@ def _chosen(row: Row, names: list[str]) -> Row:
 def _image(images: Path, image_id: int) -> Row:
     size = (images / f"{image_id}.png").stat().st_size
     return {
-        "image_id": image_id, "file": f"{image_id}.png", "offset": 0, "size": size,
-        "sha256": "", "width": WIDTH, "height": HEIGHT, "problem": None, "detail": None,
+        "image_id": image_id,
+        "file": f"{image_id}.png",
+        "offset": 0,
+        "size": size,
+        "sha256": "",
+        "width": WIDTH,
+        "height": HEIGHT,
+        "problem": None,
+        "detail": None,
         "captions": [{"id": 10 * image_id, "text": CAPTIONS[image_id]}, {"id": 10 * image_id + 1, "text": "another"}],
-    }  # fmt: skip
+    }
 
 
 def _region(image_id: int, number: int) -> Row:
     rle = rectangle(*BOXES[number])
     return {
-        "image_id": image_id, "proposal": number, "rle": rle, "height": HEIGHT, "width": WIDTH,
-        "box": list(BOXES[number]), "area": masks.area(rle, HEIGHT, WIDTH), "score": 1.0, "source": "ground_truth",
+        "image_id": image_id,
+        "proposal": number,
+        "rle": rle,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "box": list(BOXES[number]),
+        "area": masks.area(rle, HEIGHT, WIDTH),
+        "score": 1.0,
+        "source": "ground_truth",
         "label": None,
-    }  # fmt: skip
+    }

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 from ovseg.report.browser import DIMMED, LONG_SIDE, thumbnail, write_browser
 from tests.report.conftest import EVIL, HEIGHT, PAIRS, WIDTH, Made, write_pairs
 
@@ -59,7 +59,7 @@ def read(page: Path) -> Any:
     return json.loads(found[1])
 
 
-def test_every_pair_has_a_card_with_its_numbers_caption_and_picture(made: Made, tmp_path: Path) -> None:
+def test_every_pair_has_a_card_with_its_numbers_caption_and_image(made: Made, tmp_path: Path) -> None:
     write_browser(*made, tmp_path / "sub" / "pairs.html", 600)
     data = read(tmp_path / "sub" / "pairs.html")
     cards = {card["key"]: card for card in data["cards"]}
@@ -72,9 +72,9 @@ def test_every_pair_has_a_card_with_its_numbers_caption_and_picture(made: Made, 
     assert cards["000000005"]["similarity"] is None
     assert cards["000000005"]["caption"] == ["", "", ""]
     assert "".join(cards["000000004"]["caption"]) == EVIL
-    with Image.open(io.BytesIO(base64.b64decode(cat["jpeg"]))) as picture:
-        assert picture.format == "JPEG"
-        assert max(picture.size) == LONG_SIDE
+    with Image.open(io.BytesIO(base64.b64decode(cat["jpeg"]))) as image:
+        assert image.format == "JPEG"
+        assert max(image.size) == LONG_SIDE
 
 
 def test_the_same_run_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_page_loads_nothing_and_no_text_can_leave_the_data(made: Made, tmp_pat
     assert "default-src 'none'" in text
 
 
-def test_a_missing_or_changed_picture_is_left_out_and_counted(made: Made, tmp_path: Path) -> None:
+def test_a_missing_or_changed_image_is_left_out_and_counted(made: Made, tmp_path: Path) -> None:
     (made[1] / "2.png").unlink()
     Image.new("RGB", (9, 9)).save(made[1] / "3.png")
     write_browser(*made, tmp_path / "pairs.html", 600)
@@ -121,7 +121,7 @@ def test_a_thumbnail_keeps_the_mask_bright_outlines_it_and_dims_the_rest() -> No
 
 
 @pytest.mark.parametrize("shape", [(3000, 4000), (4, 900), (1, 1)])
-def test_the_smallest_mask_of_any_picture_is_seen(shape: tuple[int, int]) -> None:
+def test_the_smallest_mask_of_any_image_is_seen(shape: tuple[int, int]) -> None:
     mask = np.zeros(shape, dtype=bool)
     mask[-1, -1] = True
     small = _opened(thumbnail(np.full((*shape, 3), 128, np.uint8), mask)).astype(int)
@@ -129,11 +129,11 @@ def test_the_smallest_mask_of_any_picture_is_seen(shape: tuple[int, int]) -> Non
 
 
 def _opened(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        return np.asarray(picture)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image)
 
 
-def test_600_pairs_of_photograph_like_pictures_stay_below_8_megabytes(made: Made, tmp_path: Path) -> None:
+def test_600_pairs_of_photograph_like_images_stay_below_8_megabytes(made: Made, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for image_id in range(1, 5):  # smooth shapes with some grain: larger as JPEG than most photographs
         coarse = Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8))
@@ -152,8 +152,8 @@ def _size_of(path: Path) -> int:
 
 
 def _note_sizes(made: Made) -> None:
-    """The index's byte sizes are those of the first pictures: note those of the grainy ones."""
-    from ovseg import tables
+    """The index's byte sizes are those of the first images: note those of the grainy ones."""
+    from ovseg.core import tables
 
     for path in tables.parts(made[0] / "index"):
         listed = tables.read_part(path, "index").to_pylist()
@@ -197,10 +197,21 @@ def run_probe(page: Path) -> Any:
     assert CHROMIUM
     profile = f"--user-data-dir={page.parent / 'profile'}"
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", profile,
-         "--virtual-time-budget=5000", "--dump-dom", probed.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            profile,
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            probed.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout)
     assert found, (done.stdout[-2000:], done.stderr[-2000:])
     return json.loads(base64.b64decode(found[1]))

@@ -61,7 +61,7 @@ def test_colours_of_the_first_hundred_classes_are_all_different() -> None:
     assert len({class_colour(number) for number in range(100)}) == 100
 
 
-def test_an_overlay_names_its_classes_beside_the_picture_and_a_tiny_picture_is_enlarged() -> None:
+def test_an_overlay_names_its_classes_beside_the_image_and_a_tiny_image_is_enlarged() -> None:
     pixels = np.zeros((1, 3, 3), np.uint8)
     shown = overlay(pixels, np.array([[0, 0, 1]], np.uint16), ["cat", "sofa"])
     assert shown.width > 24 and shown.height >= 8
@@ -69,7 +69,7 @@ def test_an_overlay_names_its_classes_beside_the_picture_and_a_tiny_picture_is_e
     assert wide.width > 10_000
 
 
-def test_a_sheet_has_a_panel_for_the_picture_and_each_map() -> None:
+def test_a_sheet_has_a_panel_for_the_image_and_each_map() -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     labels = np.zeros((20, 40), np.uint16)
     one, two = sheet(pixels, {"truth": labels}, ["cat"]), sheet(pixels, {"truth": labels, "base": labels}, ["cat"])

@@ -63,9 +63,11 @@ def test_markdown_has_a_header_a_rule_and_the_rows() -> None:
 
 def test_the_papers_tables_stand_only_beside_the_demos_benchmarks() -> None:
     figures = {
-        "miou": 0.5, "miou_gt": 0.6, "miou_interval": [0.4, 0.6],
-    }  # fmt: skip
-    models = {"base": dict.fromkeys(("clip", "segmenter", "ensemble", "oracle_masks", "oracle_labels"), figures)}
+        "miou": 0.5,
+        "miou_gt": 0.6,
+        "miou_interval": [0.4, 0.6],
+    }
+    models = {"base": dict.fromkeys(("clip", "proposals", "ensemble", "oracle_masks", "oracle_labels"), figures)}
     models["base"]["mask_accuracy"] = 0.7  # type: ignore[assignment]
     titles = [title for title, _, _ in sections({"benchmarks": {"ade150": models}}, {}, demo=False)]
     assert titles == ["Benchmarks", "Benchmark ade150"]

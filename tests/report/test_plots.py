@@ -35,7 +35,7 @@ def test_each_file_has_a_header_and_counts_every_pair_once(made: Made, tmp_path:
     assert all(abs(10**x - share) < 0.1 for x, share in zip(filled, (400 / 2400, 576 / 2400), strict=False))
 
 
-def test_a_share_is_of_the_pairs_own_picture(made: Made) -> None:
+def test_a_share_is_of_the_pairs_own_image(made: Made) -> None:
     shares = area_shares(read_pairs(made[0] / "pairs"), made[0] / "index")
     assert shares.tolist() == pytest.approx([p["area"] / (WIDTH * HEIGHT) for p in PAIRS])
 

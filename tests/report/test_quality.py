@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ovseg import tables
-from ovseg.errors import OvsegError
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
 from ovseg.report.quality import best_categories, noun_quality, pair_quality
 from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, Made, rectangle, write_pairs
 
@@ -97,7 +97,7 @@ CATEGORIES: list[dict[str, Any]] = [
 
 
 def write_truth(path: Path, annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> Path:
-    """A truth JSON over the four pictures of the made-up run."""
+    """A truth JSON over the four images of the made-up run."""
     images = [{"id": i, "file_name": f"{i}.png"} for i in range(1, 5)]
     path.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 from ovseg.report.summary import collect, describe, summarise
 from tests.report.conftest import EVIL, PAIRS, Made, write_pairs
 
@@ -61,7 +61,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> None:
     import pyarrow.parquet as pq
 
-    from ovseg import tables
+    from ovseg.core import tables
 
     for path in tables.parts(made[0] / "index"):
         rows = pq.read_table(path).to_pylist()
@@ -81,13 +81,24 @@ def test_pairs_without_any_similarity_are_described(made: Made) -> None:
 def test_all_counts_come_together_for_the_metrics(made: Made) -> None:
     run = made[0]
     folders = {
-        "index": run / "index", "nouns": run / "nouns", "propose": run / "proposals", "score": run / "candidates",
-        "select": run / "pairs", "shards": run / "shards",
-    }  # fmt: skip
+        "index": run / "index",
+        "nouns": run / "nouns",
+        "propose": run / "proposals",
+        "score": run / "candidates",
+        "select": run / "pairs",
+        "shards": run / "shards",
+    }
     assert collect(folders) == {
-        "images": 4, "captions": 4, "nouns": 5, "unique_nouns": 4, "proposals": 8, "candidates": 5, "pairs": 6,
-        "samples": 6, "dropped": {"index.missing": 1, "nouns.stop_noun": 3, "nouns.repeated": 2},
-    }  # fmt: skip
+        "images": 4,
+        "captions": 4,
+        "nouns": 5,
+        "unique_nouns": 4,
+        "proposals": 8,
+        "candidates": 5,
+        "pairs": 6,
+        "samples": 6,
+        "dropped": {"index.missing": 1, "nouns.stop_noun": 3, "nouns.repeated": 2},
+    }
     assert collect({"index": run / "index"}) == {"images": 4, "captions": 4, "dropped": {"index.missing": 1}}
 
 

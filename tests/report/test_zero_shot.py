@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import tables
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.benchmark import write_benchmark
-from ovseg.errors import OvsegError
 from ovseg.evaluation.confusion import confusion
 from ovseg.report.zero_shot import section, zero_shot
 from tests.report.conftest import Made
@@ -37,30 +37,38 @@ def evaluated(made: Made, tmp_path: Path) -> Path:
         rows.append({**row, "classifier": "ensemble", "guesses": None})
     (tmp_path / "evaluate" / "mine").mkdir(parents=True)
     tables.write_part(tmp_path / "evaluate" / "mine" / "00000.parquet", "segmentations", rows, "f")
-    (tmp_path / "segmenter").mkdir()
-    (tmp_path / "segmenter" / "segmenter.json").write_text(json.dumps({"names": ["Ocean", "tree"]}))
+    (tmp_path / "proposals").mkdir()
+    (tmp_path / "proposals" / "proposal_network.json").write_text(json.dumps({"names": ["Ocean", "tree"]}))
     return tmp_path
 
 
 def found(evaluated: Path, run: Path, model: str = "prompt") -> dict[str, object]:
     names, folder = ["mine"], evaluated / "benchmarks"
     return zero_shot(
-        run / "pairs", evaluated / "segmenter", folder, evaluated / "evaluate", names, model, evaluated / "plots"
+        run / "pairs", evaluated / "proposals", folder, evaluated / "evaluate", names, model, evaluated / "plots"
     )
 
 
 def test_classes_are_counted_and_scored_by_what_training_has_seen_of_them(made: Made, evaluated: Path) -> None:
     """The pairs have bus, two cats, a mat and a dog; that of the wall is copied from an annotated mask."""
     assert found(evaluated, made[0]) == {
-        "annotated_names": 3, "mined_nouns": 4, "model": "prompt",
+        "annotated_names": 3,
+        "mined_nouns": 4,
+        "model": "prompt",
         "benchmarks": {
             "mine": {
-                "classes": 5, "annotated": 2, "mined": 2, "mined_only": 2, "neither": 1, "pairs": 3,
-                "miou_annotated": round((1 / 3 + 1 / 3) / 2, 6), "miou_mined_only": round((2 / 3 + 0) / 2, 6),
+                "classes": 5,
+                "annotated": 2,
+                "mined": 2,
+                "mined_only": 2,
+                "neither": 1,
+                "pairs": 3,
+                "miou_annotated": round((1 / 3 + 1 / 3) / 2, 6),
+                "miou_mined_only": round((2 / 3 + 0) / 2, 6),
                 "source": "our kitchen, 2026",
             }
         },
-    }  # fmt: skip
+    }
     other = found(evaluated, made[0], "base")["benchmarks"]
     assert isinstance(other, dict) and other["mine"]["miou_neither"] == 0  # the moon is guessed, and not there
 
@@ -86,7 +94,7 @@ def test_the_section_has_a_row_for_each_benchmark_with_the_source_of_its_names(m
 
 @pytest.mark.parametrize("content", [None, "{}", "[]", "{"])
 def test_a_network_that_does_not_know_its_names_is_named(content: str | None, made: Made, evaluated: Path) -> None:
-    about = evaluated / "segmenter" / "segmenter.json"
+    about = evaluated / "proposals" / "proposal_network.json"
     about.unlink()
     if content is not None:
         about.write_text(content)

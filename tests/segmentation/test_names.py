@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ovseg.clip.load import Clip
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import embed
 from ovseg.segmentation.names import vocabulary
 from ovseg.segmentation.segmenter import Segmenter
-from ovseg.vocabulary import embed
 from tests.toys import noise
 
 LONG = "a very long name of a thing that nobody would ever call by it but who can know what people write in a box"
@@ -24,11 +24,14 @@ def one_each(names: Sequence[str]) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "no names are given"), ([""], "name 1 of 1 is empty"), (["cat", "  "], "name 2 of 2 is empty"),
-        (["cat", "dog", "cat"], "more than once: cat"), (["Cat", "cat"], "more than once: cat"),
+        ([], "no names are given"),
+        ([""], "name 1 of 1 is empty"),
+        (["cat", "  "], "name 2 of 2 is empty"),
+        (["cat", "dog", "cat"], "more than once: cat"),
+        (["Cat", "cat"], "more than once: cat"),
         (["a", "b", "a", "b"], "more than once: a; b"),
     ],
-)  # fmt: skip
+)
 def test_no_name_an_empty_one_and_one_that_comes_twice_are_refused(clip: Clip, names: list[str], said: str) -> None:
     with pytest.raises(OvsegError, match=said):
         vocabulary(one_each(names), clip, "none")
@@ -52,7 +55,7 @@ def test_each_name_is_embedded_with_its_templates(clip: Clip, templates: str) ->
     torch.testing.assert_close(found.texts, embed(names, clip.encode_texts, templates, 64))  # type: ignore[arg-type]
 
 
-def test_two_thousand_names_segment_a_picture(segmenter: Segmenter, clip: Clip) -> None:
+def test_two_thousand_names_segment_an_image(segmenter: Segmenter, clip: Clip) -> None:
     names = [f"thing {i}" for i in range(1999)] + ["star"]
     words = vocabulary(one_each(names), clip, "none", batch_size=512)
     assert words.texts.shape == (2000, clip.width)

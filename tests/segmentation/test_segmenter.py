@@ -1,4 +1,4 @@
-"""The two-stage segmenter as a whole: its parts written out, odd pictures, and what may not change its result."""
+"""The two-stage segmenter as a whole: its parts written out, odd images, and what may not change its result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovseg import crops, masks
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
+from ovseg.core import crops, masks
+from ovseg.core.errors import OvsegError
+from ovseg.segmentation.class_probs import by_clip, by_network
 from ovseg.segmentation.compose import compose
-from ovseg.segmentation.scores import by_clip, by_network
 from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter
 from tests.conftest import Toys
 from tests.toys import QUERIES, WORDS, noise
 
 NAMES = WORDS[:6]
-ALL: tuple[Classifier, ...] = ("clip", "segmenter", "ensemble")
+ALL: tuple[Classifier, ...] = ("clip", "proposals", "ensemble")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def same(one: Segmentation, other: Segmentation, tolerance: float = 1e-4) -> Non
 def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Clip, classifier: Classifier) -> None:
     pixels = noise(6)
     found = segmenter.segment(pixels, NAMES, classifier)
-    queries, words = segmenter.network.look(pixels), segmenter.vocabulary(NAMES)
+    queries, words = segmenter.network.predict(pixels), segmenter.vocabulary(NAMES)
     p = by_network((queries.classes @ words.texts.T).double(), queries.classes @ queries.no_object)
-    rles = segmenter.binary(pixels, queries)
+    rles = segmenter.binarize(pixels, queries)
     assert all(rles)
     features = []
     for rle in rles:
@@ -61,7 +61,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
         crop, inside = crops.region(pixels, mask, box, clip.size, colour, True)
         features.append(clip.encode_crops(crop[None], inside[None])[0])
     q = by_clip((torch.stack(features) @ words.texts.T).double())
-    scores = {"clip": q, "segmenter": p, "ensemble": p**0.3 * q**0.7}[classifier]
+    scores = {"clip": q, "proposals": p, "ensemble": p**0.3 * q**0.7}[classifier]
     labels, values = compose(scores, queries.masks, queries.extent, 48, 64)
     np.testing.assert_allclose(found.proposals, scores, atol=2e-3)
     np.testing.assert_allclose(found.score, values, atol=1e-2)
@@ -70,7 +70,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
 
 
 def test_the_toys_tell_things_apart(segmenter: Segmenter) -> None:
-    """Otherwise the tests of this file would prove little: some pictures have several classes, by all three classifiers."""
+    """Otherwise the tests of this file would prove little: some images have several classes, by all three classifiers."""
     found = [[segmenter.segment(noise(seed), NAMES, classifier).labels for classifier in ALL] for seed in range(10)]
     for i, j in ((0, 1), (1, 2), (0, 2)):
         assert any(not np.array_equal(some[i], some[j]) for some in found)
@@ -79,7 +79,7 @@ def test_the_toys_tell_things_apart(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("classifier", ALL)
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (1, 10_000), (3, 10_000)])
-def test_pictures_a_pixel_high_and_ten_thousand_wide_are_segmented(
+def test_images_a_pixel_high_and_ten_thousand_wide_are_segmented(
     segmenter: Segmenter, size: tuple[int, int], classifier: Classifier
 ) -> None:
     found = segmenter.segment(noise(0, *size), NAMES, classifier)
@@ -110,16 +110,16 @@ def test_where_no_proposal_is_valid_the_network_s_word_stands(segmenter: Segment
     strict = replace(segmenter, mask_threshold=0.9999)
     found = strict.segment(noise(0), NAMES, classifier)
     assert not found.areas.any()
-    alone = segmenter.segment(noise(0), NAMES, "segmenter")
+    alone = segmenter.segment(noise(0), NAMES, "proposals")
     assert np.array_equal(found.labels, alone.labels) and np.array_equal(found.proposals, alone.proposals)
 
 
 def test_some_valid_proposals_among_others_are_the_only_ones_that_clip_names(segmenter: Segmenter) -> None:
     pixels = noise(0)
-    queries = segmenter.network.look(pixels)
+    queries = segmenter.network.predict(pixels)
     highest = sorted(queries.masks.flatten(1).amax(1).sigmoid().tolist())
     strict = replace(segmenter, mask_threshold=(highest[1] + highest[2]) / 2)
-    found, alone = strict.segment(pixels, NAMES, "clip"), strict.segment(pixels, NAMES, "segmenter")
+    found, alone = strict.segment(pixels, NAMES, "clip"), strict.segment(pixels, NAMES, "proposals")
     valid = found.areas > 0
     assert 1 <= valid.sum() < QUERIES
     assert np.array_equal(found.proposals[~valid], alone.proposals[~valid])
@@ -147,7 +147,7 @@ def test_a_clip_without_mask_prompts_is_shown_crops_alone_and_one_with_them_mask
     one, two = (some.segment(noise(0), NAMES, "clip") for some in (segmenter, other))
     assert np.abs(one.proposals - two.proposals).max() > 0.01
     assert np.array_equal(one.areas, two.areas)
-    one, two = (some.segment(noise(0), NAMES, "segmenter") for some in (segmenter, other))
+    one, two = (some.segment(noise(0), NAMES, "proposals") for some in (segmenter, other))
     assert np.array_equal(one.proposals, two.proposals)
 
 
@@ -160,13 +160,13 @@ def test_in_an_unmasked_crop_nothing_is_blank_so_prompts_say_nothing(
 
 
 def regions_of(segmenter: Segmenter, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What CLIP sees of a cross in a picture: crop `[3, S, S]` and mask `[S, S]`."""
-    found = replace(segmenter, **changes).cut(noise(0), [None, masks.encode(cross())])
+    """What CLIP sees of a cross in an image: crop `[3, S, S]` and mask `[S, S]`."""
+    found = replace(segmenter, **changes).crop_regions(noise(0), [None, masks.encode(cross())])
     assert found.valid.tolist() == [False, True] and found.rles == (None, masks.encode(cross()))
     return found.crop[0], found.mask[0]
 
 
-def cross() -> masks.Bool:
+def cross() -> masks.MaskArray:
     """In the columns 10 to 40 and the rows 5 to 25."""
     mask = np.zeros((48, 64), bool)
     mask[12:18, 10:41] = mask[5:26, 20:30] = True
@@ -192,7 +192,7 @@ def test_the_view_crop_is_the_box_as_it_is(segmenter: Segmenter, clip: Clip) -> 
     assert torch.equal(crop, fitted(part, part[..., 0] >= 0, clip.size)[0]) and mask.all()
 
 
-def test_the_view_mask_is_the_whole_picture_with_the_rest_blank(segmenter: Segmenter, clip: Clip) -> None:
+def test_the_view_mask_is_the_whole_image_with_the_rest_blank(segmenter: Segmenter, clip: Clip) -> None:
     colour = crops.fill_colour("mean", clip.mean.tolist())
     wanted = fitted(crops.fill_background(noise(0), cross(), colour), cross(), clip.size)
     assert all(torch.equal(a, b) for a, b in zip(regions_of(segmenter, view="mask"), wanted, strict=True))
@@ -209,7 +209,7 @@ def test_the_fill_of_the_recipe_is_used_in_every_masked_view(segmenter: Segmente
 def test_of_no_proposal_nothing_is_cut_and_clip_says_nothing(segmenter: Segmenter) -> None:
     words = segmenter.vocabulary(NAMES)
     for rles in ([], [None, None]):
-        found = segmenter.cut(noise(0), rles)
+        found = segmenter.crop_regions(noise(0), rles)
         assert found.crop.shape == (0, 3, segmenter.clip.size, segmenter.clip.size)
         q = segmenter.by_clip(found, words)
         assert q.shape == (len(rles), len(NAMES)) and not q.any()
@@ -217,17 +217,17 @@ def test_of_no_proposal_nothing_is_cut_and_clip_says_nothing(segmenter: Segmente
 
 def test_seen_classes_get_their_own_weight_mean_and_discount(segmenter: Segmenter) -> None:
     pixels, seen = noise(0), torch.tensor([True, True, False, True, False, False])
-    queries = segmenter.network.look(pixels)
-    regions = segmenter.cut(pixels, segmenter.binary(pixels, queries))
-    named = segmenter.name(queries, regions, segmenter.vocabulary(NAMES))
+    queries = segmenter.network.predict(pixels)
+    regions = segmenter.crop_regions(pixels, segmenter.binarize(pixels, queries))
+    named = segmenter.classify(queries, regions, segmenter.vocabulary(NAMES))
     tuned = replace(segmenter, weight_seen=0.2, average_seen=True, calibration=0.3)
-    scores = tuned.mix(named, 0.7, seen)
+    scores = tuned.ensemble(named, 0.7, seen)
     mean = named.q[:, seen].mean(1, keepdim=True)
     torch.testing.assert_close(scores[:, seen], named.p[:, seen] ** 0.8 * mean**0.2)
     torch.testing.assert_close(scores[:, ~seen], named.p[:, ~seen] ** 0.3 * named.q[:, ~seen] ** 0.7)
-    assert torch.equal(tuned.mix(named, 0.7), segmenter.mix(named, 0.7))
+    assert torch.equal(tuned.ensemble(named, 0.7), segmenter.ensemble(named, 0.7))
     for known, less in ((seen, 0.3 * seen), (None, None)):
-        found = tuned.paint(pixels, queries, scores, known)
+        found = tuned.semantic_map(pixels, queries, scores, known)
         wanted = compose(scores, queries.masks, queries.extent, 48, 64, less)
         assert np.array_equal(found[0], wanted[0])
         np.testing.assert_allclose(found[1], wanted[1], atol=1e-6)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ovseg.params import Params
+from ovseg.core.params import Params
 from tests.structure.closure import DAGS, FETCHES, ROOT, closure
 
 STAGES = {
@@ -22,14 +22,14 @@ ORDER = [
     "base",
     "index",
     "nouns",
-    "segmenter",
+    "proposal_network",
     "propose",
     "score",
     "select",
     "shards",
     "finetune",
     "prompt",
-    "tune",
+    "calibrate",
     "evaluate",
     "report",
 ]

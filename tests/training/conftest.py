@@ -11,7 +11,7 @@ import pytest
 import webdataset as wds
 
 from ovseg.clip.save import save_clip
-from ovseg.samples import Sample, encode_sample, key_of
+from ovseg.core.samples import Sample, encode_sample, key_of
 from tests.conftest import random_clip
 
 NOUNS = ("star", "key", "boat", "fish", "guitar", "kite")

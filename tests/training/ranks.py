@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from ovseg.training.distributed import joined
-from tests.training.test_contrast import batch_of, gradients
+from ovseg.training.distributed import distributed_context
+from tests.training.test_contrastive import batch_of, gradients
 
 
 def main() -> None:
     base, out, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    with joined(["cpu"]) as world:
+    with distributed_context(["cpu"]) as world:
         first, number = world.rank * 6, 6 // parts
         batches = [batch_of(first + i * number, number) for i in range(parts)]
         found = gradients(base, batches, world, DistributedDataParallel)

@@ -17,24 +17,37 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovseg import fingerprint
 from ovseg.clip.adapted import PROMPTS, load_adapted, read_provenance
 from ovseg.clip.save import WEIGHTS
-from ovseg.errors import OvsegError
-from ovseg.runtime import Runtime
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
 from ovseg.training import adapt as module
 from ovseg.training.adapt import Recipe, adapt
-from ovseg.training.contrast import contrast
-from ovseg.training.loop import CURVES, Done
+from ovseg.training.contrastive import contrastive_step
+from ovseg.training.loop import CURVES, StepResult
 from tests.conftest import ROOT
 from tests.training.conftest import write_set
 
 SOURCE = {"mask_source": "ground_truth", "mask_licence": "Apache-2.0"}
 FINETUNE = Recipe(
-    epochs=2, max_steps=None, batch_size=16, lr=1e-3, prompt_lr=None, depth=2, weight_decay=0.2, warmup_steps=2,
-    loss="multi_positive", templates="single", logit_scale="train", crop_scale=0.9, precision="fp32", seed=0, fill="mean",
+    epochs=2,
+    max_steps=None,
+    batch_size=16,
+    lr=1e-3,
+    prompt_lr=None,
+    depth=2,
+    weight_decay=0.2,
+    warmup_steps=2,
+    loss="multi_positive",
+    templates="single",
+    logit_scale="train",
+    crop_scale=0.9,
+    precision="fp32",
+    seed=0,
+    fill="mean",
     antialias=True,
-)  # fmt: skip
+)
 PROMPT = dataclasses.replace(FINETUNE, lr=None, prompt_lr=1e-2)
 
 
@@ -105,7 +118,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
         return Runtime(workers=workers, work=tmp_path / name, checkpoint_seconds=0)
 
     adapt("finetune", base, shards, tmp_path / "whole", runtime("a"), recipe, SOURCE)
-    real, calls = contrast, []
+    real, calls = contrastive_step, []
 
     def fails_at_fifth(*args: Any, **options: Any) -> torch.Tensor:
         calls.append(1)
@@ -121,7 +134,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     assert len(calls) == 5 + 8 - 4  # of 8 steps, four were done before the cut
     files = sorted(path.name for path in (tmp_path / "whole").iterdir())
     for name in files:
-        assert fingerprint.of_file(tmp_path / "whole" / name) == fingerprint.of_file(tmp_path / "cut" / name), name
+        assert hashing.sha256_file(tmp_path / "whole" / name) == hashing.sha256_file(tmp_path / "cut" / name), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -134,7 +147,7 @@ def test_a_killed_process_continues_to_the_same_weights(
     whole = tmp_path / "whole"
     code = (
         "import logging, sys; from pathlib import Path; logging.basicConfig(level=logging.INFO)\n"
-        "from ovseg.runtime import Runtime; from tests.training.test_adapt import FINETUNE, SOURCE, adapt, dataclasses\n"
+        "from ovseg.engine.runtime import Runtime; from tests.training.test_adapt import FINETUNE, SOURCE, adapt, dataclasses\n"
         "base, shards, out, work = map(Path, sys.argv[1:])\n"
         "adapt('finetune', base, shards, out, Runtime(workers=1, work=work, checkpoint_seconds=0),\n"
         "      dataclasses.replace(FINETUNE, epochs=20), SOURCE)"
@@ -208,7 +221,7 @@ def test_prompts_refuse_masks_without_a_blank_patch(base: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_stops_with_step_samples_and_the_kept_checkpoint(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = contrast
+    real = contrastive_step
 
     def spoiled(*args: Any, step: int, **options: Any) -> torch.Tensor:
         loss = real(*args, step=step, **options)
@@ -225,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_with_step_samples_and_the_kept_checkpoin
 def test_a_gradient_that_is_no_number_never_reaches_the_weights(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = contrast
+    real = contrastive_step
 
     def spoiled(tower: torch.nn.Module, *args: Any, step: int, **options: Any) -> torch.Tensor:
         loss = real(tower, *args, step=step, **options)
@@ -272,7 +285,7 @@ def test_an_error_of_a_loading_process_is_one_line(base: Path, shards: Path, tmp
 def test_out_of_memory_says_what_to_set(
     base: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> Done:
+    def full(*_: Any, **__: Any) -> StepResult:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(module, "contrast", full)

@@ -14,11 +14,11 @@ import pytest
 import torch
 import webdataset as wds
 
-from ovseg.crops import fill_colour
-from ovseg.errors import OvsegError
+from ovseg.core.crops import fill_colour
+from ovseg.core.errors import OvsegError
+from ovseg.core.samples import Sample, encode_sample, key_of
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, write_shards
-from ovseg.runtime import Runtime
-from ovseg.samples import Sample, encode_sample, key_of
 from ovseg.training.loader import Batch, load_shards
 from tests.conftest import Mined
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import TEMPLATES
 from ovseg.training.texts import pick, read_nouns, text_bank
-from ovseg.vocabulary import TEMPLATES
 from tests.training.conftest import NOUNS
 
 

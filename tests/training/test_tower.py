@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.save import WEIGHTS
-from ovseg.errors import OvsegError
-from ovseg.runtime import Runtime
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
 from ovseg.training.adapt import adapt
 from ovseg.training.tower import Tower
 from tests.towers import TOWERS, WITHOUT_PATCHES, build, save

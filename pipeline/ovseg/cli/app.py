@@ -1,4 +1,4 @@
-"""The command `ovseg`: segment pictures with any words; data sets, plans and models around it."""
+"""The command `ovseg`: segment images with any words; data sets, plans and models around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovseg.cli.entry import run_app
 from ovseg.cli.plan import plan
 
 app = typer.Typer(
-    help="Segment pictures with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
+    help="Segment images with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -24,7 +24,7 @@ app.add_typer(data, name="data")
 
 class Classifier(StrEnum):  # noqa: D101
     clip = "clip"
-    segmenter = "segmenter"
+    proposals = "proposals"
     ensemble = "ensemble"
 
 
@@ -49,7 +49,7 @@ Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 @app.callback()
 def callback() -> None:
-    """Segment pictures with any words; data sets, plans and models around it."""
+    """Segment images with any words; data sets, plans and models around it."""
 
 
 def main() -> None:
@@ -59,17 +59,17 @@ def main() -> None:
 
 @app.command()
 def segment(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
     names: Annotated[str, typer.Option(help='What to look for: "cat, sofa, grass", or a file with a name a line.')],
     out: Annotated[Path, typer.Option(help="Folder of overlays, label maps and JSON files.")] = Path("segmented"),
     clip: Annotated[Path, typer.Option(help="The CLIP that names regions.")] = Path("models/prompt"),
-    network: Annotated[Path, typer.Option(help="The proposal network.")] = Path("models/segmenter"),
+    network: Annotated[Path, typer.Option(help="The proposal network.")] = Path("models/proposal_network"),
     classifier: Annotated[Classifier, typer.Option(help="Whose word counts.")] = Classifier.ensemble,
     weight: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble; tuned by default.")
+        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble; calibrated by default.")
     ] = None,
     mask_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask; tuned by default.")
+        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask; calibrated by default.")
     ] = None,
     others: Annotated[
         bool | None,
@@ -83,13 +83,25 @@ def segment(
     device: Annotated[str, typer.Option(help="cpu, cuda:0, ... or auto.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Regions in one forward pass.")] = 64,
 ) -> None:
-    """Segment pictures with any words."""
+    """Segment images with any words."""
     from ovseg.cli.segment import segment_with
 
     segment_with(
-        pictures, names, out, clip, network, classifier.value, weight, mask_threshold, others, synonyms.value,
-        templates.value, precision.value, device, batch_size,
-    )  # fmt: skip
+        images,
+        names,
+        out,
+        clip,
+        network,
+        classifier.value,
+        weight,
+        mask_threshold,
+        others,
+        synonyms.value,
+        templates.value,
+        precision.value,
+        device,
+        batch_size,
+    )
 
 
 @app.command()
@@ -122,7 +134,7 @@ def export_clip(
 
 @app.command()
 def convert_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="A CLIP or a segmenter that OVSeg's authors released.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A CLIP, or a segmenter that OVSeg's authors released.")],
     out: Out,
     model: Annotated[
         str | None, typer.Option(help="open_clip name of the CLIP; by default told from its sizes.")
@@ -130,16 +142,14 @@ def convert_checkpoint(
 ) -> None:
     """Read a released OVSeg CLIP, mask prompts included, into a folder that everything here loads.
 
-    Of a released segmenter both its proposal network and its CLIP are read, into OUT/segmenter and OUT/clip.
+    Of a released segmenter both its proposal network and its CLIP are read, into OUT/proposal_network and OUT/clip.
     """
     from ovseg.clip.convert import convert_clip, read_state
-    from ovseg.proposals.convert import CLIP, SEGMENTER, convert_segmenter, is_segmenter
+    from ovseg.proposals.convert import CLIP, NETWORK, convert_segmenter, is_segmenter
 
     if is_segmenter(read_state(checkpoint)):
         convert_segmenter(checkpoint, model, out)
-        typer.echo(
-            f"{out} is ready: ovseg segment PICTURES --network {out / SEGMENTER} --clip {out / CLIP} --names ..."
-        )
+        typer.echo(f"{out} is ready: ovseg segment IMAGES --network {out / NETWORK} --clip {out / CLIP} --names ...")
     else:
         convert_clip(checkpoint, model, out)
         typer.echo(f"{out} is ready: clip.model=local-dir:{out}")

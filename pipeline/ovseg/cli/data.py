@@ -39,10 +39,10 @@ def get(
     keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Leave archives there once verified.")] = False,
 ) -> None:
     """Download, unpack and verify. Stopped, it goes on where it was."""
+    from ovseg.core.errors import OvsegError
     from ovseg.datasets.fetch.parts import fetch, verify
     from ovseg.datasets.fetch.releases import parts_of
     from ovseg.datasets.fetch.status import state, table
-    from ovseg.errors import OvsegError
 
     wanted = parts_of(dataset, tuple(parts or ()))
     owners = [part for part in wanted if archive and archive.name in [file.name for file in part.files]] or wanted
@@ -63,10 +63,10 @@ def link(
     root: Root = Path("data"),
 ) -> None:
     """Use data that lies elsewhere: it is verified and linked, not copied. Parts that are not there are named."""
+    from ovseg.core.errors import OvsegError
     from ovseg.datasets.fetch.parts import holds_any
     from ovseg.datasets.fetch.parts import link as link_part
     from ovseg.datasets.fetch.releases import parts_of
-    from ovseg.errors import OvsegError
 
     wanted = parts_of(dataset, tuple(parts or ()))
     found = [part for part in wanted if parts or holds_any(part, there)]

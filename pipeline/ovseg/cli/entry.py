@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 INTERRUPTED = 130
 

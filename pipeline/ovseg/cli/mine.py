@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ovseg.cli.entry import run_app
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 if TYPE_CHECKING:
-    from ovseg.runtime import Runtime
+    from ovseg.engine.runtime import Runtime
 
 mine = typer.Typer(
-    help="Mine mask-noun pairs: captions and pictures in, WebDataset shards of masked crops out.",
+    help="Mine mask-noun pairs: captions and images in, WebDataset shards of masked crops out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -33,12 +33,12 @@ class Format(StrEnum):
     coco = "coco"
 
 
-Images = Annotated[Path, typer.Option(help="Folder of the pictures, or of WebDataset shards.")]
+Images = Annotated[Path, typer.Option(help="Folder of the images, or of WebDataset shards.")]
 Captions = Annotated[Path, typer.Option(help="Captions JSON in COCO's format, or the folder of shards again.")]
 Proposals = Annotated[
     str,
     typer.Option(
-        help="Where masks come from: ground_truth:PATH, precomputed:PATH, or {segmenter,maskformer,sam2}:CHECKPOINT."
+        help="Where masks come from: ground_truth:PATH, precomputed:PATH, or {proposal_network,maskformer,sam2}:CHECKPOINT."
     ),
 ]
 ClipName = Annotated[
@@ -56,7 +56,7 @@ PerImage = Annotated[Literal["1", "all"], typer.Option("--captions-per-image", h
 StopList = Annotated[
     Path | None, typer.Option(help="Nouns to leave out, one a line; default: those that come with ovseg.")
 ]
-Annotations = Annotated[Path | None, typer.Option(help="Annotated masks with class names, for --annotated-share.")]
+Annotations = Annotated[Path | None, typer.Option(help="Annotated masks with class names, for --annotated-fraction.")]
 MaskThreshold = Annotated[float, typer.Option(min=0.01, max=0.99, help="Soft masks are cut here.")]
 MaxProposals = Annotated[int, typer.Option(min=1, help="Masks per image, best first.")]
 Templates = Annotated[Literal["none", "single", "vild"], typer.Option(help="Text templates.")]
@@ -72,7 +72,7 @@ MinSimilarity = Annotated[float | None, typer.Option(min=-1, max=1, help="Least 
 MinMargin = Annotated[float | None, typer.Option(min=0, max=2, help="Least distance to the next mask.")]
 MinArea = Annotated[int, typer.Option(min=1, help="Least area of a mask in pixels.")]
 MaxPerNoun = Annotated[int | None, typer.Option(min=1, help="Keep the most similar N pairs of a noun.")]
-AnnotatedShare = Annotated[float, typer.Option(min=0, max=1, help="Share of annotated masks among the pairs.")]
+AnnotatedFraction = Annotated[float, typer.Option(min=0, max=1, help="Share of annotated masks among the pairs.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order of the pairs.")]
 PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="At most that many samples in a shard.")]
 MinShards = Annotated[int, typer.Option(min=1, help="At least that many shards: one a worker of each rank.")]
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _runtime(workers: int | None, device: str, batch_size: int, executor: str, fresh: bool) -> Runtime:
-    from ovseg.runtime import Runtime, devices
+    from ovseg.engine.runtime import Runtime, devices
 
     return Runtime(devices(device), workers or os.cpu_count() or 1, batch_size, executor, fresh=fresh)
 
@@ -107,7 +107,7 @@ def _source(text: str) -> dict[str, Any]:
     """SOURCE[:PATH] -> the fields `source`, `path` and `model` of a run's settings."""
     name, _, where = text.partition(":")
     needs = {
-        "segmenter": "model",
+        "proposal_network": "model",
         "maskformer": "model",
         "sam2": "model",
         "ground_truth": "path",
@@ -150,7 +150,7 @@ def run(
     min_margin: MinMargin = None,
     min_area: MinArea = 1,
     max_per_noun: MaxPerNoun = None,
-    annotated_share: AnnotatedShare = 0.0,
+    annotated_fraction: AnnotatedFraction = 0.0,
     seed: Seed = 0,
     samples_per_shard: PerShard = 4096,
     min_shards: MinShards = 16,
@@ -201,7 +201,7 @@ def _text(path: Path | None) -> str | None:
 def index(
     images: Images, captions: Captions, out: Out, limit: Limit = None, workers: Workers = None, fresh: Fresh = False
 ) -> None:
-    """List pictures and captions, one row an image; what is missing or broken is recorded."""
+    """List images and captions, one row an image; what is missing or broken is recorded."""
     from ovseg.mining.index import build_index
 
     build_index(images, captions, out, _runtime(workers, "cpu", 1, "local", fresh), limit)
@@ -222,9 +222,14 @@ def nouns(
     from ovseg.mining.nouns import extract_nouns
 
     extract_nouns(
-        index, out, _runtime(workers, "cpu", 1, "local", fresh), model=nouns_model, unit=unit,
-        captions_per_image=_per_image(captions_per_image), stop_list=stop_list,
-    )  # fmt: skip
+        index,
+        out,
+        _runtime(workers, "cpu", 1, "local", fresh),
+        model=nouns_model,
+        unit=unit,
+        captions_per_image=_per_image(captions_per_image),
+        stop_list=stop_list,
+    )
 
 
 @mine.command()
@@ -245,10 +250,17 @@ def propose(
 
     found = _source(proposals)
     propose_masks(
-        index, images, out, _runtime(workers, device, 1, "local", fresh), source=found["source"],
-        path=Path(found["path"]) if found["path"] else None, model=found["model"], annotations=annotations,
-        mask_threshold=mask_threshold, max_proposals=max_proposals,
-    )  # fmt: skip
+        index,
+        images,
+        out,
+        _runtime(workers, device, 1, "local", fresh),
+        source=found["source"],
+        path=Path(found["path"]) if found["path"] else None,
+        model=found["model"],
+        annotations=annotations,
+        mask_threshold=mask_threshold,
+        max_proposals=max_proposals,
+    )
 
 
 @mine.command()
@@ -277,10 +289,21 @@ def score(
 
     model, pretrained = parse(clip)
     score_nouns(
-        index, images, nouns, proposals, out, _runtime(workers, device, batch_size, executor, fresh), clip_model=model,
-        clip_pretrained=pretrained, precision=precision, fill=fill, antialias=antialias, templates=templates, top_k=top_k,
+        index,
+        images,
+        nouns,
+        proposals,
+        out,
+        _runtime(workers, device, batch_size, executor, fresh),
+        clip_model=model,
+        clip_pretrained=pretrained,
+        precision=precision,
+        fill=fill,
+        antialias=antialias,
+        templates=templates,
+        top_k=top_k,
         duplicate_iou=duplicate_iou,
-    )  # fmt: skip
+    )
 
 
 @mine.command()
@@ -293,7 +316,7 @@ def select(
     min_margin: MinMargin = None,
     min_area: MinArea = 1,
     max_per_noun: MaxPerNoun = None,
-    annotated_share: AnnotatedShare = 0.0,
+    annotated_fraction: AnnotatedFraction = 0.0,
     seed: Seed = 0,
     fresh: Fresh = False,
 ) -> None:
@@ -301,9 +324,18 @@ def select(
     from ovseg.mining.select import select_pairs
 
     select_pairs(
-        candidates, proposals, out, _runtime(1, "cpu", 1, "local", fresh), rule=rule, min_similarity=min_similarity,
-        min_margin=min_margin, min_area=min_area, max_per_noun=max_per_noun, annotated_share=annotated_share, seed=seed,
-    )  # fmt: skip
+        candidates,
+        proposals,
+        out,
+        _runtime(1, "cpu", 1, "local", fresh),
+        rule=rule,
+        min_similarity=min_similarity,
+        min_margin=min_margin,
+        min_area=min_area,
+        max_per_noun=max_per_noun,
+        annotated_fraction=annotated_fraction,
+        seed=seed,
+    )
 
 
 @mine.command()
@@ -324,9 +356,17 @@ def shards(
     from ovseg.mining.shards import write_shards
 
     write_shards(
-        index, images, proposals, pairs, out, _runtime(workers, "cpu", 1, "local", fresh),
-        samples_per_shard=samples_per_shard, min_shards=min_shards, background=background, jpeg_quality=jpeg_quality,
-    )  # fmt: skip
+        index,
+        images,
+        proposals,
+        pairs,
+        out,
+        _runtime(workers, "cpu", 1, "local", fresh),
+        samples_per_shard=samples_per_shard,
+        min_shards=min_shards,
+        background=background,
+        jpeg_quality=jpeg_quality,
+    )
 
 
 @mine.command()

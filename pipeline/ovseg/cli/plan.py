@@ -26,8 +26,8 @@ def plan(
     from ovseg.cli.plans.rates import clip_of, machine
     from ovseg.cli.plans.stages import memory, stage_rows
     from ovseg.cli.plans.table import table
-    from ovseg.params import read_params
-    from ovseg.runtime import from_environment
+    from ovseg.core.params import read_params
+    from ovseg.engine.runtime import from_environment
 
     read, root = read_params(params), Path()
     on = machine(from_environment(), gpu, gpus, small=clip_of(read.clip.model) == "demo")

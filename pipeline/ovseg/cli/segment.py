@@ -1,4 +1,4 @@
-"""What `ovseg segment` does: names, settings, pictures."""
+"""What `ovseg segment` does: names, settings, images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import typer
 
-from ovseg import fingerprint
 from ovseg.clip.load import Precision
-from ovseg.errors import OvsegError
-from ovseg.evaluation.tune import Choice, read_choice
-from ovseg.runtime import devices
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import Templates
+from ovseg.engine.runtime import devices
+from ovseg.evaluation.calibrate import Choice, read_choice
+from ovseg.segmentation.image_files import list_images, segment_images
 from ovseg.segmentation.names import Synonyms
-from ovseg.segmentation.pictures import list_pictures, segment_pictures
 from ovseg.segmentation.segmenter import Classifier, Segmenter
-from ovseg.vocabulary import Templates
 
 log = logging.getLogger("ovseg")
 
@@ -27,32 +27,55 @@ DEFAULT = Choice(0.4, 0.7, "default, the paper's")
 
 
 def segment_with(
-    pictures: Sequence[Path], names: str, out: Path, clip: Path, network: Path, classifier: Classifier, weight: float | None,
-    mask_threshold: float | None, others: bool | None, synonyms: Synonyms, templates: Templates, precision: Precision,
-    device: str, batch_size: int,
-) -> None:  # fmt: skip
-    """Segment pictures and say what was done; see `ovseg segment --help`.
+    images: Sequence[Path],
+    names: str,
+    out: Path,
+    clip: Path,
+    network: Path,
+    classifier: Classifier,
+    weight: float | None,
+    mask_threshold: float | None,
+    others: bool | None,
+    synonyms: Synonyms,
+    templates: Templates,
+    precision: Precision,
+    device: str,
+    batch_size: int,
+) -> None:
+    """Segment images and say what was done; see `ovseg segment --help`.
 
     Raises:
         OvsegError: names, paths or models that cannot be used.
-        typer.Exit: some pictures could not be read.
+        typer.Exit: some images could not be read.
     """
-    classes, found = read_names(names), list_pictures(pictures)
+    classes, found = read_names(names), list_images(images)
     choice = _choice(clip, weight, mask_threshold)
     log.info("mask threshold %g, weight of CLIP %g (%s)", choice.mask_threshold, choice.weight, choice.source)
     segmenter = Segmenter.load(
-        network, clip, devices(device)[0], precision, mask_threshold=choice.mask_threshold, weight=choice.weight,
-        templates=templates, synonyms=synonyms, batch_size=batch_size,
-    )  # fmt: skip
+        network,
+        clip,
+        devices(device)[0],
+        precision,
+        mask_threshold=choice.mask_threshold,
+        weight=choice.weight,
+        templates=templates,
+        synonyms=synonyms,
+        batch_size=batch_size,
+    )
     words = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)
     about: dict[str, Any] = {
-        "classifier": classifier, "weight": choice.weight, "mask_threshold": choice.mask_threshold, "synonyms": synonyms,
-        "templates": templates, "precision": precision, "clip": fingerprint.of_path(clip),
-        "network": fingerprint.of_path(network),
-    }  # fmt: skip
-    counts = segment_pictures(segmenter, found, words, out, classifier, about)
+        "classifier": classifier,
+        "weight": choice.weight,
+        "mask_threshold": choice.mask_threshold,
+        "synonyms": synonyms,
+        "templates": templates,
+        "precision": precision,
+        "clip": hashing.sha256_path(clip),
+        "network": hashing.sha256_path(network),
+    }
+    counts = segment_images(segmenter, found, words, out, classifier, about)
     if dropped := sum(number for reason, number in counts.items() if reason.startswith("dropped.")):
-        typer.echo(f"{dropped} of {len(found)} pictures could not be read; they are named above", err=True)
+        typer.echo(f"{dropped} of {len(found)} images could not be read; they are named above", err=True)
         raise typer.Exit(1)
 
 
@@ -75,8 +98,8 @@ def read_names(text: str) -> list[list[str]]:
 
 
 def _choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
-    """What `tune` chose for this CLIP, if it stands in the folder of a pipeline; what is given goes first."""
-    report = clip.parent.parent / "reports" / "tune"
+    """What `calibrate` chose for this CLIP, if it stands in the folder of a pipeline; what is given goes first."""
+    report = clip.parent.parent / "reports" / "calibrate"
     try:
         return read_choice(report, clip.name, mask_threshold, weight)
     except OvsegError:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from ovseg.clip.card import write_card
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
-from ovseg.clip.prompts import resize_prompts, seams
+from ovseg.clip.prompts import resize_prompts, vit_hook_points
 from ovseg.clip.save import model_config, save_clip
-from ovseg.errors import OvsegError
-from ovseg.units import write_json
-from ovseg.weights import offline_kept
+from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_json
+from ovseg.core.weights import respect_offline
 
 PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"
 
@@ -54,7 +54,7 @@ def load_adapted(
     if not prompts or not (folder / PROMPTS).is_file():
         return clip
     tensor, grid = read_prompts(folder / PROMPTS)
-    where = seams(clip.model.visual)  # type: ignore[arg-type]
+    where = vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
     if grid != where.grid:
         if not resize:
             raise OvsegError(
@@ -96,7 +96,7 @@ def save_adapted(
         tokenizer.save_pretrained(folder)
     (folder / PROMPTS).unlink(missing_ok=True)
     if prompts is not None:
-        rows, columns = seams(network.visual).grid  # type: ignore[arg-type]
+        rows, columns = vit_hook_points(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
         save_file({"prompts": tensor}, folder / PROMPTS, metadata={"grid": f"{rows}x{columns}"})
     write_json(folder / PROVENANCE, provenance)
@@ -121,7 +121,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
         "weights": weights_fingerprint(model, pretrained),
         "licence": licence,
     }
-    with offline_kept():
+    with respect_offline():
         config = model_config(model)
     provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
     save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer)

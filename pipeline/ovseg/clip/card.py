@@ -26,25 +26,41 @@ def write_card(folder: Path, provenance: Mapping[str, Any], prompted: bool) -> N
     licences = [base.get("licence"), *(step.get("mask_licence") for step in steps)]
     named = dict.fromkeys(licence or "not stated" for licence in licences)
     front = {
-        "library_name": "open_clip", "pipeline_tag": "zero-shot-image-classification",
+        "library_name": "open_clip",
+        "pipeline_tag": "zero-shot-image-classification",
         "tags": ["open_clip", "clip", "ovseg", "open-vocabulary-segmentation"],
         "license": next(iter(named)).lower() if len(named) == 1 and "not stated" not in named else "other",
-    }  # fmt: skip
+    }
     text = [
-        "---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "",
-        "# CLIP adapted to masked crops", "",
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        "# CLIP adapted to masked crops",
+        "",
         "Made by [OVSeg](https://arxiv.org/abs/2210.04150)'s recipe: the image tower names regions whose background is "
-        "blank. The text tower is that of the base.", "",
-        "```python", "import open_clip", 'model = open_clip.create_model("local-dir:THIS_FOLDER")',
-        "# or, with mask prompts where there are some:", "from pathlib import Path",
-        "from ovseg.clip.adapted import load_adapted", 'clip = load_adapted(Path("THIS_FOLDER"))', "```", "",
-        "Mask prompts lie in `mask_prompts.safetensors`; stock open_clip does not use them." if prompted
-        else "There are no mask prompts.", "",
-        "## Made from", "",
+        "blank. The text tower is that of the base.",
+        "",
+        "```python",
+        "import open_clip",
+        'model = open_clip.create_model("local-dir:THIS_FOLDER")',
+        "# or, with mask prompts where there are some:",
+        "from pathlib import Path",
+        "from ovseg.clip.adapted import load_adapted",
+        'clip = load_adapted(Path("THIS_FOLDER"))',
+        "```",
+        "",
+        "Mask prompts lie in `mask_prompts.safetensors`; stock open_clip does not use them."
+        if prompted
+        else "There are no mask prompts.",
+        "",
+        "## Made from",
+        "",
         f"- base: `{base.get('model', 'not stated')}`, weights `{base.get('pretrained') or base.get('weights')}`, "
         f"licence: {base.get('licence') or 'not stated'}{_exactly(base)}",
-        *(_step(step) for step in steps), "",
-    ]  # fmt: skip
+        *(_step(step) for step in steps),
+        "",
+    ]
     (folder / CARD).write_text("\n".join(text), encoding="utf-8")
 
 

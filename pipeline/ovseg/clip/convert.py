@@ -11,11 +11,11 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from ovseg import fingerprint
 from ovseg.clip.adapted import save_adapted
-from ovseg.clip.prompts import seams
+from ovseg.clip.prompts import vit_hook_points
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
 
 MASK_EMBEDDING = "visual.mask_embedding"
 UNUSED = {"attn_mask"}  # a constant that some versions of open_clip store
@@ -67,7 +67,7 @@ def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None,
     base = {
         "model": name,
         "pretrained": checkpoint.name,
-        "weights": fingerprint.of_file(checkpoint),
+        "weights": hashing.sha256_file(checkpoint),
         "licence": LICENCE,
     }
     provenance = {"base": base, "steps": []}
@@ -132,7 +132,7 @@ def _name(state: Mapping[str, Tensor], checkpoint: Path) -> str:
 
 def _fitting(prompts: Tensor, visual: nn.Module, checkpoint: Path) -> Tensor:
     """Prompts `[depth, patches, width]`, one for each patch of the tower."""
-    where = seams(visual)
+    where = vit_hook_points(visual)
     number = where.grid[0] * where.grid[1]
     if prompts.ndim != 3 or prompts.shape[1] not in (1, number) or prompts.shape[2] != where.width:
         raise OvsegError(

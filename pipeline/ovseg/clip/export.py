@@ -8,7 +8,7 @@ import torch
 
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 
 def export_clip(model: Path, out: Path, half: bool = False) -> None:

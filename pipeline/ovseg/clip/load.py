@@ -16,11 +16,11 @@ from open_clip.transformer import AttentionalPooler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ovseg import crops, weights
 from ovseg.clip.names import SCHEMAS
 from ovseg.clip.pretrained import Located, locate
-from ovseg.clip.prompts import inserted
-from ovseg.errors import OvsegError
+from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.core import crops, weights
+from ovseg.core.errors import OvsegError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -67,7 +67,7 @@ class Clip:
             return _unit(self.model.encode_image(images))  # type: ignore[operator]
         if masks is None:
             raise ValueError("a CLIP with mask prompts needs the masks of its crops")
-        with inserted(self.model.visual, self.prompts, masks.to(device)):  # type: ignore[arg-type]
+        with mask_prompts_applied(self.model.visual, self.prompts, masks.to(device)):  # type: ignore[arg-type]
             return _unit(self.model.encode_image(images))  # type: ignore[operator]
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
 
     Raises:
         OvsegError: unknown name or tag, missing file, missing or extra keys, activation other than the weights'; no
-            network where something has to be downloaded, or `OVSEG_OFFLINE=1`; pictures that are not square.
+            network where something has to be downloaded, or `OVSEG_OFFLINE=1`; images that are not square.
     """
     network = _create(model, locate(model, pretrained), device, precision)
     tokenizer = _tokenizer(model)
@@ -121,10 +121,14 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
     with torch.inference_mode():
         width = network.encode_image(torch.zeros(1, 3, size, size, device=device, dtype=dtype)).shape[-1]  # type: ignore[operator]
     return Clip(
-        model=network, tokenizer=tokenizer, size=size,
-        mean=torch.tensor(visual.image_mean, device=device), std=torch.tensor(visual.image_std, device=device),
-        width=int(width), dtype=dtype,
-    )  # fmt: skip
+        model=network,
+        tokenizer=tokenizer,
+        size=size,
+        mean=torch.tensor(visual.image_mean, device=device),
+        std=torch.tensor(visual.image_std, device=device),
+        width=int(width),
+        dtype=dtype,
+    )
 
 
 def _keep_freed_memory() -> None:
@@ -144,12 +148,17 @@ def _create(model: str, found: Located, device: str, precision: Precision) -> nn
     name = f"local-dir:{found.path.parent}" if found.path and model.startswith("hf-hub:") else model
     file = None if found.path is None or name.startswith(SCHEMAS) else str(found.path)
     try:
-        with _quiet(), weights.offline_kept(), torch.random.fork_rng(devices=[]):
+        with _quiet(), weights.respect_offline(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network: nn.Module = open_clip.create_model(
-                name, pretrained=file, precision=precision, device=device, require_pretrained=found.path is not None,
-                force_preprocess_cfg=found.preprocess, pretrained_text=False,
-            )  # fmt: skip
+                name,
+                pretrained=file,
+                precision=precision,
+                device=device,
+                require_pretrained=found.path is not None,
+                force_preprocess_cfg=found.preprocess,
+                pretrained_text=False,
+            )
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         hint = ""
         if "TorchScript" in str(error):
@@ -163,7 +172,7 @@ def _create(model: str, found: Located, device: str, precision: Precision) -> nn
 
 def _tokenizer(model: str) -> Any:
     try:
-        with _quiet(), weights.offline_kept():
+        with _quiet(), weights.respect_offline():
             return open_clip.get_tokenizer(model)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise OvsegError(f"cannot load the tokenizer of {model}: {_short(error)}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 RANDOM = "random"
 SCHEMAS = ("local-dir:", "hf-hub:")

@@ -9,12 +9,12 @@ from typing import Any
 
 import open_clip
 
-from ovseg import fingerprint, weights
-from ovseg.clip import known
+from ovseg.clip import metadata
 from ovseg.clip.names import RANDOM, SCHEMAS
 from ovseg.clip.save import CONFIG, WEIGHTS
-from ovseg.errors import OvsegError
-from ovseg.weights import Weights
+from ovseg.core import hashing, weights
+from ovseg.core.errors import OvsegError
+from ovseg.core.weights import Weights
 
 WANTED = f'--include "*.json" --include {WEIGHTS}'
 PICKLED = "open_clip_pytorch_model.bin"
@@ -52,7 +52,7 @@ def locate(model: str, pretrained: str | None) -> Located:
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise OvsegError(f"{folder} is not a CLIP in open_clip's local-dir layout: {name} is missing")
-        config = known.read_config(folder / CONFIG)
+        config = metadata.read_config(folder / CONFIG)
         _check_text_tower(model, config)
         return Located(config, folder / WEIGHTS, {})
     if model.startswith("hf-hub:"):
@@ -82,15 +82,15 @@ def weights_fingerprint(model: str, pretrained: str | None) -> str:
     """
     found = locate(model, pretrained)
     if found.path is None:
-        return fingerprint.of(model=model, pretrained=pretrained)
+        return hashing.fingerprint(model=model, pretrained=pretrained)
     if model.startswith("local-dir:"):
-        return fingerprint.of_path(Path(model[10:]))
+        return hashing.sha256_path(Path(model[10:]))
     digest = weights.sha256(found.path)
     if model.startswith("hf-hub:"):
-        return fingerprint.of(model=model, file=digest, config=found.config)
+        return hashing.fingerprint(model=model, file=digest, config=found.config)
     if pretrained and Path(pretrained) == found.path:
-        return fingerprint.of(model=model, file=digest)
-    return fingerprint.of(model=model, pretrained=pretrained, file=digest)
+        return hashing.fingerprint(model=model, file=digest)
+    return hashing.fingerprint(model=model, pretrained=pretrained, file=digest)
 
 
 def _named(model: str, pretrained: str | None) -> Located:
@@ -103,55 +103,55 @@ def _named(model: str, pretrained: str | None) -> Located:
     _check_text_tower(model, config)
     _check_tokenizer(model, config)
     if pretrained == RANDOM:
-        return Located(config, None, _preprocess(known.usual(model)))
+        return Located(config, None, _preprocess(metadata.default_preprocess(model)))
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     plain = model.removesuffix("-quickgelu")
     if tag:
         wanted = bool(tag.get("quick_gelu"))
         instead = f"{plain}{'-quickgelu' * wanted}:{pretrained}"
-        known.check_activation(model, config, wanted, f"the weights {pretrained!r}", instead)
+        metadata.check_activation(model, config, wanted, f"the weights {pretrained!r}", instead)
         return Located(config, _fetch_tag(model, pretrained, tag, config), _preprocess(tag))
     path = Path(pretrained)
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise OvsegError(f"{pretrained!r} is neither a file nor a tag of {model} (tags: {tags})")
-    about = known.about_file(path)
+    about = metadata.pretrained_metadata(path)
     if about:
         wanted = bool(about.get("quick_gelu"))
         instead = f"{plain}{'-quickgelu' * wanted}:{pretrained}, or rename the file if it is another"
-        known.check_activation(model, config, wanted, f"the weights {path}, by name and place,", instead)
-    return Located(config, path, _preprocess(about or known.usual(model)))
+        metadata.check_activation(model, config, wanted, f"the weights {path}, by name and place,", instead)
+    return Located(config, path, _preprocess(about or metadata.default_preprocess(model)))
 
 
 def _preprocess(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about[name] for name in known.PREPROCESS if about.get(name) is not None}
+    return {name: about[name] for name in metadata.PREPROCESS if about.get(name) is not None}
 
 
 def _on_hub(repo: str) -> Located:
-    model, tags = f"hf-hub:{repo}", known.in_repo(repo)
+    model, tags = f"hf-hub:{repo}", metadata.in_repo(repo)
 
     def size() -> float | None:
-        return known.gigabytes(open_clip.get_model_config(tags[0][0])) if tags else None
+        return metadata.gigabytes(open_clip.get_model_config(tags[0][0])) if tags else None
 
     config_path = weights.fetch(f"the CLIP {model}", repo, [CONFIG], size, wanted=WANTED)
-    config = known.read_config(config_path)
+    config = metadata.read_config(config_path)
     _check_text_tower(model, config)
     _check_tokenizer(model, config)
     if tags:
         wanted = bool(open_clip.get_pretrained_cfg(*tags[0]).get("quick_gelu"))
-        known.check_activation(model, config, wanted, "its weights", " or ".join(map(":".join, tags)))
+        metadata.check_activation(model, config, wanted, "its weights", " or ".join(map(":".join, tags)))
     names, commit = [WEIGHTS, PICKLED], weights.revision(config_path)
-    path = weights.fetch(f"the weights of {model}", repo, names, lambda: known.gigabytes(config), commit)
+    path = weights.fetch(f"the weights of {model}", repo, names, lambda: metadata.gigabytes(config), commit)
     return Located(config, path, {})
 
 
 def _fetch_tag(model: str, pretrained: str, tag: dict[str, Any], config: dict[str, Any]) -> Path:
     what = f"the weights of {model}:{pretrained}"
     if not tag.get("hf_hub"):
-        return weights.fetch_url(what, tag["url"], URLS, lambda: known.gigabytes(config))
+        return weights.fetch_url(what, tag["url"], URLS, lambda: metadata.gigabytes(config))
     repo, _, name = tag["hf_hub"].rpartition("/")
     names = _safe_first(name) if name else [WEIGHTS, PICKLED]
-    return weights.fetch(what, repo, names, lambda: known.gigabytes(config))
+    return weights.fetch(what, repo, names, lambda: metadata.gigabytes(config))
 
 
 def _safe_first(name: str) -> Sequence[str]:

@@ -16,13 +16,13 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 STD = 0.02  # of new prompts, as in MAE and the paper
 
 
 @dataclass(frozen=True)
-class Seams:
+class VitHookPoints:
     """Where tokens pass in an image tower.
 
     Attributes:
@@ -42,22 +42,22 @@ class Seams:
     width: int
 
 
-def seams(visual: nn.Module) -> Seams:
-    """The seams of a plain ViT of open_clip or timm, with any pooling.
+def vit_hook_points(visual: nn.Module) -> VitHookPoints:
+    """The vit_hook_points of a plain ViT of open_clip or timm, with any pooling.
 
     Raises:
         OvsegError: another kind of tower, or one that drops patches.
     """
     if isinstance(visual, VisionTransformer):
         conv = visual.conv1
-        found = Seams(
+        found = VitHookPoints(
             conv, list(visual.transformer.resblocks), 1, visual.patch_size, visual.grid_size, conv.out_channels
         )
         dropout = visual.patch_dropout
     elif isinstance(visual, TimmModel) and _is_plain(visual.trunk):
         trunk = visual.trunk
         embed, dropout = trunk.patch_embed, getattr(trunk, "patch_drop", None)
-        found = Seams(
+        found = VitHookPoints(
             embed, list(trunk.blocks), trunk.num_prefix_tokens, embed.patch_size, embed.grid_size, trunk.embed_dim
         )
     else:
@@ -85,15 +85,15 @@ def new_prompts(visual: nn.Module, depth: int, seed: int) -> Tensor:
     """Fresh prompts, float32 `[L, N, W]`, each N(0, 0.02).
 
     Raises:
-        OvsegError: the tower has no seams, or fewer blocks than `depth`.
+        OvsegError: the tower has no vit_hook_points, or fewer blocks than `depth`.
     """
-    where = seams(visual)
+    where = vit_hook_points(visual)
     _check_depth(depth, where)
     shape = (depth, where.grid[0] * where.grid[1], where.width)
     return torch.normal(0.0, STD, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def visible(masks: Tensor, patch: tuple[int, int]) -> Tensor:
+def foreground_patches(masks: Tensor, patch: tuple[int, int]) -> Tensor:
     """Which patches keep their token: bool `[B, N]`, True where at least one pixel of the patch is foreground.
 
     Args:
@@ -104,7 +104,7 @@ def visible(masks: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def inserted(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None]:
+def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None]:
     """While this lasts, one forward pass of the tower sees prompts in the place of blank patches.
 
     `prompts[0]` goes in before class token and positional embedding, `prompts[i]` after block i, counted from 1; prefix
@@ -116,9 +116,9 @@ def inserted(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None
         masks: bool `[B, S, S]` of the crops that the tower is about to see.
 
     Raises:
-        OvsegError: no seams; prompts of another grid, width or depth.
+        OvsegError: no vit_hook_points; prompts of another grid, width or depth.
     """
-    where = seams(visual)
+    where = vit_hook_points(visual)
     _check_depth(len(prompts), where)
     if prompts.shape[1:] != (where.grid[0] * where.grid[1], where.width):
         raise OvsegError(
@@ -126,7 +126,7 @@ def inserted(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None
             f"{where.grid[0]} x {where.grid[1]} patches, {where.width} wide; for another grid of the same width, "
             "load_adapted(..., resize=True)"
         )
-    keep = visible(masks, where.patch)
+    keep = foreground_patches(masks, where.patch)
 
     def at_input(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
         prompt = prompts[0].to(tokens.dtype)
@@ -156,6 +156,6 @@ def resize_prompts(prompts: Tensor, grid: tuple[int, int], to: tuple[int, int]) 
     return F.interpolate(planes, to, mode="bicubic", antialias=True).flatten(2).transpose(1, 2).contiguous()
 
 
-def _check_depth(depth: int, where: Seams) -> None:
+def _check_depth(depth: int, where: VitHookPoints) -> None:
     if not 1 <= depth <= len(where.blocks):
         raise OvsegError(f"prompt.depth={depth} is not possible: the image tower has {len(where.blocks)} blocks")

@@ -14,39 +14,45 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import ImageArray, decode_image
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, read_map, stems
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels, decode_image
+from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, list_ids, lookup_of, read_map
 
 log = logging.getLogger("ovseg")
 
 SEG = "_seg.png"
 SAFE = {  # all that a pickle of plain containers and numpy arrays calls
-    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "bytearray"), ("_codecs", "encode"),
-    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"), ("numpy._core.numeric", "_frombuffer"),
-}  # fmt: skip
+    ("builtins", "set"),
+    ("builtins", "frozenset"),
+    ("builtins", "bytearray"),
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
 
 
 def ade150(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 2,000 validation pictures of ADEChallengeData2016: 1 to 150 become 0 to 149; 0, not labelled, is ignored."""
+    """The 2,000 validation images of ADEChallengeData2016: 1 to 150 become 0 to 149; 0, not labelled, is ignored."""
     read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return items(stems(found["images"], found["labels"]), read)
+    return iter_items(list_ids(found["images"], found["labels"]), read)
 
 
 def ade847(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 2,000 validation pictures of ADE20K_2021_17_01 with the 847 classes of MaskFormer, which are found by name.
+    """The 2,000 validation images of ADE20K_2021_17_01 with the 847 classes of MaskFormer, which are found by name.
 
     `*_seg.png` holds the number of an object class; what that is called stands in the index of the release ("index" in
-    `found`) or, without it, in the JSON beside each picture. Objects of other names, and 0, are ignored.
+    `found`) or, without it, in the JSON beside each image. Objects of other names, and 0, are ignored.
 
     Raises:
-        OvsegError: an index that is broken, or numbers its names otherwise than the pictures' JSONs.
+        OvsegError: an index that is broken, or numbers its names otherwise than the images' JSONs.
     """
     folder, places = found["images"], {key(", ".join(one.names)): place for place, one in enumerate(classes)}
-    names = stems(folder, folder, SEG)
+    names = list_ids(folder, folder, SEG)
     if "index" not in found:
         for name in names:
             about = folder / f"{name}.json"
@@ -56,7 +62,7 @@ def ade847(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item
     _check_index(numbers, found["index"], (folder / f"{name}.json" for name in names))
     if absent := [name for name in places if name not in numbers.values()]:
         log.warning("%s lacks %d of the %d names: %s", found["index"], len(absent), len(places), "; ".join(absent))
-    yield from items(names, partial(read_seg, lookup=_by_name(numbers, places, ignore)), SEG)
+    yield from iter_items(names, partial(read_seg, lookup=_by_name(numbers, places, ignore)), SEG)
 
 
 def key(name: str) -> str:
@@ -77,7 +83,7 @@ def read_seg(data: bytes, lookup: Labels) -> Labels:
 
 
 def read_seg_by_json(data: bytes, about: Path, places: Mapping[str, int], ignore: int) -> Labels:
-    """The same by the names in the JSON of the picture.
+    """The same by the names in the JSON of the image.
 
     Raises:
         BadItem: a broken file; `missing` or `bad_json` for the JSON.
@@ -86,7 +92,7 @@ def read_seg_by_json(data: bytes, about: Path, places: Mapping[str, int], ignore
 
 
 def read_objects(path: Path) -> dict[int, str]:
-    """Number -> name, as compared, of the objects and parts in the JSON of a picture.
+    """Number -> name, as compared, of the objects and parts in the JSON of an image.
 
     Raises:
         BadItem: `missing` or `bad_json`.
@@ -116,10 +122,10 @@ def read_index(path: Path) -> dict[int, str]:
         raise OvsegError(f"{path} is not the index of ADE20K_2021_17_01 ({error!r})") from None
 
 
-def shrink(pixels: Pixels, labels: Labels, short: int) -> tuple[Pixels, Labels] | None:
-    """A picture `[H, W, 3]` and its labels `[H, W]` with the short side brought down to `short`; None if it is not longer.
+def shrink(pixels: ImageArray, labels: Labels, short: int) -> tuple[ImageArray, Labels] | None:
+    """An image `[H, W, 3]` and its labels `[H, W]` with the short side brought down to `short`; None if it is not longer.
 
-    The picture bilinear with antialiasing; the labels of the pixel that lies under the centre of each new one.
+    The image bilinear with antialiasing; the labels of the pixel that lies under the centre of each new one.
     """
     side = min(labels.shape)
     if side <= short:
@@ -147,7 +153,7 @@ def _by_name(numbers: Mapping[int, str], places: Mapping[str, int], ignore: int)
 
 
 def _check_index(numbers: Mapping[int, str], index: Path, abouts: Iterator[Path]) -> None:
-    """Whether the index counts as the pictures do: by the first JSON that can be read."""
+    """Whether the index counts as the images do: by the first JSON that can be read."""
     for about in abouts:
         with contextlib.suppress(BadItem):
             for number, name in read_objects(about).items():
@@ -158,19 +164,19 @@ def _check_index(numbers: Mapping[int, str], index: Path, abouts: Iterator[Path]
             return
 
 
-ADE150 = Official(
+ADE150 = ReleaseSpec(
     ade150,
     ignore=255,
-    pictures=2_000,
+    images=2_000,
     source="ADEChallengeData2016 validation (Zhou et al., arXiv 1608.05442)",
     where="ADEChallengeData2016.zip of sceneparsing.csail.mit.edu",
     homes=("ADEChallengeData2016", "."),
     parts={"images": ("images/validation",), "labels": ("annotations/validation",)},
 )
-ADE847 = Official(
+ADE847 = ReleaseSpec(
     ade847,
     ignore=65_535,
-    pictures=2_000,
+    images=2_000,
     source="ADE20K_2021_17_01 validation (Zhou et al., arXiv 1608.05442), short side at most 512",
     where="ADE20K_2021_17_01.zip of groups.csail.mit.edu/vision/datasets/ADE20K, after registration",
     homes=("ADE20K_2021_17_01", "."),

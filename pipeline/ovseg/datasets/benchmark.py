@@ -1,11 +1,11 @@
 """The benchmark layout: a folder and a JSON, no code.
 
 <folder>/benchmark.json   {"names": [[name, synonyms ...], ...] in the order of labels, "ignore": number of pixels that are
-                          not scored, "seen": [was each class annotated in training], "images": folder of the pictures,
+                          not scored, "seen": [was each class annotated in training], "images": folder of the images,
                           relative to this one, "source": who says so}; "seen" may be left out
 <folder>/labels/*.png     8 or 16 bits, the number of the class of each pixel
 <folder>/items.tsv        image and label file of each item, below `images` and `labels`; without it, every label file with
-                          the picture of the same name
+                          the image of the same name
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.files import write_json
+from ovseg.core.images import ImageArray, decode_image, decode_labels, safe_path
 from ovseg.datasets.classes import names_of
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels, decode_image, decode_labels, safe_path
-from ovseg.units import write_json
 
 ABOUT, ITEMS, LABELS = "benchmark.json", "items.tsv", "labels"
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -36,7 +36,7 @@ class Benchmark:
 
     Attributes:
         folder: with its labels.
-        images: folder of its pictures.
+        images: folder of its images.
         names: of the K classes; the shown one first, then synonyms.
         seen: whether each was annotated in training; None where there is no such split.
         ignore: number of pixels that are not scored.
@@ -50,8 +50,8 @@ class Benchmark:
     ignore: int
     items: tuple[tuple[str, str], ...]
 
-    def read(self, item: int) -> tuple[Pixels, Labels]:
-        """Picture uint8 `[H, W, 3]` and labels uint16 `[H, W]` of an item.
+    def read(self, item: int) -> tuple[ImageArray, Labels]:
+        """Image uint8 `[H, W, 3]` and labels uint16 `[H, W]` of an item.
 
         Raises:
             BadItem: `missing`, a broken file, `label_size` if both are not of one size, `label_outside` if a label is neither
@@ -112,7 +112,7 @@ def write_benchmark(
 
     Args:
         folder: of the benchmark; made if needed.
-        images: folder of the pictures.
+        images: folder of the images.
         names, ignore, seen, source: of benchmark.json.
         items: image file, label file (".png"), labels `[H, W]`.
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import ijson
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.store import Record, Store, Writer, build
-from ovseg.errors import OvsegError
 
 
 def open_coco(path: Path, database: Path) -> Store:

@@ -1,4 +1,4 @@
-"""COCO-Stuff, the plainest release: a folder of pictures and a folder of grey maps with the same names."""
+"""COCO-Stuff, the plainest release: a folder of images and a folder of grey maps with the same names."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, read_map, stems
+from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, list_ids, lookup_of, read_map
 
 
 def cocostuff(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 5,000 pictures of val2017 with their stuffthingmaps (Caesar et al., arXiv 1612.03716).
+    """The 5,000 images of val2017 with their stuffthingmaps (Caesar et al., arXiv 1612.03716).
 
     A pixel is its category id less 1, and 255 where nothing is labelled. 11 of the 182 ids were never used: the class
     table closes these gaps, and their numbers are ignored.
     """
     read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return items(stems(found["images"], found["labels"]), read)
+    return iter_items(list_ids(found["images"], found["labels"]), read)
 
 
-COCOSTUFF = Official(
+COCOSTUFF = ReleaseSpec(
     cocostuff,
     ignore=255,
-    pictures=5_000,
+    images=5_000,
     counted=False,
     source="COCO-Stuff val2017 (Caesar et al., arXiv 1612.03716)",
     where="val2017.zip of cocodataset.org and stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff",

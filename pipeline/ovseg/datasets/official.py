@@ -17,19 +17,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from ovseg import fingerprint
+from ovseg.core import hashing
+from ovseg.core.errors import BadItem, OvsegError, enough_space
+from ovseg.core.files import write_json
+from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
 from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, Labels, write_about, write_labels
 from ovseg.datasets.classes import HERE, Class, read_classes
-from ovseg.datasets.release import UNFINISHED, Item, Official, place, read_file, write_table
-from ovseg.errors import BadItem, OvsegError, enough_space
-from ovseg.images import decode_image, decode_labels, safe_path
-from ovseg.progress import Progress
-from ovseg.units import write_json
+from ovseg.datasets.release import UNFINISHED, Item, ReleaseSpec, read_file, write_atomically, write_table
+from ovseg.engine.progress import Progress
 
 IMAGES, DROPPED, COUNTS, BEGUN, UNSCORED = "images", "dropped.tsv", "counts.json", "begun", "unscored"
 
-BENCHMARKS: dict[str, Official] = {
+BENCHMARKS: dict[str, ReleaseSpec] = {
     "ade150": ade20k.ADE150,
     "ade847": ade20k.ADE847,
     "pc59": pascal_context.CONTEXT59,
@@ -54,7 +54,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    cells: tuple[str, ...]  # picture and label file; or picture, reason and detail
+    cells: tuple[str, ...]  # image and label file; or image, reason and detail
     good: bool = False
     classes: tuple[int, ...] = ()  # that occur
     pixels: int = 0
@@ -65,9 +65,9 @@ class _Outcome:
 def convert(
     name: str, root: Path, out: Path, *, workers: int = 1, allow_missing: bool = False, replace: bool = False
 ) -> dict[str, int]:
-    """Convert an official release. Its pictures stay where they are, except those of ade847.
+    """Convert an official release. Its images stay where they are, except those of ade847.
 
-    Pictures that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
+    Images that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
     A killed conversion continues: finished labels are kept while they are newer than what they were made of. counts.json
     holds what is returned but for `reused`, and what was published.
 
@@ -80,29 +80,29 @@ def convert(
         replace: start over where `out` holds another benchmark, or this one by other classes.
 
     Returns:
-        how many `pictures`, `classes` that occur, `pixels`, `ignored_pixels`, `reused` from before, `dropped.<reason>`.
+        how many `images`, `classes` that occur, `pixels`, `ignored_pixels`, `reused` from before, `dropped.<reason>`.
 
     Raises:
-        OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable picture; and, unless
-            `allow_missing`, other than the published number of pictures or of classes, or some that cannot be used.
+        OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable image; and, unless
+            `allow_missing`, other than the published number of images or of classes, or some that cannot be used.
     """
     if name not in BENCHMARKS:
         raise OvsegError(f"{name!r} is none of the benchmarks: {', '.join(BENCHMARKS)}")
     official, classes = BENCHMARKS[name], read_classes(HERE / f"{name}.json")
     found = official.locate(root)
     items = list(official.items(found, classes, official.ignore))
-    if not items or (len(items) != official.pictures and not allow_missing):
-        said = f"{found['images']} has {len(items):,} pictures of {name}, {official.pictures:,} are published"
+    if not items or (len(items) != official.images and not allow_missing):
+        said = f"{found['images']} has {len(items):,} images of {name}, {official.images:,} are published"
         raise OvsegError(f"{said} ({official.where}). Unpack it again, or use what there is: --allow-missing")
     since = max((path.stat().st_mtime_ns for path in found.values() if path.is_file()), default=0)
     job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side, since)
     outcomes: list[_Outcome] = []
-    with enough_space(out), Progress("convert", len(items), "pictures") as progress:
+    with enough_space(out), Progress("convert", len(items), "images") as progress:
         made_of = (sorted(found), Path(items[0].label).suffix, [(one.id, one.names) for one in classes])
-        _begin(out, fingerprint.of(name=name, made_of=made_of), replace)
+        _begin(out, hashing.fingerprint(name=name, made_of=made_of), replace)
         with closing(_outcomes(job, items, workers)) as done:
             for one in done:
-                progress.add({"pictures" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
+                progress.add({"images" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
                 outcomes.append(one)
         _check(name, outcomes, out / DROPPED, allow_missing)
         write_table(out / ITEMS, ("image", "label"), [one.cells for one in outcomes if one.good])
@@ -120,9 +120,9 @@ def convert(
 
 
 def published(name: str) -> dict[str, int]:
-    """How many `pictures` and, among them, `classes` that occur a benchmark has, as its makers or its users published it."""
+    """How many `images` and, among them, `classes` that occur a benchmark has, as its makers or its users published it."""
     official = BENCHMARKS[name]
-    return {"pictures": official.pictures, "classes": official.occurring or len(read_classes(HERE / f"{name}.json"))}
+    return {"images": official.images, "classes": official.occurring or len(read_classes(HERE / f"{name}.json"))}
 
 
 def beside_published(name: str, counts: Mapping[str, int]) -> str:
@@ -142,7 +142,7 @@ def _begin(out: Path, key: str, replace: bool) -> None:
             raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    place(out, BEGUN, lambda path: path.write_text(key, encoding="utf-8"))
+    write_atomically(out, BEGUN, lambda path: path.write_text(key, encoding="utf-8"))
     (out / ABOUT).unlink(missing_ok=True)
 
 
@@ -159,61 +159,61 @@ def _outcomes(job: _Job, items: Sequence[Item], workers: int) -> Generator[_Outc
 
 
 def _convert_one(job: _Job, item: Item) -> _Outcome:
-    name = PurePosixPath(item.picture).with_suffix(".png").as_posix()
+    name = PurePosixPath(item.image).with_suffix(".png").as_posix()
     try:
-        picture, source = safe_path(job.images, item.picture), safe_path(job.labels, item.label)
-        labels = before = _finished(job, item, name, picture, source)
+        image, source = safe_path(job.images, item.image), safe_path(job.labels, item.label)
+        labels = before = _finished(job, item, name, image, source)
         if labels is None:
-            labels = _make(job, item, name, picture, source)
+            labels = _make(job, item, name, image, source)
     except BadItem as bad:
-        return _Outcome((item.picture, bad.reason, " ".join(bad.detail.split())))
+        return _Outcome((item.image, bad.reason, " ".join(bad.detail.split())))
     scored = labels[labels != job.ignore]
     classes = tuple(np.unique(scored).tolist())
-    return _Outcome((item.picture, name), True, classes, labels.size, labels.size - scored.size, before is not None)
+    return _Outcome((item.image, name), True, classes, labels.size, labels.size - scored.size, before is not None)
 
 
-def _finished(job: _Job, item: Item, name: str, picture: Path, source: Path) -> Labels | None:
+def _finished(job: _Job, item: Item, name: str, image: Path, source: Path) -> Labels | None:
     """Labels of an earlier run, if they are whole and newer than what they were made of."""
     done = job.out / LABELS / name
     try:
-        stale = done.stat().st_mtime_ns < max(job.since, picture.stat().st_mtime_ns, source.stat().st_mtime_ns)
-        lacks = job.short_side is not None and not (job.out / IMAGES / item.picture).is_file()
+        stale = done.stat().st_mtime_ns < max(job.since, image.stat().st_mtime_ns, source.stat().st_mtime_ns)
+        lacks = job.short_side is not None and not (job.out / IMAGES / item.image).is_file()
         return None if stale or lacks else decode_labels(done.read_bytes()).astype(np.uint16)
     except (OSError, BadItem):
         return None
 
 
-def _make(job: _Job, item: Item, name: str, picture: Path, source: Path) -> Labels:
-    pixels, labels = decode_image(read_file(picture)), item.read(read_file(source))
+def _make(job: _Job, item: Item, name: str, image: Path, source: Path) -> Labels:
+    pixels, labels = decode_image(read_file(image)), item.read(read_file(source))
     if labels.shape != pixels.shape[:2]:
-        raise BadItem("label_size", f"{source} is {labels.shape}, {picture} is {pixels.shape[:2]} (rows, columns)")
+        raise BadItem("label_size", f"{source} is {labels.shape}, {image} is {pixels.shape[:2]} (rows, columns)")
     small = ade20k.shrink(pixels, labels, job.short_side) if job.short_side else None
     labels = small[1] if small else labels
     if (labels == job.ignore).all():
         raise BadItem(UNSCORED, f"{source} has no pixel of any class")
     if small:
-        image = Image.fromarray(small[0])
-        place(job.out, f"{IMAGES}/{item.picture}", lambda path: image.save(path, format="JPEG", quality=95))
+        resized = Image.fromarray(small[0])
+        write_atomically(job.out, f"{IMAGES}/{item.image}", lambda path: resized.save(path, format="JPEG", quality=95))
     elif job.short_side:
-        place(job.out, f"{IMAGES}/{item.picture}", partial(shutil.copyfile, picture))
-    place(job.out, f"{LABELS}/{name}", lambda path: write_labels(path, labels))
+        write_atomically(job.out, f"{IMAGES}/{item.image}", partial(shutil.copyfile, image))
+    write_atomically(job.out, f"{LABELS}/{name}", lambda path: write_labels(path, labels))
     return labels
 
 
 def _check(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: bool) -> None:
     bad = [one.cells for one in outcomes if not one.good]
-    write_table(path, ("picture", "reason", "detail"), bad)
+    write_table(path, ("image", "reason", "detail"), bad)
     faults = [cells for cells in bad if cells[1] != UNSCORED]
     if len(bad) == len(outcomes) or (faults and not allow_missing):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(cells[1] for cells in bad).items())
         raise OvsegError(
-            f"{name}: {len(bad):,} of {len(outcomes):,} pictures cannot be used ({reasons}), see {path}; the first: "
+            f"{name}: {len(bad):,} of {len(outcomes):,} images cannot be used ({reasons}), see {path}; the first: "
             f"{': '.join((faults or bad)[0])}. Mend them and run it again (finished ones are kept), or use the others: "
             "--allow-missing"
         )
 
 
-def _finish(official: Official, classes: Sequence[Class], images: Path, out: Path) -> None:
+def _finish(official: ReleaseSpec, classes: Sequence[Class], images: Path, out: Path) -> None:
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     seen = [one.seen for one in classes]
     write_about(
@@ -228,7 +228,7 @@ def _finish(official: Official, classes: Sequence[Class], images: Path, out: Pat
 
 def _counts(outcomes: Sequence[_Outcome]) -> dict[str, int]:
     good = [one for one in outcomes if one.good]
-    counts = {"pictures": len(good), "classes": len({number for one in good for number in one.classes})}
+    counts = {"images": len(good), "classes": len({number for one in good for number in one.classes})}
     counts |= {"pixels": sum(one.pixels for one in good), "ignored_pixels": sum(one.ignored for one in good)}
     counts["reused"] = sum(one.reused for one in good)
     return counts | Counter(f"dropped.{one.cells[1]}" for one in outcomes if not one.good)

@@ -1,6 +1,6 @@
 """Pascal Context (Mottaghi et al., CVPR 2014): every pixel of VOC 2010, with 59 classes or with all 459.
 
-The release has one .mat for each picture, whose `LabelMap` counts 1 to 459, 0 for none, in the order of its labels.txt.
+The release has one .mat for each image, whose `LabelMap` counts 1 to 459, 0 for none, in the order of its labels.txt.
 For the 59, PNGs of 0 to 59 are in use as well: grey, with a palette, or in the colours of VOC's palette. They count in one of
 two ways: as 59_labels.txt of the release does, VOC's 20 classes first, or by alphabet, as mmsegmentation's
 SegmentationClassContext does. Nothing in a map tells which.
@@ -17,25 +17,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import decode_image, decode_labels
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
 from ovseg.datasets.pascal_voc import listed
-from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, through
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import decode_image, decode_labels
+from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, lookup_of, remap_labels
 
 ALPHABETICAL = "SegmentationClassContext"
 RELEASE_NAMES = {"diningtable": "table"}  # what labels.txt calls a class that the usual lists of 59 take from VOC
 
 
 def context459(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 5,104 pictures of pascalcontext_val.txt with all classes: LabelMap less 1, and 0 is ignored."""
+    """The 5,104 images of pascalcontext_val.txt with all classes: LabelMap less 1, and 0 is ignored."""
     read = partial(read_mat, lookup=lookup_of(by_id(classes), ignore))
-    return items(listed(found["list"]), read, ".mat")
+    return iter_items(listed(found["list"]), read, ".mat")
 
 
 def context59(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The same pictures with the 59 frequent classes; everything else is ignored.
+    """The same images with the 59 frequent classes; everything else is ignored.
 
     From .mat files by the names of labels.txt, where the folder of labels has any; else from PNGs, by the names of
     59_labels.txt or, without it and for SegmentationClassContext alone, by the class table.
@@ -61,7 +61,7 @@ def context59(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[I
         raise OvsegError(f"{found[part]} lacks {', '.join(absent)}; is it of Pascal Context?")
     places = {numbers[name]: place for place, name in enumerate(names)}
     lookup = lookup_of(places, ignore, max(numbers.values()) + 1)
-    return items(
+    return iter_items(
         listed(found["list"]), partial(read_mat if mats else read_png, lookup=lookup), ".mat" if mats else ".png"
     )
 
@@ -96,7 +96,7 @@ def read_mat(data: bytes, lookup: Labels) -> Labels:
         raise BadItem("truncated", f"{type(error).__name__}: {error}") from None
     if numbers is None or numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.number):
         raise BadItem("not_labels", "the .mat file has no LabelMap of rows and columns")
-    return through(np.asarray(numbers).astype(np.int64), lookup)
+    return remap_labels(np.asarray(numbers).astype(np.int64), lookup)
 
 
 def read_png(data: bytes, lookup: Labels) -> Labels:
@@ -111,7 +111,7 @@ def read_png(data: bytes, lookup: Labels) -> Labels:
         if bad.reason != "not_labels":
             raise
         numbers = numbers_of(decode_image(data))
-    return through(numbers, lookup)
+    return remap_labels(numbers, lookup)
 
 
 def numbers_of(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -140,11 +140,11 @@ def _keys(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     return keys
 
 
-CONTEXT459 = Official(
+CONTEXT459 = ReleaseSpec(
     context459,
     ignore=65_535,
-    pictures=5_104,
-    source="Pascal Context val (Mottaghi et al., CVPR 2014), pictures of VOC 2010",
+    images=5_104,
+    source="Pascal Context val (Mottaghi et al., CVPR 2014), images of VOC 2010",
     where="VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC/voc2010; trainval.tar.gz and labels.txt of "
     "cs.stanford.edu/~roozbeh/pascal-context",
     homes=("VOCdevkit/VOC2010", "VOC2010", "."),

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, Official, by_id, items, lookup_of, read_map
-from ovseg.errors import OvsegError
+from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, lookup_of, read_map
 
 
 def voc(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 1,449 pictures of ImageSets/Segmentation/val.txt (Everingham et al. 2010).
+    """The 1,449 images of ImageSets/Segmentation/val.txt (Everingham et al. 2010).
 
     Labels are grey or palette PNGs, of SegmentationClassAug (Hariharan et al. 2011) or SegmentationClass: 1 to 20 become 0 to
     19. Background, 0, is not a class and is ignored, as are the borders of objects, 255.
     """
     read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return items(listed(found["list"]), read)
+    return iter_items(listed(found["list"]), read)
 
 
 def listed(path: Path) -> list[str]:
@@ -33,14 +33,14 @@ def listed(path: Path) -> list[str]:
         raise OvsegError(f"{path} is not a list of names ({error})") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names or len(set(names)) < len(names) or any(len(name.split()) > 1 for name in names):
-        raise OvsegError(f"{path} must have one name of a picture on each line, and each once")
+        raise OvsegError(f"{path} must have one name of an image on each line, and each once")
     return names
 
 
-VOC = Official(
+VOC = ReleaseSpec(
     voc,
     ignore=255,
-    pictures=1_449,
+    images=1_449,
     source="Pascal VOC 2012 val (Everingham et al. 2010); background is not scored",
     where="VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012",
     homes=("VOCdevkit/VOC2012", "VOC2012", "."),

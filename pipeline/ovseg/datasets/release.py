@@ -1,6 +1,6 @@
 """What official releases have in common: where their parts lie, and how numbers become classes.
 
-H, W picture; K classes.
+H, W image; K classes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import decode_labels
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import decode_labels
 
 Read = Callable[[bytes], Labels]
 """The bytes of an official label file -> classes uint16 `[H, W]`, 0 to K - 1 or the ignored number. Picklable."""
@@ -28,40 +28,40 @@ OUTSIDE = 2**16 - 2  # never a class, never ignored: a number that the release d
 
 
 class Item(NamedTuple):
-    """One picture of a release.
+    """One image of a release.
 
     Attributes:
-        picture: its file, below the folder "images".
+        image: its file, below the folder "images".
         label: its official label file, below the folder "labels".
         read: how the bytes of `label` become classes.
     """
 
-    picture: str
+    image: str
     label: str
     read: Read
 
 
 @dataclass(frozen=True)
-class Official:
+class ReleaseSpec:
     """A benchmark in its official release.
 
     Attributes:
-        items: its pictures and how their labels are read, from where the parts of the release are.
+        items: its images and how their labels are read, from where the parts of the release are.
         ignore: number of pixels that are not scored.
-        pictures: how many are published.
+        images: how many are published.
         source: who made it, for benchmark.json.
         where: what to download, and from where.
         homes: folders below the unpacked release that its parts may lie in.
         parts: paths below such a folder that each part may have; the first that exists is taken.
         extra: the same for parts that may be missing.
-        short_side: larger pictures are brought down to this, and written again.
+        short_side: larger images are brought down to this, and written again.
         occurring: how many of its classes have a pixel, where that is known not to be all.
         counted: somebody has counted these, and labels are not made smaller: another number is an error.
     """
 
     items: Callable[[Found, Sequence[Class], int], Iterator[Item]]
     ignore: int
-    pictures: int
+    images: int
     source: str
     where: str
     homes: tuple[str, ...]
@@ -89,13 +89,13 @@ class Official:
         return found
 
 
-def items(names: Iterable[str], read: Read, label: str = ".png") -> Iterator[Item]:
-    """The item of each name: its picture ends in ".jpg", its label file in `label`."""
+def iter_items(names: Iterable[str], read: Read, label: str = ".png") -> Iterator[Item]:
+    """The item of each name: its image ends in ".jpg", its label file in `label`."""
     return (Item(f"{name}.jpg", name + label, read) for name in names)
 
 
-def stems(images: Path, labels: Path, label: str = ".png") -> list[str]:
-    """Names, without their ends and in order, that occur as a picture or as a label file, in folders below too."""
+def list_ids(images: Path, labels: Path, label: str = ".png") -> list[str]:
+    """Names, without their ends and in order, that occur as an image or as a label file, in folders below too."""
     found = {
         path.relative_to(folder).as_posix().removesuffix(end)
         for folder, end in ((images, ".jpg"), (labels, label))
@@ -106,7 +106,7 @@ def stems(images: Path, labels: Path, label: str = ".png") -> list[str]:
 
 def by_id(classes: Sequence[Class]) -> dict[int, int]:
     """Official number of each class -> its place in the class table."""
-    return {one.id: place for place, one in enumerate(classes)}
+    return {one.id: write_atomically for write_atomically, one in enumerate(classes)}
 
 
 def lookup_of(places: Mapping[int, int], ignore: int, numbers: int = 0) -> Labels:
@@ -127,7 +127,7 @@ def lookup_of(places: Mapping[int, int], ignore: int, numbers: int = 0) -> Label
     return lookup
 
 
-def through(numbers: NDArray[np.integer[Any]], lookup: Labels) -> Labels:
+def remap_labels(numbers: NDArray[np.integer[Any]], lookup: Labels) -> Labels:
     """Official numbers `[H, W]` -> classes uint16 `[H, W]`, by a table of `lookup_of`.
 
     Raises:
@@ -145,7 +145,7 @@ def read_map(data: bytes, lookup: Labels) -> Labels:
     Raises:
         BadItem: a broken file, `not_labels`, or `label_outside`.
     """
-    return through(decode_labels(data), lookup)
+    return remap_labels(decode_labels(data), lookup)
 
 
 def read_file(path: Path) -> bytes:
@@ -160,7 +160,7 @@ def read_file(path: Path) -> bytes:
         raise BadItem("missing", f"{path}: {error.strerror}") from None
 
 
-def place(out: Path, name: str, write: Callable[[Path], object]) -> None:
+def write_atomically(out: Path, name: str, write: Callable[[Path], object]) -> None:
     """Write the file `name` below a folder: it is there as a whole, or not at all."""
     begun = out / UNFINISHED / name
     for path in (begun, out / name):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import enough_space
+from ovseg.core.errors import enough_space
 
 Record = dict[str, Any]
 

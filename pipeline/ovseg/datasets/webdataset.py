@@ -1,6 +1,6 @@
 """Shards of image + caption (img2dataset's layout: `key.jpg`, `key.txt`, `key.json`), read in place.
 
-Only headers and captions are read here. The index then holds where each picture lies in its tar, so that later steps
+Only headers and captions are read here. The index then holds where each image lies in its tar, so that later steps
 read it by offset.
 """
 
@@ -11,8 +11,8 @@ import json
 import tarfile
 from pathlib import Path
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.store import Record, Store, Writer, build
-from ovseg.errors import OvsegError
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 MAX_ID = 2**63 - 1
@@ -31,9 +31,9 @@ def shards(folder: Path) -> list[Path]:
 
 
 def open_shards(folder: Path, database: Path) -> Store:
-    """The pictures of all shards with their captions, as the store that COCO files give.
+    """The images of all shards with their captions, as the store that COCO files give.
 
-    A tar that ends early gives what it holds; the rest is listed as one record whose "problem" says so. So is a picture
+    A tar that ends early gives what it holds; the rest is listed as one record whose "problem" says so. So is an image
     whose key, and with it its number, stood before: the first one keeps it, with its own caption.
 
     Raises:
@@ -51,7 +51,7 @@ def open_shards(folder: Path, database: Path) -> Store:
             found += writer.add_images(_renamed(record) if record["id"] in again else record for record in images)
             writer.add_annotations(caption for caption in captions if caption["image_id"] not in again)
         if not found:
-            raise OvsegError(f"{folder}: no shard holds a picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise OvsegError(f"{folder}: no shard holds an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
     return build(database, fill)
 
@@ -65,7 +65,7 @@ def image_id(key: str) -> int:
 
 def _renamed(record: Record) -> Record:
     place = f"{record['file_name']}#{record.get('offset')}"
-    detail = f"{place} repeats the number {record['id']} of an earlier picture"
+    detail = f"{place} repeats the number {record['id']} of an earlier image"
     return {"id": image_id(place), "file_name": record["file_name"], "problem": "duplicate_key", "detail": detail}
 
 

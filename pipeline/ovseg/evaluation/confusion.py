@@ -1,4 +1,4 @@
-"""Which class was taken for which, in integers. N images, K classes, H, W picture."""
+"""Which class was taken for which, in integers. N images, K classes, H, W image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 
 def confusion(
     truth: NDArray[np.unsignedinteger], guess: NDArray[np.integer], classes: int, ignore: int
-) -> tuple[Ints, Ints]:
+) -> tuple[IntArray, IntArray]:
     """Count the pixels of an image by true and guessed class.
 
     Maps are made of regions: it is runs of equal pairs that are counted, of which there are hundreds of times fewer than
@@ -39,7 +39,7 @@ def confusion(
     return found // len(guessed) * (classes + 1) + guessed[found % len(guessed)], pixels[found]
 
 
-def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
+def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> IntArray:
     """Where a run of equal pairs begins, int64."""
     begins = np.empty(truth.size + -truth.size % 8, bool)
     begins[0], begins[truth.size :] = True, False
@@ -50,11 +50,11 @@ def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> Ints:
     eights = begins.view(np.uint64)
     some = np.flatnonzero(eights != 0)
     within = np.flatnonzero(eights[some].view(bool))
-    starts: Ints = some[within >> 3] * 8 + (within & 7)
+    starts: IntArray = some[within >> 3] * 8 + (within & 7)
     return starts
 
 
-def _few(values: NDArray[np.integer]) -> tuple[Ints, Ints]:
+def _few(values: NDArray[np.integer]) -> tuple[IntArray, IntArray]:
     """The values that occur, ascending, and the place of each among them; of few small numbers, so without sorting."""
     there = np.bincount(values) > 0
     return np.flatnonzero(there), (np.cumsum(there) - 1).take(values)
@@ -64,16 +64,16 @@ def _few(values: NDArray[np.integer]) -> tuple[Ints, Ints]:
 class Totals:
     """What both rules of mIoU need of some images, int64 `[N, K]`: pixels that are right, true, and guessed, by class."""
 
-    right: Ints
-    true: Ints
-    guessed: Ints
+    right: IntArray
+    true: IntArray
+    guessed: IntArray
 
     def sum(self) -> Totals:
         """All images as one."""
         return Totals(*(part.sum(0, keepdims=True) for part in (self.right, self.true, self.guessed)))
 
 
-def totals(cells: list[Ints], pixels: list[Ints], classes: int) -> Totals:
+def totals(cells: list[IntArray], pixels: list[IntArray], classes: int) -> Totals:
     """The totals of images from what `confusion` gave for each."""
     right, true, guessed = (np.zeros((len(cells), classes + 1), np.int64) for _ in range(3))
     for i, (cell, number) in enumerate(zip(cells, pixels, strict=True)):

@@ -18,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg import crops, masks
 from ovseg.clip.load import Clip
+from ovseg.core import crops, masks
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.images import safe_path
+from ovseg.core.vocabulary import Templates, embed
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import safe_path
-from ovseg.progress import Progress
-from ovseg.proposals import Picture
+from ovseg.engine.progress import Progress
 from ovseg.proposals.annotated import ground_truth
-from ovseg.vocabulary import Templates, embed
 
 log = logging.getLogger("ovseg")
 
@@ -52,16 +52,16 @@ def measure(
     batch_size: int,
     limit: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mask accuracy of several CLIPs of one input size and text tower, in one pass over the pictures.
+    """Mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
 
     Args:
         clips: by name.
-        images: folder of the pictures.
+        images: folder of the images.
         truth: COCO instances or panoptic JSON; categories may say whether they are "annotated" (known in training).
         fill, antialias: of the crop recipe; fill "keep" shows unmasked crops.
         templates: of the class names.
         batch_size: regions in one forward pass.
-        limit: only the first that many pictures.
+        limit: only the first that many images.
 
     Returns:
         for each CLIP, see `accuracies`, and "regions", how many there were.
@@ -132,35 +132,43 @@ Region = tuple[Tensor, Tensor, int]
 
 
 def _regions(
-    store: Store, truth: Path, images: Path, scratch: Path, names: list[str], size: int, colour: NDArray[np.uint8] | None,
-    antialias: bool, limit: int | None, dropped: Counter[str],
-) -> Iterator[Region]:  # fmt: skip
+    store: Store,
+    truth: Path,
+    images: Path,
+    scratch: Path,
+    names: list[str],
+    size: int,
+    colour: NDArray[np.uint8] | None,
+    antialias: bool,
+    limit: int | None,
+    dropped: Counter[str],
+) -> Iterator[Region]:
     """Crop, mask and class number of each annotated mask; those that cannot be read are counted by reason."""
     source = ground_truth(truth, scratch, labels=True)
     number = {name: i for i, name in enumerate(names)}
-    pictures = list(islice(store.images(), limit))
-    with Progress("mask accuracy", len(pictures), "pictures") as progress:
-        for record in pictures:
+    records = list(islice(store.images(), limit))
+    with Progress("mask accuracy", len(records), "images") as progress:
+        for record in records:
             counts: Counter[str] = Counter(regions=0)
             try:
-                picture = open_picture(images, record)
-                for proposal in source(picture):
+                image = open_image(images, record)
+                for proposal in source(image):
                     if isinstance(proposal, BadItem):
                         counts[f"dropped.{proposal.reason}"] += 1
                     elif proposal.label in number:
-                        mask = masks.decode(proposal.rle, picture.height, picture.width)
-                        box = masks.box(proposal.rle, picture.height, picture.width)
-                        crop, inside = crops.region(picture.pixels, mask, box, size, colour, antialias)
+                        mask = masks.decode(proposal.rle, image.height, image.width)
+                        box = masks.box(proposal.rle, image.height, image.width)
+                        crop, inside = crops.region(image.pixels, mask, box, size, colour, antialias)
                         counts["regions"] += 1
                         yield crop, inside, number[proposal.label]
-            except BadItem as problem:  # the picture itself
+            except BadItem as problem:  # the image itself
                 counts[f"dropped.{problem.reason}"] += 1
             dropped.update(counts)
             progress.add(counts)
 
 
-def open_picture(images: Path, record: Record) -> Picture:
-    """The picture of a COCO record.
+def open_image(images: Path, record: Record) -> ImageRecord:
+    """The image of a COCO record.
 
     Raises:
         BadItem: `no_size`, `missing` or `unsafe_path`.
@@ -171,7 +179,7 @@ def open_picture(images: Path, record: Record) -> Picture:
     path = safe_path(images, str(name))
     if not path.is_file():
         raise BadItem("missing", f"{path} is missing")
-    return Picture(images, int(record["id"]), str(name), 0, path.stat().st_size, width, height)
+    return ImageRecord(images, int(record["id"]), str(name), 0, path.stat().st_size, width, height)
 
 
 def _batched(regions: Iterator[Region], size: int) -> Iterator[Regions]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.evaluation.confusion import Ints, Totals
+from ovseg.evaluation.confusion import IntArray, Totals
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def ious(right: Ints | Floats, true: Ints | Floats, guessed: Ints | Floats) -> Floats:
+def ious(right: IntArray | Floats, true: IntArray | Floats, guessed: IntArray | Floats) -> Floats:
     """Intersection over union by class, `[..., K]`; NaN for a class with neither true nor guessed pixels."""
     union = true + guessed - right
     return np.asarray(np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0))

@@ -1,4 +1,4 @@
-"""The paper's two oracles (1, A.1): true masks named by CLIP, and proposals named by the truth. K classes, H, W picture."""
+"""The paper's two oracles (1, A.1): true masks named by CLIP, and proposals named by the truth. K classes, H, W image."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg import masks
+from ovseg.core import masks
 
 
-def true_masks(labels: NDArray[np.integer], ignore: int) -> tuple[list[int], list[bytes]]:
+def gt_masks(labels: NDArray[np.integer], ignore: int) -> tuple[list[int], list[bytes]]:
     """The classes in a map of labels `[H, W]`, and the mask of each as RLE."""
     classes = [int(value) for value in np.unique(labels) if value != ignore]
     return classes, [masks.encode(labels == value) for value in classes]
 
 
-def named_masks(
+def relabel(
     labels: NDArray[np.integer], classes: Sequence[int], guesses: Sequence[int], none: int
 ) -> NDArray[np.uint16]:
     """The map that results if each true class is called what was guessed; `none` elsewhere."""
@@ -27,7 +27,7 @@ def named_masks(
     return np.asarray(table[labels])
 
 
-def true_names(rles: Sequence[bytes | None], labels: NDArray[np.integer], ignore: int, number: int) -> Tensor:
+def oracle_scores(rles: Sequence[bytes | None], labels: NDArray[np.integer], ignore: int, number: int) -> Tensor:
     """One-hot scores: each proposal is of the class whose true mask it overlaps most, by intersection over union.
 
     Args:

@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg import masks
+from ovseg.core import masks
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.image_records import ImageRecord
 from ovseg.datasets.coco import open_coco
-from ovseg.errors import BadItem, OvsegError
-from ovseg.evaluation.mask_accuracy import open_picture
-from ovseg.progress import Progress
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.engine.progress import Progress
+from ovseg.evaluation.mask_accuracy import open_image
+from ovseg.proposals import Proposal, Source
 from ovseg.proposals.annotated import ground_truth
 
 LIMITS = np.arange(0.5, 1.0, 0.05)  # of IoU, as COCO's
@@ -27,9 +28,9 @@ def measure_recall(source: Source, images: Path, truth: Path, limit: int | None 
 
     Args:
         source: of proposals.
-        images: folder of the pictures.
+        images: folder of the images.
         truth: COCO instances or panoptic JSON; categories may say whether they are "annotated" (known in training).
-        limit: only the first that many pictures.
+        limit: only the first that many images.
 
     Returns:
         see `recalls`; "masks" and "proposals", how many there were.
@@ -44,14 +45,14 @@ def measure_recall(source: Source, images: Path, truth: Path, limit: int | None 
         annotated = {str(c["name"]): c.get("annotated") for c in store.categories().values()}
         labelled = ground_truth(truth, Path(scratch), labels=True)
         records = list(islice(store.images(), limit))
-        with Progress("proposal recall", len(records), "pictures") as progress:
+        with Progress("proposal recall", len(records), "images") as progress:
             for record in records:
                 counts: Counter[str] = Counter(masks=0)
                 try:
-                    picture = open_picture(images, record)
-                    true = _by_class(labelled, picture)
-                    found = [item.rle for item in source(picture) if isinstance(item, Proposal)]
-                    overlap = masks.overlaps(list(true.values()), picture.height, picture.width, found)
+                    image = open_image(images, record)
+                    true = _by_class(labelled, image)
+                    found = [item.rle for item in source(image) if isinstance(item, Proposal)]
+                    overlap = masks.iou_matrix(list(true.values()), image.height, image.width, found)
                     best += zip(true, overlap.max(1, initial=0.0).tolist(), strict=True)
                     number += len(found)
                     counts["masks"] += len(true)
@@ -59,7 +60,7 @@ def measure_recall(source: Source, images: Path, truth: Path, limit: int | None 
                     counts[f"dropped.{problem.reason}"] += 1
                 progress.add(counts)
     if not best:
-        raise OvsegError(f"no mask of {truth} can be read; are its pictures in {images}?")
+        raise OvsegError(f"no mask of {truth} can be read; are its images in {images}?")
     overlaps = np.array([value for _, value in best])
     flags = [annotated[label] for label, _ in best]
     known = None if all(flag is None for flag in flags) else np.array(flags, bool)
@@ -89,10 +90,10 @@ def recalls(overlaps: NDArray[np.float64], annotated: NDArray[np.bool_] | None =
     return found
 
 
-def _by_class(labelled: Source, picture: Picture) -> dict[str, bytes]:
-    height, width = picture.height, picture.width
-    found: dict[str, masks.Bool] = {}
-    for item in labelled(picture):
+def _by_class(labelled: Source, image: ImageRecord) -> dict[str, bytes]:
+    height, width = image.height, image.width
+    found: dict[str, masks.MaskArray] = {}
+    for item in labelled(image):
         if isinstance(item, Proposal) and item.label is not None:
             mask = masks.decode(item.rle, height, width)
             found[item.label] = found[item.label] | mask if item.label in found else mask

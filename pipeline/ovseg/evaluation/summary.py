@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovseg import tables
+from ovseg.core import tables
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.confusion import Totals, totals
 from ovseg.evaluation.mask_accuracy import accuracies
@@ -29,7 +29,7 @@ def summarise(folder: Path, benchmark: Benchmark, repeats: int = 1000) -> dict[s
         repeats: bootstrap samples of the intervals; 0 for none.
 
     Returns:
-        by model and classifier ("clip", "segmenter", "ensemble", "oracle_masks", "oracle_labels"), see `metrics`; with
+        by model and classifier ("clip", "proposals", "ensemble", "oracle_masks", "oracle_labels"), see `metrics`; with
         "miou_interval" and "miou_gt_interval" (95%, over images). "oracle_masks" has the mask accuracies too, see
         `accuracies`. What needs no CLIP stands with every model.
     """
@@ -85,7 +85,7 @@ def _figures(rows: pa.Table, benchmark: Benchmark, repeats: int) -> dict[str, An
 
 
 def totals_of(rows: pa.Table, benchmark: Benchmark) -> Totals:
-    """The totals of each picture among some rows of the table."""
+    """The totals of each image among some rows of the table."""
     cells = [np.asarray(row, np.int64) for row in rows["cells"].to_pylist()]
     pixels = [np.asarray(row, np.int64) for row in rows["pixels"].to_pylist()]
     return totals(cells, pixels, len(benchmark.names))

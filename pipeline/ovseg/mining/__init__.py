@@ -1,1 +1,1 @@
-"""Mining: captions and pictures in, shards of masked crops out."""
+"""Mining: captions and images in, shards of masked crops out."""

@@ -15,8 +15,8 @@ COCO_PAIRS = {1: 442_117, 5: 1_300_000}  # by captions an image (paper, table 2)
 DEMO_NOUNS = {1: 8_702 / 4_000, 5: 16_725 / 4_000}  # an image, by its captions; measured
 ANNOTATED = {"demo": 12_956 / 4_000, "coco": 965_036 / COCO_IMAGES}  # masks an image; COCO-Stuff's (paper, table 2)
 BYTES = {"index": 260, "nouns": 30, "candidates": 157, "pairs": 29}  # of a row of these tables
-BYTES |= {"drawn": 18_000, "tune": 3_800, "evaluate": 730, "report": 6_500_000}  # of a picture; of the whole report
-BYTES |= {"label map": 4_200, "written picture": 173_000}  # of a picture of a converted benchmark
+BYTES |= {"drawn": 18_000, "calibrate": 3_800, "evaluate": 730, "report": 6_500_000}  # of an image; of the whole report
+BYTES |= {"label map": 4_200, "written image": 173_000}  # of an image of a converted benchmark
 BYTES_PER_MASK: dict[Kind, int] = {"demo": 217, "photographs": 359}
 BYTES_PER_SAMPLE: dict[Kind, int] = {"demo": 9_900, "photographs": 32_400}  # jpg, mask and json
 

@@ -12,12 +12,12 @@ from typing import Any
 import webdataset as wds
 from PIL import Image
 
-from ovseg import crops, tables
-from ovseg.errors import OvsegError
+from ovseg.core import crops, tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_json
+from ovseg.core.samples import Sample, decode_sample
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.mining.verify import shards_folder
-from ovseg.samples import Sample, decode_sample
-from ovseg.units import write_json
 
 QUALITY = 95
 
@@ -38,7 +38,7 @@ def open_clip(run: Path, out: Path, fill: crops.Fill) -> str:
 
 
 def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
-    """Pictures and a tab-separated file with the columns `filepath` and `title`: OVSeg's own layout."""
+    """Images and a tab-separated file with the columns `filepath` and `title`: OVSeg's own layout."""
     _new(out)
     (out / "images").mkdir()
     number = 0
@@ -51,7 +51,7 @@ def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
                 (out / name).write_bytes(_jpeg(sample, fill))
                 writer.writerow([name, sample.text])
                 number += 1
-    return f"{number:,} pictures and {out / 'pairs.csv'}"
+    return f"{number:,} images and {out / 'pairs.csv'}"
 
 
 def coco(run: Path, out: Path, _fill: crops.Fill) -> str:
@@ -85,10 +85,15 @@ FORMATS: dict[str, Callable[[Path, Path, crops.Fill], str]] = {"open_clip": open
 
 def _annotation(pair: dict[str, Any], region: dict[str, Any], nouns: dict[str, int]) -> dict[str, Any]:
     return {
-        "id": pair["pair"] + 1, "image_id": pair["image_id"], "category_id": nouns[pair["noun"]], "iscrowd": 0,
-        "bbox": region["box"], "area": pair["area"], "score": pair["similarity"],
+        "id": pair["pair"] + 1,
+        "image_id": pair["image_id"],
+        "category_id": nouns[pair["noun"]],
+        "iscrowd": 0,
+        "bbox": region["box"],
+        "area": pair["area"],
+        "score": pair["similarity"],
         "segmentation": {"size": [region["height"], region["width"]], "counts": region["rle"].decode("ascii")},
-    }  # fmt: skip
+    }
 
 
 def _samples(path: Path) -> Iterator[Sample]:

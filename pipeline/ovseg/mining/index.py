@@ -7,21 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ovseg import fingerprint, tables
+from ovseg.core import hashing, tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import read_bytes, read_header, safe_path
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime
-from ovseg.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
 
 IMAGES_PER_PART = 64  # of the index, and so of every table that follows it: a unit is minutes of work at most
 
 
 def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit: int | None = None) -> dict[str, int]:
-    """List pictures and captions, one row an image, sorted by image id; what is missing or broken is recorded.
+    """List images and captions, one row an image, sorted by image id; what is missing or broken is recorded.
 
     Args:
         images: folder that `file_name` is relative to, or a folder of WebDataset shards.
@@ -30,17 +30,17 @@ def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit
         limit: only the first that many images.
 
     Returns:
-        counts: images, captions, and pictures dropped by reason.
+        counts: images, captions, and images dropped by reason.
 
     Raises:
         OvsegError: if a path is missing or not what it should be, or no image can be used.
     """
     if not images.is_dir():
         raise OvsegError(f"the image folder {images} does not exist")
-    key = fingerprint.of(
+    key = hashing.fingerprint(
         images=str(images.resolve()), captions=_stamp(captions), limit=limit, schema=tables.SCHEMA_VERSION
     )
-    # the pictures themselves are no part of the key: an index that is made again, as DVC does when they change, looks anew
+    # the images themselves are no part of the key: an index that is made again, as DVC does when they change, looks anew
     again = (scratch_folder(runtime.work, "index", key) / PUBLISHED).exists() and published(out, key) is None
     scratch = Scratch(runtime.work, "index", key, runtime.fresh or again)
     store = _open(captions, scratch.folder / "captions.sqlite")
@@ -50,7 +50,7 @@ def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit
     counts = run_step("index", key, units, opener, out, runtime, scratch=scratch)
     if not counts["images"]:
         dropped = {name: n for name, n in counts.items() if name.startswith("dropped.")}
-        raise OvsegError(f"not one of the {number} pictures listed in {captions} can be used from {images}: {dropped}")
+        raise OvsegError(f"not one of the {number} images listed in {captions} can be used from {images}: {dropped}")
     return counts
 
 
@@ -59,7 +59,7 @@ def _stamp(path: Path) -> Any:
     if not path.exists():
         raise OvsegError(f"the captions {path} do not exist; COCO's are in annotations_trainval2017.zip")
     return (
-        fingerprint.of_file(path)
+        hashing.sha256_file(path)
         if path.is_file()
         else [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.glob("*.tar"))]
     )
@@ -76,7 +76,7 @@ def _task(images: Path, database: Path, number: int) -> Task:
         start = int(unit) * IMAGES_PER_PART
         records = store.images(start, min(start + IMAGES_PER_PART, number))
         rows = [_row(images, record, store.annotations(record["id"])) for record in records]
-        content = fingerprint.of(rows=rows)  # the part says what it holds, so a changed picture changes what follows
+        content = hashing.fingerprint(rows=rows)  # the part says what it holds, so a changed image changes what follows
         tables.write_part(folder / f"{unit}.parquet", "index", rows, content)
         good = [row for row in rows if row["problem"] is None]
         counts = {"images": len(good), "captions": sum(len(row["captions"]) for row in good)}
@@ -90,9 +90,17 @@ def _task(images: Path, database: Path, number: int) -> Task:
 
 def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "image_id": int(record["id"]), "file": str(record["file_name"]), "offset": int(record.get("offset", 0)),
-        "size": 0, "sha256": "", "width": 0, "height": 0, "captions": _captions(annotations), "problem": None, "detail": None,
-    }  # fmt: skip
+        "image_id": int(record["id"]),
+        "file": str(record["file_name"]),
+        "offset": int(record.get("offset", 0)),
+        "size": 0,
+        "sha256": "",
+        "width": 0,
+        "height": 0,
+        "captions": _captions(annotations),
+        "problem": None,
+        "detail": None,
+    }
     try:
         if "problem" in record:
             raise BadItem(record["problem"], record["detail"])

@@ -14,11 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ovseg import fingerprint, tables
-from ovseg.errors import OvsegError
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Task, unit_names
+from ovseg.core import hashing, tables
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Task, unit_names
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -27,9 +27,17 @@ if TYPE_CHECKING:
 NounUnit = Literal["token", "chunk"]
 CaptionsPerImage = Literal[1, "all"]
 NEEDED = frozenset(
-    {"tok2vec", "transformer", "curated_transformer", "tagger", "morphologizer", "attribute_ruler", "lemmatizer",
-     "trainable_lemmatizer"}
-)  # fmt: skip
+    {
+        "tok2vec",
+        "transformer",
+        "curated_transformer",
+        "tagger",
+        "morphologizer",
+        "attribute_ruler",
+        "lemmatizer",
+        "trainable_lemmatizer",
+    }
+)
 BATCH = 256  # captions that spaCy sees at once
 
 
@@ -68,11 +76,15 @@ def extract_nouns(
         OvsegError: if the pipeline is not installed or gives no tags and lemmas, or a file is missing.
     """
     stop = read_stop_list(stop_list)
-    key = fingerprint.of(
-        step="nouns", index=tables.fingerprint(index, "index"), model=model_fingerprint(model), unit=unit,
+    key = hashing.fingerprint(
+        step="nouns",
+        index=tables.fingerprint(index, "index"),
+        model=model_fingerprint(model),
+        unit=unit,
         captions=captions_per_image,
-        stop=sorted(stop), schema=tables.SCHEMA_VERSION,
-    )  # fmt: skip
+        stop=sorted(stop),
+        schema=tables.SCHEMA_VERSION,
+    )
     opener = partial(_task, index, key, model, unit, captions_per_image, stop)
     return run_step("nouns", key, list(unit_names(index)), opener, out, runtime)
 
@@ -112,19 +124,21 @@ def load_tagger(model: str) -> Language:
     nlp.select_pipes(enable=[name for name, factory in factories.items() if factory in NEEDED])
     made = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
     if "token.lemma" not in made or not made & {"token.pos", "token.tag", "token.morph"}:
-        raise OvsegError(f"the spaCy pipeline {model!r} gives no {'lemmas' if 'token.lemma' not in made else 'tags'}; use "
-                         "one with a tagger and a lemmatizer, such as en_core_web_sm")  # fmt: skip
+        raise OvsegError(
+            f"the spaCy pipeline {model!r} gives no {'lemmas' if 'token.lemma' not in made else 'tags'}; use "
+            "one with a tagger and a lemmatizer, such as en_core_web_sm"
+        )
     return nlp
 
 
 def model_fingerprint(model: str) -> str:
     """What identifies a spaCy pipeline: its files, or its name and version if it is an installed package."""
     if Path(model).is_dir():
-        return fingerprint.of_path(Path(model))
+        return hashing.sha256_path(Path(model))
     import spacy
 
     try:
-        return fingerprint.of(name=model, meta=json.dumps(spacy.load(model).meta, default=str, sort_keys=True))
+        return hashing.fingerprint(name=model, meta=json.dumps(spacy.load(model).meta, default=str, sort_keys=True))
     except OSError:
         load_tagger(model)  # says how to install it
         raise
@@ -153,7 +167,7 @@ def _chunk(run: list[Any]) -> Noun:
     return Noun(" ".join(words), run[0].idx, run[-1].idx + len(run[-1]))
 
 
-def refusal(noun: str, stop: frozenset[str]) -> str | None:
+def rejection_reason(noun: str, stop: frozenset[str]) -> str | None:
     """Why a noun is left out: "not_a_word" (one letter, digits, signs), "stop_noun", or None if it is kept."""
     parts = noun.replace("-", " ").replace("'", " ").split()
     if len(noun) < 2 or not parts or not all(part.isalpha() for part in parts):
@@ -193,14 +207,18 @@ def _unit(
         counts["captions"] += 1
         kept = 0
         for noun, start, end in nouns_of(doc, unit):
-            reason = refusal(noun, stop) or ("repeated" if (image_id, noun) in rows else None)
+            reason = rejection_reason(noun, stop) or ("repeated" if (image_id, noun) in rows else None)
             kept += reason in (None, "repeated")
             if reason:
                 counts[f"dropped.{reason}"] += 1
                 continue
             rows[image_id, noun] = {
-                "image_id": image_id, "noun": noun, "caption_id": caption_id, "start": start, "end": end,
-            }  # fmt: skip
+                "image_id": image_id,
+                "noun": noun,
+                "caption_id": caption_id,
+                "start": start,
+                "end": end,
+            }
         counts["dropped.caption_without_noun"] += not kept
     counts["nouns"] = len(rows)
     return list(rows.values()), {name: n for name, n in counts.items() if n or "." not in name}

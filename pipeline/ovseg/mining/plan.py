@@ -12,12 +12,12 @@ from ovseg.clip.load import load_clip
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Store
 from ovseg.datasets.webdataset import open_shards
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.estimates import BYTES_PER_SAMPLE, duration, nouns_per_image, size
 from ovseg.mining.index import IMAGES_PER_PART
 from ovseg.mining.nouns import load_tagger
 from ovseg.mining.run import Settings
 from ovseg.proposals.annotated import check_path
-from ovseg.runtime import Runtime
 
 SAMPLE = 200  # images whose annotations are counted for the estimate
 
@@ -30,8 +30,12 @@ def plan(settings: Settings, out: Path, runtime: Runtime) -> str:
     """
     s = settings
     load_tagger(s.nouns_model)
-    clip = load_clip(s.clip_model, "random" if not s.clip_model.startswith(("local-dir:", "hf-hub:")) else s.clip_pretrained,
-                     runtime.devices[0], s.precision)  # fmt: skip
+    clip = load_clip(
+        s.clip_model,
+        "random" if not s.clip_model.startswith(("local-dir:", "hf-hub:")) else s.clip_pretrained,
+        runtime.devices[0],
+        s.precision,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         captions = Path(s.captions)
         store = (open_shards if captions.is_dir() else open_coco)(captions, Path(scratch) / "captions.sqlite")

@@ -13,20 +13,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ovseg import fingerprint, masks, tables, weights
-from ovseg.errors import BadItem, OvsegError
-from ovseg.mining.executors import DEVICE
-from ovseg.mining.steps import run_step
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.core import hashing, masks, tables, weights
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.failures import failure, write_failures
+from ovseg.core.image_records import ImageRecord, read_image_records
+from ovseg.engine.executors import DEVICE
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Scratch, Task, unit_names
+from ovseg.proposals import Proposal, Source
 from ovseg.proposals.annotated import check_path, ground_truth, precomputed
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Scratch, Task, unit_names
 
 log = logging.getLogger("ovseg")
 
-SourceName = Literal["segmenter", "ground_truth", "precomputed", "maskformer", "sam2"]
-USE_MODEL = frozenset({"segmenter", "maskformer", "sam2"})
-ON_HUB = USE_MODEL - {"segmenter"}
+SourceName = Literal["proposal_network", "ground_truth", "precomputed", "maskformer", "sam2"]
+USE_MODEL = frozenset({"proposal_network", "maskformer", "sam2"})
+ON_HUB = USE_MODEL - {"proposal_network"}
 
 
 def propose_masks(
@@ -48,10 +50,10 @@ def propose_masks(
         index: folder of the table `index`.
         images: folder that the index's files are in.
         out: folder of the table `proposals`.
-        source: "segmenter", "ground_truth", "precomputed", "maskformer" or "sam2".
+        source: "proposal_network", "ground_truth", "precomputed", "maskformer" or "sam2".
         path: masks of "ground_truth" and "precomputed": COCO JSON, a folder of pixel maps, or a table `proposals`.
         model: of the others: the folder of our own proposal network; a name on the Hub or a folder.
-        annotations: annotated masks with class names to add, for `select.annotated_share`; None for none.
+        annotations: annotated masks with class names to add, for `select.annotated_fraction`; None for none.
         mask_threshold: a model's soft masks are cut here, in (0, 1).
         max_proposals: at most that many an image, best score first; annotated masks are all taken.
 
@@ -66,11 +68,17 @@ def propose_masks(
     where = None if source in USE_MODEL else check_path(path, source)
     known = None if annotations is None else check_path(annotations, "annotations")
     network = _network(source, model)
-    key = fingerprint.of(
-        step="propose", index=tables.fingerprint(index, "index"), source=source, model=_model_identity(source, model),
-        path=_identity(where), annotations=_identity(known), threshold=mask_threshold, most=max_proposals,
+    key = hashing.fingerprint(
+        step="propose",
+        index=tables.fingerprint(index, "index"),
+        source=source,
+        model=_model_identity(source, model),
+        path=_identity(where),
+        annotations=_identity(known),
+        threshold=mask_threshold,
+        most=max_proposals,
         schema=tables.SCHEMA_VERSION,
-    )  # fmt: skip
+    )
     scratch = Scratch(runtime.work, "propose", key, runtime.fresh)
     opener = partial(
         _task, index, images, key, network, scratch.folder, source, where, model, known, mask_threshold, max_proposals
@@ -94,7 +102,7 @@ def _network(source: SourceName, model: str | None) -> dict[str, str]:
     one that is not ours to give."""
     if source not in USE_MODEL or not model:
         return {}
-    if source == "segmenter":
+    if source == "proposal_network":
         from ovseg.proposals.network import ABOUT, identify_network
 
         known = {"ovseg.network": json.dumps(identify_network(Path(model)), sort_keys=True)}
@@ -113,7 +121,7 @@ def _identity(where: Path | str | None) -> str | None:
     """What changes when the masks behind a path change."""
     if where is None or not Path(where).exists():
         return where if where is None else str(where)
-    return fingerprint.of_path(Path(where))
+    return hashing.sha256_path(Path(where))
 
 
 def _open(
@@ -126,10 +134,10 @@ def _open(
 
 
 def _open_model(source: SourceName, model: str, threshold: float, most: int, device: str) -> Source:
-    if source == "segmenter":
-        from ovseg.proposals.segmenter import segmenter
+    if source == "proposal_network":
+        from ovseg.proposals.proposal_network import proposal_network_source
 
-        return segmenter(Path(model), threshold, most, device)
+        return proposal_network_source(Path(model), threshold, most, device)
     if source == "sam2":
         from ovseg.proposals.sam2 import sam2
 
@@ -160,12 +168,12 @@ def _task(
         rows: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
         counts: Counter[str] = Counter(images=0, proposals=0)
-        for picture in pictures(index / f"{unit}.parquet", images):
-            found = list(_masks(picture, proposals, annotated))
+        for image in read_image_records(index / f"{unit}.parquet", images):
+            found = list(_masks(image, proposals, annotated))
             good = [item for item in found if isinstance(item, Proposal)]
-            rows += [_row(picture, number, proposal, source) for number, proposal in enumerate(good)]
+            rows += [_row(image, number, proposal, source) for number, proposal in enumerate(good)]
             for problem in (item for item in found if isinstance(item, BadItem)):
-                failures.append(failure(picture.image_id, "mask", problem))
+                failures.append(failure(image.image_id, "mask", problem))
                 counts[f"dropped.{problem.reason}"] += 1
             counts["images"] += 1
             counts["proposals"] += sum(proposal.label is None for proposal in good)
@@ -178,37 +186,24 @@ def _task(
     return task
 
 
-def pictures(part: Path, images: Path) -> Iterator[Picture]:
-    """The usable pictures of one part of the index."""
-    columns = ["image_id", "file", "offset", "size", "width", "height", "problem"]
-    for row in tables.read_part(part, "index", columns).to_pylist():
-        if row.pop("problem") is None:
-            yield Picture(root=images, **row)
-
-
-def failure(image_id: int, item: str, problem: BadItem) -> dict[str, Any]:
-    """A row of the table `failures`."""
-    return {"image_id": image_id, "item": item, "reason": problem.reason, "detail": problem.detail}
-
-
-def write_failures(folder: Path, unit: str, failures: list[dict[str, Any]], key: str) -> None:
-    """Write the items of a unit that could not be used, if there are any; by image, whichever was found first."""
-    if failures:
-        ordered = sorted(failures, key=lambda row: int(row["image_id"]))
-        tables.write_part(folder / f"{unit}.failures.parquet", "failures", ordered, key)
-
-
-def _masks(picture: Picture, proposals: Source, annotated: Source | None) -> Iterator[Proposal | BadItem]:
+def _masks(image: ImageRecord, proposals: Source, annotated: Source | None) -> Iterator[Proposal | BadItem]:
     try:
-        yield from chain(proposals(picture), annotated(picture) if annotated else ())
-    except BadItem as problem:  # the picture itself cannot be read
+        yield from chain(proposals(image), annotated(image) if annotated else ())
+    except BadItem as problem:  # the image itself cannot be read
         yield problem
 
 
-def _row(picture: Picture, number: int, proposal: Proposal, source: str) -> dict[str, Any]:
-    size = (picture.height, picture.width)
+def _row(image: ImageRecord, number: int, proposal: Proposal, source: str) -> dict[str, Any]:
+    size = (image.height, image.width)
     return {
-        "image_id": picture.image_id, "proposal": number, "rle": proposal.rle, "height": size[0], "width": size[1],
-        "box": list(masks.box(proposal.rle, *size)), "area": masks.area(proposal.rle, *size), "score": proposal.score,
-        "source": source if proposal.label is None else "annotated", "label": proposal.label,
-    }  # fmt: skip
+        "image_id": image.image_id,
+        "proposal": number,
+        "rle": proposal.rle,
+        "height": size[0],
+        "width": size[1],
+        "box": list(masks.box(proposal.rle, *size)),
+        "area": masks.area(proposal.rle, *size),
+        "score": proposal.score,
+        "source": source if proposal.label is None else "annotated",
+        "label": proposal.label,
+    }

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg import __version__, fingerprint
-from ovseg.crops import Fill
-from ovseg.errors import OvsegError
+from ovseg import __version__
+from ovseg.core import hashing
+from ovseg.core.crops import Fill
+from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_json
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import CaptionsPerImage, NounUnit, extract_nouns
 from ovseg.mining.propose import SourceName, propose_masks
 from ovseg.mining.select import Rule, select_pairs
 from ovseg.mining.shards import write_shards
-from ovseg.runtime import Runtime
-from ovseg.units import write_json
 
 RUN = "run.json"
 
@@ -52,7 +53,7 @@ class Settings:
     min_margin: float | None = None
     min_area: int = 1
     max_per_noun: int | None = None
-    annotated_share: float = 0.0
+    annotated_fraction: float = 0.0
     seed: int = 0
     samples_per_shard: int = 4096
     min_shards: int = 16
@@ -69,44 +70,85 @@ def mine(settings: Settings, out: Path, runtime: Runtime) -> dict[str, dict[str,
     Raises:
         OvsegError: `out` belongs to a run with other settings; or what a step raises.
     """
-    claim(settings, out)
+    check_output_folder(settings, out)
     images, s = Path(settings.images), settings
     index, nouns, proposals = out / "index", out / "nouns", out / "proposals"
     candidates, pairs = out / "candidates", out / "pairs"
     counts = {"index": build_index(images, Path(s.captions), index, runtime, s.limit)}
     counts["nouns"] = extract_nouns(
-        index, nouns, runtime, model=s.nouns_model, unit=s.unit, captions_per_image=s.captions_per_image,
+        index,
+        nouns,
+        runtime,
+        model=s.nouns_model,
+        unit=s.unit,
+        captions_per_image=s.captions_per_image,
         stop_list=_path(s.stop_list),
-    )  # fmt: skip
+    )
     counts["propose"] = propose_masks(
-        index, images, proposals, runtime, source=s.source, path=_path(s.path), model=s.model,
-        annotations=_path(s.annotations), mask_threshold=s.mask_threshold, max_proposals=s.max_proposals,
-    )  # fmt: skip
+        index,
+        images,
+        proposals,
+        runtime,
+        source=s.source,
+        path=_path(s.path),
+        model=s.model,
+        annotations=_path(s.annotations),
+        mask_threshold=s.mask_threshold,
+        max_proposals=s.max_proposals,
+    )
     from ovseg.mining.score import score_nouns  # torch and open_clip: not before they are needed
 
     counts["score"] = score_nouns(
-        index, images, nouns, proposals, candidates, runtime, clip_model=s.clip_model, clip_pretrained=s.clip_pretrained,
-        precision=s.precision, fill=s.fill, antialias=s.antialias, templates=s.templates, top_k=s.top_k,
+        index,
+        images,
+        nouns,
+        proposals,
+        candidates,
+        runtime,
+        clip_model=s.clip_model,
+        clip_pretrained=s.clip_pretrained,
+        precision=s.precision,
+        fill=s.fill,
+        antialias=s.antialias,
+        templates=s.templates,
+        top_k=s.top_k,
         duplicate_iou=s.duplicate_iou,
-    )  # fmt: skip
+    )
     counts["select"] = select_pairs(
-        candidates, proposals, pairs, runtime, rule=s.rule, min_similarity=s.min_similarity, min_margin=s.min_margin,
-        min_area=s.min_area, max_per_noun=s.max_per_noun, annotated_share=s.annotated_share, seed=s.seed,
-    )  # fmt: skip
+        candidates,
+        proposals,
+        pairs,
+        runtime,
+        rule=s.rule,
+        min_similarity=s.min_similarity,
+        min_margin=s.min_margin,
+        min_area=s.min_area,
+        max_per_noun=s.max_per_noun,
+        annotated_fraction=s.annotated_fraction,
+        seed=s.seed,
+    )
     counts["shards"] = write_shards(
-        index, images, proposals, pairs, out / "shards", runtime, samples_per_shard=s.samples_per_shard,
-        min_shards=s.min_shards, background=s.background, jpeg_quality=s.jpeg_quality,
-    )  # fmt: skip
+        index,
+        images,
+        proposals,
+        pairs,
+        out / "shards",
+        runtime,
+        samples_per_shard=s.samples_per_shard,
+        min_shards=s.min_shards,
+        background=s.background,
+        jpeg_quality=s.jpeg_quality,
+    )
     return counts
 
 
-def claim(settings: Settings, out: Path) -> None:
+def check_output_folder(settings: Settings, out: Path) -> None:
     """Note in `out` whose it is; a run that wrote nothing yet (a typo in a path) has no claim.
 
     Raises:
         OvsegError: it is another run's, or holds something else.
     """
-    key, path = fingerprint.of(**asdict(settings)), out / RUN
+    key, path = hashing.fingerprint(**asdict(settings)), out / RUN
     others = [p.name for p in out.iterdir() if p.name not in (RUN, f"{RUN}.tmp")] if out.is_dir() else []
     if others and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))

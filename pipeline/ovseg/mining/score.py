@@ -1,6 +1,6 @@
 """Step `score`: how well each noun fits each proposal of its image, by CLIP on masked crops (paper 3.2).
 
-Pictures are decoded and cropped by threads while the encoder works; crops of several images share a batch; each distinct
+Images are decoded and cropped by threads while the encoder works; crops of several images share a batch; each distinct
 noun is encoded once. The arg-max over proposals is the paper's pair; margins and softmaxes are kept for other rules.
 """
 
@@ -19,19 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg import crops, fingerprint, masks, tables
 from ovseg.clip.adapted import made_with
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.clip.pretrained import weights_fingerprint
-from ovseg.errors import BadItem
-from ovseg.mining.executors import DEVICE
-from ovseg.mining.propose import failure, pictures, write_failures
-from ovseg.mining.steps import run_step
+from ovseg.core import crops, hashing, masks, tables
+from ovseg.core.errors import BadItem
+from ovseg.core.failures import failure, write_failures
+from ovseg.core.image_records import ImageRecord, read_image_records
+from ovseg.core.vocabulary import TEMPLATES, Templates
+from ovseg.engine.executors import DEVICE
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
 from ovseg.mining.texts import encode_nouns, read_texts
-from ovseg.proposals import Picture
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Scratch, Task, published, unit_names
-from ovseg.vocabulary import TEMPLATES, Templates
 
 DIGITS = 5  # of a similarity: what is beyond moves with the batch size, and must not decide a rank
 TEMPERATURE = 100.0  # CLIP's trained logit scale
@@ -75,20 +75,43 @@ def score_nouns(
         OvsegError: the CLIP cannot be loaded, or a table is missing.
     """
     weights = weights_fingerprint(clip_model, clip_pretrained)
-    key = fingerprint.of(
-        step="score", index=tables.fingerprint(index, "index"), nouns=tables.fingerprint(nouns, "nouns"),
-        proposals=tables.fingerprint(proposals, "proposals"), clip=weights, precision=precision, fill=fill,
-        antialias=antialias, templates=TEMPLATES[templates], top_k=top_k, duplicate_iou=duplicate_iou,
+    key = hashing.fingerprint(
+        step="score",
+        index=tables.fingerprint(index, "index"),
+        nouns=tables.fingerprint(nouns, "nouns"),
+        proposals=tables.fingerprint(proposals, "proposals"),
+        clip=weights,
+        precision=precision,
+        fill=fill,
+        antialias=antialias,
+        templates=TEMPLATES[templates],
+        top_k=top_k,
+        duplicate_iou=duplicate_iou,
         schema=tables.SCHEMA_VERSION,
-    )  # fmt: skip
+    )
     scratch = Scratch(runtime.work, "score", key, runtime.fresh)
     texts = scratch.folder / "texts"  # under this run's lock: they are read as long as it works
     if runtime.fresh or published(out, key) is None:
         encode_nouns(nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights)
     opener = partial(
-        _task, index, images, nouns, proposals, texts, key, clip_model, clip_pretrained, precision, fill, antialias, top_k,
-        duplicate_iou, runtime.workers, runtime.batch_size, made_with(clip_model, clip_pretrained),
-    )  # fmt: skip
+        _task,
+        index,
+        images,
+        nouns,
+        proposals,
+        texts,
+        key,
+        clip_model,
+        clip_pretrained,
+        precision,
+        fill,
+        antialias,
+        top_k,
+        duplicate_iou,
+        runtime.workers,
+        runtime.batch_size,
+        made_with(clip_model, clip_pretrained),
+    )
     return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
 
 
@@ -124,11 +147,11 @@ def _softmax(logits: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
 
 
-def representatives(counts: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
+def duplicate_of(counts: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
     """For each mask of an image the earlier mask that stands for it: itself, unless their overlap is above the limit."""
     if duplicate_iou >= 1:
         return list(range(len(counts)))
-    overlap = masks.overlaps(counts, height, width)
+    overlap = masks.iou_matrix(counts, height, width)
     chosen: list[int] = []
     for i in range(len(counts)):
         chosen.append(next((j for j in range(i) if chosen[j] == j and overlap[i, j] > duplicate_iou), i))
@@ -138,16 +161,29 @@ def representatives(counts: Sequence[bytes], height: int, width: int, duplicate_
 class _Job(NamedTuple):
     """An image to score."""
 
-    picture: Picture
+    image: ImageRecord
     nouns: list[Row]
     proposals: list[Row]
 
 
 def _task(
-    index: Path, images: Path, nouns: Path, proposals: Path, texts: Path, key: str, clip_model: str,
-    clip_pretrained: str | None, precision: Precision, fill: crops.Fill, antialias: bool, top_k: int, duplicate_iou: float,
-    workers: int, batch_size: int, weights: Mapping[str, str] | None = None,
-) -> Task:  # fmt: skip
+    index: Path,
+    images: Path,
+    nouns: Path,
+    proposals: Path,
+    texts: Path,
+    key: str,
+    clip_model: str,
+    clip_pretrained: str | None,
+    precision: Precision,
+    fill: crops.Fill,
+    antialias: bool,
+    top_k: int,
+    duplicate_iou: float,
+    workers: int,
+    batch_size: int,
+    weights: Mapping[str, str] | None = None,
+) -> Task:
     clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
     colour = crops.fill_colour(fill, clip.mean.tolist())
     embeddings = read_texts(texts)
@@ -157,15 +193,16 @@ def _task(
 
     def cut(job: _Job) -> tuple[_Job, list[int], Tensor] | tuple[_Job, BadItem]:
         try:
-            pixels = job.picture.pixels
+            pixels = job.image.pixels
         except BadItem as problem:
             return job, problem
-        size = job.picture.height, job.picture.width
-        stand_in = representatives([p["rle"] for p in job.proposals], *size, duplicate_iou)
+        size = job.image.height, job.image.width
+        stand_in = duplicate_of([p["rle"] for p in job.proposals], *size, duplicate_iou)
         cuts = [
             crops.region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
-            for i, p in enumerate(job.proposals) if stand_in[i] == i
-        ]  # fmt: skip
+            for i, p in enumerate(job.proposals)
+            if stand_in[i] == i
+        ]
         return job, stand_in, torch.stack(cuts)
 
     def task(unit: str, folder: Path) -> Counts:
@@ -200,9 +237,16 @@ def _task(
 
 def _row(noun: Row, place: int, proposal: Row, found: tuple[int, float, float | None, float, float]) -> Row:
     return {
-        **noun, "rank": place, "proposal": proposal["proposal"], "similarity": found[1], "margin": found[2],
-        "p_proposal": found[3], "p_noun": found[4], "area": proposal["area"], "source": proposal["source"],
-    }  # fmt: skip
+        **noun,
+        "rank": place,
+        "proposal": proposal["proposal"],
+        "similarity": found[1],
+        "margin": found[2],
+        "p_proposal": found[3],
+        "p_noun": found[4],
+        "area": proposal["area"],
+        "source": proposal["source"],
+    }
 
 
 def _jobs(
@@ -210,8 +254,8 @@ def _jobs(
 ) -> Iterator[_Job]:
     """The images of a unit that have both nouns and masks; the nouns of the others are counted."""
     by_image, found = grouped(nouns / f"{unit}.parquet", "nouns"), _class_agnostic(proposals / f"{unit}.parquet")
-    for picture in pictures(index / f"{unit}.parquet", images):
-        job = _Job(picture, by_image.get(picture.image_id, []), found.get(picture.image_id, []))
+    for image in read_image_records(index / f"{unit}.parquet", images):
+        job = _Job(image, by_image.get(image.image_id, []), found.get(image.image_id, []))
         if job.nouns and not job.proposals:
             _drop(job, BadItem("no_proposals", "the image has no usable mask"), counts, failures)
         elif job.nouns:
@@ -220,7 +264,7 @@ def _jobs(
 
 def _drop(job: _Job, problem: BadItem, counts: Counter[str], failures: list[Row]) -> None:
     counts[f"dropped.{problem.reason}"] += len(job.nouns)
-    failures.extend(failure(job.picture.image_id, noun["noun"], problem) for noun in job.nouns)
+    failures.extend(failure(job.image.image_id, noun["noun"], problem) for noun in job.nouns)
 
 
 def grouped(part: Path, name: str) -> dict[int, list[Row]]:

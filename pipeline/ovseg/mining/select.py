@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ovseg import fingerprint, tables
-from ovseg.errors import OvsegError
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Task
+from ovseg.core import hashing, tables
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Task
 
 Rule = Literal["best", "one_to_one"]
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ def select_pairs(
     min_margin: float | None = None,
     min_area: int = 1,
     max_per_noun: int | None = None,
-    annotated_share: float = 0.0,
+    annotated_fraction: float = 0.0,
     seed: int = 0,
 ) -> dict[str, int]:
     """Write the table `pairs`, in the order that the shards will have: parts shuffled, images shuffled within a part.
@@ -49,7 +49,7 @@ def select_pairs(
         min_margin: least distance to the next proposal; an image's only proposal passes.
         min_area: least area of the mask in pixels.
         max_per_noun: keep only the most similar that many pairs of a noun.
-        annotated_share: share of annotated masks with their class names among all pairs, in [0, 1]; 1 mines nothing.
+        annotated_fraction: share of annotated masks with their class names among all pairs, in [0, 1]; 1 mines nothing.
         seed: of the order and of the choice of annotated masks.
 
     Returns:
@@ -58,16 +58,29 @@ def select_pairs(
     Raises:
         OvsegError: annotated pairs are wanted and the proposals have none; no pair is left.
     """
-    key = fingerprint.of(
-        step="select", candidates=tables.fingerprint(candidates, "candidates"), rule=rule, min_similarity=min_similarity,
-        min_margin=min_margin, min_area=min_area, max_per_noun=max_per_noun, annotated_share=annotated_share, seed=seed,
-        proposals=tables.fingerprint(proposals, "proposals"), schema=tables.SCHEMA_VERSION,
-    )  # fmt: skip
-    limits = partial(
-        _mined, candidates, rule=rule, min_similarity=min_similarity, min_margin=min_margin, min_area=min_area,
+    key = hashing.fingerprint(
+        step="select",
+        candidates=tables.fingerprint(candidates, "candidates"),
+        rule=rule,
+        min_similarity=min_similarity,
+        min_margin=min_margin,
+        min_area=min_area,
         max_per_noun=max_per_noun,
-    )  # fmt: skip
-    opener = partial(_task, limits, proposals, annotated_share, seed, key)
+        annotated_fraction=annotated_fraction,
+        seed=seed,
+        proposals=tables.fingerprint(proposals, "proposals"),
+        schema=tables.SCHEMA_VERSION,
+    )
+    limits = partial(
+        _mined,
+        candidates,
+        rule=rule,
+        min_similarity=min_similarity,
+        min_margin=min_margin,
+        min_area=min_area,
+        max_per_noun=max_per_noun,
+    )
+    opener = partial(_task, limits, proposals, annotated_fraction, seed, key)
     return run_step("select", key, ["00000"], opener, out, runtime)
 
 
@@ -96,7 +109,7 @@ def one_to_one(candidates: list[Row]) -> list[Row]:
     return [place[pair] for pair in matched if pair in place]
 
 
-def refusal(row: Row, min_similarity: float | None, min_margin: float | None, min_area: int) -> str | None:
+def rejection_reason(row: Row, min_similarity: float | None, min_margin: float | None, min_area: int) -> str | None:
     """Why a candidate is left out: "low_similarity", "low_margin", "small_area", or None if it is kept."""
     if min_similarity is not None and row["similarity"] < min_similarity:
         return "low_similarity"
@@ -123,9 +136,14 @@ def annotated_number(mined: int, annotated: int, share: float) -> int:
 
 
 def _mined(
-    candidates: Path, *, rule: Rule, min_similarity: float | None, min_margin: float | None, min_area: int,
+    candidates: Path,
+    *,
+    rule: Rule,
+    min_similarity: float | None,
+    min_margin: float | None,
+    min_area: int,
     max_per_noun: int | None,
-) -> tuple[list[Row], Counter[str]]:  # fmt: skip
+) -> tuple[list[Row], Counter[str]]:
     counts: Counter[str] = Counter()
     pairs = []
     for part, rows in _by_image(candidates):
@@ -135,7 +153,7 @@ def _mined(
             chosen = one_to_one(rows)
             counts["dropped.no_free_proposal"] += len({row["noun"] for row in rows}) - len(chosen)
         for row in chosen:
-            reason = refusal(row, min_similarity, min_margin, min_area)
+            reason = rejection_reason(row, min_similarity, min_margin, min_area)
             if reason:
                 counts[f"dropped.{reason}"] += 1
             else:
@@ -172,7 +190,7 @@ def _task(mine: partial[tuple[list[Row], Counter[str]]], proposals: Path, share:
             pool = _annotated(proposals)
             if not pool:
                 raise OvsegError(
-                    f"select.annotated_share={share} asks for annotated masks, but {proposals} has none: set "
+                    f"select.annotated_fraction={share} asks for annotated masks, but {proposals} has none: set "
                     "propose.annotations to a COCO file with categories"
                 )
             number = annotated_number(len(pairs), len(pool), share)

@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow.compute as pc
 import webdataset as wds
 
-from ovseg import crops, fingerprint, masks, tables
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels
+from ovseg.core import crops, hashing, masks, tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.files import write_json
+from ovseg.core.image_records import ImageRecord, read_image_records
+from ovseg.core.images import ImageArray
+from ovseg.core.samples import Sample, encode_sample, key_of
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Task
 from ovseg.mining.estimates import number_of_shards
-from ovseg.mining.propose import pictures
-from ovseg.mining.steps import run_step
-from ovseg.proposals import Picture
-from ovseg.runtime import Runtime
-from ovseg.samples import Sample, encode_sample, key_of
-from ovseg.units import Counts, Task, write_json
 
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's; a loader of another CLIP fills again from the mask
@@ -63,11 +63,16 @@ def write_shards(
     table = tables.read(pairs, "pairs", ["noun"])
     number = table.num_rows
     shards = number_of_shards(number, samples_per_shard, min_shards)
-    key = fingerprint.of(
-        step="shards", pairs=tables.fingerprint(pairs, "pairs"), proposals=tables.fingerprint(proposals, "proposals"),
-        index=tables.fingerprint(index, "index"), shards=shards, background=background, quality=jpeg_quality,
+    key = hashing.fingerprint(
+        step="shards",
+        pairs=tables.fingerprint(pairs, "pairs"),
+        proposals=tables.fingerprint(proposals, "proposals"),
+        index=tables.fingerprint(index, "index"),
+        shards=shards,
+        background=background,
+        quality=jpeg_quality,
         schema=tables.SCHEMA_VERSION,
-    )  # fmt: skip
+    )
     noun_ids = {noun: i for i, noun in enumerate(sorted(pc.unique(table["noun"]).to_pylist()))}
     units = [f"{i:05d}" for i in range(shards)]
     opener = partial(_task, index, images, proposals, pairs, key, shards, noun_ids, background, jpeg_quality)
@@ -80,9 +85,16 @@ def bounds(number: int, shards: int, shard: int) -> tuple[int, int]:
 
 
 def _task(
-    index: Path, images: Path, proposals: Path, pairs: Path, key: str, shards: int, noun_ids: dict[str, int],
-    background: crops.Fill, jpeg_quality: int,
-) -> Task:  # fmt: skip
+    index: Path,
+    images: Path,
+    proposals: Path,
+    pairs: Path,
+    key: str,
+    shards: int,
+    noun_ids: dict[str, int],
+    background: crops.Fill,
+    jpeg_quality: int,
+) -> Task:
     colour = crops.fill_colour(background, CLIP_MEAN)
     licence = tables.licence(proposals, "proposals")
     carried = {tables.LICENCE: licence} if licence else {}
@@ -111,14 +123,14 @@ def _task(
 
 
 def _samples(
-    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: Pixels | None
+    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: ImageArray | None
 ) -> Iterator[tuple[Row, Sample | BadItem]]:
-    """Each pair with its sample, or why there is none; a picture is decoded once for all of its pairs."""
+    """Each pair with its sample, or why there is none; an image is decoded once for all of its pairs."""
     for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
         mine = list(group)
         wanted = pc.field("image_id").isin(sorted({pair["image_id"] for pair in mine}))
         path = index / f"{part:05d}.parquet"
-        found = {picture.image_id: picture for picture in pictures(path, images)}
+        found = {image.image_id: image for image in read_image_records(path, images)}
         captions = {
             (row["image_id"], caption["id"]): caption["text"]
             for row in tables.read_part(path, "index", ["image_id", "captions"]).filter(wanted).to_pylist()
@@ -127,28 +139,37 @@ def _samples(
         table = tables.read_part(proposals / f"{part:05d}.parquet", "proposals").filter(wanted)
         regions = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
         for image_id, same in groupby(mine, key=lambda pair: int(pair["image_id"])):
-            picture = found.pop(image_id)  # with its pixels, it goes out of memory after the group
+            image = found.pop(image_id)  # with its pixels, it goes out of memory after the group
             for pair in same:
                 caption = captions.get((image_id, pair["caption_id"]))
                 region = regions[image_id, pair["proposal"]]
-                yield pair, _sample(pair, picture, region, caption, noun_ids[pair["noun"]], colour)
+                yield pair, _sample(pair, image, region, caption, noun_ids[pair["noun"]], colour)
 
 
 def _sample(
-    pair: Row, picture: Picture, region: Row, caption: str | None, noun_id: int, colour: Pixels | None
+    pair: Row, image: ImageRecord, region: Row, caption: str | None, noun_id: int, colour: ImageArray | None
 ) -> Sample | BadItem:
     try:
-        pixels = picture.pixels
+        pixels = image.pixels
         mask = masks.decode(region["rle"], region["height"], region["width"])
         crop, inside = crops.cut(pixels, mask, tuple(region["box"]))
     except BadItem as problem:
         return problem
     record = {
-        "noun": pair["noun"], "noun_id": noun_id, "caption": caption, "caption_id": pair["caption_id"],
-        "start": pair["start"], "end": pair["end"], "image_id": pair["image_id"], "box": region["box"],
-        "area": region["area"], "proposal": pair["proposal"], "source": pair["source"],
-        "similarity": pair["similarity"], "margin": pair["margin"],
-    }  # fmt: skip
+        "noun": pair["noun"],
+        "noun_id": noun_id,
+        "caption": caption,
+        "caption_id": pair["caption_id"],
+        "start": pair["start"],
+        "end": pair["end"],
+        "image_id": pair["image_id"],
+        "box": region["box"],
+        "area": region["area"],
+        "proposal": pair["proposal"],
+        "source": pair["source"],
+        "similarity": pair["similarity"],
+        "margin": pair["margin"],
+    }
     return Sample(key_of(pair["pair"]), crops.fill_background(crop, inside, colour), inside, pair["noun"], record)
 
 
@@ -165,7 +186,7 @@ def _finish(noun_ids: dict[str, int], folder: Path) -> None:
         tar = part.with_suffix(".tar").rename(folder / f"{len(sizes):05d}.tar")
         part.rename(tar.with_suffix(".parquet"))
         sizes[tar.name] = good
-        sums.append(f"{fingerprint.of_file(tar)}  {tar.name}\n")
+        sums.append(f"{hashing.sha256_file(tar)}  {tar.name}\n")
     if not sizes:
         raise OvsegError("not one pair could be written as a sample; the reasons are in the *.parquet files")
     write_json(folder / SIZES, sizes)

@@ -11,21 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg import fingerprint, tables
 from ovseg.clip.load import Precision, load_clip
-from ovseg.mining.executors import DEVICE
-from ovseg.mining.steps import run_step
-from ovseg.runtime import Runtime
-from ovseg.units import Counts, Scratch, Task, unit_names, write_json
-from ovseg.vocabulary import TEMPLATES, Templates, embed
+from ovseg.core import hashing, tables
+from ovseg.core.files import write_json
+from ovseg.core.vocabulary import TEMPLATES, Templates, embed
+from ovseg.engine.executors import DEVICE
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.steps import run_step
+from ovseg.engine.units import Counts, Scratch, Task, unit_names
 
 NOUNS_PER_UNIT = 256
 
 
 def encode_nouns(
-    nouns: Path, proposals: Path, out: Path, runtime: Runtime, clip_model: str, clip_pretrained: str | None,
-    precision: Precision, templates: Templates, weights: str,
-) -> None:  # fmt: skip
+    nouns: Path,
+    proposals: Path,
+    out: Path,
+    runtime: Runtime,
+    clip_model: str,
+    clip_pretrained: str | None,
+    precision: Precision,
+    templates: Templates,
+    weights: str,
+) -> None:
     """Embed every noun that an image with masks has, once, into the folder `out` (see `read_texts`).
 
     Args:
@@ -37,7 +45,7 @@ def encode_nouns(
         weights: fingerprint of the CLIP.
     """
     distinct = _distinct_nouns(nouns, proposals)
-    key = fingerprint.of(
+    key = hashing.fingerprint(
         step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct
     )
     scratch = Scratch(runtime.work, "texts", key, runtime.fresh)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import webdataset as wds
 
-from ovseg import fingerprint, tables
-from ovseg.errors import BadItem, OvsegError
+from ovseg.core import hashing, tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.samples import decode_sample
 from ovseg.mining.shards import NOUNS, SIZES
-from ovseg.samples import decode_sample
 
 
 def shards_folder(run: Path) -> Path:
@@ -45,15 +45,15 @@ def verify(run: Path) -> str:
 
 def _check_files(folder: Path) -> list[str]:
     """Every file against the sha256 that was noted when it was written."""
-    noted: dict[str, str] = tables.read_account(folder).get("files", {})
-    problems = [] if noted else [f"{tables.ACCOUNT} is missing or damaged: it holds the sha256 of every file"]
+    noted: dict[str, str] = tables.read_step_manifest(folder).get("files", {})
+    problems = [] if noted else [f"{tables.STEP_MANIFEST} is missing or damaged: it holds the sha256 of every file"]
     surplus = {path.name for path in folder.glob("*.tar")} - set(noted) if noted else set()
     problems += [f"{name} is too much: it was not written with the others" for name in sorted(surplus)]
     for name, digest in noted.items():
         if not (folder / name).is_file():
             problems.append(f"{name} is missing")
-        elif fingerprint.of_file(folder / name) != digest:
-            problems.append(f"{name} is not the file that was written: its sha256 differs from {tables.ACCOUNT}")
+        elif hashing.sha256_file(folder / name) != digest:
+            problems.append(f"{name} is not the file that was written: its sha256 differs from {tables.STEP_MANIFEST}")
     return problems
 
 

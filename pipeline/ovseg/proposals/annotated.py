@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ovseg import masks, tables
+from ovseg.core import masks, tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco, open_results
 from ovseg.datasets.store import Record, Store
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import decode_image, decode_labels, safe_path
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.proposals import Proposal, Source
 
 UNLABELLED = 255  # of COCO-Stuff's pixel maps
 CLASSES = "classes.json"
@@ -30,7 +31,7 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
 
     Args:
         path: the JSON (panoptic PNGs are looked for in the folder of the same name without ".json"), or the folder
-            (one PNG a picture).
+            (one PNG an image).
         scratch: folder for the streamed copy of the JSON.
         labels: give class names too; a proposal proper is class-agnostic and has none.
         classes: class table that says what the numbers in a folder of maps mean; None for its classes.json.
@@ -40,16 +41,16 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
     """
     if path.is_dir():
         named = {one.id: one.names[0] for one in read_classes(classes or path / CLASSES)} if labels else None
-        return lambda picture: _stuff(path, picture, named)
+        return lambda image: _stuff(path, image, named)
     store = open_coco(path, scratch / f"{path.stem}.sqlite")
     names = {number: str(record["name"]) for number, record in store.categories().items()}
 
-    def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        for record in store.annotations(picture.image_id):
+    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        for record in store.annotations(image.image_id):
             if "segments_info" in record:
-                yield from _panoptic(path.with_suffix(""), record, picture, names if labels else {})
+                yield from _panoptic(path.with_suffix(""), record, image, names if labels else {})
             else:
-                yield _instance(record, picture, names if labels else {})
+                yield _instance(record, image, names if labels else {})
 
     return source
 
@@ -63,8 +64,8 @@ def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
     store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
     parts = {} if store else _parts_of_images([path] if path.is_file() else tables.parts(path))
 
-    def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        records = _results(store, picture) if store else _rows(parts.get(picture.image_id, ()), picture)
+    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        records = _results(store, image) if store else _rows(parts.get(image.image_id, ()), image)
         good = [record for record in records if isinstance(record, Proposal)]
         best = sorted(good, key=lambda proposal: -proposal.score)[:max_proposals]
         return chain(best, (record for record in records if isinstance(record, BadItem)))
@@ -73,7 +74,7 @@ def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
 
 
 def _parts_of_images(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
-    """Which parts hold each image, so that a picture reads its own part and not all of them."""
+    """Which parts hold each image, so that an image reads its own part and not all of them."""
     found: dict[int, list[Path]] = defaultdict(list)
     for part in parts:
         for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
@@ -81,39 +82,39 @@ def _parts_of_images(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
     return found
 
 
-def _results(store: Store, picture: Picture) -> list[Proposal | BadItem]:
-    return [_instance(record, picture, {}) for record in store.annotations(picture.image_id)]
+def _results(store: Store, image: ImageRecord) -> list[Proposal | BadItem]:
+    return [_instance(record, image, {}) for record in store.annotations(image.image_id)]
 
 
-def _rows(parts: Sequence[Path], picture: Picture) -> list[Proposal | BadItem]:
+def _rows(parts: Sequence[Path], image: ImageRecord) -> list[Proposal | BadItem]:
     found: list[Proposal | BadItem] = []
     for part in parts:
-        for row in pq.read_table(part, filters=[("image_id", "==", picture.image_id)]).to_pylist():
+        for row in pq.read_table(part, filters=[("image_id", "==", image.image_id)]).to_pylist():
             record = {
                 "segmentation": {"size": [row["height"], row["width"]], "counts": row["rle"]},
                 "score": row["score"],
             }
-            found.append(_instance(record, picture, {}))
+            found.append(_instance(record, image, {}))
     return found
 
 
-def _instance(record: Record, picture: Picture, names: dict[int, str]) -> Proposal | BadItem:
+def _instance(record: Record, image: ImageRecord, names: dict[int, str]) -> Proposal | BadItem:
     if record.get("iscrowd") and not isinstance(record.get("isthing"), int):
         return BadItem("crowd", f"annotation {record.get('id')} marks a crowd, not one thing")
     score = record.get("score", 1.0)
     if not isinstance(score, (int, float)) or not math.isfinite(score):
         return BadItem("score_malformed", f"the score {score!r} is not a number")
     try:
-        rle = masks.from_coco(record.get("segmentation"), picture.height, picture.width)
+        rle = masks.from_coco(record.get("segmentation"), image.height, image.width)
     except BadItem as problem:
         return problem
     return Proposal(rle, float(score), names.get(record.get("category_id", -1)))
 
 
-def _panoptic(folder: Path, record: Record, picture: Picture, names: dict[int, str]) -> Iterator[Proposal | BadItem]:
+def _panoptic(folder: Path, record: Record, image: ImageRecord, names: dict[int, str]) -> Iterator[Proposal | BadItem]:
     try:
         name, segments = str(record.get("file_name", "")), record["segments_info"]
-        pixels = _read_map(safe_path(folder, name), picture, decode_image)
+        pixels = _read_map(safe_path(folder, name), image, decode_image)
     except BadItem as problem:
         yield problem
         return
@@ -127,9 +128,9 @@ def _panoptic(folder: Path, record: Record, picture: Picture, names: dict[int, s
             yield Proposal(masks.encode(mask), 1.0, names.get(segment.get("category_id", -1)))
 
 
-def _stuff(folder: Path, picture: Picture, names: dict[int, str] | None) -> Iterator[Proposal | BadItem]:
+def _stuff(folder: Path, image: ImageRecord, names: dict[int, str] | None) -> Iterator[Proposal | BadItem]:
     try:
-        pixels = _read_map(folder / Path(picture.file).with_suffix(".png").name, picture, decode_labels)
+        pixels = _read_map(folder / Path(image.file).with_suffix(".png").name, image, decode_labels)
     except BadItem as problem:
         yield problem
         return
@@ -138,13 +139,13 @@ def _stuff(folder: Path, picture: Picture, names: dict[int, str] | None) -> Iter
             yield Proposal(masks.encode(pixels == value), 1.0, names[int(value)] if names else None)
 
 
-def _read_map(path: Path, picture: Picture, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+def _read_map(path: Path, image: ImageRecord, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
     try:
         pixels = decode(path.read_bytes())
     except OSError as error:
         raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
-    if pixels.shape[:2] != (picture.height, picture.width):
-        raise BadItem("mask_size", f"{path} is {pixels.shape[:2]}, the picture {(picture.height, picture.width)}")
+    if pixels.shape[:2] != (image.height, image.width):
+        raise BadItem("mask_size", f"{path} is {pixels.shape[:2]}, the image {(image.height, image.width)}")
     return pixels
 
 

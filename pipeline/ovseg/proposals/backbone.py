@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg import weights
-from ovseg.errors import OvsegError
+from ovseg.core import weights
+from ovseg.core.errors import OvsegError
+from ovseg.core.weights import Weights
 from ovseg.proposals.checkpoint import find_config, find_weights, identify_checkpoint
-from ovseg.weights import Weights
 
 STRIDE = 4  # of the finest features that are used
 NORMS = ("layernorm.", "hidden_states_norms.")  # of a backbone's outputs, which a checkpoint does not have
@@ -91,7 +91,7 @@ def _find_timm(backbone: str) -> Path:
         return weights.fetch(what, known.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], gigabytes)
     if known is not None and known.url:
         return weights.fetch_url(what, known.url, Path(torch.hub.get_dir()) / "checkpoints", gigabytes)
-    raise OvsegError(f"timm has no weights for the backbone {backbone!r}; set segmenter.pretrained=false")
+    raise OvsegError(f"timm has no weights for the backbone {backbone!r}; set proposal_network.pretrained=false")
 
 
 def load_backbone(encoder: Any, backbone: str) -> None:

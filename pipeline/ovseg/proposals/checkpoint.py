@@ -10,9 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ovseg import weights
-from ovseg.errors import OvsegError
-from ovseg.weights import Weights
+from ovseg.core import weights
+from ovseg.core.errors import OvsegError
+from ovseg.core.weights import Weights
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -45,7 +45,7 @@ def load_checkpoint(model: str, source: str, kinds: Sequence[str], task: str) ->
     where = find_config(model)
     kind_of_place = "folder" if Path(model).is_dir() else "checkpoint"
     try:
-        with weights.offline_kept():
+        with weights.respect_offline():
             kind = transformers.AutoConfig.from_pretrained(where).model_type.removesuffix("_video")
             if kind not in kinds:
                 raise OvsegError(f"{model} is a {kind}; the source {source!r} takes {' or '.join(kinds)}")
@@ -93,7 +93,7 @@ def find_weights(model: str) -> list[Path]:
 
 
 def find_processor(model: str) -> list[Path]:
-    """The files that say how a checkpoint wants its pictures.
+    """The files that say how a checkpoint wants its images.
 
     Raises:
         OvsegError: as `find_config`.
@@ -118,7 +118,7 @@ def identify_checkpoint(model: str) -> Weights:
 
 
 def checkpoint_fingerprint(model: str) -> str:
-    """What a checkpoint's masks depend on: its weights, its config, and how it wants its pictures.
+    """What a checkpoint's masks depend on: its weights, its config, and how it wants its images.
 
     Raises:
         OvsegError: as `find_config`.

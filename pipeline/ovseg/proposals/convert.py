@@ -1,6 +1,7 @@
 """Reading the segmenters that OVSeg's authors released: a MaskFormer of detectron2 with the CLIP that it is used with.
 
-Made into two folders: `segmenter` (see `proposals.network`) and `clip`. Every key is used once, or the checkpoint is refused.
+Made into two folders: `proposal_network` (see `proposals.network`) and `clip`. Every key is used once, or the
+checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from ovseg import fingerprint
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.convert import LICENCE, check_keys, read_state, write_clip
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import HERE, read_classes
-from ovseg.errors import OvsegError
 from ovseg.proposals.backbone import dilate
 from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
 from ovseg.proposals.released import HEAD, LAYERS, NO_OBJECT, PREDICTOR, is_computed, their_name
 
-SEGMENTER, CLIP = "segmenter", "clip"  # folders
+NETWORK, CLIP = "proposal_network", "clip"  # folders
 INNER = "clip_adapter.clip_model."
 PATCHES, STEM = "backbone.patch_embed.proj.weight", "backbone.stem.conv3.weight"
 BLOCKS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}  # of the stages of a ResNet: its layers
@@ -45,7 +46,7 @@ class Backbone(NamedTuple):
     Attributes:
         name: of timm; None for a Swin.
         swin: arguments of transformers' SwinConfig; empty for a ResNet.
-        short, long: sides that pictures are resized to in the authors' configuration, in pixels.
+        short, long: sides that images are resized to in the authors' configuration, in pixels.
         dilations: see `dilate`.
     """
 
@@ -68,7 +69,7 @@ def convert_segmenter(checkpoint: Path, model: str | None, folder: Path) -> None
         checkpoint: {"model": {"backbone...", "sem_seg_head...", "clip_adapter..."}} or the bare state; loaded with
             `weights_only`.
         model: open_clip name of its CLIP; None tells the released ones by their sizes.
-        folder: to write `segmenter` and `clip` to; it appears when both are whole.
+        folder: to write `proposal_network` and `clip` to; it appears when both are whole.
 
     Raises:
         OvsegError: the file cannot be read; it holds no CLIP, or another backbone; a key is missing, left over or of
@@ -94,12 +95,15 @@ def convert_segmenter(checkpoint: Path, model: str | None, folder: Path) -> None
         if tower.width != width:
             raise OvsegError(f"{checkpoint}: its classes are {width} wide, the embeddings of its CLIP {tower.width}")
         about = {
-            "names": _vocabulary(), "templates": "vild", "probe": probe(tower), "licence": LICENCE,
+            "names": _vocabulary(),
+            "templates": "vild",
+            "probe": probe(tower),
+            "licence": LICENCE,
             "dilations": backbone.dilations,
-            "checkpoint": {"name": checkpoint.name, "weights": fingerprint.of_file(checkpoint)},
-        }  # fmt: skip
-        save_network(network, staged / SEGMENTER, about, backbone.short, backbone.long)
-        _check_written(network, staged / SEGMENTER, checkpoint)
+            "checkpoint": {"name": checkpoint.name, "weights": hashing.sha256_file(checkpoint)},
+        }
+        save_network(network, staged / NETWORK, about, backbone.short, backbone.long)
+        _check_written(network, staged / NETWORK, checkpoint)
         staged.rename(folder)
 
 
@@ -176,10 +180,16 @@ def _new_network(state: Mapping[str, Tensor], checkpoint: Path, backbone: Backbo
     try:
         with tempfile.TemporaryDirectory() as folder:
             network = new_model(
-                backbone.name or _write_swin(Path(folder), backbone.swin), pretrained=False, queries=queries,
-                hidden=hidden, layers=_count(state, LAYERS), dropout=0.1, middle=middle, width=width,
+                backbone.name or _write_swin(Path(folder), backbone.swin),
+                pretrained=False,
+                num_queries=queries,
+                hidden_dim=hidden,
+                decoder_layers=_count(state, LAYERS),
+                dropout=0.1,
+                text_proj_dim=middle,
+                width=width,
                 classes=len(_vocabulary()),
-            )  # fmt: skip
+            )
     except (ValueError, ZeroDivisionError) as error:
         raise OvsegError(f"{checkpoint}: the sizes of its tensors make no MaskFormer: {error}") from None
     network.config.backbone_config._name_or_path = ""  # it would be the folder that is gone
@@ -226,8 +236,8 @@ def _size(state: Mapping[str, Tensor], name: str, axis: int, checkpoint: Path) -
 @torch.inference_mode()
 def _check_written(network: Any, folder: Path, checkpoint: Path) -> None:
     """Refuse what would load as another network than the one that was converted."""
-    picture = torch.linspace(0, 1e4, 3 * 128 * 128).sin().reshape(1, 3, 128, 128)
-    now, then = (one.model(picture) for one in (network, load_network(folder).model))
+    image = torch.linspace(0, 1e4, 3 * 128 * 128).sin().reshape(1, 3, 128, 128)
+    now, then = (one.model(image) for one in (network, load_network(folder).model))
     for part in ("pixel_decoder_last_hidden_state", "transformer_decoder_last_hidden_state"):
         if not torch.allclose(getattr(now, part), getattr(then, part), rtol=1e-3, atol=1e-4):
             raise OvsegError(f"{checkpoint} cannot be kept: written and loaded again, the network differs ({part})")

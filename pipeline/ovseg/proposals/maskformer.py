@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ovseg.errors import BadItem
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.core.errors import BadItem
+from ovseg.core.image_records import ImageRecord
+from ovseg.proposals import Proposal, Source
 from ovseg.proposals.checkpoint import load_checkpoint
-from ovseg.proposals.soft import Extent, binarise
+from ovseg.proposals.mask_logits import Extent, binarize_proposals
 
 MODELS = ("maskformer", "mask2former")
 
@@ -35,17 +36,17 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
     network = network.to(device)
 
     @torch.inference_mode()
-    def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        inputs = processor(images=picture.pixels.copy(), return_tensors="pt").to(device)
+    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        inputs = processor(images=image.pixels.copy(), return_tensors="pt").to(device)
         queries = network(**inputs).masks_queries_logits[0]
         extent = _extent(inputs, *queries.shape[1:])
-        return iter(binarise(queries, extent, picture.height, picture.width, mask_threshold)[:max_proposals])
+        return iter(binarize_proposals(queries, extent, image.height, image.width, mask_threshold)[:max_proposals])
 
     return source
 
 
 def _extent(inputs: dict[str, Tensor], height: int, width: int) -> Extent:
-    """How much of a grid of masks is picture and not padding."""
+    """How much of a grid of masks is image and not padding."""
     if "pixel_mask" not in inputs:
         return float(height), float(width)
     inside = inputs["pixel_mask"][0].bool()

@@ -5,9 +5,9 @@ to, so the vocabulary may change after training. Folder of a network:
 
     config.json          as transformers writes it
     model.safetensors    weights, named as the modules are
-    segmenter.json       training vocabulary, size of pictures, text tower, provenance ("backbone": its `Weights`)
+    proposal_network.json       training vocabulary, size of images, text tower, provenance ("backbone": its `Weights`)
 
-Shapes: B pictures, Q queries, D CLIP's joint width, K classes, h, w grid of the masks.
+Shapes: B images, Q queries, D CLIP's joint width, K classes, h, w grid of the masks.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ovseg import crops, weights
 from ovseg.clip.load import Clip
-from ovseg.errors import OvsegError
-from ovseg.images import Pixels
+from ovseg.core import crops, weights
+from ovseg.core.errors import OvsegError
+from ovseg.core.images import ImageArray
 from ovseg.proposals.backbone import STRIDE, backbone_config, dilate, load_backbone
-from ovseg.proposals.soft import Extent
+from ovseg.proposals.mask_logits import Extent
 
-ABOUT, WEIGHTS = "segmenter.json", "model.safetensors"
+ABOUT, WEIGHTS = "proposal_network.json", "model.safetensors"
 TEMPERATURE = 100.0  # of cosines, as CLIP's
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which backbones are trained with
 DIVISOR = 32  # of the input's sides
@@ -46,16 +46,16 @@ class TextClassifier(nn.Module):
     """Classes by texts: a two-layer projection to D, cosines with text embeddings and with a learned "no object".
 
     Args:
-        hidden: width of a query.
-        middle: of the projection's hidden layer.
+        hidden_dim: width of a query.
+        text_proj_dim: of the projection's hidden layer.
         width: D.
     """
 
     texts: Tensor
 
-    def __init__(self, hidden: int, middle: int, width: int) -> None:
+    def __init__(self, hidden_dim: int, text_proj_dim: int, width: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(hidden, middle), nn.ReLU(), nn.Linear(middle, width))
+        self.project = nn.Sequential(nn.Linear(hidden_dim, text_proj_dim), nn.ReLU(), nn.Linear(text_proj_dim, width))
         self.no_object = nn.Parameter(torch.randn(width) * width**-0.5)
         self.register_buffer("texts", torch.zeros(0, width), persistent=False)
 
@@ -71,13 +71,13 @@ class TextClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Queries:
-    """What the network sees in one picture.
+    """What the network sees in one image.
 
     Attributes:
         classes: unit vectors `[Q, D]`, to be compared with texts and with `no_object`.
         no_object: unit vector `[D]`.
         masks: logits `[Q, h, w]`.
-        extent: rows and columns of the grid that are picture.
+        extent: rows and columns of the grid that are image.
     """
 
     classes: Tensor
@@ -92,15 +92,15 @@ class Network:
 
     Attributes:
         model: `MaskFormerForInstanceSegmentation` in eval mode, its `class_predictor` a `TextClassifier`.
-        about: what segmenter.json says.
+        about: what proposal_network.json says.
     """
 
     model: Any
     about: dict[str, Any]
 
     @torch.inference_mode()
-    def look(self, pixels: Pixels) -> Queries:
-        """Masks and class embeddings of a picture, uint8 `[H, W, 3]`."""
+    def predict(self, pixels: ImageArray) -> Queries:
+        """Masks and class embeddings of an image, uint8 `[H, W, 3]`."""
         height, width = pixels.shape[:2]
         shape = network_size(height, width, self.about["short_side"], self.about["long_side"])
         found = self.model.model(network_input(pixels, shape).to(self.model.device))
@@ -116,13 +116,13 @@ class Network:
 
 
 def network_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """The picture's size as the network sees it: short side `short`, long side at most `long`, no side below one stride."""
+    """The image's size as the network sees it: short side `short`, long side at most `long`, no side below one stride."""
     scale = min(short / min(height, width), long / max(height, width))
     return max(STRIDE, round(height * scale)), max(STRIDE, round(width * scale))
 
 
-def network_input(pixels: Pixels, shape: tuple[int, int]) -> Tensor:
-    """A picture uint8 `[H, W, 3]` resized to `shape`, normalised, and padded below and right: float32 `[1, 3, h, w]`."""
+def network_input(pixels: ImageArray, shape: tuple[int, int]) -> Tensor:
+    """An image uint8 `[H, W, 3]` resized to `shape`, normalised, and padded below and right: float32 `[1, 3, h, w]`."""
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
     image = F.interpolate(image, shape, mode="bilinear", antialias=True)
     height, width = (-(-side // DIVISOR) * DIVISOR for side in shape)
@@ -134,11 +134,11 @@ def new_model(
     backbone: str,
     *,
     pretrained: bool,
-    queries: int,
-    hidden: int,
-    layers: int,
+    num_queries: int,
+    hidden_dim: int,
+    decoder_layers: int,
     dropout: float,
-    middle: int,
+    text_proj_dim: int,
     width: int,
     classes: int,
 ) -> Any:
@@ -148,11 +148,11 @@ def new_model(
         backbone: a name of timm with features at four scales ("resnet101c.gluon_in1k"), or a checkpoint of transformers,
             by its name on the Hub (with a slash) or its folder ("microsoft/swin-base-patch4-window12-384-in22k").
         pretrained: begin with the backbone's weights; False draws them.
-        queries: Q.
-        hidden: width of queries, pixel decoder and mask embeddings; a multiple of 32.
-        layers: of the transformer decoder.
+        num_queries: Q.
+        hidden_dim: width of queries, pixel decoder and mask embeddings; a multiple of 32.
+        decoder_layers: of the transformer decoder.
         dropout: in it.
-        middle, width: of the text classifier.
+        text_proj_dim, width: of the text classifier.
         classes: K of the training vocabulary, for the loss.
 
     Raises:
@@ -162,14 +162,24 @@ def new_model(
     config = transformers.MaskFormerConfig(
         backbone_config=backbone_config(backbone),
         decoder_config={
-            "model_type": "detr", "num_queries": queries, "d_model": hidden, "decoder_layers": layers, "encoder_layers": 0,
-            "decoder_ffn_dim": 8 * hidden, "encoder_ffn_dim": 8 * hidden, "decoder_attention_heads": HEADS,
-            "encoder_attention_heads": HEADS, "dropout": dropout,
+            "model_type": "detr",
+            "num_queries": num_queries,
+            "d_model": hidden_dim,
+            "decoder_layers": decoder_layers,
+            "encoder_layers": 0,
+            "decoder_ffn_dim": 8 * hidden_dim,
+            "encoder_ffn_dim": 8 * hidden_dim,
+            "decoder_attention_heads": HEADS,
+            "encoder_attention_heads": HEADS,
+            "dropout": dropout,
         },
-        fpn_feature_size=hidden, mask_feature_size=hidden, use_auxiliary_loss=True, num_labels=classes,
-    )  # fmt: skip
+        fpn_feature_size=hidden_dim,
+        mask_feature_size=hidden_dim,
+        use_auxiliary_loss=True,
+        num_labels=classes,
+    )
     model = transformers.MaskFormerForInstanceSegmentation(config)
-    model.class_predictor = TextClassifier(hidden, middle, width)
+    model.class_predictor = TextClassifier(hidden_dim, text_proj_dim, width)
     if pretrained:
         load_backbone(model.model.pixel_level_module.encoder, backbone)
     return model
@@ -183,8 +193,8 @@ def save_network(
     Args:
         model: see `new_model`.
         folder: made if needed.
-        about: of segmenter.json.
-        short, long: sides that pictures are resized to, in pixels.
+        about: of proposal_network.json.
+        short, long: sides that images are resized to, in pixels.
         dtype: of the weights on disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +207,7 @@ def save_network(
     save_file(state, folder / WEIGHTS)
     project = model.class_predictor.project
     sizes = {
-        "middle": project[0].out_features,
+        "text_proj_dim": project[0].out_features,
         "width": project[2].out_features,
         "short_side": short,
         "long_side": long,
@@ -207,7 +217,7 @@ def save_network(
 
 
 def load_network(folder: Path, device: str = "cpu") -> Network:
-    """Load what the stage `segmenter` wrote, every key of its weights accounted for.
+    """Load what the stage `proposal_network` wrote, every key of its weights accounted for.
 
     Raises:
         OvsegError: transformers is not installed; not a network's folder; missing or extra keys.
@@ -216,7 +226,7 @@ def load_network(folder: Path, device: str = "cpu") -> Network:
     for name in (ABOUT, "config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise OvsegError(
-                f"{folder} is not a proposal network: {name} is missing; run the stage `segmenter`, or for another "
+                f"{folder} is not a proposal network: {name} is missing; run the stage `proposal_network`, or for another "
                 "MaskFormer set propose.source=maskformer"
             )
     try:
@@ -225,7 +235,7 @@ def load_network(folder: Path, device: str = "cpu") -> Network:
         network_size(1, 1, short, long)
         config = transformers.MaskFormerConfig.from_pretrained(folder)
         model = transformers.MaskFormerForInstanceSegmentation(config)
-        model.class_predictor = TextClassifier(config.decoder_config.d_model, about["middle"], about["width"])
+        model.class_predictor = TextClassifier(config.decoder_config.d_model, about["text_proj_dim"], about["width"])
         model.load_state_dict(load_file(folder / WEIGHTS))
         dilate(model, about.get("dilations", ()))
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
@@ -268,7 +278,7 @@ def identify_network(folder: Path) -> dict[str, Any]:
     """
     for name in (ABOUT, WEIGHTS):
         if not (folder / name).is_file():
-            raise OvsegError(f"{folder} is not a proposal network: {name} is missing; run the stage `segmenter`")
+            raise OvsegError(f"{folder} is not a proposal network: {name} is missing; run the stage `proposal_network`")
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     while about.get("init"):  # it began with another network, which tells
         about = about["init"]

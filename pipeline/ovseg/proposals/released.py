@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 HEAD = "sem_seg_head."
 PREDICTOR = f"{HEAD}predictor."

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ovseg import masks
-from ovseg.errors import BadItem
-from ovseg.proposals import Picture, Proposal, Source
+from ovseg.core import masks
+from ovseg.core.errors import BadItem
+from ovseg.core.image_records import ImageRecord
+from ovseg.proposals import Proposal, Source
 from ovseg.proposals.checkpoint import load_checkpoint
 
 MODELS = ("sam", "sam2", "sam_hq")
@@ -34,8 +35,8 @@ def sam2(model: str, max_proposals: int, device: str) -> Source:
     generate = pipeline("mask-generation", model=network, image_processor=processor, device=device)
 
     @torch.inference_mode()
-    def source(picture: Picture) -> Iterator[Proposal | BadItem]:
-        made = generate(Image.fromarray(picture.pixels), points_per_batch=POINTS_PER_BATCH)
+    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        made = generate(Image.fromarray(image.pixels), points_per_batch=POINTS_PER_BATCH)
         pairs = zip(made["masks"], made["scores"], strict=True)
         every = [(np.asarray(mask, dtype=bool), float(score)) for mask, score in pairs]
         good = [Proposal(masks.encode(mask), min(max(score, 0.0), 1.0)) for mask, score in every if mask.any()]

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ovseg import crops
 from ovseg.clip.adapted import load_adapted
+from ovseg.core import crops
+from ovseg.core.vocabulary import Templates
 from ovseg.evaluation.mask_accuracy import measure
 from ovseg.report.rows import write_rows
 from ovseg.training.loop import CURVES
-from ovseg.vocabulary import Templates
 
 Scores = Mapping[str, Mapping[str, float]]
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg import tables
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.benchmark import Benchmark
-from ovseg.errors import OvsegError
+from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.summary import per_class, summarise, true_pixels
-from ovseg.evaluation.tune import Choice
 from ovseg.report.rows import write_rows
 
 
 def write_benchmark_report(table: Path, benchmark: Benchmark, out: Path, choices: Mapping[str, Choice]) -> None:
     """Write the figures of one benchmark to `out`.
 
-    metrics.json   {"pictures", "classes", "models": {model: {classifier: metrics, "mask_accuracy": ..., "choice": ...}}}
+    metrics.json   {"images", "classes", "models": {model: {classifier: metrics, "mask_accuracy": ..., "choice": ...}}}
     classes.tsv    class, seen, true pixels, and the IoU of each model and classifier (empty without true or guessed pixels)
 
     Args:
@@ -30,11 +30,11 @@ def write_benchmark_report(table: Path, benchmark: Benchmark, out: Path, choices
         choices: weight and threshold of each model, the result's last.
 
     Raises:
-        OvsegError: no picture could be read.
+        OvsegError: no image could be read.
     """
     counts = tables.read_counts(table)
-    if not counts.get("pictures"):
-        raise OvsegError(f"no picture of {benchmark.folder} can be read; see {table / 'failures'}")
+    if not counts.get("images"):
+        raise OvsegError(f"no image of {benchmark.folder} can be read; see {table / 'failures'}")
     out.mkdir(parents=True, exist_ok=True)
     models = summarise(table, benchmark)
     if "miou" not in models[next(iter(choices))]["ensemble"]:
@@ -42,7 +42,7 @@ def write_benchmark_report(table: Path, benchmark: Benchmark, out: Path, choices
             f"no pixel of {benchmark.folder} is scored: all of its labels are {benchmark.ignore}, to be ignored"
         )
     found = {
-        "pictures": counts["pictures"],
+        "images": counts["images"],
         "classes": len(benchmark.names),
         "dropped": {name[8:]: number for name, number in counts.items() if name.startswith("dropped.")},
         "models": {model: _in_order(models[model]) | {"choice": asdict(choices[model])} for model in choices},
@@ -55,7 +55,7 @@ def _in_order(figures: dict[str, dict[str, object]]) -> dict[str, object]:
     """The classifiers in HOUSE's order; mask accuracies, which came with the true masks, beside them."""
     accuracies = {name: value for name, value in figures["oracle_masks"].items() if name.startswith("mask_accuracy")}
     oracle = {name: value for name, value in figures["oracle_masks"].items() if name not in accuracies}
-    order = ("clip", "segmenter", "ensemble", "oracle_labels")
+    order = ("clip", "proposals", "ensemble", "oracle_labels")
     return {name: figures[name] for name in order} | {"oracle_masks": oracle} | accuracies
 
 

@@ -16,33 +16,33 @@ import pyarrow.compute as pc
 from PIL import Image
 from scipy import ndimage
 
-from ovseg import masks
-from ovseg.errors import BadItem
-from ovseg.images import Pixels
-from ovseg.masks import Bool
-from ovseg.proposals import Picture
+from ovseg.core import masks
+from ovseg.core.errors import BadItem
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.images import ImageArray
+from ovseg.core.masks import MaskArray
+from ovseg.core.samples import key_of
 from ovseg.report.plots import histogram
 from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption, with_masks
-from ovseg.samples import key_of
 
 log = logging.getLogger("ovseg")
 
 LONG_SIDE = 208  # of a thumbnail, in pixels
-OVERSAMPLING = 2  # the outline is drawn on a larger picture, so that it comes out smooth
+OVERSAMPLING = 2  # the outline is drawn on a larger image, so that it comes out smooth
 LINES = ((3.0, (255, 224, 32)), (5.0, (16, 16, 24)))  # reach from the mask in drawn pixels, and colour; inner first
 DIMMED = 0.65  # brightness outside of the mask
 JPEG_QUALITY = 74
-PICTURE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
+IMAGE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
 
 
 def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
-    """Write the page: a sample of the pairs with their pictures, to be sorted and filtered.
+    """Write the page: a sample of the pairs with their images, to be sorted and filtered.
 
     Args:
         run: folder of the tables `index`, `pairs` and `proposals`.
         images: folder that the index's files are in.
         out: the HTML file.
-        number: how many pairs; some 12 kB each. Those whose picture cannot be read are left out, and counted
+        number: how many pairs; some 12 kB each. Those whose image cannot be read are left out, and counted
             on the page.
 
     Raises:
@@ -63,11 +63,11 @@ def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
     blob = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text can end the script element
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(template.replace("__DATA__", blob, 1), encoding="utf-8")
-    log.info("browser: %d pairs, %d without a picture -> %s", len(cards), data["missing"], out)
+    log.info("browser: %d pairs, %d without an image -> %s", len(cards), data["missing"], out)
 
 
-def thumbnail(pixels: Pixels, mask: Bool) -> bytes:
-    """A small JPEG of a picture with a mask outlined and the rest dimmed.
+def thumbnail(pixels: ImageArray, mask: MaskArray) -> bytes:
+    """A small JPEG of an image with a mask outlined and the rest dimmed.
 
     Args:
         pixels: uint8 RGB `[H, W, 3]`.
@@ -86,15 +86,15 @@ def thumbnail(pixels: Pixels, mask: Bool) -> bytes:
         canvas[(distance > nearer) & (distance <= reach)] = colour
         nearer = reach
     stream = io.BytesIO()
-    picture = Image.fromarray(canvas.astype(np.uint8)).resize(small, Image.Resampling.BOX)
-    picture.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)  # subsampling would smear the line
+    image = Image.fromarray(canvas.astype(np.uint8)).resize(small, Image.Resampling.BOX)
+    image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)  # subsampling would smear the line
     return stream.getvalue()
 
 
-def _shrink(mask: Bool, size: tuple[int, int]) -> Bool:
+def _shrink(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
     """A mask at another size (width, height); what is too small for a pixel keeps one."""
     soft = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
-    inside: Bool = soft > 127
+    inside: MaskArray = soft > 127
     if not inside.any():
         y, x = np.nonzero(mask)
         inside[y * size[1] // mask.shape[0], x * size[0] // mask.shape[1]] = True
@@ -102,27 +102,32 @@ def _shrink(mask: Bool, size: tuple[int, int]) -> Bool:
 
 
 def _cards(run: Path, images: Path, pairs: list[Row]) -> Iterator[dict[str, Any] | None]:
-    """What the page knows of each pair; None if its picture cannot be read."""
+    """What the page knows of each pair; None if its image cannot be read."""
     found = index_rows(run / "index", pairs)
     for image_id, mine, regions in with_masks(pairs, run / "proposals"):
-        image = found[image_id]
-        picture = Picture(root=images, **{name: image[name] for name in PICTURE_FIELDS})
+        row = found[image_id]
+        record = ImageRecord(root=images, **{name: row[name] for name in IMAGE_FIELDS})
         for pair in mine:
-            yield _card(pair, image, picture, regions[pair["proposal"]]["rle"])
+            yield _card(pair, row, record, regions[pair["proposal"]]["rle"])
 
 
-def _card(pair: Row, image: Row, picture: Picture, rle: bytes) -> dict[str, Any] | None:
+def _card(pair: Row, row: Row, record: ImageRecord, rle: bytes) -> dict[str, Any] | None:
     try:
-        pixels = picture.pixels
+        pixels = record.pixels
     except BadItem:
         return None
-    jpeg = thumbnail(pixels, masks.decode(rle, picture.height, picture.width))
+    jpeg = thumbnail(pixels, masks.decode(rle, record.height, record.width))
     return {
-        "key": key_of(pair["pair"]), "noun": pair["noun"], "caption": split_caption(pair, image),
-        "similarity": _rounded(pair["similarity"]), "margin": _rounded(pair["margin"]),
-        "area": round(pair["area"] / (picture.width * picture.height), 5), "source": pair["source"],
-        "image": str(pair["image_id"]), "jpeg": base64.b64encode(jpeg).decode("ascii"),
-    }  # fmt: skip
+        "key": key_of(pair["pair"]),
+        "noun": pair["noun"],
+        "caption": split_caption(pair, row),
+        "similarity": _rounded(pair["similarity"]),
+        "margin": _rounded(pair["margin"]),
+        "area": round(pair["area"] / (record.width * record.height), 5),
+        "source": pair["source"],
+        "image": str(pair["image_id"]),
+        "jpeg": base64.b64encode(jpeg).decode("ascii"),
+    }
 
 
 def _rounded(value: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CLASSIFIERS = ("clip", "segmenter", "ensemble", "oracle_masks", "oracle_labels")
+CLASSIFIERS = ("clip", "proposal_network", "ensemble", "oracle_masks", "oracle_labels")
 
 
 def trimmed(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def summary(metrics: Mapping[str, Any], model: str) -> dict[str, Any]:
     found: dict[str, Any] = {"pairs": metrics["pairs"]}
     if "pair_precision" in metrics:
         found["pair_precision"] = round(metrics["pair_precision"], 4)
-    found["proposal_ar"] = round(metrics["segmenter"]["ar"], 4)
+    found["proposal_ar"] = round(metrics["proposal_network"]["ar"], 4)
     for stage in ("finetune", "prompt"):
         found[f"mask_accuracy_{stage}"] = round(metrics[stage]["model"]["mask_accuracy"], 4)
     found["miou"] = {
@@ -49,7 +49,7 @@ def facts_of(metrics: Mapping[str, Any], first: str, last: str, benchmark: str) 
     facts = {"pairs mined": f"{metrics['pairs']:,}"}
     if "pair_precision" in metrics:
         facts["of them right"] = f"{metrics['pair_precision']:.1%}"
-    facts["recall of proposals, IoU 0.5"] = f"{metrics['segmenter']['recall_50']:.1%}"
+    facts["recall of proposals, IoU 0.5"] = f"{metrics['proposal_network']['recall_50']:.1%}"
     facts[f"mIoU on {benchmark}, {first}"] = f"{models[first]['ensemble']['miou']:.1%}"
     if last != first:
         facts[f"mIoU on {benchmark}, {last}"] = f"{models[last]['ensemble']['miou']:.1%}"

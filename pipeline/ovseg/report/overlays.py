@@ -1,4 +1,4 @@
-"""Overlays: picture, truth, the base CLIP's map and the result's, side by side with one legend."""
+"""Overlays: image, truth, the base CLIP's map and the result's, side by side with one legend."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ovseg.core.errors import BadItem
+from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
-from ovseg.errors import BadItem
-from ovseg.images import Pixels
 from ovseg.segmentation.overlay import beside, class_colour, paint
 from ovseg.segmentation.segmenter import Segmenter
 
@@ -20,11 +20,11 @@ TITLE, GAP = 24, 8
 
 
 def write_overlays(segmenters: Mapping[str, Segmenter], benchmark: Benchmark, out: Path, number: int) -> list[Path]:
-    """Write some pictures of a benchmark with their truth and the maps of some segmenters.
+    """Write some images of a benchmark with their truth and the maps of some segmenters.
 
     Args:
         segmenters: by the title of their panel; one vocabulary, that of the benchmark.
-        benchmark: the pictures are spread evenly over it, whatever comes out.
+        benchmark: the images are spread evenly over it, whatever comes out.
         out: folder, made if needed; what lay in it goes.
         number: how many.
 
@@ -51,15 +51,15 @@ def write_overlays(segmenters: Mapping[str, Segmenter], benchmark: Benchmark, ou
     return written
 
 
-def sheet(pixels: Pixels, labels: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Image.Image:
-    """One picture and its maps, each under its title, with a legend of the classes in any of them.
+def sheet(pixels: ImageArray, labels: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Image.Image:
+    """One image and its maps, each under its title, with a legend of the classes in any of them.
 
     Args:
         pixels: uint8 `[H, W, 3]`.
         labels: by title, `[H, W]`; numbers beyond the classes are grey.
         names: of the K classes.
     """
-    panels = {"picture": pixels} | {title: paint(pixels, some, len(names)) for title, some in labels.items()}
+    panels = {"image": pixels} | {title: paint(pixels, some, len(names)) for title, some in labels.items()}
     scale = SIDE / max(pixels.shape[:2])
     width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
     whole = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + TITLE), "white")

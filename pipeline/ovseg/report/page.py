@@ -16,7 +16,7 @@ from PIL import Image
 from ovseg.report.charts import bars
 
 JPEG_QUALITY = 82
-CLASSIFIERS = ("clip", "segmenter", "ensemble")
+CLASSIFIERS = ("clip", "proposals", "ensemble")
 
 
 def write_page(
@@ -35,7 +35,7 @@ def write_page(
         lead: a sentence at the top.
         facts: value of each name, shown large.
         charts: title, a sentence, and an `<svg>` element.
-        overlays: pictures.
+        overlays: images.
         tables: title, a sentence, and cells with their header.
         unfolded: how many of the tables, the first ones, are not folded.
     """
@@ -90,13 +90,13 @@ def _chart(title: str, sentence: str, svg: str) -> str:
 def _gallery(overlays: Sequence[Path]) -> str:
     if not overlays:
         return ""
-    pictures = "".join(
+    images = "".join(
         f'<figure><img alt="{escape(path.stem)}" src="data:image/jpeg;base64,{_embedded(path)}"></figure>'
         for path in overlays
     )
     return (
-        "<h2>Pictures</h2><p>Spread evenly over the benchmark, whatever came out. Grey: nothing is scored there.</p>"
-        f"{pictures}"
+        "<h2>Images</h2><p>Spread evenly over the benchmark, whatever came out. Grey: nothing is scored there.</p>"
+        f"{images}"
     )
 
 

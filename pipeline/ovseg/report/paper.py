@@ -32,7 +32,7 @@ class Row:
         paper: percent in each column; None where the paper has none.
         variant: name of the runs in `experiments`.
         model: "base", "finetune" or "prompt".
-        classifier: "clip", "segmenter", "ensemble", "oracle_masks" or "oracle_labels".
+        classifier: "clip", "proposals", "ensemble", "oracle_masks" or "oracle_labels".
     """
 
     name: str
@@ -86,7 +86,7 @@ TABLES = (
         "Table 4: whose word counts",
         ("A-150",),
         (
-            Row("segmenter alone", (19.6,), "default", "base", "segmenter"),
+            Row("proposals alone", (19.6,), "default", "base", "proposals"),
             Row("CLIP alone, as it is", (14.3,), "default", "base", "clip"),
             Row("ensemble, CLIP as it is", (21.8,), "default", "base", "ensemble"),
             Row("CLIP alone, OVSeg's", (25.1,), "default", "prompt", "clip"),

@@ -2,7 +2,7 @@
 
 nouns.tsv       noun, pairs             template bar_horizontal_sorted, x: pairs, y: noun
 similarity.tsv  similarity, pairs       template linear; the similarity is the middle of a bin
-area.tsv        log10_area_share, pairs template linear; the middle of a bin of the mask's share of its picture
+area.tsv        log10_area_share, pairs template linear; the middle of a bin of the mask's share of its image
 benchmarks.tsv  way, benchmark, miou    template bar_horizontal, x: miou, y: way
 classes.tsv     class, iou, gain        template bar_horizontal_sorted, x: iou, y: class
 """
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ovseg import tables
+from ovseg.core import tables
 from ovseg.report.rows import write_rows
 from ovseg.report.sampling import similarities
 
@@ -32,7 +32,7 @@ def distributions(pairs: Path, index: Path, out: Path) -> None:
     """Write nouns.tsv, similarity.tsv and area.tsv, each with a header.
 
     Args:
-        pairs, index: folders of those tables; the index gives the size of each picture.
+        pairs, index: folders of those tables; the index gives the size of each image.
         out: folder to write to; made if it is not there.
 
     Raises:
@@ -65,7 +65,7 @@ def histogram(similarity: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArr
 
 
 def area_shares(pairs: pa.Table, index: Path) -> NDArray[np.float64]:
-    """The share of its picture that each pair's mask covers, float64 `[N]` in (0, 1].
+    """The share of its image that each pair's mask covers, float64 `[N]` in (0, 1].
 
     Args:
         pairs: table with the columns `image_id` and `area`.

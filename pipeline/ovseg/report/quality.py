@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow.compute as pc
 
-from ovseg import fingerprint, masks, tables
+from ovseg.core import hashing, masks, tables
+from ovseg.core.errors import BadItem
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
-from ovseg.errors import BadItem
 from ovseg.mining.nouns import CaptionsPerImage
 from ovseg.report.sampling import Row, with_masks
 
@@ -97,7 +97,7 @@ def pair_quality(pairs: Path, proposals: Path, truth: Path, scratch: Path) -> di
         OvsegError: if the truth is not a COCO file, or a table is missing.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    store = open_coco(truth, scratch / f"truth-{fingerprint.of_file(truth)[:16]}.sqlite")
+    store = open_coco(truth, scratch / f"truth-{hashing.sha256_file(truth)[:16]}.sqlite")
     categories = store.categories()
     words = _words(categories)
     columns = ["part", "image_id", "noun", "proposal", "source"]
@@ -155,7 +155,7 @@ def best_categories(regions: list[Row], segments: list[Record]) -> list[set[int]
             continue
     if not counts:
         return None
-    overlap = masks.overlaps([row["rle"] for row in regions] + counts, height, width)[: len(regions), len(regions) :]
+    overlap = masks.iou_matrix([row["rle"] for row in regions] + counts, height, width)[: len(regions), len(regions) :]
     best = overlap.max(axis=1)
     return [
         {categories[i] for i in np.flatnonzero(row == most)} if most > 0 else set()

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from ovseg.evaluation.proposal_recall import measure_recall
-from ovseg.proposals.segmenter import segmenter
+from ovseg.proposals.proposal_network import proposal_network_source
 from ovseg.report.rows import write_rows
 from ovseg.training.loop import CURVES
 
@@ -36,12 +36,12 @@ def write_recall(
         model: folder of the network.
         images, truth, limit: see `measure_recall`.
         out: folder; made if needed.
-        device, mask_threshold, max_proposals: see `proposals.segmenter`.
+        device, mask_threshold, max_proposals: see `proposals.proposal_network`.
 
     Raises:
         OvsegError: as `measure_recall` and `load_network`.
     """
-    found = measure_recall(segmenter(model, mask_threshold, max_proposals, device), images, truth, limit)
+    found = measure_recall(proposal_network_source(model, mask_threshold, max_proposals, device), images, truth, limit)
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     rows = [

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ovseg import tables
+from ovseg.core import tables
 
 Row = dict[str, Any]
 ENDS = 0.05  # share of the worst and of the best pairs in a sample, each

@@ -12,20 +12,28 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ovseg import tables
-from ovseg.errors import OvsegError
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.samples import key_of
 from ovseg.report.plots import commonest
 from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption
-from ovseg.samples import key_of
 
 FOLDERS = {
-    "index": "index", "nouns": "nouns", "propose": "proposals", "score": "candidates", "select": "pairs",
+    "index": "index",
+    "nouns": "nouns",
+    "propose": "proposals",
+    "score": "candidates",
+    "select": "pairs",
     "shards": "shards",
-}  # fmt: skip
+}
 COUNTED = {  # name in metrics.json: step and name of its count
-    "images": ("index", "images"), "captions": ("index", "captions"), "nouns": ("nouns", "nouns"),
-    "proposals": ("propose", "proposals"), "pairs": ("select", "pairs"), "samples": ("shards", "samples"),
-}  # fmt: skip
+    "images": ("index", "images"),
+    "captions": ("index", "captions"),
+    "nouns": ("nouns", "nouns"),
+    "proposals": ("propose", "proposals"),
+    "pairs": ("select", "pairs"),
+    "samples": ("shards", "samples"),
+}
 DROPPED = "dropped."
 COMMONEST = 20
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -102,8 +110,10 @@ def collect(folders: Mapping[str, Path]) -> dict[str, Any]:
         found["candidates"] = sum(pq.read_metadata(path).num_rows for path in tables.parts(folders["score"]))
     dropped = {
         f"{step}.{name.removeprefix(DROPPED)}": n
-        for step, of_step in counts.items() for name, n in of_step.items() if name.startswith(DROPPED)
-    }  # fmt: skip
+        for step, of_step in counts.items()
+        for name, n in of_step.items()
+        if name.startswith(DROPPED)
+    }
     order = ("images", "captions", "nouns", "unique_nouns", "proposals", "candidates", "pairs", "samples")
     return {**{name: found[name] for name in order if name in found}, "dropped": dropped}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ovseg.report.paper import TABLES, Figures, Runs, lines, markdown
 
-CLASSIFIERS = ("clip", "segmenter", "ensemble", "oracle_masks", "oracle_labels")
+CLASSIFIERS = ("clip", "proposals", "ensemble", "oracle_masks", "oracle_labels")
 MEASURES = ("miou", "miou_gt", "fwiou", "macc", "pacc", "miou_seen", "miou_unseen", "hiou")
 PAPER = "arXiv 2210.04150"
 
@@ -30,8 +30,13 @@ def sections(this: Figures, others: Runs, demo: bool) -> list[tuple[str, str, li
         others: runs of other variants and seeds.
         demo: the benchmarks are the demo's, so that the paper's tables can be laid beside them.
     """
-    found = [("Benchmarks", "mIoU in percent by OVSeg's rule, ensemble of both classifiers; in brackets the 95% interval over "
-              "pictures.", _overview(this["benchmarks"]))]  # fmt: skip
+    found = [
+        (
+            "Benchmarks",
+            "mIoU in percent by OVSeg's rule, ensemble of both classifiers; in brackets the 95% interval over images.",
+            _overview(this["benchmarks"]),
+        )
+    ]
     found += [
         (
             f"Benchmark {name}",

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ovseg import tables
+from ovseg.core import tables
+from ovseg.core.errors import OvsegError
 from ovseg.datasets import benchmark as layout
 from ovseg.datasets.benchmark import read_benchmark
-from ovseg.errors import OvsegError
 from ovseg.evaluation.metrics import Floats
-from ovseg.evaluation.overlap import GROUPS, Overlap, counts, miou_by_group, overlaps
 from ovseg.evaluation.summary import per_class
+from ovseg.evaluation.vocabulary_overlap import GROUPS, Overlap, counts, miou_by_group, vocabulary_overlap
 from ovseg.proposals import network
 from ovseg.report.plots import commonest
 from ovseg.report.rows import write_rows
@@ -31,13 +31,13 @@ SENTENCE = (
 
 
 def zero_shot(
-    pairs: Path, segmenter: Path, folder: Path, evaluated: Path, names: Sequence[str], model: str, out: Path
+    pairs: Path, proposal_network: Path, folder: Path, evaluated: Path, names: Sequence[str], model: str, out: Path
 ) -> dict[str, Any]:
     """Compare the names of benchmarks with those of training, and write overlap.tsv, a row for each class.
 
     Args:
         pairs: folder of the table `pairs`. Annotated ones are not mined: their names count as annotated.
-        segmenter: folder of the proposal network, which knows the names that it was trained on.
+        proposal_network: folder of the proposal network, which knows the names that it was trained on.
         folder: of the benchmarks.
         evaluated: folder of their tables `segmentations`.
         names: of the benchmarks.
@@ -49,15 +49,15 @@ def zero_shot(
         `overlap.counts`, the means of `overlap.miou_by_group`, and "source", who says what its names are.
 
     Raises:
-        OvsegError: segmenter.json names no masks, or a table or benchmark is missing.
+        OvsegError: proposal_network.json names no masks, or a table or benchmark is missing.
     """
-    annotated, mined = _training(pairs, segmenter)
+    annotated, mined = _training(pairs, proposal_network)
     found: dict[str, Any] = {}
     rows: list[tuple[object, ...]] = []
     for name in names:
         benchmark = read_benchmark(folder / name)
         iou = per_class(evaluated / name, benchmark)[model, "ensemble"]
-        classes = overlaps(benchmark.names, annotated, mined)
+        classes = vocabulary_overlap(benchmark.names, annotated, mined)
         means = {key: round(value, 6) for key, value in miou_by_group(classes, iou).items()}
         found[name] = {**counts(classes), **means, "source": _source(benchmark.folder)}
         rows += _rows(name, classes, iou)
@@ -79,21 +79,21 @@ def section(found: Mapping[str, Any]) -> tuple[str, str, list[list[str]]]:
     return "Zero-shot?", SENTENCE.format(model=found["model"]), cells
 
 
-def _training(pairs: Path, segmenter: Path) -> tuple[set[str], list[tuple[str, int]]]:
+def _training(pairs: Path, proposal_network: Path) -> tuple[set[str], list[tuple[str, int]]]:
     """Names of annotated masks; mined nouns and how many pairs each has."""
     table = tables.read(pairs, "pairs", ["noun", "source"])
     copied = pc.equal(table["source"], "annotated")
-    annotated = {*_trained_on(segmenter), *pc.unique(table.filter(copied)["noun"]).to_pylist()}
+    annotated = {*_trained_on(proposal_network), *pc.unique(table.filter(copied)["noun"]).to_pylist()}
     return annotated, commonest(table.filter(pc.invert(copied)), table.num_rows)
 
 
-def _trained_on(segmenter: Path) -> list[str]:
-    path = segmenter / network.ABOUT
+def _trained_on(proposal_network: Path) -> list[str]:
+    path = proposal_network / network.ABOUT
     try:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["names"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(
-            f"{path} does not say which names it was trained on ({error!r}); run the stage `segmenter`"
+            f"{path} does not say which names it was trained on ({error!r}); run the stage `proposal_network`"
         ) from None
 
 
@@ -104,8 +104,13 @@ def _source(folder: Path) -> str:
 def _rows(benchmark: str, classes: Sequence[Overlap], iou: Floats) -> list[tuple[object, ...]]:
     return [
         (
-            benchmark, one.name, one.group, "; ".join(one.annotated), "; ".join(one.mined), sum(one.mined.values()),
+            benchmark,
+            one.name,
+            one.group,
+            "; ".join(one.annotated),
+            "; ".join(one.mined),
+            sum(one.mined.values()),
             "" if np.isnan(value) else f"{value:.4f}",
         )
         for one, value in zip(classes, iou.tolist(), strict=True)
-    ]  # fmt: skip
+    ]

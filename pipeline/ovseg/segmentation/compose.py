@@ -1,7 +1,7 @@
 """From scores of proposals to a map: S[c] = sum over proposals of score x soft mask (paper 3.1), and the best class.
 
 The map is made in strips of rows, so that neither 847 classes nor 100 masks are ever in memory at full size.
-Shapes: Q proposals, K classes, H, W picture, h, w grid of the masks.
+Shapes: Q proposals, K classes, H, W image, h, w grid of the masks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.proposals.soft import Extent, soften
+from ovseg.proposals.mask_logits import Extent, upsample_mask_probs
 
 BUDGET = 2**24  # numbers of a strip in memory at a time
 
@@ -31,8 +31,8 @@ def compose(
     Args:
         scores: `[Q, K]`, Q >= 0.
         logits: of the masks `[Q, h, w]`.
-        extent: rows and columns of the grid that are picture.
-        height, width: of the picture.
+        extent: rows and columns of the grid that are image.
+        height, width: of the image.
         discount: taken from the classes' maps before the best is chosen, `[K]` (ZegFormer's calibration); None for 0.
         budget: numbers in memory at a time; it does not change the result.
 
@@ -48,7 +48,9 @@ def compose(
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         soft = (
-            soften(logits, extent, height, width, top, bottom) if number else logits.new_zeros(0, bottom - top, width)
+            upsample_mask_probs(logits, extent, height, width, top, bottom)
+            if number
+            else logits.new_zeros(0, bottom - top, width)
         )
         maps = weights @ soft.flatten(1)
         best, label = (maps if less is None else maps - less).max(0)

@@ -1,4 +1,4 @@
-"""The words that a picture is segmented with. K classes, M texts (a class may have synonyms), D joint width."""
+"""The words that an image is segmented with. K classes, M texts (a class may have synonyms), D joint width."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.errors import OvsegError
-from ovseg.vocabulary import TEMPLATES, Templates, embed
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import TEMPLATES, Templates, embed
 
 log = logging.getLogger("ovseg")
 
@@ -100,5 +100,7 @@ def _say_what_is_cut(texts: Sequence[str], clip: Clip, templates: Templates) -> 
     if cut:
         log.warning(
             "%d names are, with the sentence around them, longer than the %d tokens that this CLIP reads, and are cut: %s",
-            len(cut), rows.shape[1], "; ".join(f"{text[:60]}..." for text in cut[:3]),
-        )  # fmt: skip
+            len(cut),
+            rows.shape[1],
+            "; ".join(f"{text[:60]}..." for text in cut[:3]),
+        )

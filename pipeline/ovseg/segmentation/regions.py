@@ -1,6 +1,6 @@
 """What CLIP is shown of each proposal: the crop recipe, and the neighbours' variants of it.
 
-Shapes: Q proposals, V of them valid, S CLIP's input, H, W picture.
+Shapes: Q proposals, V of them valid, S CLIP's input, H, W image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ovseg import crops, masks
-from ovseg.images import Pixels
+from ovseg.core import crops, masks
+from ovseg.core.images import ImageArray
 
 View = Literal["crop-and-mask", "crop", "mask"]
-"""The box with its background blank (SimBaseline, OVSeg), the box as it is, or the whole picture with the rest blank (the last
+"""The box with its background blank (SimBaseline, OVSeg), the box as it is, or the whole image with the rest blank (the last
 two: ZegFormer's variants)."""
 
 
@@ -44,8 +44,8 @@ def threads(number: int | None = None) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
 
 
-def cut_regions(
-    pixels: Pixels,
+def crop_regions(
+    pixels: ImageArray,
     rles: Sequence[bytes | None],
     *,
     size: int,
@@ -55,11 +55,11 @@ def cut_regions(
     view: View,
     pool: Executor,
 ) -> Regions:
-    """Cut the regions of some masks out of a picture.
+    """Cut the regions of some masks out of an image.
 
     Args:
         pixels: uint8 `[H, W, 3]`.
-        rles: Q masks of the picture; None for an empty one.
+        rles: Q masks of the image; None for an empty one.
         size: S.
         mean: CLIP's normalisation mean, for the fill colour.
         fill, antialias: of the crop recipe.

@@ -1,6 +1,6 @@
 """The two-stage segmenter (paper 3.1): the benchmark, the command line and any demo call this one class.
 
-network.look -> masks and class embeddings of Q proposals
+network.predict -> masks and class embeddings of Q proposals
 cut          -> what CLIP sees of each
 name         -> p and q, the network's and CLIP's word on K classes
 paint        -> their ensemble, composed to a map
@@ -19,24 +19,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg import crops, masks
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip, Precision
-from ovseg.images import Pixels
+from ovseg.core import crops, masks
+from ovseg.core.images import ImageArray
+from ovseg.core.vocabulary import Templates
+from ovseg.proposals.mask_logits import binary_masks
 from ovseg.proposals.network import Network, Queries, check_text_tower, load_network
-from ovseg.proposals.soft import binary_masks
+from ovseg.segmentation.class_probs import by_clip, by_network, class_weights, ensemble_scores
 from ovseg.segmentation.compose import compose
 from ovseg.segmentation.names import Synonyms, Vocabulary, vocabulary
-from ovseg.segmentation.regions import Regions, View, cut_regions, threads
-from ovseg.segmentation.scores import by_clip, by_network, class_weights, ensemble
-from ovseg.vocabulary import Templates
+from ovseg.segmentation.regions import Regions, View, crop_regions, threads
 
-Classifier = Literal["clip", "segmenter", "ensemble"]
+Classifier = Literal["clip", "proposals", "ensemble"]
 OTHERS = "others"
 
 
 @dataclass(frozen=True)
-class Named:
+class ClassProbs:
     """The word on each proposal: p by the network and q by CLIP, float64 `[Q, K]`; `valid` as in `Regions`."""
 
     p: Tensor
@@ -46,7 +46,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One picture, segmented.
+    """One image, segmented.
 
     Attributes:
         names: K.
@@ -73,9 +73,9 @@ class Segmenter:
         mask_threshold: what is above it is foreground of the crop that CLIP sees.
         weight: of CLIP in the ensemble, in [0, 1].
         weight_seen: another one for classes seen in training; None for the same.
-        average_seen: see `ensemble`, ZegFormer's.
+        average_seen: see `ensemble_scores`, ZegFormer's.
         calibration: taken from the maps of classes seen in training, ZegFormer's gamma.
-        fill, antialias, view: what CLIP is shown, see `cut_regions`.
+        fill, antialias, view: what CLIP is shown, see `crop_regions`.
         templates, synonyms: of names.
         batch_size: crops in one forward pass of CLIP.
         pool: threads that cut.
@@ -103,7 +103,7 @@ class Segmenter:
         """Load both models.
 
         Args:
-            network: models/segmenter.
+            network: models/proposal_network.
             clip: models/base, models/finetune, models/prompt, or any CLIP in that layout.
             device: torch device.
             precision: of CLIP.
@@ -118,12 +118,12 @@ class Segmenter:
 
     def segment(
         self,
-        pixels: Pixels,
+        pixels: ImageArray,
         names: Sequence[str | Sequence[str]],
         classifier: Classifier = "ensemble",
         others: bool = False,
     ) -> Segmentation:
-        """Segment a picture with any names.
+        """Segment an image with any names.
 
         Args:
             pixels: uint8 RGB `[H, W, 3]`.
@@ -136,14 +136,16 @@ class Segmenter:
         """
         return self.segment_with(pixels, self.vocabulary(names, others), classifier)
 
-    def segment_with(self, pixels: Pixels, words: Vocabulary, classifier: Classifier = "ensemble") -> Segmentation:
-        """As `segment`, with names that are embedded already, for many pictures."""
-        queries = self.network.look(pixels)
-        rles = self.binary(pixels, queries)
-        weight = {"clip": 1.0, "segmenter": 0.0, "ensemble": self.weight}[classifier]
-        regions = self.cut(pixels, rles if weight else [None] * len(rles))  # the network's word needs nothing cut
-        scores = self.mix(self.name(queries, regions, words), weight)
-        labels, score = self.paint(pixels, queries, scores)
+    def segment_with(self, pixels: ImageArray, words: Vocabulary, classifier: Classifier = "ensemble") -> Segmentation:
+        """As `segment`, with names that are embedded already, for many images."""
+        queries = self.network.predict(pixels)
+        rles = self.binarize(pixels, queries)
+        weight = {"clip": 1.0, "proposals": 0.0, "ensemble": self.weight}[classifier]
+        regions = self.crop_regions(
+            pixels, rles if weight else [None] * len(rles)
+        )  # the network's word needs nothing cut
+        scores = self.ensemble(self.classify(queries, regions, words), weight)
+        labels, score = self.semantic_map(pixels, queries, scores)
         size = pixels.shape[:2]
         areas = [0 if rle is None else masks.area(rle, *size) for rle in rles]
         return Segmentation(words.names, labels, score, scores.numpy(), np.array(areas, np.int64))
@@ -155,19 +157,25 @@ class Segmenter:
             classes.append([OTHERS])
         return vocabulary(classes, self.clip, self.templates, self.synonyms)
 
-    def binary(self, pixels: Pixels, queries: Queries, threshold: float | None = None) -> list[bytes | None]:
+    def binarize(self, pixels: ImageArray, queries: Queries, threshold: float | None = None) -> list[bytes | None]:
         """The binary mask of each proposal as RLE, None where no pixel is above the threshold."""
         height, width = pixels.shape[:2]
         above = self.mask_threshold if threshold is None else threshold
         found = binary_masks(queries.masks, queries.extent, height, width, above)
         return [masks.encode(mask) if mask.any() else None for mask, _ in found]
 
-    def cut(self, pixels: Pixels, rles: Sequence[bytes | None]) -> Regions:
-        """What CLIP sees of some masks of a picture."""
-        return cut_regions(
-            pixels, rles, size=self.clip.size, mean=self.clip.mean.tolist(), fill=self.fill, antialias=self.antialias,
-            view=self.view, pool=self.pool,
-        )  # fmt: skip
+    def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> Regions:
+        """What CLIP sees of some masks of an image."""
+        return crop_regions(
+            pixels,
+            rles,
+            size=self.clip.size,
+            mean=self.clip.mean.tolist(),
+            fill=self.fill,
+            antialias=self.antialias,
+            view=self.view,
+            pool=self.pool,
+        )
 
     def by_clip(self, regions: Regions, words: Vocabulary) -> Tensor:
         """q of each proposal, float64 `[Q, K]`; rows that are not valid are 0."""
@@ -179,12 +187,12 @@ class Segmenter:
             q[regions.valid] = by_clip(words.similarity(features))
         return q
 
-    def name(self, queries: Queries, regions: Regions, words: Vocabulary) -> Named:
+    def classify(self, queries: Queries, regions: Regions, words: Vocabulary) -> ClassProbs:
         """The word of both on each proposal."""
         p = by_network(words.similarity(queries.classes), queries.classes @ queries.no_object)
-        return Named(p, self.by_clip(regions, words), regions.valid)
+        return ClassProbs(p, self.by_clip(regions, words), regions.valid)
 
-    def mix(self, named: Named, weight: float, seen: Tensor | None = None) -> Tensor:
+    def ensemble(self, named: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
         """Scores `[Q, K]` of the ensemble.
 
         Args:
@@ -193,12 +201,12 @@ class Segmenter:
             seen: which classes were seen in training, bool `[K]`, for `weight_seen` and `average_seen`; None to leave these.
         """
         if seen is None:
-            return ensemble(named.p, named.q, named.valid, weight)
+            return ensemble_scores(named.p, named.q, named.valid, weight)
         weights = class_weights(weight, self.weight_seen, seen)
-        return ensemble(named.p, named.q, named.valid, weights, seen if self.average_seen else None)
+        return ensemble_scores(named.p, named.q, named.valid, weights, seen if self.average_seen else None)
 
-    def paint(
-        self, pixels: Pixels, queries: Queries, scores: Tensor, seen: Tensor | None = None
+    def semantic_map(
+        self, pixels: ImageArray, queries: Queries, scores: Tensor, seen: Tensor | None = None
     ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Labels and scores of each pixel, `[H, W]` each; `seen` as in `mix`."""
         height, width = pixels.shape[:2]

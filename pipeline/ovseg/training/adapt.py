@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ovseg import crops, fingerprint, tables
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import new_prompts, seams, visible
+from ovseg.clip.prompts import foreground_patches, new_prompts, vit_hook_points
 from ovseg.clip.save import model_config
-from ovseg.errors import OvsegError
-from ovseg.runtime import Runtime
-from ovseg.training.checkpoint import Checkpoint, Readers, Stateful, Weights
-from ovseg.training.contrast import contrast
-from ovseg.training.distributed import World, joined, wait
+from ovseg.core import crops, hashing, tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import TrainTemplates
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
+from ovseg.training.checkpoint import Checkpoint, DataLoaderLayout, Stateful, TrainableParameters
+from ovseg.training.contrastive import contrastive_step
+from ovseg.training.distributed import World, barrier, distributed_context
 from ovseg.training.loader import Batch, list_shards, load_shards, read_sizes, split
-from ovseg.training.loop import Done, History, memory_in_words, train, warmup_cosine, write_curves
+from ovseg.training.loop import History, StepResult, explain_out_of_memory, train, warmup_cosine, write_curves
 from ovseg.training.losses import Loss
 from ovseg.training.texts import read_nouns, text_bank
 from ovseg.training.tower import BETAS, EPS, Tower, groups
-from ovseg.units import Counts, Scratch, commit, published, scratch_folder
-from ovseg.vocabulary import TrainTemplates
 
 log = logging.getLogger("ovseg")
 
@@ -98,12 +98,12 @@ def adapt(
         OvsegError: shards, model or recipe that cannot be used; no number for a loss; no memory; no space.
     """
     key = _key(name, init, shards, recipe, source)
-    with joined(runtime.devices) as world:
+    with distributed_context(runtime.devices) as world:
         if published(out, key) is not None:
             log.info("%s: done before -> %s", name, out)
             return
         scratch = Scratch(runtime.work, name, key, runtime.fresh) if world.rank == 0 else None
-        wait(world)
+        barrier(world)
         try:
             clip = load_adapted(init, str(world.device))
             provenance = read_provenance(init)
@@ -116,19 +116,19 @@ def adapt(
             if scratch:
                 _publish(scratch, out, clip, prompts, f"local-dir:{init}", provenance, history)
                 log.info("%s -> %s", name, out)
-            wait(world)
+            barrier(world)
         finally:
             if scratch:
                 scratch.close()
 
 
 def _key(name: str, init: Path, shards: Path, recipe: Recipe, source: Mapping[str, str | None]) -> str:
-    account = tables.read_account(shards)
+    account = tables.read_step_manifest(shards)
     if not account:
-        raise OvsegError(f"{shards} holds no finished shards (no {tables.ACCOUNT}); run the stage `shards` first")
-    return fingerprint.of(
+        raise OvsegError(f"{shards} holds no finished shards (no {tables.STEP_MANIFEST}); run the stage `shards` first")
+    return hashing.fingerprint(
         step=name,
-        init=fingerprint.of_path(init),
+        init=hashing.sha256_path(init),
         shards=account["fingerprint"],
         recipe=vars(recipe),
         source=dict(source),
@@ -147,9 +147,16 @@ def _steps(recipe: Recipe, shards: Path) -> int:
 
 
 def _train(
-    name: str, clip: Clip, shards: Path, folder: Path, key: str, runtime: Runtime, recipe: Recipe, world: World,
+    name: str,
+    clip: Clip,
+    shards: Path,
+    folder: Path,
+    key: str,
+    runtime: Runtime,
+    recipe: Recipe,
+    world: World,
     history: History,
-) -> Tensor | None:  # fmt: skip
+) -> Tensor | None:
     """Train the CLIP in place; returns its mask prompts."""
     steps = _steps(recipe, shards)
     torch.manual_seed(recipe.seed)
@@ -174,14 +181,16 @@ def _train(
     schedule = warmup_cosine(optimiser, steps, recipe.warmup_steps)
     trained = {n: p for n, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": scale}
     parts: dict[str, Stateful] = {
-        "weights": Weights(trained),
+        "weights": TrainableParameters(trained),
         "optimiser": optimiser,
         "schedule": schedule,
         "history": history,
     }
     local, micro = _split(name, recipe.batch_size, world, runtime.micro_batch)
     readers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
-    checkpoint = Checkpoint(folder, key, {**parts, "readers": Readers(world.size, readers)}, runtime.checkpoint_seconds)
+    checkpoint = Checkpoint(
+        folder, key, {**parts, "readers": DataLoaderLayout(world.size, readers)}, runtime.checkpoint_seconds
+    )
     begin = checkpoint.restore(world.device)
     if begin:
         log.info("%s: continues after step %d; the samples that were seen are read past", name, begin)
@@ -192,31 +201,40 @@ def _train(
     whole = DistributedDataParallel(tower) if world.size > 1 else tower
     options: dict[str, Any] = {"loss": recipe.loss, "precision": recipe.precision, "seed": recipe.seed}
 
-    def step(number: int) -> Done:
+    def step(number: int) -> StepResult:
         batch = next(batches)
         if int(batch["noun_id"].max()) >= bank.shape[1]:
             raise OvsegError(
                 f"{shards}: a sample has a noun_id that nouns.json does not list; run the stage `shards` again"
             )
-        with memory_in_words(name, micro):
-            loss = contrast(whole, scale, split(batch, micro), bank, world, step=number, **options)
-        return Done(loss, recipe.batch_size, batch["key"], {"logit_scale": float(scale.detach().exp())})
+        with explain_out_of_memory(name, micro):
+            loss = contrastive_step(whole, scale, split(batch, micro), bank, world, step=number, **options)
+        return StepResult(loss, recipe.batch_size, batch["key"], {"logit_scale": float(scale.detach().exp())})
 
     def clamp() -> None:
         with torch.no_grad():
             scale.clamp_(0, most)
 
     train(
-        name, step, optimiser, schedule, checkpoint, world, begin=begin, steps=steps, history=history,
-        stop_after=runtime.stop_after, after=clamp if recipe.logit_scale == "train" else lambda: None,
-    )  # fmt: skip
+        name,
+        step,
+        optimiser,
+        schedule,
+        checkpoint,
+        world,
+        begin=begin,
+        steps=steps,
+        history=history,
+        stop_after=runtime.stop_after,
+        after=clamp if recipe.logit_scale == "train" else lambda: None,
+    )
     return None if tower.prompts is None else tower.prompts.detach()
 
 
 def _check_patches(name: str, clip: Clip) -> None:
     """Whether mask prompts have a place in the image tower; all else works with any."""
     try:
-        seams(clip.model.visual)  # type: ignore[arg-type]
+        vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
     except OvsegError as error:
         raise OvsegError(f"{name}: {error}. The stages base, score, finetune, tune and evaluate work with it") from None
 
@@ -235,20 +253,28 @@ def _split(name: str, batch_size: int, world: World, micro: int | None) -> tuple
 def _batches(clip: Clip, shards: Path, local: int, workers: int, recipe: Recipe) -> Iterator[Batch]:
     mean = cast("tuple[float, float, float]", tuple(clip.mean.tolist()))
     loader = load_shards(
-        shards, clip.size, local, mean=mean, fill=recipe.fill, antialias=recipe.antialias, workers=workers,
-        crop_scale=recipe.crop_scale, repeat=True, seed=recipe.seed,
-    )  # fmt: skip
+        shards,
+        clip.size,
+        local,
+        mean=mean,
+        fill=recipe.fill,
+        antialias=recipe.antialias,
+        workers=workers,
+        crop_scale=recipe.crop_scale,
+        repeat=True,
+        seed=recipe.seed,
+    )
     try:
         yield from loader
     except OvsegError as error:  # of a loading process: torch puts its traceback before the message
-        raise OvsegError(str(error).strip().splitlines()[-1].removeprefix("ovseg.errors.OvsegError: ")) from None
+        raise OvsegError(str(error).strip().splitlines()[-1].removeprefix("ovseg.core.errors.OvsegError: ")) from None
 
 
 def _with_blank_patches(name: str, batches: Iterator[Batch], clip: Clip, shards: Path) -> Iterator[Batch]:
     """The same batches, once the first are seen to have patches of background alone: no others train mask prompts."""
     first = list(islice(batches, PROBED))
-    patch = seams(clip.model.visual).patch  # type: ignore[arg-type]
-    blank = sum(int((~visible(batch["mask"], patch)).sum()) for batch in first)
+    patch = vit_hook_points(clip.model.visual).patch  # type: ignore[arg-type]
+    blank = sum(int((~foreground_patches(batch["mask"], patch)).sum()) for batch in first)
     if not blank:
         raise OvsegError(
             f"{name}: no patch of the first {sum(len(b['key']) for b in first)} samples of {shards} is background alone, so "
@@ -260,7 +286,7 @@ def _with_blank_patches(name: str, batches: Iterator[Batch], clip: Clip, shards:
 def _add_step(
     provenance: dict[str, Any], name: str, shards: Path, recipe: Recipe, source: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    step = {"stage": name, "shards": tables.read_account(shards)["fingerprint"], **source, "recipe": vars(recipe)}
+    step = {"stage": name, "shards": tables.read_step_manifest(shards)["fingerprint"], **source, "recipe": vars(recipe)}
     return {**provenance, "steps": [*provenance.get("steps", []), step]}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ovseg.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, enough_space
 
 log = logging.getLogger("ovseg")
 
@@ -85,7 +85,7 @@ class Checkpoint:
         return int(state["step"])
 
 
-class Weights:
+class TrainableParameters:
     """What is trained, as a part of a checkpoint; the frozen rest is not."""
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ class Weights:
                 parameter.copy_(state_dict[name])
 
 
-class Readers:
+class DataLoaderLayout:
     """How the samples are read, as a part of a checkpoint: other readers have another order."""
 
     def __init__(self, ranks: int, workers: int) -> None:

@@ -22,7 +22,7 @@ class World:
 
 
 @contextmanager
-def joined(devices: Sequence[str]) -> Iterator[World]:
+def distributed_context(devices: Sequence[str]) -> Iterator[World]:
     """Join the other ranks where torchrun has started several; each takes its own of this machine's devices."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)])
@@ -47,7 +47,7 @@ def gather(rows: Tensor, world: World) -> Tensor:
     return torch.cat(found)
 
 
-def anywhere(flag: bool, world: World) -> bool:
+def any_rank(flag: bool, world: World) -> bool:
     """Whether the flag is set on any rank."""
     if world.size == 1:
         return flag
@@ -56,7 +56,7 @@ def anywhere(flag: bool, world: World) -> bool:
     return bool(told.item())
 
 
-def total(number: float, world: World) -> float:
+def all_reduce_sum(number: float, world: World) -> float:
     """The sum of a number over all ranks."""
     if world.size == 1:
         return number
@@ -65,7 +65,7 @@ def total(number: float, world: World) -> float:
     return float(told.item())
 
 
-def wait(world: World) -> None:
+def barrier(world: World) -> None:
     """Until every rank is here."""
     if world.size > 1:
         dist.barrier()

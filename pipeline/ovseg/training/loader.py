@@ -18,10 +18,10 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from ovseg import crops
-from ovseg.errors import BadItem, OvsegError
-from ovseg.images import Pixels
-from ovseg.samples import decode_sample
+from ovseg.core import crops
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.images import ImageArray
+from ovseg.core.samples import decode_sample
 
 log = logging.getLogger("ovseg")
 
@@ -94,10 +94,16 @@ def load_shards(
     colour = crops.fill_colour(fill, mean)
     first = seed * EPOCHS  # webdataset adds the epoch: without room, seed 1 would repeat the epochs of seed 0
     names = [str(path) for path in paths]
-    steps: list[Any] = [wds.ResampledShards(names, seed=first + epoch, deterministic=True)] if resampled else [
-        wds.SimpleShardList(names), *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
-        wds.split_by_node, wds.split_by_worker,
-    ]  # fmt: skip
+    steps: list[Any] = (
+        [wds.ResampledShards(names, seed=first + epoch, deterministic=True)]
+        if resampled
+        else [
+            wds.SimpleShardList(names),
+            *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
+            wds.split_by_node,
+            wds.split_by_worker,
+        ]
+    )
     steps += [wds.tarfile_to_samples(handler=_stop), partial(_whole, read_sizes(folder))]
     steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=first, epoch=epoch - 1)] if shuffle else []
     steps += [_Decode(size, colour, antialias, crop_scale, seed, folder)]
@@ -144,7 +150,7 @@ class _Decode:
     """Raw members -> one element of a batch. A sample that cannot be used is logged, at first and then rarely."""
 
     def __init__(
-        self, size: int, colour: Pixels | None, antialias: bool, crop_scale: float, seed: int, folder: Path
+        self, size: int, colour: ImageArray | None, antialias: bool, crop_scale: float, seed: int, folder: Path
     ) -> None:
         self.size, self.colour, self.antialias, self.folder = size, colour, antialias, folder
         self.crop_scale, self.seed = crop_scale, seed

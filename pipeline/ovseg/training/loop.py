@@ -18,10 +18,10 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, PolynomialLR, SequentialLR
 
-from ovseg.errors import OvsegError
-from ovseg.progress import Progress
+from ovseg.core.errors import OvsegError
+from ovseg.engine.progress import Progress
 from ovseg.training.checkpoint import Checkpoint
-from ovseg.training.distributed import World, anywhere
+from ovseg.training.distributed import World, any_rank
 
 log = logging.getLogger("ovseg")
 
@@ -32,7 +32,7 @@ START = 1e-3  # of the learning rate, at the first step of the warm-up
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """What a step says of itself.
 
     Attributes:
@@ -84,7 +84,7 @@ def write_curves(history: History, folder: Path) -> None:
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
 
 
-Step = Callable[[int], Done]
+Step = Callable[[int], StepResult]
 """Leaves the gradients of step i (from 0) in the parameters."""
 
 
@@ -159,17 +159,17 @@ def train(
                 raise KeyboardInterrupt from None
             loss, norm = float(done.loss), float(_gradient_norm(optimiser))
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise OvsegError(_no_number(name, i + 1, loss, norm, done.keys, checkpoint))
+                raise OvsegError(_nonfinite_message(name, i + 1, loss, norm, done.keys, checkpoint))
             if norm > clip_norm:
                 torch._foreach_mul_(_gradients(optimiser), clip_norm / norm)
             rest = {"learning_rate": optimiser.param_groups[-1]["lr"], **done.shown}
-            with memory_in_words(name, done.items):
+            with explain_out_of_memory(name, done.items):
                 optimiser.step()
             schedule.step()
             after()
             history.add(i + 1, steps, loss, rest)
             progress.add({"samples": done.items}, note=f"loss {loss:.3f}")
-            stop = anywhere(stopped.is_set() or i + 1 - begin == stop_after, world)
+            stop = any_rank(stopped.is_set() or i + 1 - begin == stop_after, world)
             if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
                 checkpoint.save(i + 1)
             if stop and i + 1 < steps:
@@ -185,7 +185,7 @@ def _gradients(optimiser: Optimizer) -> list[torch.Tensor]:
     return [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _no_number(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:
+def _nonfinite_message(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:
     kept = f"The checkpoint of an earlier step is kept: {checkpoint.path}. " if checkpoint.path.is_file() else ""
     (checkpoint.path.parent / KEYS).write_text("\n".join(keys) + "\n", encoding="utf-8")
     return (
@@ -219,7 +219,7 @@ def _stop_at_step_end() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def memory_in_words(name: str, samples: int) -> Iterator[None]:
+def explain_out_of_memory(name: str, samples: int) -> Iterator[None]:
     """Turn torch's lack of memory, with so many samples at a time, into what to do about it."""
     try:
         yield

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.errors import OvsegError
-from ovseg.vocabulary import TEMPLATES, TrainTemplates, embed
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import TEMPLATES, TrainTemplates, embed
 
 BATCH = 256  # texts in one forward pass
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import inserted
-from ovseg.crops import normalise
+from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.core.crops import normalise
 
 BETAS, EPS = (0.9, 0.98), 1e-6  # of AdamW; open_clip's for ViTs, as in the paper's scripts
 
@@ -38,7 +38,7 @@ class Tower(nn.Module):
     def forward(self, crops: Tensor, masks: Tensor) -> Tensor:
         """uint8 `[n, 3, S, S]` and bool `[n, S, S]` -> float32 unit vectors `[n, D]`."""
         images = normalise(crops, self.mean, self.std)  # type: ignore[arg-type]
-        with nullcontext() if self.prompts is None else inserted(self.visual, self.prompts, masks):  # type: ignore[arg-type]
+        with nullcontext() if self.prompts is None else mask_prompts_applied(self.visual, self.prompts, masks):  # type: ignore[arg-type]
             found = self.visual(images)  # type: ignore[operator]
         features = found[0] if isinstance(found, tuple) else found
         return F.normalize(features.float(), dim=-1)
@@ -81,7 +81,7 @@ def groups(tower: Tower, *, lr: float, prompt_lr: float, weight_decay: float) ->
 
 
 @contextmanager
-def arithmetic(device: torch.device, precision: Literal["fp32", "bf16"]) -> Iterator[None]:
+def autocast_context(device: torch.device, precision: Literal["fp32", "bf16"]) -> Iterator[None]:
     """The precision of forward and backward, and on CPUs the attention whose backward is the faster one.
 
     There the fused kernel of `scaled_dot_product_attention` is slow backwards: a step of the demo's ViT (128 crops of 65

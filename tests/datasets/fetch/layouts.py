@@ -1,6 +1,6 @@
 """The official data sets, small, as they unpack, with the labels that their benchmarks must get.
 
-Drawn pictures have every number that a map can have; real samples of ../shared/data are among them where that folder is there.
+Drawn images have every number that a map can have; real samples of ../shared/data are among them where that folder is there.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg import masks
+from ovseg.core import masks
 from ovseg.datasets.pascal_context import palette
 from tests.conftest import write_coco
 from tests.datasets import test_official as drawn
 from tests.datasets.test_official import ADE, CONTEXT, FULL, PAIRS, STUFF, Array, photo, png, spread, table, text
 
 MINI = STUFF.parent
-TRAIN, VAL = 900_000, 950_000  # ids of drawn pictures of COCO begin behind these
+TRAIN, VAL = 900_000, 950_000  # ids of drawn images of COCO begin behind these
 Truth = dict[str, dict[str, Array]]
-"""Benchmark -> picture -> its labels."""
+"""Benchmark -> image -> its labels."""
 
 
 def draw_coco(home: Path, real: bool) -> Truth:
-    """Rectangles under noise, and every number of COCO-Stuff; real pictures, captions and masks of COCO."""
+    """Rectangles under noise, and every number of COCO-Stuff; real images, captions and masks of COCO."""
     for split, number, first in (("train2017", 12, TRAIN), ("val2017", 4, VAL)):
         _draw_split(home, split, number, first)
     large = home / "train2017" / f"{TRAIN + 500:012}.jpg"  # no caption has it; its download takes a while
@@ -71,7 +71,7 @@ def _draw_split(home: Path, split: str, number: int, first: int) -> None:
 
 
 def _panoptic(home: Path, split: str, image: Mapping[str, Any], instances: Mapping[str, Any]) -> dict[str, Any]:
-    """Panoptic PNG and COCO-Stuff map of a picture from its instances; the panoptic annotation."""
+    """Panoptic PNG and COCO-Stuff map of an image from its instances; the panoptic annotation."""
     size = image["height"], image["width"]
     numbers, stuff = np.zeros(size, np.uint8), np.full(size, 255, np.uint8)
     own = [one for one in instances["annotations"] if one["image_id"] == image["id"]]
@@ -90,7 +90,7 @@ def _panoptic(home: Path, split: str, image: Mapping[str, Any], instances: Mappi
 
 
 def _add_real_train(home: Path) -> None:
-    """Four real pictures with captions and panoptic masks; their categories join the drawn ones."""
+    """Four real images with captions and panoptic masks; their categories join the drawn ones."""
     real = {kind: json.loads((MINI / f"{kind}.json").read_text()) for kind in ("captions", "panoptic")}
     taken = {one["image_id"] for one in real["panoptic"]["annotations"][:4]}
     for kind, whole in real.items():
@@ -123,8 +123,10 @@ def draw_ade20k(home: Path, real: bool) -> Truth:
     text(challenge / "objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tName"])
     validation = challenge / "annotations" / "validation"
     truth: Truth = {
-        "ade150": {f"{path.stem}.jpg": np.where(_opened(path) == 0, 255, _opened(path) - 1) for path in validation.iterdir()}
-    }  # fmt: skip
+        "ade150": {
+            f"{path.stem}.jpg": np.where(_opened(path) == 0, 255, _opened(path) - 1) for path in validation.iterdir()
+        }
+    }
     return truth | {"ade847": _draw_full_ade(home, real)}
 
 

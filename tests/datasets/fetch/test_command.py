@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import ROOT, digests
 from tests.datasets.fetch.conftest import Served, md5, zipped
 
-PICTURES = {f"val2017/{i:012}.jpg": os.urandom(30_000) for i in range(20)}
+IMAGES = {f"val2017/{i:012}.jpg": os.urandom(30_000) for i in range(20)}
 NOTES = {
     f"annotations/{kind}_{split}2017.json": b"{}" for kind in ("captions", "instances") for split in ("train", "val")
 }
@@ -44,9 +44,14 @@ class Command:
         """Run it; `most` is the largest file that it may write, in bytes."""
         cap = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))) if most else None
         return subprocess.run(
-            [sys.executable, "-m", "ovseg.cli.app", "data", *words, "--root", str(self.root)], capture_output=True,
-            text=True, cwd=self.package, env={**os.environ, "PYTHONPATH": str(self.package)}, preexec_fn=cap, timeout=60,
-        )  # fmt: skip
+            [sys.executable, "-m", "ovseg.cli.app", "data", *words, "--root", str(self.root)],
+            capture_output=True,
+            text=True,
+            cwd=self.package,
+            env={**os.environ, "PYTHONPATH": str(self.package)},
+            preexec_fn=cap,
+            timeout=60,
+        )
 
     def publish(self, data: bytes, url: str = "", **changes: Any) -> None:
         """Have the table say that `data` is val2017.zip; `changes` are keys of that file, None for none."""
@@ -58,7 +63,7 @@ class Command:
             file |= changes if name == "val2017" else {}
             part["files"] = [{key: value for key, value in file.items() if value is not None}]
             part["unpacked"] = LARGE
-        about["coco"]["parts"]["val2017"]["holds"]["val2017"]["files"] = len(PICTURES)
+        about["coco"]["parts"]["val2017"]["holds"]["val2017"]["files"] = len(IMAGES)
         table.write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -79,7 +84,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(package: Path, server: Served, tmp_path: Path) -> Command:
     """With the annotations verified already, and a file of the user's own beside them."""
     command = Command(package, tmp_path / "data", server.url)
-    server.files = {ARCHIVE: zipped(PICTURES), "/annotations.zip": zipped(NOTES)}
+    server.files = {ARCHIVE: zipped(IMAGES), "/annotations.zip": zipped(NOTES)}
     command.publish(server.files[ARCHIVE])
     (command.root / "coco" / "val2017").mkdir(parents=True)
     (command.root / "coco" / "own.txt").write_text("mine")
@@ -100,7 +105,7 @@ def fails(done: subprocess.CompletedProcess[str], *said: str) -> None:
 def test_a_part_is_downloaded_unpacked_verified_and_then_left_alone(command: Command, server: Served) -> None:
     done = command("get", "coco", "val2017")
     assert (done.returncode, done.stdout) == (0, "coco val2017: 20 files, 0.0 GB, verified\n")
-    assert {name: (command.root / "coco" / name).read_bytes() for name in PICTURES} == PICTURES
+    assert {name: (command.root / "coco" / name).read_bytes() for name in IMAGES} == IMAGES
     asked = server.asked.copy()
     assert command("get", "coco", "val2017").returncode == 0 and server.asked == asked
     assert command("verify", "coco", "val2017", "annotations", "--full").returncode == 0
@@ -132,10 +137,10 @@ def _publishes(data: bytes) -> Fault:
 def _down(command: Command, _: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command.publish(zipped(PICTURES), f"http://127.0.0.1:{port}")
+    command.publish(zipped(IMAGES), f"http://127.0.0.1:{port}")
 
 
-GOOD = zipped(PICTURES)
+GOOD = zipped(IMAGES)
 FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "server down": (_down, ("refused", SAME, ELSEWHERE)),
     "not there": (_misbehaves(404), ("404, it is not there any more", ELSEWHERE)),
@@ -146,8 +151,8 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "another checksum": (_gives(GOOD[:99] + b"?" + GOOD[100:]), ("has md5", "published is", SAME)),
     "another length": (_gives(GOOD + b"?"), ("are published: it is another file", ELSEWHERE)),
     "truncated": (_publishes(GOOD[:-500]), ("is damaged", "What was unpacked is kept: remove")),
-    "a name that leaves": (_publishes(zipped({**PICTURES, "../own.txt": b"?"})), ("'../own.txt'", "leave the folder")),
-    "other pictures": (
+    "a name that leaves": (_publishes(zipped({**IMAGES, "../own.txt": b"?"})), ("'../own.txt'", "leave the folder")),
+    "other images": (
         _publishes(zipped({f"val2017/COCO_val2014_{i:012}.jpg": b"" for i in range(20)})),
         ("20 are published", "COCO 2014", "`ovseg data get coco val2017`"),
     ),
@@ -184,7 +189,7 @@ def test_a_disk_that_fills_up_while_unpacking_is_said_and_the_same_command_conti
     command: Command, server: Served
 ) -> None:
     first, large = "val2017/000000000000.jpg", "val2017/000000000019.jpg"
-    server.files[ARCHIVE] = zipped({**PICTURES, large: bytes(LARGE)})
+    server.files[ARCHIVE] = zipped({**IMAGES, large: bytes(LARGE)})
     command.publish(server.files[ARCHIVE])
     before = digests(command.root)
     fails(command("get", "coco", "val2017", most=LARGE // 2), "no space left for", SAME)
@@ -200,18 +205,18 @@ def test_a_disk_that_fills_up_while_unpacking_is_said_and_the_same_command_conti
 def _theirs(folder: Path, names: list[str]) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(PICTURES.get(name, b""))
+        (folder / name).write_bytes(IMAGES.get(name, b""))
     return folder
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (list(PICTURES)[:12], ("12 files of coco val2017, 20 are published", "`ovseg data get coco val2017`")),
+        (list(IMAGES)[:12], ("12 files of coco val2017, 20 are published", "`ovseg data get coco val2017`")),
         ([f"val2017/COCO_val2014_{i:012}.jpg" for i in range(20)], ("it holds COCO 2014", "`ovseg data get")),
         (["val2014/1.jpg"], ("val2017 is missing", "`ovseg data get coco val2017`")),
     ],
-)  # fmt: skip
+)
 def test_a_folder_that_is_not_the_whole_data_set_is_not_linked(
     names: list[str], said: tuple[str, ...], command: Command, server: Served, tmp_path: Path
 ) -> None:
@@ -224,20 +229,20 @@ def test_a_folder_that_is_not_the_whole_data_set_is_not_linked(
 
 
 def test_a_data_set_that_is_half_there_is_completed(command: Command) -> None:
-    half = list(PICTURES)[:12]
+    half = list(IMAGES)[:12]
     _theirs(command.root / "coco", half)
     (command.root / "coco" / half[3]).write_bytes(b"half a pict")
     assert command("get", "coco", "val2017").returncode == 0
-    assert {name: (command.root / "coco" / name).read_bytes() for name in PICTURES} == PICTURES
+    assert {name: (command.root / "coco" / name).read_bytes() for name in IMAGES} == IMAGES
 
 
 def test_one_changed_file_is_found_by_a_full_verification_and_mended_by_getting_it_again(command: Command) -> None:
     assert command("get", "coco", "val2017", "--keep-archives").returncode == 0
-    changed = command.root / "coco" / list(PICTURES)[5]
-    changed.write_bytes(PICTURES[list(PICTURES)[5]][::-1])
+    changed = command.root / "coco" / list(IMAGES)[5]
+    changed.write_bytes(IMAGES[list(IMAGES)[5]][::-1])
     done = command("verify", "coco", "val2017", "--full")
     assert done.returncode == 1 and "1 missing or changed, the first: val2017/000000000005.jpg" in done.stdout
     changed.unlink()
     assert command("verify", "coco", "val2017").returncode == 1
     assert command("get", "coco", "val2017").returncode == 0
-    assert changed.read_bytes() == PICTURES[list(PICTURES)[5]]
+    assert changed.read_bytes() == IMAGES[list(IMAGES)[5]]

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg import tables
+from ovseg.core import tables
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.datasets.fetch.parts import fetch, is_whole, verify
 from ovseg.datasets.fetch.releases import TABLE, parts_of, releases
 from ovseg.datasets.official import BENCHMARKS, convert
-from ovseg.evaluation.benchmark import evaluate, three_classifiers
+from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.evaluate import evaluate, three_classifiers
 from ovseg.mining.run import Settings, mine
 from ovseg.mining.verify import verify as verify_shards
-from ovseg.runtime import Runtime
 from tests.conftest import ROOT, Toys, digests
 from tests.datasets.fetch.archives import Published, Slow, held, publish
 from tests.datasets.fetch.conftest import Served, serving
@@ -32,9 +32,13 @@ from tests.datasets.fetch.whole_run import Run
 from tests.datasets.test_official import labels_of
 
 NEEDS = {
-    "cocostuff": ("coco", ()), "ade150": ("ade20k", ("ade150",)), "ade847": ("ade20k", ("ade847",)),
-    "pas20": ("pascal_voc", ()), "pc59": ("pascal_context", ()), "pc459": ("pascal_context", ()),
-}  # fmt: skip
+    "cocostuff": ("coco", ()),
+    "ade150": ("ade20k", ("ade150",)),
+    "ade847": ("ade20k", ("ade847",)),
+    "pas20": ("pascal_voc", ()),
+    "pc59": ("pascal_context", ()),
+    "pc459": ("pascal_context", ()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +79,15 @@ def test_the_small_table_is_the_real_one_but_for_hosts_counts_sizes_and_digests(
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_benchmark_comes_from_its_official_archives_with_the_known_labels_and_is_scored(
-    name: str, published: Published, server: Served, toys: Toys, runtime: Runtime, tmp_path: Path,
+    name: str,
+    published: Published,
+    server: Served,
+    toys: Toys,
+    runtime: Runtime,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """No picture is lost on the way, no pixel changes, and the files are those that were packed."""
+) -> None:
+    """No image is lost on the way, no pixel changes, and the files are those that were packed."""
     dataset, names = NEEDS[name]
     truth, drawn, out = published.truth[name], published.homes[dataset], tmp_path / "benchmark"
     home = arrive(published, server, dataset, names, tmp_path)
@@ -86,14 +95,14 @@ def test_a_benchmark_comes_from_its_official_archives_with_the_known_labels_and_
         for path in held({one.path: {"names": one.names} if one.names else {} for one in part.holds}, drawn):
             assert (home / path.relative_to(drawn)).read_bytes() == path.read_bytes()
     assert not list(home.rglob("__MACOSX")) and not list(home.rglob("*.zip")) and not list(home.rglob("*.tar*"))
-    monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], pictures=len(truth), counted=False))
-    assert convert(name, home, out)["pictures"] == len(truth)
+    monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], images=len(truth), counted=False))
+    assert convert(name, home, out)["images"] == len(truth)
     labels = labels_of(read_benchmark(out))
     assert labels.keys() == truth.keys() and all(np.array_equal(labels[one], truth[one]) for one in truth)
     ways = {"toy": three_classifiers(0.5, 0.7)}
     options = {"ways": ways, "oracles": False, "templates": "single"}
     counts = evaluate(out, toys.network, {"toy": toys.clip}, tmp_path / "table", runtime, **options)  # type: ignore[arg-type]
-    assert counts == {"pictures": len(truth)}
+    assert counts == {"images": len(truth)}
     assert {row["item"] for row in tables.rows(tmp_path / "table", "segmentations")} == set(range(len(truth)))
 
 
@@ -102,10 +111,16 @@ def test_coco_from_its_archives_is_mined_into_sound_shards(
 ) -> None:
     home = arrive(published, server, "coco", ("train2017", "annotations", "panoptic"), tmp_path)
     settings = Settings(
-        str(home / "train2017"), str(home / "annotations/captions_train2017.json"), "ground_truth",
-        str(home / "annotations/panoptic_train2017.json"), None, f"local-dir:{toys.clip}", None, nouns_model=tagger,
+        str(home / "train2017"),
+        str(home / "annotations/captions_train2017.json"),
+        "ground_truth",
+        str(home / "annotations/panoptic_train2017.json"),
+        None,
+        f"local-dir:{toys.clip}",
+        None,
+        nouns_model=tagger,
         min_shards=2,
-    )  # fmt: skip
+    )
     counts = mine(settings, tmp_path / "mined", runtime)
     captions = json.loads((published.homes["coco"] / "annotations/captions_train2017.json").read_text())
     assert counts["index"]["images"] == len(captions["images"])
@@ -147,9 +162,14 @@ class World:
             "OVSEG_WORK": str(self.folder / "work"),
         }
         done = subprocess.run(
-            [sys.executable, "-m", "tests.datasets.fetch.whole_run", str(path)], cwd=ROOT, env=environment,
-            start_new_session=True, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.datasets.fetch.whole_run", str(path)],
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode
 

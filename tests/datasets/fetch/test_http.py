@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.fetch import http
-from ovseg.errors import OvsegError
 from tests.datasets.fetch.conftest import Served
 
 DATA = bytes(range(256)) * 20_000  # 5 MB

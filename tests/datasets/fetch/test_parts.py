@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.fetch.manifest import read_manifest
 from ovseg.datasets.fetch.parts import fetch, is_whole, link, verify
 from ovseg.datasets.fetch.releases import File, Holding, Part, releases
 from ovseg.datasets.fetch.status import state, table
-from ovseg.errors import OvsegError
 from tests.conftest import ROOT
 from tests.datasets.fetch.conftest import Served, md5, zipped
 
@@ -222,8 +222,14 @@ def test_archives_inside_archives_are_unpacked_and_removed(server: Served, tmp_p
     data = zipped({"annotations/panoptic_val2017.json": b"{}", "annotations/panoptic_val2017.zip": inner})
     server.files["/panoptic.zip"] = data
     holds = (Holding("annotations/panoptic_val2017.json"), Holding("annotations/panoptic_val2017", r"\d{12}\.png", 5))
-    part = Part("coco", "panoptic", (File(f"{server.url}/panoptic.zip", "panoptic.zip"),), 10_000, holds,
-                inner={"annotations/panoptic_val2017.zip": "annotations"})  # fmt: skip
+    part = Part(
+        "coco",
+        "panoptic",
+        (File(f"{server.url}/panoptic.zip", "panoptic.zip"),),
+        10_000,
+        holds,
+        inner={"annotations/panoptic_val2017.zip": "annotations"},
+    )
     fetch(part, tmp_path)
     assert verify(part, tmp_path)["files"] == 6
     assert not (tmp_path / "annotations/panoptic_val2017.zip").exists()
@@ -235,8 +241,14 @@ def test_archives_inside_archives_are_unpacked_and_removed(server: Served, tmp_p
 
 def test_plain_files_are_put_where_they_belong(server: Served, tmp_path: Path) -> None:
     server.files["/labels.txt"] = b"1: accordion\n"
-    part = Part("x", "labels", (File(f"{server.url}/labels.txt", "labels.txt", plain=True),), 10,
-                (Holding("in/labels.txt"),), into="in")  # fmt: skip
+    part = Part(
+        "x",
+        "labels",
+        (File(f"{server.url}/labels.txt", "labels.txt", plain=True),),
+        10,
+        (Holding("in/labels.txt"),),
+        into="in",
+    )
     fetch(part, tmp_path)
     verify(part, tmp_path)
     assert (tmp_path / "in/labels.txt").read_bytes() == b"1: accordion\n"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ovseg import fingerprint
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
 from ovseg.datasets.fetch.manifest import Manifest, changed, read_manifest
 from ovseg.datasets.fetch.unpack import unpack
-from ovseg.errors import OvsegError
 from tests.datasets.fetch.conftest import tarred, zipped
 
-FILES = {f"pictures/{i:03}.jpg": os.urandom(2_000) for i in range(50)}
+FILES = {f"images/{i:03}.jpg": os.urandom(2_000) for i in range(50)}
 MANY = 10**9
 Pack = Callable[[Mapping[str, bytes]], bytes]
 KINDS: dict[str, Pack] = {"zip": zipped, "tar": tarred, "tar.gz": lambda files: tarred(files, "w:gz")}
@@ -38,12 +38,12 @@ def test_files_come_out_byte_for_byte_and_the_manifest_has_their_sha256(kind: st
     manifest.finish(FILES)
     assert {name: (home / name).read_bytes() for name in FILES} == FILES
     rows = read_manifest(tmp_path / "manifest.tsv")
-    assert rows == {name: (len(data), fingerprint.of_bytes(data)) for name, data in FILES.items()}
+    assert rows == {name: (len(data), hashing.sha256_bytes(data)) for name, data in FILES.items()}
     assert changed(home, rows, full=True) == []
-    (home / "pictures/003.jpg").write_bytes(b"x" * 2_000)
-    (home / "pictures/004.jpg").unlink()
-    assert changed(home, rows) == ["pictures/004.jpg"]
-    assert changed(home, rows, full=True) == ["pictures/003.jpg", "pictures/004.jpg"]
+    (home / "images/003.jpg").write_bytes(b"x" * 2_000)
+    (home / "images/004.jpg").unlink()
+    assert changed(home, rows) == ["images/004.jpg"]
+    assert changed(home, rows, full=True) == ["images/003.jpg", "images/004.jpg"]
 
 
 def _twice(pack: Pack, names: str) -> bytes:
@@ -115,12 +115,12 @@ def test_files_that_are_noted_are_not_written_again(tmp_path: Path) -> None:
     home = tmp_path / "home"
     _unpack(zipped(FILES), home)
     before = {name: (home / name).stat().st_mtime_ns for name in FILES}
-    (home / "pictures/007.jpg").unlink()
-    (home / "pictures/008.jpg").write_bytes(b"short")
+    (home / "images/007.jpg").unlink()
+    (home / "images/008.jpg").write_bytes(b"short")
     _unpack(zipped(FILES), home)
     after = {name: (home / name).stat().st_mtime_ns for name in FILES}
-    assert {name for name in FILES if before[name] != after[name]} == {"pictures/007.jpg", "pictures/008.jpg"}
-    assert (home / "pictures/008.jpg").read_bytes() == FILES["pictures/008.jpg"]
+    assert {name for name in FILES if before[name] != after[name]} == {"images/007.jpg", "images/008.jpg"}
+    assert (home / "images/008.jpg").read_bytes() == FILES["images/008.jpg"]
 
 
 def test_a_line_of_the_manifest_that_a_kill_cut_off_is_not_believed(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_a_line_of_the_manifest_that_a_kill_cut_off_is_not_believed(tmp_path: Pa
 def test_nothing_is_written_through_a_link_into_other_data(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "home" / "pictures").symlink_to(tmp_path / "theirs")
+    (tmp_path / "home" / "images").symlink_to(tmp_path / "theirs")
     with pytest.raises(OvsegError, match="is a link to"):
         _unpack(zipped(FILES), tmp_path / "home")
     assert not list((tmp_path / "theirs").iterdir())
 
 
 def test_litter_of_macs_is_left_out(tmp_path: Path) -> None:
-    _unpack(zipped({**FILES, "__MACOSX/pictures/._000.jpg": b"", "pictures/.DS_Store": b""}), tmp_path / "home")
-    assert {path.name for path in (tmp_path / "home").iterdir()} == {"pictures"}
-    assert not (tmp_path / "home/pictures/.DS_Store").exists()
+    _unpack(zipped({**FILES, "__MACOSX/images/._000.jpg": b"", "images/.DS_Store": b""}), tmp_path / "home")
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"images"}
+    assert not (tmp_path / "home/images/.DS_Store").exists()

@@ -67,15 +67,21 @@ def _arrive(run: Run, dataset: str) -> None:
 
 
 def _mine(run: Run) -> None:
+    from ovseg.engine.runtime import Runtime
     from ovseg.mining.run import Settings, mine
-    from ovseg.runtime import Runtime
 
     coco = Path(run.folder, "coco")
     settings = Settings(
-        str(coco / "train2017"), str(coco / "annotations/captions_train2017.json"), "ground_truth",
-        str(coco / "annotations/instances_train2017.json"), None, f"local-dir:{run.clip}", None,
-        nouns_model=run.tagger, min_shards=2,
-    )  # fmt: skip
+        str(coco / "train2017"),
+        str(coco / "annotations/captions_train2017.json"),
+        "ground_truth",
+        str(coco / "annotations/instances_train2017.json"),
+        None,
+        f"local-dir:{run.clip}",
+        None,
+        nouns_model=run.tagger,
+        min_shards=2,
+    )
     mine(settings, Path(run.folder, "mined"), Runtime(workers=1))
 
 

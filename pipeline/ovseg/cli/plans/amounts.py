@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ovseg import tables
+from ovseg.core import tables
+from ovseg.core.params import Finetune, Params, Prompt
 from ovseg.datasets.fetch.releases import releases
 from ovseg.mining.estimates import ANNOTATED, Kind, nouns_per_image, number_of_shards
 from ovseg.mining.select import annotated_number
-from ovseg.params import Finetune, Params, Prompt
 
 DEMO, COCO, INDEX = "data/demo", "data/coco", Path("data/index")
 CAPTIONS = 5  # of an image of COCO and of the demo
@@ -20,7 +20,7 @@ class Amounts:
     """What mining handles.
 
     Attributes:
-        kind: of pictures, for rates and sizes.
+        kind: of images, for rates and sizes.
         images: that are mined.
         captions: that nouns are taken from.
         nouns: about.
@@ -39,7 +39,7 @@ class Amounts:
 
 
 def amounts(params: Params, root: Path) -> Amounts:
-    """What mining will handle; `root` is the folder of the project, for the index of pictures that are not published."""
+    """What mining will handle; `root` is the folder of the project, for the index of images that are not published."""
     where = params.index.images
     kind: Kind = "demo" if _below(where, DEMO) else "photographs"
     found, each = _counted(where, params, root)
@@ -47,15 +47,15 @@ def amounts(params: Params, root: Path) -> Amounts:
     said = 1 if params.nouns.captions_per_image == 1 else each
     nouns = times(images, nouns_per_image(said, kind))
     annotated = times(images, annotated_per_image(params.propose.annotations))
-    pairs = _pairs(nouns, annotated, params.select.annotated_share)
+    pairs = _pairs(nouns, annotated, params.select.annotated_fraction)
     shards = (
         None if pairs is None else number_of_shards(pairs, params.shards.samples_per_shard, params.shards.min_shards)
     )
     return Amounts(kind, images, times(images, said), nouns, times(images, _masks_per_image(params)), pairs, shards)
 
 
-def pictures_in(path: str, params: Params) -> int | None:
-    """How many pictures a folder of the demo or of a published data set has."""
+def images_in(path: str, params: Params) -> int | None:
+    """How many images a folder of the demo or of a published data set has."""
     drawn = {"train": params.demo.train, "val": params.demo.val, "benchmark": params.demo.benchmark}
     if _below(path, DEMO):
         return drawn.get(next(iter(PurePosixPath(path).relative_to(DEMO).parts), ""))
@@ -77,7 +77,7 @@ def steps(section: Finetune | Prompt, pairs: int | None) -> int | None:
 
 
 def annotated_per_image(path: str) -> float | None:
-    """Annotated masks of a picture, where that is known."""
+    """Annotated masks of an image, where that is known."""
     return ANNOTATED["demo"] if _below(path, DEMO) else ANNOTATED["coco"] if _below(path, COCO) else None
 
 
@@ -97,7 +97,7 @@ def _below(path: str, folder: str) -> bool:
 
 def _counted(where: str, params: Params, root: Path) -> tuple[int | None, float]:
     """Images, and captions of each: as published, else as data/index has them."""
-    found = pictures_in(where, params)
+    found = images_in(where, params)
     if found is not None:
         return found, CAPTIONS
     counts = tables.read_counts(root / INDEX)
@@ -110,8 +110,8 @@ def _masks_per_image(params: Params) -> float | None:
     section = params.propose
     if section.source == "ground_truth":
         return annotated_per_image(section.path)
-    if section.source == "segmenter":
-        return min(section.max_proposals, params.segmenter.queries)
+    if section.source == "proposal_network":
+        return min(section.max_proposals, params.proposal_network.num_queries)
     return section.max_proposals
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from ovseg.cli.plans.amounts import DEMO, fewer, pictures_in
+from ovseg.cli.plans.amounts import DEMO, fewer, images_in
 from ovseg.cli.plans.rates import Machine, rate
 from ovseg.cli.plans.rows import UNKNOWN, Row, many, row
+from ovseg.core.params import Params
 from ovseg.datasets.fetch.releases import parts_of, releases
 from ovseg.datasets.fetch.status import State, state
 from ovseg.datasets.official import BENCHMARKS, published
 from ovseg.mining.estimates import BYTES
-from ovseg.params import Params
 
 MADE_OF = {
     "ade150": ("ade20k", ("ade150",)),
@@ -36,25 +36,30 @@ def data_rows(params: Params, machine: Machine, root: Path) -> list[Row]:
         (part,) = parts_of(dataset, (name,))
         rows.append(_part_row(state(part, root / "data" / dataset)))
     rows += [
-        row(f"convert@{name}", many(published(name)["pictures"], "pictures"), "CPU", machine,
-            [(published(name)["pictures"], rate("convert", name, machine))],
-            published(name)["pictures"] * BYTES["written picture" if BENCHMARKS[name].short_side else "label map"])
+        row(
+            f"convert@{name}",
+            many(published(name)["images"], "images"),
+            "CPU",
+            machine,
+            [(published(name)["images"], rate("convert", name, machine))],
+            published(name)["images"] * BYTES["written image" if BENCHMARKS[name].short_side else "label map"],
+        )
         for name in _converted(params)
-    ]  # fmt: skip
+    ]
     return rows
 
 
-def pictures_of(benchmark: str, params: Params, root: Path) -> int | None:
-    """Pictures of a benchmark's folder, as published or drawn; fewer, if fewer are listed in it."""
+def images_of(benchmark: str, params: Params, root: Path) -> int | None:
+    """Images of a benchmark's folder, as published or drawn; fewer, if fewer are listed in it."""
     items, name = root / benchmark / "items.tsv", PurePosixPath(benchmark).name
     listed = len(items.read_text(encoding="utf-8").splitlines()) - 1 if items.is_file() else None
-    known = pictures_in(benchmark, params)
-    return fewer(published(name)["pictures"] if known is None and name in BENCHMARKS else known, listed)
+    known = images_in(benchmark, params)
+    return fewer(published(name)["images"] if known is None and name in BENCHMARKS else known, listed)
 
 
 def benchmarks(params: Params) -> list[str]:
     """Folders of the held-out split and of the benchmarks."""
-    return [params.tune.benchmark, *(f"{params.evaluate.folder}/{name}" for name in params.evaluate.benchmarks)]
+    return [params.calibrate.benchmark, *(f"{params.evaluate.folder}/{name}" for name in params.evaluate.benchmarks)]
 
 
 def _paths(params: Params) -> list[str]:
@@ -96,4 +101,4 @@ def _part_row(found: State) -> Row:
 def _draw(params: Params, machine: Machine) -> Row:
     number = params.demo.train + params.demo.val + params.demo.benchmark
     works = [(number, rate("draw", "demo", machine))]
-    return row("draw", many(number, "pictures"), "CPU", machine, works, number * BYTES["drawn"])
+    return row("draw", many(number, "images"), "CPU", machine, works, number * BYTES["drawn"])

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import OvsegError
-from ovseg.runtime import Runtime
+from ovseg.core.errors import OvsegError
+from ovseg.engine.runtime import Runtime
 
 FILE = Path(__file__).with_name("rates.json")
 DEFAULT_GPU, CPU = "a100", "cpu"
@@ -86,7 +86,7 @@ def rate(work: str, of: str | None, on: Machine, precision: str = "bf16", scale:
         of: the data set or the model; None if it is not one of those in the file.
         on: the machine.
         precision: of the model; "fp32" has no estimate.
-        scale: arithmetic beside that of the picture size that was counted.
+        scale: arithmetic beside that of the image size that was counted.
     """
     rows = [row for row in facts()["rates"] if row["work"] == work and row["of"] in (of, "any")]
     rows = [row for row in rows if row.get("precision", precision) == precision]
@@ -105,7 +105,7 @@ def clip_of(name: str) -> str | None:
 
 def network_of(backbone: str, init: str | None) -> str | None:
     """A proposal network of params.yaml by its name in rates.json; None if it is not there."""
-    if init == "data/demo/segmenter" or backbone in ("resnet10t", "resnet18"):
+    if init == "data/demo/proposal_network" or backbone in ("resnet10t", "resnet18"):
         return "demo"
     return next((name for name in facts()["networks"] if name in backbone), None)
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovseg.cli.plans.amounts import Amounts, fewer, pictures_in, steps, times
-from ovseg.cli.plans.data import pictures_of
+from ovseg.cli.plans.amounts import Amounts, fewer, images_in, steps, times
+from ovseg.cli.plans.data import images_of
 from ovseg.cli.plans.rates import Machine, Rate, clip_of, facts, network_of, rate
 from ovseg.cli.plans.rows import LINE, UNKNOWN, Row, Work, many, row
+from ovseg.core.params import Params, ProposalNetwork
 from ovseg.datasets.fetch.status import NETWORK
 from ovseg.mining.estimates import BYTES, BYTES_PER_MASK, BYTES_PER_SAMPLE
-from ovseg.params import Params, Segmenter
 
 FLOAT = 4  # bytes
 
@@ -24,16 +24,30 @@ def stage_rows(params: Params, a: Amounts, machine: Machine, root: Path) -> list
         _base(params),
         _cpu("index", a.images, "images", a, machine, times(a.images, BYTES["index"])),
         _cpu("nouns", a.captions, "captions", a, machine, times(a.nouns, BYTES["nouns"])),
-        _segmenter(params, machine),
+        _proposal_network(params, machine),
         _propose(params, a, machine),
         _score(params, a, machine),
         _select(a, machine),
-        _cpu("shards", a.pairs, "pairs", a, machine, times(a.pairs, BYTES_PER_SAMPLE[a.kind]),
-             files="" if a.shards is None else f", {a.shards:,} shards"),
+        _cpu(
+            "shards",
+            a.pairs,
+            "pairs",
+            a,
+            machine,
+            times(a.pairs, BYTES_PER_SAMPLE[a.kind]),
+            files="" if a.shards is None else f", {a.shards:,} shards",
+        ),
         *(trainings if params.finetune.init == "base" else reversed(trainings)),
         *_segmented(params, machine, root),
-        row("report", "all of it", "CPU", replace(machine, cores=1), [(1, rate("report", a.kind, machine))], BYTES["report"]),
-    ]  # fmt: skip
+        row(
+            "report",
+            "all of it",
+            "CPU",
+            replace(machine, cores=1),
+            [(1, rate("report", a.kind, machine))],
+            BYTES["report"],
+        ),
+    ]
 
 
 def memory(params: Params) -> tuple[float, str] | None:
@@ -42,9 +56,9 @@ def memory(params: Params) -> tuple[float, str] | None:
     clip = _model(params)
     if params.finetune.epochs and "image_parameters" in clip:
         found.append((FLOAT * (clip["parameters"] + 3 * clip["image_parameters"]) / 1e9, "finetune"))
-    network = _network(params.segmenter)
-    if params.segmenter.steps and network:
-        found.append((4 * FLOAT * network["parameters"] / 1e9, "segmenter"))
+    network = _network(params.proposal_network)
+    if params.proposal_network.steps and network:
+        found.append((4 * FLOAT * network["parameters"] / 1e9, "proposal_network"))
     return max(found, default=None)
 
 
@@ -52,7 +66,7 @@ def _model(params: Params) -> dict[str, Any]:
     return dict(facts()["models"].get(clip_of(params.clip.model), {}))
 
 
-def _network(section: Segmenter) -> dict[str, Any]:
+def _network(section: ProposalNetwork) -> dict[str, Any]:
     return dict(facts()["networks"].get(network_of(section.backbone, section.init), {}))
 
 
@@ -76,25 +90,25 @@ def _cpu(
     return row(stage, many(number, what), "CPU", machine, [(number, rate(stage, a.kind, machine))], writes, files=files)
 
 
-def _segmenter(params: Params, machine: Machine) -> Row:
-    section, network = params.segmenter, _network(params.segmenter)
+def _proposal_network(params: Params, machine: Machine) -> Row:
+    section, network = params.proposal_network, _network(params.proposal_network)
     if not section.steps:
         handles = f"passes {section.init} through"
         works: list[Work] = []
     else:
         name, samples = network_of(section.backbone, section.init), section.steps * section.batch_size
-        scale = (section.crop / network.get("side", section.crop)) ** 2
+        scale = (section.crop_size / network.get("side", section.crop_size)) ** 2
         handles = f"{section.steps:,} steps of {section.batch_size}"
         works = [(samples, rate("train network", name, machine, section.precision, scale))]
-    works.append(_look(params, fewer(pictures_in(params.heldout.images, params), params.heldout.limit), machine))
+    works.append(_look(params, fewer(images_in(params.heldout.images, params), params.heldout.limit), machine))
     fresh = section.steps > 0 and section.pretrained and section.init is None
     download = times(network.get("backbone"), FLOAT) if fresh else 0
-    return row("segmenter", handles, "GPU", machine, works, _bytes(network), download=download)
+    return row("proposal_network", handles, "GPU", machine, works, _bytes(network), download=download)
 
 
-def _look(params: Params, pictures: int | None, machine: Machine) -> Work:
-    """Proposals of pictures by the network."""
-    return pictures, rate("propose", network_of(params.segmenter.backbone, params.segmenter.init), machine)
+def _look(params: Params, images: int | None, machine: Machine) -> Work:
+    """Proposals of images by the network."""
+    return images, rate("propose", network_of(params.proposal_network.backbone, params.proposal_network.init), machine)
 
 
 def _propose(params: Params, a: Amounts, machine: Machine) -> Row:
@@ -103,7 +117,7 @@ def _propose(params: Params, a: Amounts, machine: Machine) -> Row:
     handles = f"{many(a.images, 'images')}, {many(a.masks, 'masks', 'at most')}" if a.images else many(None, "")
     if section.source in ("ground_truth", "precomputed"):
         return row("propose", handles, "CPU", machine, [(a.images, rate("read masks", a.kind, machine))], writes)
-    if section.source == "segmenter":
+    if section.source == "proposal_network":
         return row("propose", handles, "GPU", machine, [_look(params, a.images, machine)], writes)
     works = [(a.images, rate("propose", network_of(section.model or "", None), machine))]
     return row("propose", handles, "GPU", machine, works, writes)
@@ -146,24 +160,24 @@ def _training(
 
 def _segmented(params: Params, machine: Machine, root: Path) -> list[Row]:
     """Tune, which cuts crops for each mask threshold, and evaluate, which cuts them once."""
-    number = fewer(pictures_of(params.tune.benchmark, params, root), params.tune.limit)
-    rows = [_segment("tune", number, len(set(params.tune.thresholds)), params, machine)]
+    number = fewer(images_of(params.calibrate.benchmark, params, root), params.calibrate.limit)
+    rows = [_segment("calibrate", number, len(set(params.calibrate.thresholds)), params, machine)]
     for name in params.evaluate.benchmarks:
-        number = fewer(pictures_of(f"{params.evaluate.folder}/{name}", params, root), params.evaluate.limit)
+        number = fewer(images_of(f"{params.evaluate.folder}/{name}", params, root), params.evaluate.limit)
         rows.append(_segment(f"evaluate@{name}", number, 1, params, machine))
     return rows
 
 
-def _segment(stage: str, pictures: int | None, thresholds: int, params: Params, machine: Machine) -> Row:
+def _segment(stage: str, images: int | None, thresholds: int, params: Params, machine: Machine) -> Row:
     models = len(set(params.evaluate.models))
-    crops = times(pictures, params.segmenter.queries * thresholds * models)
+    crops = times(images, params.proposal_network.num_queries * thresholds * models)
     found = rate("segment", clip_of(params.clip.model), machine, params.segment.precision)
-    handles = "not known: the benchmark is not there" if crops is None else f"{pictures:,} pictures, {crops:,} crops"
+    handles = "not known: the benchmark is not there" if crops is None else f"{images:,} images, {crops:,} crops"
     return row(
         stage,
         handles,
         "GPU",
         machine,
-        [_look(params, pictures, machine), (crops, found)],
-        times(pictures, BYTES[stage.partition("@")[0]]),
+        [_look(params, images, machine), (crops, found)],
+        times(images, BYTES[stage.partition("@")[0]]),
     )

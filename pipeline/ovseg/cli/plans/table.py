@@ -12,7 +12,7 @@ from ovseg.mining.estimates import duration, size
 
 HEAD = ("stage", "handles", "on", "time", "writes", "rate")
 WIDTH = 120
-LEAST = "What is estimated is the least: arithmetic alone; reading pictures and putting maps together come on top."
+LEAST = "What is estimated is the least: arithmetic alone; reading images and putting maps together come on top."
 END = (
     "Everything is counted, also what is up to date already: `dvc status dvc.yaml` says what is.\n"
     "`dvc repro --dry --force` says the order of the stages, also where no data is.\n"

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 HERE = Path(__file__).parent
 

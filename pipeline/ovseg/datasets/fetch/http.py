@@ -14,9 +14,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from ovseg.errors import OvsegError, enough_space
-from ovseg.progress import Progress
-from ovseg.units import write_json
+from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.files import write_json
+from ovseg.engine.progress import Progress
 
 log = logging.getLogger("ovseg")
 
@@ -53,8 +53,14 @@ def download(url: str, path: Path, *, size: int | None = None, timeout: float = 
         session.max_redirects = 10
         # answers alone: a connection that fails is said, and made anew below
         retry = Retry(
-            TRIES, connect=0, read=0, redirect=False, backoff_factor=pause, status_forcelist=AGAIN, raise_on_status=False
-        )  # fmt: skip
+            TRIES,
+            connect=0,
+            read=0,
+            redirect=False,
+            backoff_factor=pause,
+            status_forcelist=AGAIN,
+            raise_on_status=False,
+        )
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
         idle = 0

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from ovseg import fingerprint
-from ovseg.errors import OvsegError
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
 
 HEAD = "path\tbytes\tsha256\n"
 OFTEN = 1000  # rows between two times that files and rows are brought to the disk: more are never done again
@@ -71,7 +71,7 @@ class Manifest:
         """Note a file that is there already, reading it."""
         size = (self.home / path).stat().st_size
         if not self.has(path, size):
-            self.add(path, size, fingerprint.of_file(self.home / path))
+            self.add(path, size, hashing.sha256_file(self.home / path))
 
     def finish(self, paths: Iterable[str]) -> None:
         """Write the manifest of these paths, all of which are noted."""
@@ -100,7 +100,7 @@ def changed(home: Path, rows: dict[str, tuple[int, str]], *, full: bool = False)
     return [
         path
         for path, (size, sha) in rows.items()
-        if _size(home / path) != size or (full and fingerprint.of_file(home / path) != sha)
+        if _size(home / path) != size or (full and hashing.sha256_file(home / path) != sha)
     ]
 
 

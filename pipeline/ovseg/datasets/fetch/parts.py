@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ovseg import fingerprint
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.files import write_json
+from ovseg.core.images import safe_path
+from ovseg.core.weights import offline
 from ovseg.datasets.fetch.http import download
 from ovseg.datasets.fetch.manifest import Manifest, changed, read_manifest
 from ovseg.datasets.fetch.releases import File, Holding, Part
 from ovseg.datasets.fetch.unpack import unpack
-from ovseg.errors import OvsegError, enough_space
-from ovseg.images import safe_path
-from ovseg.progress import Progress
-from ovseg.units import write_json
-from ovseg.weights import offline
+from ovseg.engine.progress import Progress
 
 ARCHIVES, RECEIPTS, MANIFESTS = "archives", "receipts", "manifests"
 CHUNK = 1 << 20
@@ -193,7 +193,7 @@ def _write_manifest(part: Part, home: Path, path: Path) -> None:
 def _sha(manifest: Manifest, path: str) -> str | None:
     """None if it is known."""
     file = manifest.home / path
-    return None if manifest.has(path, file.stat().st_size) else fingerprint.of_file(file)
+    return None if manifest.has(path, file.stat().st_size) else hashing.sha256_file(file)
 
 
 def _unpack(part: Part, home: Path, manifest: Manifest) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from ovseg.errors import OvsegError
+from ovseg.core.errors import OvsegError
 
 TABLE = Path(__file__).with_name("releases.json")
 

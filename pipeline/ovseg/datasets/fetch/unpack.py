@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ovseg.core.errors import BadItem, OvsegError, enough_space
+from ovseg.core.images import safe_path
 from ovseg.datasets.fetch.manifest import Manifest
-from ovseg.errors import BadItem, OvsegError, enough_space
-from ovseg.images import safe_path
-from ovseg.progress import Progress
+from ovseg.engine.progress import Progress
 
 CHUNK = 1 << 20
 LITTER = ("__MACOSX", ".DS_Store")

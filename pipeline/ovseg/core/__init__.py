@@ -1,0 +1,1 @@
+"""Contracts and pure functions that everything else builds on: images, masks, crops, tables, samples, vocabulary."""

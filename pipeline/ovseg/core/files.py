@@ -1,0 +1,42 @@
+"""Files and folders that are replaced in one step: a reader sees the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON to `path` atomically: to a temporary file, synced to disk, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=1) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def replace_folder(staged: Path, out: Path) -> None:
+    """Move the finished folder `staged` to `out`; an old `out` is deleted only after the new one is in place."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
+    staged.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the bytes of the file at `path` are on disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `source` to `target`, or copy it where the file system cannot link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

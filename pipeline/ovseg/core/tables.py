@@ -1,0 +1,216 @@
+"""The Arrow schema of every table, written once, and how tables are read and written.
+
+A table is a folder of Parquet parts, one for each unit of work, in order. Every part carries the name and version of
+its schema and the fingerprint of what made it. Image ids are int64; RLE is COCO compressed bytes; boxes are x, y, width,
+height in pixels; similarity is a cosine in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
+
+SCHEMA_VERSION = "2"
+LICENCE = "ovseg.licence"  # in a table's metadata: of the masks, where the model that made them states one
+STEP_MANIFEST = "step.json"  # in every published folder: fingerprint, counts, sha256 of each file
+
+_caption = pa.struct([("id", pa.int64()), ("text", pa.string())])
+_box = pa.list_(pa.int32(), 4)
+
+INDEX = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file", pa.string()),  # below the image folder; the tar file for an image inside a shard
+        ("offset", pa.int64()),  # where its bytes begin in that file
+        ("size", pa.int64()),  # bytes
+        ("sha256", pa.string()),
+        ("width", pa.int32()),  # as seen: EXIF rotation applied
+        ("height", pa.int32()),
+        ("captions", pa.list_(_caption)),  # sorted by id
+        ("problem", pa.string()),  # why the image cannot be used; null for a good one
+        ("detail", pa.string()),
+    ]
+)
+NOUNS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("noun", pa.string()),  # lemma, lower case; a compound keeps its words
+        ("caption_id", pa.int64()),
+        ("start", pa.int32()),  # character span in that caption
+        ("end", pa.int32()),
+    ]
+)
+PROPOSALS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("proposal", pa.int32()),  # number within the image
+        ("rle", pa.binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("box", _box),
+        ("area", pa.int64()),
+        ("score", pa.float32()),  # the source's confidence in [0, 1]; 1 for annotated masks
+        ("source", pa.string()),
+        ("label", pa.string()),  # class name of an annotated mask; null for a class-agnostic proposal
+    ]
+)
+CANDIDATES = pa.schema(
+    [
+        *NOUNS,
+        ("rank", pa.int32()),  # 0 is the proposal that fits the noun best
+        ("proposal", pa.int32()),
+        ("similarity", pa.float32()),
+        ("margin", pa.float32()),  # similarity minus that of the next rank; null where there is none
+        ("p_proposal", pa.float32()),  # softmax over the image's proposals
+        ("p_noun", pa.float32()),  # softmax over the image's nouns
+        ("area", pa.int64()),
+        ("source", pa.string()),
+    ]
+)
+PAIRS = pa.schema(
+    [
+        ("pair", pa.int64()),  # number in the whole set, in the order of the shards
+        ("part", pa.int32()),  # of the index and the proposals, where its image is
+        *(field for field in CANDIDATES if field.name != "rank"),  # caption and scores are null if annotated
+    ]
+)
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),
+        *PAIRS,
+        ("status", pa.string()),  # "ok", or why the sample is not in the tar
+        ("detail", pa.string()),
+    ]
+)
+SEGMENTATIONS = pa.schema(
+    [
+        ("item", pa.int64()),  # of the benchmark, from 0
+        ("model", pa.string()),  # the CLIP; empty for what needs none
+        ("threshold", pa.float64()),  # of masks; null for what needs none
+        ("classifier", pa.string()),  # clip, proposals, ensemble, oracle_masks, oracle_labels
+        ("cells", pa.list_(pa.int64())),  # true class x (classes + 1) + guessed class, those that occur
+        ("pixels", pa.list_(pa.int64())),  # of each cell
+        ("labels", pa.list_(pa.int32())),  # oracle_masks: the true class of each mask
+        ("guesses", pa.list_(pa.int32())),  # and what CLIP called it
+    ]
+)
+FAILURES = pa.schema(
+    [("image_id", pa.int64()), ("item", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+SCHEMAS = {
+    "index": INDEX,
+    "nouns": NOUNS,
+    "proposals": PROPOSALS,
+    "candidates": CANDIDATES,
+    "pairs": PAIRS,
+    "samples": SAMPLES,
+    "segmentations": SEGMENTATIONS,
+    "failures": FAILURES,
+}
+
+
+def write_part(
+    path: Path,
+    name: str,
+    rows: list[dict[str, Any]] | pa.Table,
+    fingerprint: str,
+    made_with: Mapping[str, str] | None = None,
+) -> None:
+    """Write one part of the table called `name`; the same rows always give the same bytes.
+
+    Args:
+        path: of the Parquet file.
+        name: key of `SCHEMAS`.
+        rows: of the table.
+        fingerprint: of all that they depend on.
+        made_with: what models made them ("ovseg.clip", "ovseg.network"), for the file's metadata; see `weights.Weights`.
+    """
+    about = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.core.hashing": fingerprint}
+    schema = SCHEMAS[name].with_metadata({**about, **(made_with or {})})
+    table = rows.cast(SCHEMAS[name]) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMAS[name])
+    pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts of a table in order.
+
+    Raises:
+        OvsegError: if the folder holds none.
+    """
+    found = sorted(folder.glob("*.parquet"))
+    if not found:
+        raise OvsegError(f"{folder} holds no table (no *.parquet); run the step that writes it first")
+    return found
+
+
+def read_part(path: Path, name: str, columns: list[str] | None = None) -> pa.Table:
+    """One part of the table called `name`.
+
+    Raises:
+        OvsegError: if the file is damaged, or another table or schema version.
+    """
+    check_part(path, name)
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def check_part(path: Path, name: str) -> dict[str, str]:
+    """The metadata of a part, after checking that it is the table called `name` in the schema of this version."""
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
+    found = {key.decode(): value.decode() for key, value in raw.items()}
+    if found.get("ovseg.table") != name or found.get("ovseg.schema") != SCHEMA_VERSION:
+        raise OvsegError(
+            f"{path} is table {found.get('ovseg.table')!r} of schema {found.get('ovseg.schema')!r}; expected {name!r} of "
+            f"schema {SCHEMA_VERSION!r}. Run the step that writes it again with this version"
+        )
+    return found
+
+
+def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
+    """A whole table in memory; for tables of 100 images x 100 masks prefer `read_part`, part by part."""
+    return pa.concat_tables([read_part(path, name, columns) for path in parts(folder)])
+
+
+def rows(folder: Path, name: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a table as dicts, one part in memory at a time."""
+    for path in parts(folder):
+        yield from read_part(path, name, columns).to_pylist()
+
+
+def fingerprint(folder: Path, name: str) -> str:
+    """Fingerprint of a whole table: of what made each of its parts."""
+    return hashing.fingerprint(parts=[check_part(path, name)["ovseg.core.hashing"] for path in parts(folder)])
+
+
+def licence(folder: Path, name: str) -> str | None:
+    """The licence that the masks behind a table carry; None where no model stated one."""
+    return next((check_part(path, name).get(LICENCE) for path in parts(folder)), None)
+
+
+def read_step_manifest(folder: Path) -> dict[str, Any]:
+    """The account of the step that wrote `folder`: "fingerprint", "counts", "files"; empty if there is none to be read."""
+    try:
+        account = json.loads((folder / STEP_MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(account, dict) and {"fingerprint", "counts", "files"} <= set(account)
+    return dict(account) if whole else {}
+
+
+def read_counts(folder: Path) -> dict[str, int]:
+    """What the step that wrote `folder` kept and dropped, by name."""
+    return dict(read_step_manifest(folder).get("counts", {}))

@@ -1,0 +1,33 @@
+"""What each rank of `test_proposal_network` runs: `torchrun -m tests.training.proposal_network_ranks FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from ovseg.engine.runtime import Runtime
+from ovseg.training import proposal_network as module
+from ovseg.training.distributed import distributed_context
+from tests.training.test_proposal_network import LONGER, alike, gradients
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    index, images, truth, clip = (Path(path) for path in json.loads((folder / "paths.json").read_text()))
+    logging.basicConfig(level=logging.INFO)
+    with distributed_context(["cpu"]) as world:
+        found = gradients(clip, alike(2 * world.rank, 2), 1, world, DistributedDataParallel)
+        torch.save(found, folder / f"{world.rank}.pt")
+        setattr(module, "joined", lambda _: nullcontext(world))  # ranks meet once in a process  # noqa: B010
+        runtime = Runtime(workers=1, work=folder / "work")
+        module.train_proposal_network(index, images, truth, clip, None, folder / "out", runtime, LONGER, "Apache-2.0")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The gradient of a step is that of the global batch, on any number of micro-batches and processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.prompts import new_prompts
+from ovseg.training.contrastive import contrastive_step
+from ovseg.training.distributed import World
+from ovseg.training.loader import Batch
+from ovseg.training.tower import Tower
+from tests.conftest import ROOT
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+def batch_of(first: int, number: int) -> Batch:
+    """Pairs `first` to `first + number` of an endless list."""
+    crops, masks = [], []
+    for i in range(first, first + number):
+        generator = torch.Generator().manual_seed(i)
+        crops.append(torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=generator))
+        mask = torch.zeros(32, 32, dtype=torch.bool)
+        mask[: 4 + i % 20, : 8 + i % 11] = True
+        masks.append(mask)
+    noun_id = torch.arange(first, first + number) % 5
+    keys = [str(i) for i in range(first, first + number)]
+    return {"crop": torch.stack(crops), "mask": torch.stack(masks), "text": keys, "noun_id": noun_id, "key": keys}
+
+
+def gradients(
+    base: Path,
+    batches: list[Batch],
+    world: World = WORLD,
+    wrap: Callable[[Tower], torch.nn.Module] = lambda tower: tower,
+) -> dict[str, Tensor]:
+    """The loss and all gradients of one step in which tower, prompts and logit scale learn."""
+    clip = load_adapted(base)
+    tower = Tower(clip, new_prompts(clip.model.visual, 2, 0), train_tower=True, train_prompts=True)  # type: ignore[arg-type]
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1)
+    loss = contrastive_step(
+        wrap(tower),
+        scale,
+        batches,
+        bank,
+        world,
+        loss="multi_positive",
+        precision="fp32",
+        seed=0,
+        step=0,
+    )
+    found = {name: p.grad for name, p in tower.named_parameters() if p.grad is not None}
+    assert scale.grad is not None
+    return {**found, "logit_scale": scale.grad, "loss": loss}
+
+
+def test_it_is_the_gradient_of_the_loss_of_the_whole_batch(base: Path) -> None:
+    """Against autograd through one graph of everything."""
+    from ovseg.training.losses import contrastive
+
+    clip = load_adapted(base)
+    tower = Tower(clip, new_prompts(clip.model.visual, 2, 0), train_tower=True, train_prompts=True)  # type: ignore[arg-type]
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1)
+    batch = batch_of(0, 12)
+    crops = tower(batch["crop"], batch["mask"])
+    loss = contrastive(crops, bank[0, batch["noun_id"]], batch["noun_id"], scale.exp(), "multi_positive")
+    torch.autograd.backward(loss)
+    found = gradients(base, [batch])
+    torch.testing.assert_close(found["loss"], loss.detach())
+    torch.testing.assert_close(found["logit_scale"], scale.grad)
+    wanted = {name: p.grad for name, p in tower.named_parameters() if p.grad is not None}
+    assert wanted.keys() == found.keys() - {"loss", "logit_scale"}
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole(base: Path) -> None:
+    whole = gradients(base, [batch_of(0, 12)])
+    parts = gradients(base, [batch_of(0, 4), batch_of(4, 4), batch_of(8, 4)])
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_give_the_gradient_of_one(base: Path, tmp_path: Path, parts: int) -> None:
+    """A real torchrun with two ranks over gloo; every rank holds the same gradient afterwards."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.training.ranks",
+        str(base),
+        str(tmp_path),
+        str(parts),
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = gradients(base, [batch_of(0, 12)])
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"rank": rank, "size": 2}
+        for name, gradient in whole.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_only_what_is_trained_gets_gradients(base: Path) -> None:
+    clip = load_adapted(base)
+    prompts = new_prompts(clip.model.visual, 2, 0)  # type: ignore[arg-type]
+    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16), dim=-1)
+    scale = torch.tensor(2.0)
+    for train_tower, train_prompts in ((True, False), (False, True)):
+        tower = Tower(clip, prompts, train_tower=train_tower, train_prompts=train_prompts)
+        contrastive_step(tower, scale, [batch_of(0, 6)], bank, WORLD, loss="info_nce", precision="bf16", seed=0, step=0)
+        assert tower.prompts is not None
+        assert (tower.prompts.grad is not None) == train_prompts
+        found = {name: p.grad is not None for name, p in tower.named_parameters() if name != "prompts"}
+        assert set(found.values()) == {train_tower}
+        texts = [p for name, p in clip.model.named_parameters() if not name.startswith("visual")]
+        assert all(p.grad is None for p in texts)
+        tower.zero_grad()
+
+
+def test_a_frozen_tower_gives_what_a_trained_one_gives(base: Path) -> None:
+    """Its attention sees tokens in another order of memory, and computes the same."""
+    clip = load_adapted(base)
+    prompts, batch = new_prompts(clip.model.visual, 2, 0), batch_of(0, 6)  # type: ignore[arg-type]
+    trained = Tower(load_adapted(base), prompts, train_tower=True, train_prompts=True)
+    frozen = Tower(clip, prompts, train_tower=False, train_prompts=True)
+    torch.testing.assert_close(frozen(batch["crop"], batch["mask"]), trained(batch["crop"], batch["mask"]))

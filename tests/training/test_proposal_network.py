@@ -1,0 +1,415 @@
+"""Training the proposal network: exact resume, what is passed through and what refused, one process and two."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ovseg.clip.adapted import load_adapted
+from ovseg.core import hashing
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import embed
+from ovseg.engine.runtime import Runtime
+from ovseg.mining.index import build_index
+from ovseg.proposals.network import ABOUT, load_network
+from ovseg.segmentation.segmenter import Segmenter
+from ovseg.training import proposal_network as module
+from ovseg.training.annotated_dataset import Scene
+from ovseg.training.distributed import World
+from ovseg.training.loop import CURVES
+from ovseg.training.proposal_network import Objective, ProposalNetworkRecipe, train_proposal_network
+from tests.conftest import ROOT, THINGS, Coco, Toys
+from tests.toys import noise, tiny_model
+
+WEIGHTS = "model.safetensors"
+RECIPE = ProposalNetworkRecipe(
+    backbone="test_resnet",
+    pretrained=False,
+    num_queries=5,
+    hidden_dim=32,
+    decoder_layers=1,
+    dropout=0.1,
+    text_proj_dim=16,
+    templates="single",
+    steps=4,
+    batch_size=4,
+    crop_size=32,
+    min_scale=1.0,
+    max_scale=1.5,
+    color_jitter=True,
+    short_side=32,
+    long_side=128,
+    lr=1e-3,
+    backbone_lr_multiplier=0.5,
+    weight_decay=1e-4,
+    warmup_steps=1,
+    clip_norm=1.0,
+    precision="fp32",
+    seed=0,
+)
+LONGER = dataclasses.replace(RECIPE, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precision="bf16")
+
+
+@pytest.fixture(scope="module")
+def index(coco: Coco, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    build_index(coco.images, coco.captions, folder / "index", Runtime(workers=1, work=folder / "work"))
+    return folder / "index"
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def run(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> Train:
+    """Trains into the folder `name`, with unfinished work in a folder of its own."""
+
+    def trained(name: str, recipe: ProposalNetworkRecipe = RECIPE, init: Path | None = None, **options: Any) -> Path:
+        runtime = Runtime(**{"workers": 1, "work": tmp_path / f"work-{name}", **options})
+        train_proposal_network(
+            index, coco.images, coco.instances, toys.clip, init, tmp_path / name, runtime, recipe, "Apache-2.0"
+        )
+        return tmp_path / name
+
+    return trained
+
+
+def same_files(one: Path, other: Path, *but: str) -> bool:
+    names = sorted(path.name for path in one.iterdir() if path.name not in but)
+    assert names == sorted(path.name for path in other.iterdir() if path.name not in but)
+    return all(hashing.sha256_file(one / name) == hashing.sha256_file(other / name) for name in names)
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    with (folder / CURVES).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, toys: Toys) -> None:
+    out = run("out")
+    network = load_network(out)
+    about = network.about
+    assert about["names"] == list(THINGS) and about["licence"] == "Apache-2.0" and about["init"] is None
+    assert about["recipe"] == vars(RECIPE) and (about["short_side"], about["long_side"]) == (32, 128)
+    assert [int(row["step"]) for row in curves(out)] == [1, 2, 3, 4]
+    assert Segmenter.load(out, toys.clip).segment(noise(0), ["star", "sky"]).labels.shape == (48, 64)
+
+
+def test_the_same_training_gives_the_same_bytes_and_another_seed_others(run: Train) -> None:
+    one = run("one")
+    assert same_files(one, run("two"))
+    assert not same_files(one, run("three", dataclasses.replace(RECIPE, seed=1)))
+
+
+def test_all_that_learns_has_learnt(run: Train) -> None:
+    """Backbone, decoders, queries and classifier; of attention's keys a bias changes nothing, so its gradient is rounding."""
+    recipe = dataclasses.replace(RECIPE, crop_size=64, steps=2)
+    before, after = (load_file(run(str(steps), dataclasses.replace(recipe, steps=steps)) / WEIGHTS) for steps in (0, 2))
+    still = {name for name, weight in after.items() if torch.equal(weight, before[name])}
+    assert {name for name in still if not name.endswith("k_proj.bias")} == {"criterion.empty_weight"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_equals_uninterrupted_bit_for_bit(run: Train, tmp_path: Path, precision: Any) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=5, precision=precision)
+    whole = run("whole", recipe)
+    for _ in range(2):  # 5 steps are 2 + 2 + 1
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", recipe, stop_after=2)
+        assert not (tmp_path / "cut").exists()
+    assert same_files(whole, run("cut", recipe, stop_after=2))
+
+
+def test_a_power_cut_costs_the_steps_since_the_last_checkpoint_alone(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("whole")
+    real, calls = module._gradients, []
+
+    def fails_at_third(*args: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    monkeypatch.setattr(module, "_gradients", fails_at_third)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("cut", checkpoint_seconds=0)
+    assert same_files(whole, run("cut", checkpoint_seconds=0))
+    assert len(calls) == 3 + 4 - 2
+
+
+def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run("out")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    with pytest.raises(OvsegError, match="belongs to another run"):
+        run("out", dataclasses.replace(RECIPE, seed=1))
+    monkeypatch.setattr(module, "_gradients", None)
+    run("out")
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_no_steps_pass_init_through(run: Train) -> None:
+    first = run("first")
+    out = run("out", dataclasses.replace(RECIPE, steps=0), first)
+    one, other = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert (out / CURVES).read_text().count("\n") == 1
+
+
+def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train) -> None:
+    none = dataclasses.replace(RECIPE, steps=0)
+    one, two, other = (
+        load_file(run(name, dataclasses.replace(none, seed=seed)) / WEIGHTS)
+        for name, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_goes_on_from_init(run: Train) -> None:
+    first = run("first", LONGER)
+    again = run("again", dataclasses.replace(RECIPE, lr=1e-6), first)
+    begun, fresh = (float(curves(folder)[0]["loss"]) for folder in (again, first))
+    assert begun < 0.8 * fresh
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_dim": 64},
+        {"num_queries": 6},
+        {"decoder_layers": 2},
+        {"text_proj_dim": 17},
+        {"backbone": "test_convnext"},
+    ],
+)
+def test_an_init_of_another_shape_is_refused(run: Train, toys: Toys, changes: dict[str, Any]) -> None:
+    plain = run("plain", dataclasses.replace(RECIPE, steps=0))
+    with pytest.raises(
+        OvsegError, match=rf"{plain} does not fit section proposal_network of params\.yaml: \d+ weights differ"
+    ):
+        run("out", dataclasses.replace(RECIPE, **changes), plain)
+
+
+def test_an_init_of_another_vocabulary_fits(run: Train, toys: Toys) -> None:
+    """Classes are texts: a network may learn others later. (The toy's classifier is wider than the recipe's.)"""
+    out = run("out", dataclasses.replace(RECIPE, text_proj_dim=64), toys.network)
+    assert load_network(out).about["names"] == list(THINGS)
+    assert json.loads((toys.network / ABOUT).read_text())["names"] != list(THINGS)
+
+
+def test_what_is_no_init_is_refused(run: Train, tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match="is not a proposal network"):
+        run("out", init=tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls(run: Train, precision: Any) -> None:
+    rows = [float(row["loss"]) for row in curves(run("out", dataclasses.replace(LONGER, precision=precision)))]
+    assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
+
+
+def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
+    """Of the last group of the optimiser: linear over 3 steps, then (1 - t)^0.9."""
+    rates = [
+        float(row["learning_rate"]) for row in curves(run("out", dataclasses.replace(RECIPE, steps=8, warmup_steps=3)))
+    ]
+    wanted = [*(1e-3 * (1e-3 + (1 - 1e-3) * i / 3) for i in range(3)), *(1e-3 * (1 - i / 5) ** 0.9 for i in range(5))]
+    share = rates[3] / wanted[3]  # the group's own share of the rate
+    assert any(share == pytest.approx(one) for one in (1.0, RECIPE.backbone_lr_multiplier))
+    assert rates == pytest.approx([share * rate for rate in wanted], rel=1e-4)
+
+
+def test_micro_batches_give_about_the_same_training(run: Train) -> None:
+    """Batch normalisation sees less at a time, so it is not the same."""
+    recipe = dataclasses.replace(RECIPE, steps=5)
+    one, other = (
+        [float(row["loss"]) for row in curves(run(name, recipe, micro_batch=size))]
+        for name, size in (("one", None), ("other", 2))
+    )
+    assert other[0] == pytest.approx(one[0], rel=0.1) and other != one
+    assert min(one) < one[0] and min(other) < other[0]
+
+
+def alike(first: int, number: int) -> list[Scene]:
+    """Scenes of two classes each, so that every part of a batch has as many."""
+    found: list[Scene] = []
+    for i in range(first, first + number):
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[0, : 8 + 3 * i], masks[1, :, : 20 - 2 * i] = True, True
+        image = torch.from_numpy(noise(i, 32, 32)).permute(2, 0, 1)
+        found.append({"image": image, "masks": masks, "classes": torch.tensor([i % 3, (i + 1) % 3])})
+    return found
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def gradients(
+    clip: Path,
+    batch: list[Scene],
+    parts: int,
+    world: World = ALONE,
+    wrap: Callable[[nn.Module], nn.Module] = lambda x: x,
+) -> dict[str, Tensor]:
+    """The loss and all gradients of a step, with the running statistics of normalisation, so that parts can be compared."""
+    tower = load_adapted(clip)
+    model = tiny_model(tower)
+    model.class_predictor.texts = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
+    objective = Objective(model, "fp32").eval()
+    loss = module._gradients(objective, wrap(objective), batch, len(batch) // parts, world)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss, **found}
+
+
+def close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    largest = max(float(tensor.abs().max()) for name, tensor in wanted.items() if name != "loss")
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5 * largest, rtol=1e-3)
+
+
+def test_apart_from_batch_normalisation_micro_batches_have_the_gradient_of_the_whole(toys: Toys) -> None:
+    close(gradients(toys.clip, alike(0, 4), 2), gradients(toys.clip, alike(0, 4), 1))
+
+
+def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: Toys) -> None:
+    tower, batch = load_adapted(toys.clip), alike(0, 2)
+    model = tiny_model(tower, decoder_layers=3)
+    model.class_predictor.texts = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
+    objective = Objective(model, "fp32").eval()
+    with torch.no_grad():
+        whole = float(objective(batch, 4.0, objective.class_weight(batch)))
+        decoder = model.model.transformer_module.decoder
+        every, parts = decoder.layers, []
+        for k in (1, 2, 3):
+            decoder.layers = every[:k]
+            images = (torch.stack([scene["image"] for scene in batch]) / 255 - objective.mean[:, None, None]) / (
+                objective.std[:, None, None]
+            )
+            found = model.model(images)
+            logits = model.class_predictor(found.transformer_decoder_last_hidden_state)
+            embedded = model.mask_embedder(found.transformer_decoder_last_hidden_state)
+            masks = torch.einsum("bqc,bchw->bqhw", embedded, found.pixel_decoder_last_hidden_state)
+            targets, labels = [scene["masks"].float() for scene in batch], [scene["classes"] for scene in batch]
+            parts.append(float(sum(model.get_loss_dict(masks, logits, targets, labels, []).values())))
+    assert len(set(parts)) == 3
+    assert whole == pytest.approx(sum(parts), rel=1e-4)
+
+
+def test_every_weight_gets_a_gradient(toys: Toys) -> None:
+    """A process of several would wait for one that never comes."""
+    model = tiny_model(load_adapted(toys.clip))
+    assert gradients(toys.clip, alike(0, 2), 1).keys() - {"loss"} == {name for name, _ in model.named_parameters()}
+
+
+def test_scenes_without_a_mask_are_learnt_from(toys: Toys) -> None:
+    """Their queries learn to say "no object"; alone in a batch they are no division by zero."""
+    scene = alike(0, 1)[0]
+    nothing: Scene = {"image": scene["image"], "masks": scene["masks"][:0], "classes": scene["classes"][:0]}
+    for batch in ([nothing, nothing], [nothing, scene]):
+        found = gradients(toys.clip, batch, 1)
+        assert all(tensor.isfinite().all() for tensor in found.values())
+        assert found["class_predictor.no_object"].any()
+
+
+@pytest.fixture(scope="module")
+def ranks(index: Path, coco: Coco, toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes of torchrun made: gradients of a step, and a training."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "paths.json").write_text(json.dumps([*map(str, (index, coco.images, coco.instances, toys.clip))]))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.training.proposal_network_ranks",
+        str(folder),
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_give_the_gradient_of_one(ranks: Path, toys: Toys) -> None:
+    """Of a batch in which each has as many masks; both hold the same afterwards."""
+    wanted = gradients(toys.clip, alike(0, 4), 1)
+    found = [torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    del wanted["loss"]
+    for one in found:
+        del one["loss"]
+        close(one, wanted)
+
+
+def test_two_processes_train_one_network_whose_loss_falls(ranks: Path) -> None:
+    rows = [float(row["loss"]) for row in curves(ranks / "out")]
+    assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
+    assert load_network(ranks / "out").about["names"] == list(THINGS)
+
+
+def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys: Toys) -> None:
+    wanted = gradients(toys.clip, alike(0, 4), 1)["loss"]
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(ranks / f"{rank}.pt", weights_only=True)["loss"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 2, "lr": 1e30, "clip_norm": float("inf"), "warmup_steps": 0}, r"the loss of step 2 is (nan|inf)"),
+        ({"backbone": "resnet10000"}, "timm knows no backbone"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(run: Train, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(OvsegError, match=said):
+        run("out", dataclasses.replace(RECIPE, **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_annotations_without_categories_are_refused(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> None:
+    truth = json.loads(coco.instances.read_text())
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "categories": []}))
+    with pytest.raises(OvsegError, match="names no categories"):
+        train_proposal_network(
+            index,
+            coco.images,
+            tmp_path / "truth.json",
+            toys.clip,
+            None,
+            tmp_path / "out",
+            Runtime(work=tmp_path / "w"),
+            RECIPE,
+            None,
+        )
+
+
+def test_classes_of_a_table_that_are_not_seen_are_not_learnt(tmp_path: Path) -> None:
+    rows = [
+        {"id": 7, "names": ["star", "asterisk"]},
+        {"id": 3, "names": ["key"], "seen": False},
+        {"id": 2, "names": ["sky"]},
+    ]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": rows}))
+    assert module.vocabulary(tmp_path, tmp_path, tmp_path / "classes.json") == ["star", "sky"]
+    assert module._class_table(tmp_path, None) == tmp_path / "classes.json"
+    assert len(module.vocabulary(tmp_path, tmp_path, module._class_table(tmp_path, "cocostuff156"))) == 156
+    with pytest.raises(OvsegError, match="neither a class table of ours"):
+        module._class_table(tmp_path, "cocostuf")
