@@ -141,7 +141,7 @@ FRONT = say("in/ADP") + idle("front") + say("of/ADP")
 
 
 def _shot(rng: Rng) -> Phrase:
-    words = ("photo", "image", "image", "view", "photograph")
+    words = ("photo", "picture", "image", "view", "photograph")
     look = say(("", "", "close/ADJ", "nice/ADJ", "blurry/ADJ")[int(rng.integers(5))])
     return say("a/DET") + look + idle(words[int(rng.integers(len(words)))])
 
@@ -169,7 +169,7 @@ ONE: tuple[Callable[..., Phrase], ...] = (
     lambda s, _, rng: say("there/PRON") + _is(s) + s + _place(rng),
     lambda s, _, _rng: s + say("seen/see/VERB from/ADP above/ADV"),
     lambda s, _, _rng: say("we/PRON can/AUX see/VERB") + s,
-    lambda s, _, rng: s + _place(rng) + say("of/ADP the/DET") + idle("image"),
+    lambda s, _, rng: s + _place(rng) + say("of/ADP the/DET") + idle("picture"),
     lambda s, _, _rng: say("these/this/PRON are/be/AUX" if s.plural else "this/PRON is/be/AUX") + s,
 )
 ONE_ON: tuple[Callable[..., Phrase], ...] = (

@@ -43,7 +43,7 @@ CONFIG: dict[str, Any] = {
 }
 DRAWN = 72  # images are kept a little larger than the model's input: each step crops another 64 x 64 of them
 CAPTIONS = 4  # of each image
-OPENERS = ("", "", "a photo of ", "photo of ", "This is a photo of ", "There is ", "an image of ", "a close up of ")
+OPENERS = ("", "", "a photo of ", "photo of ", "This is a photo of ", "There is ", "a picture of ", "a close up of ")
 PLACES = ("on", "on", "on the", "in front of", "near", "in the scene with", "over", "with")
 WHOLE = 0.2  # of the steps, the last ones, see whole images
 

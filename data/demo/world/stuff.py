@@ -222,7 +222,7 @@ def _lava(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _metal(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Brushed plates with a diagonal sheen, vit_hook_points and rivets."""
+    """Brushed plates with a diagonal sheen, seams and rivets."""
     x, y = turned_grid(width, height)
     brushed = bumps(width, height, 60, 1, rng) - 0.5
     sheen = np.sin((x + y * 0.6) * np.float32(rng.uniform(0.06, 0.1)) + np.float32(rng.uniform(0, 6)))

@@ -205,7 +205,7 @@ def kite(pen: Pen) -> None:
 
 
 def ball(pen: Pen) -> None:
-    """A beach ball, a football with patches, or a basketball with vit_hook_points."""
+    """A beach ball, a football with patches, or a basketball with seams."""
     sort = int(pen.rng.integers(0, 3))
     seam = PAPER if sum(pen.main) < 200 else INK
     pen.ellipse(0.5, 0.5, 0.46, 0.46, pen.main)
