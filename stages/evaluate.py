@@ -7,9 +7,9 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.params import Params
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import from_environment
+from ovseg.evaluation.benchmark_report import write_benchmark_report
 from ovseg.evaluation.calibrate import Choice, labelled, read_choice
 from ovseg.evaluation.evaluate import evaluate, three_classifiers
-from ovseg.report.benchmark import write_benchmark_report
 from stages._evaluate import MODELS, NETWORK, options
 from stages._run import run_stage
 

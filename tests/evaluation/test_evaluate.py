@@ -24,6 +24,7 @@ from ovseg.datasets.benchmark import ITEMS, LABELS, read_benchmark, write_benchm
 from ovseg.datasets.classes import HERE, read_classes
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation import evaluate as module
+from ovseg.evaluation.benchmark_report import write_benchmark_report
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.confusion import confusion, totals
 from ovseg.evaluation.evaluate import evaluate, three_classifiers
@@ -31,7 +32,6 @@ from ovseg.evaluation.mask_accuracy import accuracies
 from ovseg.evaluation.metrics import metrics
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
 from ovseg.evaluation.summary import per_class, summarise, true_pixels
-from ovseg.report.benchmark import write_benchmark_report
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Row, Toys, digests
 from tests.evaluation.conftest import IGNORE, IMAGES, NAMES, SEEN, draw_benchmark

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import crops
+from ovseg.core.files import write_tsv
 from ovseg.core.vocabulary import Templates
 from ovseg.evaluation.mask_accuracy import measure
-from ovseg.report.rows import write_rows
 from ovseg.training.loop import CURVES
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -56,7 +56,7 @@ def write_adaptation(
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     header, *rows = bars(scores)
-    write_rows(out / "mask_accuracy.tsv", header, rows)
+    write_tsv(out / "mask_accuracy.tsv", header, rows)
     shutil.copyfile(model / CURVES, out / CURVES)
 
 

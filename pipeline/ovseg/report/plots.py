@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ovseg.core import tables
-from ovseg.report.rows import write_rows
+from ovseg.core.files import write_tsv
 from ovseg.report.sampling import similarities
 
 COMMONEST = 30
@@ -40,7 +40,7 @@ def distributions(pairs: Path, index: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     table = tables.read(pairs, "pairs", ["image_id", "noun", "similarity", "area"])
-    write_rows(out / "nouns.tsv", ("noun", "pairs"), commonest(table, COMMONEST))
+    write_tsv(out / "nouns.tsv", ("noun", "pairs"), commonest(table, COMMONEST))
     counts, edges = histogram(similarities(table))
     _write_histogram(out / "similarity.tsv", "similarity", counts, edges)
     shares = np.log10(np.maximum(area_shares(table, index), 10 ** AREA_EDGES[0]))
@@ -81,7 +81,7 @@ def area_shares(pairs: pa.Table, index: Path) -> NDArray[np.float64]:
 
 def _write_histogram(path: Path, name: str, counts: NDArray[np.int64], edges: NDArray[np.float64]) -> None:
     middles = (edges[:-1] + edges[1:]) / 2
-    write_rows(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))
+    write_tsv(path, (name, "pairs"), zip(middles.round(5).tolist(), counts.tolist(), strict=True))
 
 
 def write_benchmark_rows(benchmarks: Mapping[str, Any], out: Path) -> None:
@@ -91,7 +91,7 @@ def write_benchmark_rows(benchmarks: Mapping[str, Any], out: Path) -> None:
         for name, models in benchmarks.items()
         for model, figures in models.items()
     ]
-    write_rows(out / "benchmarks.tsv", ("way", "benchmark", "miou"), rows)
+    write_tsv(out / "benchmarks.tsv", ("way", "benchmark", "miou"), rows)
 
 
 def write_class_rows(report: Path, first: str, last: str, out: Path) -> list[dict[str, str]]:
@@ -109,5 +109,5 @@ def write_class_rows(report: Path, first: str, last: str, out: Path) -> list[dic
         found = list(csv.DictReader(stream, delimiter="\t"))
     known = [row for row in found if row[first] and row[last]]
     rows = [(row["class"], row[last], f"{float(row[last]) - float(row[first]):+.4f}") for row in known]
-    write_rows(out / "classes.tsv", ("class", "iou", "gain"), rows)
+    write_tsv(out / "classes.tsv", ("class", "iou", "gain"), rows)
     return found

@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+from ovseg.core.files import write_tsv
 from ovseg.evaluation.proposal_recall import measure_recall
 from ovseg.proposals.proposal_network import proposal_network_source
-from ovseg.report.rows import write_rows
 from ovseg.training.loop import CURVES
 
 GROUPS = {"": "all", "_annotated": "annotated", "_not_annotated": "not annotated"}
@@ -50,5 +50,5 @@ def write_recall(
         for measure, words in MEASURES.items()
         if measure + suffix in found
     ]
-    write_rows(out / "recall.tsv", ("masks", "recall"), rows)
+    write_tsv(out / "recall.tsv", ("masks", "recall"), rows)
     shutil.copyfile(model / CURVES, out / CURVES)

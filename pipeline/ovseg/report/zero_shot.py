@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_tsv
 from ovseg.datasets import benchmark as layout
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.evaluation.metrics import Floats
@@ -19,7 +20,6 @@ from ovseg.evaluation.summary import per_class
 from ovseg.evaluation.vocabulary_overlap import GROUPS, Overlap, counts, miou_by_group, vocabulary_overlap
 from ovseg.proposals import network
 from ovseg.report.plots import commonest
-from ovseg.report.rows import write_rows
 
 HEADER = ("benchmark", "class", "group", "annotated_as", "mined_as", "pairs", "iou")
 SENTENCE = (
@@ -62,7 +62,7 @@ def zero_shot(
         found[name] = {**counts(classes), **means, "source": _source(benchmark.folder)}
         rows += _rows(name, classes, iou)
     out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / "overlap.tsv", HEADER, rows)
+    write_tsv(out / "overlap.tsv", HEADER, rows)
     return {"annotated_names": len(annotated), "mined_nouns": len(mined), "model": model, "benchmarks": found}
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_tsv
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.summary import per_class, summarise, true_pixels
-from ovseg.report.rows import write_rows
 
 
 def write_benchmark_report(table: Path, benchmark: Benchmark, out: Path, choices: Mapping[str, Choice]) -> None:
@@ -76,4 +76,4 @@ def _write_classes(table: Path, benchmark: Benchmark, path: Path) -> None:
         seen = "" if benchmark.seen is None else "yes" if benchmark.seen[k] else "no"
         ious = ["" if np.isnan(iou[k]) else f"{iou[k]:.4f}" for iou in found.values()]
         rows.append([names[0], seen, int(pixels[k]), *ious])
-    write_rows(path, header, rows)
+    write_tsv(path, header, rows)
