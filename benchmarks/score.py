@@ -168,7 +168,7 @@ def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Way:
 
 def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None) -> Tensor:
     mask = masks.decode(row["rle"], row["height"], row["width"])
-    return crops.region(job.image.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
+    return crops.crop_region(job.image.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
 
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ovseg.clip.load import load_clip
 from ovseg.core import hashing, masks, tables
-from ovseg.core.crops import fill_colour, region
+from ovseg.core.crops import crop_region, fill_colour
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.score import DIGITS, duplicate_of, rank, score_nouns
@@ -87,7 +87,7 @@ def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
         assert found["label"] is None
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
         mask = masks.decode(found["rle"], HEIGHT, WIDTH)
-        crop = region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        crop = crop_region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)
         assert row["area"] == found["area"]
@@ -231,6 +231,6 @@ def test_towers_of_other_makes_score_too(name: str, mined: Mined, tmp_path: Path
         found = regions[row["image_id"], row["proposal"]]
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
         mask = masks.decode(found["rle"], HEIGHT, WIDTH)
-        crop = region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        crop = crop_region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
-from ovseg.core.samples import MEMBERS, Sample, decode_sample, encode_sample, key_of
+from ovseg.core.samples import MEMBERS, Sample, decode_sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, bounds, write_shards
 from ovseg.mining.verify import verify
@@ -64,7 +64,11 @@ def test_a_sample_is_its_contract(background: crops.Fill, mined: Mined, tmp_path
     found = raws(tmp_path / "out")
     assert len(found) == len(pairs)
     for pair, raw in zip(pairs, found, strict=True):
-        assert set(raw) == {"__key__", *MEMBERS} and raw["__key__"] == key_of(pair["pair"]) and raw["__key__"].isdigit()
+        assert (
+            set(raw) == {"__key__", *MEMBERS}
+            and raw["__key__"] == sample_key(pair["pair"])
+            and raw["__key__"].isdigit()
+        )
         record, region = json.loads(raw["json"]), regions[pair["image_id"], pair["proposal"]]
         caption = next(c["text"] for c in files[pair["image_id"]]["captions"] if c["id"] == pair["caption_id"])
         assert raw["txt"].decode() == record["noun"] == pair["noun"] and record["noun_id"] == noun_ids[pair["noun"]]
@@ -103,7 +107,7 @@ def test_shards_are_even_and_keys_unique(per_shard: int, mined: Mined, tmp_path:
     number = sum(sizes.values())
     assert max(sizes.values()) <= max(per_shard, 1) and max(sizes.values()) - min(sizes.values()) <= 1
     assert list(sizes) == [f"{i:05d}.tar" for i in range(len(sizes))] and len(sizes) >= 2
-    assert [raw["__key__"] for raw in raws(tmp_path / "out")] == [key_of(i) for i in range(number)]
+    assert [raw["__key__"] for raw in raws(tmp_path / "out")] == [sample_key(i) for i in range(number)]
     assert counts == {"samples": number}
     assert "all sound" in verify(tmp_path / "out")
 
@@ -127,7 +131,7 @@ def test_a_shard_without_a_sample_leaves_no_gap(mined: Mined, tmp_path: Path, ru
     kept = [pair for pair in pairs if pair["image_id"] != lost]
     assert counts == {"samples": len(kept), "dropped.missing": len(pairs) - len(kept)}
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tar")) == [f"{i:05d}.tar" for i in range(len(kept))]
-    assert [raw["__key__"] for raw in raws(tmp_path / "out")] == [key_of(pair["pair"]) for pair in kept]
+    assert [raw["__key__"] for raw in raws(tmp_path / "out")] == [sample_key(pair["pair"]) for pair in kept]
     failed = [
         row
         for path in sorted((tmp_path / "out" / "failures").glob("*.parquet"))
@@ -149,7 +153,7 @@ def sample(**changes: Any) -> Sample:
     rng = np.random.default_rng(0)
     mask = rng.random((7, 9)) > 0.5
     values: Row = {
-        "key": key_of(3),
+        "key": sample_key(3),
         "crop": rng.integers(0, 256, (7, 9, 3), dtype=np.uint8),
         "mask": mask,
         "text": "ein Bär 😀",

@@ -58,7 +58,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
         assert rle is not None
         mask, box = masks.decode(rle, 48, 64), masks.box(rle, 48, 64)
         colour = crops.fill_colour("mean", clip.mean.tolist())
-        crop, inside = crops.region(pixels, mask, box, clip.size, colour, True)
+        crop, inside = crops.crop_region(pixels, mask, box, clip.size, colour, True)
         features.append(clip.encode_crops(crop[None], inside[None])[0])
     q = by_clip((torch.stack(features) @ words.texts.T).double())
     scores = {"clip": q, "proposals": p, "ensemble": p**0.3 * q**0.7}[classifier]
@@ -177,12 +177,12 @@ BOX = (10, 5, 31, 21)
 
 
 def fitted(pixels: Any, mask: Any, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return crops.fit(np.ascontiguousarray(pixels), np.ascontiguousarray(mask), size, True)
+    return crops.resize(np.ascontiguousarray(pixels), np.ascontiguousarray(mask), size, True)
 
 
 def test_the_view_crop_and_mask_is_the_box_with_its_background_blank(segmenter: Segmenter, clip: Clip) -> None:
     colour = crops.fill_colour("mean", clip.mean.tolist())
-    wanted = crops.region(noise(0), cross(), BOX, clip.size, colour, True)
+    wanted = crops.crop_region(noise(0), cross(), BOX, clip.size, colour, True)
     assert all(torch.equal(a, b) for a, b in zip(regions_of(segmenter), wanted, strict=True))
 
 

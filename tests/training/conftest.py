@@ -11,7 +11,7 @@ import pytest
 import webdataset as wds
 
 from ovseg.clip.save import save_clip
-from ovseg.core.samples import Sample, encode_sample, key_of
+from ovseg.core.samples import Sample, encode_sample, sample_key
 from tests.conftest import random_clip
 
 NOUNS = ("star", "key", "boat", "fish", "guitar", "kite")
@@ -31,7 +31,7 @@ def make_sample(number: int, whole: bool = False) -> Sample:
         mask[:, 12:] = False
     noun = int(rng.integers(len(NOUNS)))
     crop = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    return Sample(key_of(number), crop, mask, NOUNS[noun], {"noun_id": noun})
+    return Sample(sample_key(number), crop, mask, NOUNS[noun], {"noun_id": noun})
 
 
 def write_set(folder: Path, whole: bool = False) -> Path:

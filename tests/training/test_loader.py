@@ -16,7 +16,7 @@ import webdataset as wds
 
 from ovseg.core.crops import fill_colour
 from ovseg.core.errors import OvsegError
-from ovseg.core.samples import Sample, encode_sample, key_of
+from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, write_shards
 from ovseg.training.loader import Batch, load_shards
@@ -35,7 +35,7 @@ def sample(number: int, **changes: Any) -> Sample:
     assert colour is not None
     crop[mask] = colour
     values: dict[str, Any] = {
-        "key": key_of(number),
+        "key": sample_key(number),
         "crop": crop,
         "mask": mask,
         "text": f"noun {number}",
@@ -82,7 +82,7 @@ def test_every_sample_comes_once_an_epoch(
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
             seen.update(keys(read(folder, workers=workers, shuffle=shuffle, epoch=epoch)))
-        assert seen == Counter({key_of(i): 1 for i in range(SHARDS * PER_SHARD)})
+        assert seen == Counter({sample_key(i): 1 for i in range(SHARDS * PER_SHARD)})
 
 
 def test_the_order_is_of_seed_and_epoch_alone(folder: Path) -> None:
@@ -94,14 +94,14 @@ def test_the_order_is_of_seed_and_epoch_alone(folder: Path) -> None:
     some = keys(read(folder, seed=1, workers=2))
     torch.manual_seed(9)
     assert some == keys(read(folder, seed=1, workers=2))
-    assert keys(read(folder, shuffle=False)) == [key_of(i) for i in range(SHARDS * PER_SHARD)]
+    assert keys(read(folder, shuffle=False)) == [sample_key(i) for i in range(SHARDS * PER_SHARD)]
 
 
 def test_a_loader_can_be_read_again(folder: Path) -> None:
     """One loader object can be read twice: all samples once, each time."""
     loader = load_shards(folder, SIZE, 4, mean=CLIP_MEAN)
     for _ in range(2):
-        assert sorted(keys(list(loader))) == [key_of(i) for i in range(SHARDS * PER_SHARD)]
+        assert sorted(keys(list(loader))) == [sample_key(i) for i in range(SHARDS * PER_SHARD)]
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 2)])
@@ -116,7 +116,7 @@ def test_resampled_goes_on_for_ever(ranks: int, workers: int, folder: Path, monk
         streams.append([key for _ in range(40) for key in next(stream)["key"]])
         del stream
     assert all(len(stream) == 160 for stream in streams)
-    assert {key for stream in streams for key in stream} == {key_of(i) for i in range(SHARDS * PER_SHARD)}
+    assert {key for stream in streams for key in stream} == {sample_key(i) for i in range(SHARDS * PER_SHARD)}
     assert ranks == 1 or streams[0] != streams[1]
 
 
@@ -160,7 +160,7 @@ def test_a_sample_that_cannot_be_read_is_dropped_and_said(tmp_path: Path, caplog
         tar.write(members)
         tar.write(encode_sample(sample(2), 95))
     (tmp_path / "sizes.json").write_text('{"00000.tar": 2}')
-    assert keys(read(tmp_path)) == [key_of(2)]
+    assert keys(read(tmp_path)) == [sample_key(2)]
     assert "no_mask_png" in caplog.text
 
 
@@ -187,7 +187,7 @@ def test_mined_shards_load(mined: Mined, tmp_path: Path, runtime: Runtime) -> No
         mined.index, mined.coco.images, mined.proposals, mined.pairs, tmp_path / "s", runtime, min_shards=3
     )
     batches = read(tmp_path / "s", workers=2)
-    assert sorted(keys(batches)) == [key_of(i) for i in range(counts["samples"])]
+    assert sorted(keys(batches)) == [sample_key(i) for i in range(counts["samples"])]
     assert all(batch["mask"].any((1, 2)).all() for batch in batches)
 
 
@@ -223,5 +223,5 @@ def test_random_crops_are_the_same_for_the_same_seed(folder: Path) -> None:
 
 def test_a_sample_without_noun_id_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, [[sample(0), sample(1, record={"noun": "star"})]])
-    assert keys(read(tmp_path)) == [key_of(0)]
+    assert keys(read(tmp_path)) == [sample_key(0)]
     assert "noun_id is None" in caplog.text

@@ -52,7 +52,7 @@ class Clip:
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Embed what `crops.region` cut out.
+        """Embed what `crops.crop_region` cut out.
 
         Args:
             crops_: uint8 `[N, 3, S, S]`.

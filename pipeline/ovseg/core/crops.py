@@ -1,9 +1,9 @@
-"""THE crop recipe (paper 3.2 and appendix): tight box, background filled, squashed to the model's input.
+"""THE crop recipe (paper 3.2 and appendix): tight box, background filled, resized to the model's square input.
 
-One set of functions for mining, shards, training and inference, so that CLIP sees the same thing everywhere:
-`cut` (box out of the image) -> `fill` (background to one colour) -> `fit` (square, uint8) -> `normalise` (floats).
-Training has `jitter` before `fit`.
-Shapes: H, W image; h, w box; S model input; N crops.
+One set of functions for mining, shards, training and inference, so that CLIP receives the same pixels everywhere:
+`crop_to_box` -> `fill_background` -> `resize` (uint8) -> `normalise` (floats). Training calls `random_crop` before `resize`.
+
+Shapes: H, W image; h, w box; S side of the model's input; N crops.
 """
 
 from __future__ import annotations
@@ -23,18 +23,31 @@ from ovseg.core.masks import Box, MaskArray
 Fill = Literal["mean", "zero", "keep"]
 
 
-def cut(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArray, MaskArray]:
-    """The part of an image `[H, W, 3]` and of its mask `[H, W]` inside a box (x, y, width, height), at full size."""
+def crop_to_box(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArray, MaskArray]:
+    """Cut the same box out of an image and its mask, without resizing.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        mask: bool `[H, W]`.
+        box: x, y, width and height in pixels.
+
+    Returns:
+        views `[h, w, 3]` and `[h, w]` of both.
+    """
     x, y, width, height = box
     return image[y : y + height, x : x + width], mask[y : y + height, x : x + width]
 
 
 def fill_colour(fill: Fill, mean: Sequence[float]) -> ImageArray | None:
-    """The uint8 colour `[3]` that stands for "blank": CLIP's mean (0 after normalisation), black, or None to keep.
+    """Return the color that replaces the background of a crop.
 
     Args:
-        fill: "mean" (SimBaseline's and OVSeg's choice), "zero" or "keep".
-        mean: the model's normalisation mean, channels in [0, 1].
+        fill: "mean" is the color that becomes 0 after normalization (the choice of SimBaseline and OVSeg), "zero" is
+            black, "keep" leaves the background as it is.
+        mean: the mean of the model's normalization for each channel, in [0, 1].
+
+    Returns:
+        uint8 `[3]`, or None for "keep".
     """
     if fill == "keep":
         return None
@@ -42,43 +55,53 @@ def fill_colour(fill: Fill, mean: Sequence[float]) -> ImageArray | None:
 
 
 def fill_background(crop: ImageArray, mask: MaskArray, colour: ImageArray | None) -> ImageArray:
-    """The crop `[h, w, 3]` with every pixel outside the mask `[h, w]` set to `colour`; unchanged if that is None."""
+    """Set every pixel outside the mask to one color.
+
+    Args:
+        crop: uint8 `[h, w, 3]`.
+        mask: bool `[h, w]`, True is foreground.
+        colour: uint8 `[3]`; None returns the crop unchanged. See `fill_colour`.
+    """
     if colour is None:
         return crop
     return np.where(mask[..., None], crop, colour)
 
 
-def jitter(crop: ImageArray, mask: MaskArray, scale: float, rng: np.random.Generator) -> tuple[ImageArray, MaskArray]:
-    """A random part of a crop `[h, w, 3]` and of its mask, for training (paper A.4's RandomResizedCrop, without resizing).
+def random_crop(
+    crop: ImageArray, mask: MaskArray, scale: float, rng: np.random.Generator
+) -> tuple[ImageArray, MaskArray]:
+    """Cut a random part out of a crop and its mask, for training: RandomResizedCrop (paper A.4) without its resizing.
 
     Args:
-        crop, mask: what `cut` gave.
-        scale: the part covers `scale` to 1 of the crop and changes its aspect by up to 4 / 3; a side that would be longer
-            than the crop's is cut to it, so that the share can be a little less.
-        rng: source of the choice.
+        crop: uint8 `[h, w, 3]`, as `crop_to_box` returns it.
+        mask: bool `[h, w]`.
+        scale: smallest fraction of the crop's area, in (0, 1]; the largest is 1. The aspect ratio changes by a factor of up
+            to 4 / 3, and a side that would be longer than the crop's is clipped to it, so the area can become a
+            little smaller than `scale`.
+        rng: source of the random choice.
 
     Returns:
-        views of both; the whole crop where the part would hold no foreground.
+        views of both; the whole crop if the part would contain no foreground.
     """
     height, width = mask.shape
-    share, aspect = rng.uniform(scale, 1), math.exp(rng.uniform(-1, 1) * math.log(4 / 3))
+    fraction, aspect = rng.uniform(scale, 1), math.exp(rng.uniform(-1, 1) * math.log(4 / 3))
     h, w = (
         max(1, round(side * min(1, math.sqrt(part))))
-        for side, part in ((height, share / aspect), (width, share * aspect))
+        for side, part in ((height, fraction / aspect), (width, fraction * aspect))
     )
     y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    inside = mask[y : y + h, x : x + w]
-    return (crop[y : y + h, x : x + w], inside) if inside.any() else (crop, mask)
+    mask_part = mask[y : y + h, x : x + w]
+    return (crop[y : y + h, x : x + w], mask_part) if mask_part.any() else (crop, mask)
 
 
-def fit(crop: ImageArray, mask: MaskArray, size: int, antialias: bool) -> tuple[Tensor, Tensor]:
-    """Squash a filled crop and its mask to the model's input; the aspect is not kept (reference, appendix).
+def resize(crop: ImageArray, mask: MaskArray, size: int, antialias: bool) -> tuple[Tensor, Tensor]:
+    """Resize a filled crop and its mask to the model's square input; the aspect ratio is not kept (paper, appendix).
 
     Args:
-        crop: uint8 `[h, w, 3]`, h and w >= 1.
+        crop: uint8 `[h, w, 3]`, h and w at least 1.
         mask: bool `[h, w]`.
         size: S, the side of the model's input in pixels.
-        antialias: False is the reference's bicubic, which skips pixels when it shrinks.
+        antialias: False is the reference's bicubic interpolation, which skips pixels when it shrinks an image.
 
     Returns:
         uint8 `[3, S, S]` (bicubic) and bool `[S, S]` (nearest).
@@ -91,14 +114,35 @@ def fit(crop: ImageArray, mask: MaskArray, size: int, antialias: bool) -> tuple[
 
 
 def normalise(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 `[N, 3, S, S]` to floats, (x / 255 - mean) / std by channel, on the device and in the type of `mean`."""
+    """Convert crops to the model's floats: (x / 255 - mean) / std for each channel.
+
+    Args:
+        crops: uint8 `[N, 3, S, S]`.
+        mean: float `[3]`, channels in [0, 1]; the result has its device and dtype.
+        std: float `[3]`.
+
+    Returns:
+        float `[N, 3, S, S]`.
+    """
     scale, shift = 1 / (255 * std), -mean / std
     return crops.to(mean) * scale[:, None, None] + shift[:, None, None]
 
 
-def region(
+def crop_region(
     image: ImageArray, mask: MaskArray, box: Box, size: int, colour: ImageArray | None, antialias: bool
 ) -> tuple[Tensor, Tensor]:
-    """The whole recipe for one region of an image: uint8 `[3, S, S]` and bool `[S, S]`. See the single steps."""
-    crop, inside = cut(image, mask, box)
-    return fit(fill_background(crop, inside, colour), inside, size, antialias)
+    """Apply the recipe to one region of an image: `crop_to_box`, `fill_background` and `resize`.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        mask: bool `[H, W]`, True is foreground.
+        box: x, y, width and height in pixels, as `masks.box` returns it.
+        size: S, the side of the model's input in pixels.
+        colour: uint8 `[3]`, see `fill_colour`; None keeps the background.
+        antialias: see `resize`.
+
+    Returns:
+        the crop, uint8 `[3, S, S]`, and its mask, bool `[S, S]`.
+    """
+    crop, crop_mask = crop_to_box(image, mask, box)
+    return resize(fill_background(crop, crop_mask, colour), crop_mask, size, antialias)

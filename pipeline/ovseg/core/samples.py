@@ -1,9 +1,10 @@
-"""The sample contract: what one mask-noun pair is in a shard, written and read here and nowhere else.
+"""The sample contract: how one mask-noun pair is stored in a shard. Only this module writes and reads samples.
 
-Key = zero-padded digits, no dots, unique over the whole set. Members:
+A key consists of zero-padded digits without dots and is unique in the whole set of shards. The members of a sample are
+
     {key}.jpg       the masked crop at full size (background filled; `shards.background: keep` stores it unmasked)
-    {key}.mask.png  its mask, always: it is never recovered from a colour (JPEG moves colours), and loaders fill the
-                    background from it again
+    {key}.mask.png  its mask. It is always stored, because JPEG changes colors and a mask cannot be recovered from the fill
+                    color; loaders fill the background again from this mask
     {key}.txt       the text
     {key}.json      noun, noun_id, caption and its span, image id, box, area, proposal and source, similarity, margin
 """
@@ -31,11 +32,11 @@ class Sample:
     """One mask-noun pair.
 
     Attributes:
-        key: of the sample.
-        crop: uint8 `[h, w, 3]`.
+        key: key of the sample, see `sample_key`.
+        crop: uint8 RGB `[h, w, 3]`.
         mask: bool `[h, w]`, True is foreground.
-        text: what the crop is paired with.
-        record: the rest, as in the JSON member.
+        text: text that the crop is paired with.
+        record: contents of the JSON member.
     """
 
     key: str
@@ -45,33 +46,42 @@ class Sample:
     record: dict[str, Any]
 
 
-def key_of(pair: int) -> str:
-    """The key of the pair with that number."""
+def sample_key(pair: int) -> str:
+    """Return the key of the pair with the number `pair`."""
     return f"{pair:0{KEY_DIGITS}d}"
 
 
 def encode_sample(sample: Sample, jpeg_quality: int) -> dict[str, Any]:
-    """The members of a sample, as `webdataset.TarWriter` takes them; the same sample gives the same bytes."""
-    jpg, png = io.BytesIO(), io.BytesIO()
-    Image.fromarray(sample.crop).save(jpg, "JPEG", quality=jpeg_quality, subsampling=0)
+    """Encode a sample as the members that `webdataset.TarWriter` expects; equal samples give equal bytes.
+
+    Args:
+        sample: the sample.
+        jpeg_quality: quality of the crop's JPEG, 1 to 100.
+    """
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    Image.fromarray(sample.crop).save(jpeg, "JPEG", quality=jpeg_quality, subsampling=0)
     Image.fromarray(sample.mask).save(png, "PNG")
     record = json.dumps(sample.record, sort_keys=True, ensure_ascii=False).encode()
-    members = (jpg.getvalue(), png.getvalue(), sample.text.encode(), record)
+    members = (jpeg.getvalue(), png.getvalue(), sample.text.encode(), record)
     return {"__key__": sample.key, **dict(zip(MEMBERS, members, strict=True))}
 
 
 def decode_sample(raw: dict[str, Any]) -> Sample:
-    """The sample of raw members.
+    """Decode the members of a sample.
+
+    Args:
+        raw: "__key__" and the bytes of each member by its extension, as webdataset reads them.
 
     Raises:
-        BadItem: `no_<member>` for a missing one (shards of another tool have no mask), or why one cannot be read.
+        BadItem: `no_<member>` if a member is missing (shards of other tools have no mask); `mask_size` if crop and mask
+            differ in size; `json_malformed` or `text_malformed`; or what `decode_image` raises.
     """
     for member in MEMBERS:
         if member not in raw:
             raise BadItem(f"no_{member.replace('.', '_')}", f"sample {raw.get('__key__')} has no member {member!r}")
-    crop, inside = decode_image(raw["jpg"]), decode_image(raw["mask.png"])[..., 0] > 0
-    if crop.shape[:2] != inside.shape:
-        raise BadItem("mask_size", f"sample {raw['__key__']}: crop {crop.shape[:2]}, mask {inside.shape}")
+    crop, mask = decode_image(raw["jpg"]), decode_image(raw["mask.png"])[..., 0] > 0
+    if crop.shape[:2] != mask.shape:
+        raise BadItem("mask_size", f"sample {raw['__key__']}: the crop is {crop.shape[:2]}, the mask {mask.shape}")
     try:
         record = dict(json.loads(raw["json"]))
     except (ValueError, TypeError) as error:
@@ -80,4 +90,4 @@ def decode_sample(raw: dict[str, Any]) -> Sample:
         text = raw["txt"].decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadItem("text_malformed", f"sample {raw['__key__']}: {error}") from None
-    return Sample(raw["__key__"], crop, np.asarray(inside), text, record)
+    return Sample(raw["__key__"], crop, np.asarray(mask), text, record)

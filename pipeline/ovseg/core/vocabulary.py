@@ -1,4 +1,4 @@
-"""Words to embeddings: text templates, and one unit vector for each distinct name, computed once."""
+"""From class names to embeddings: text templates, and one unit vector for each distinct name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 Templates = Literal["none", "single", "vild"]
-TrainTemplates = Literal["none", "single", "vild", "random-per-step"]  # the last: one of ViLD's for each pair and step
+TrainTemplates = Literal["none", "single", "vild", "random-per-step"]
+"""The templates of a training; "random-per-step" draws one of ViLD's for each pair and step."""
 Encode = Callable[[list[str]], Tensor]
-"""N texts -> float32 unit vectors `[N, D]`."""
+"""A text encoder: N texts to float32 unit vectors `[N, D]`."""
 
 _SIZES = ("small", "medium", "large")
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -32,16 +33,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size: int) -> Tensor:
-    """One unit vector for each name: the mean of its templates' unit vectors, normalised (paper A.2).
+    """Embed names: the normalized mean of the unit vectors of each name's templates (paper A.2).
 
     Args:
-        names: N distinct names.
-        encode: the text tower.
-        templates: a key of `TEMPLATES`.
-        batch_size: texts in one forward pass.
+        names: N distinct class names.
+        encode: the text encoder.
+        templates: key of `TEMPLATES`.
+        batch_size: number of texts in one forward pass.
 
     Returns:
-        float32 `[N, D]`.
+        float32 unit vectors `[N, D]`.
     """
     forms = TEMPLATES[templates]
     texts = [form.format(name) for name in names for form in forms]

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from ovseg.core import hashing
-from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, explain_full_disk
 
 OFFLINE = "OVSEG_OFFLINE"
 CARD = "README.md"
@@ -148,7 +148,7 @@ def _download(
 
     for name in names:
         try:
-            with enough_space(folder):
+            with explain_full_disk(folder):
                 return Path(hf_hub_download(repo, name, revision=commit))
         except RemoteEntryNotFoundError:
             continue
@@ -180,7 +180,7 @@ def fetch_url(what: str, url: str, folder: Path, size: Size = lambda: None) -> P
             raise OvsegError(_absent(what, facts))
         begun = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            with enough_space(folder):
+            with explain_full_disk(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 with urllib.request.urlopen(url) as source, begun.open("wb") as target:  # noqa: S310 - from a registry
                     shutil.copyfileobj(source, target)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.core import hashing
-from ovseg.core.errors import BadItem, OvsegError, enough_space
+from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
@@ -97,7 +97,7 @@ def convert(
     since = max((path.stat().st_mtime_ns for path in found.values() if path.is_file()), default=0)
     job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side, since)
     outcomes: list[_Outcome] = []
-    with enough_space(out), Progress("convert", len(items), "images") as progress:
+    with explain_full_disk(out), Progress("convert", len(items), "images") as progress:
         made_of = (sorted(found), Path(items[0].label).suffix, [(one.id, one.names) for one in classes])
         _begin(out, hashing.fingerprint(name=name, made_of=made_of), replace)
         with closing(_outcomes(job, items, workers)) as done:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ovseg.core.errors import enough_space
+from ovseg.core.errors import explain_full_disk
 
 Record = dict[str, Any]
 
@@ -100,7 +100,7 @@ def build(path: Path, fill: Callable[[Writer], None]) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = Writer(begun)
         try:
-            with enough_space(path):
+            with explain_full_disk(path):
                 fill(writer)
                 writer.close()
         except BaseException:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ovseg.core import hashing, tables
-from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, explain_full_disk
 from ovseg.core.files import link_or_copy, replace_folder, sync, write_json
 
 Counts = Mapping[str, int]
@@ -61,7 +61,7 @@ class Scratch:
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
     ) -> None:
         """Put the files of all units and `step.json` into `out`, replacing it in one step (hard links where possible)."""
-        with enough_space(out):
+        with explain_full_disk(out):
             self._publish(units, out, counts, finish)
         (self.folder / PUBLISHED).touch()
 
@@ -118,7 +118,7 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
         OvsegError: if the disk is full; everything finished before is kept.
     """
     begun = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
-    with enough_space(folder):
+    with explain_full_disk(folder):
         shutil.rmtree(begun, ignore_errors=True)
         begun.mkdir()
         counts = dict(task(unit, begun))

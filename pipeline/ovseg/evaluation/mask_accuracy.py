@@ -158,7 +158,7 @@ def _regions(
                     elif proposal.label in number:
                         mask = masks.decode(proposal.rle, image.height, image.width)
                         box = masks.box(proposal.rle, image.height, image.width)
-                        crop, inside = crops.region(image.pixels, mask, box, size, colour, antialias)
+                        crop, inside = crops.crop_region(image.pixels, mask, box, size, colour, antialias)
                         counts["regions"] += 1
                         yield crop, inside, number[proposal.label]
             except BadItem as problem:  # the image itself

@@ -199,7 +199,7 @@ def _task(
         size = job.image.height, job.image.width
         stand_in = duplicate_of([p["rle"] for p in job.proposals], *size, duplicate_iou)
         cuts = [
-            crops.region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
+            crops.crop_region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
             for i, p in enumerate(job.proposals)
             if stand_in[i] == i
         ]

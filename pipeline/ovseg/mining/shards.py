@@ -17,7 +17,7 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
-from ovseg.core.samples import Sample, encode_sample, key_of
+from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -113,7 +113,7 @@ def _task(
                     tar.write(encode_sample(result, jpeg_quality))
                 counts["samples" if problem is None else f"dropped.{problem.reason}"] += 1
                 status, detail = ("ok", None) if problem is None else (problem.reason, problem.detail)
-                rows.append({**pair, "key": key_of(pair["pair"]), "status": status, "detail": detail})
+                rows.append({**pair, "key": sample_key(pair["pair"]), "status": status, "detail": detail})
         if not counts["samples"]:
             (folder / f"{unit}.tar").unlink()  # an empty tar is an error to every reader
         tables.write_part(folder / f"{unit}.parquet", "samples", rows, key, carried)
@@ -152,7 +152,7 @@ def _sample(
     try:
         pixels = image.pixels
         mask = masks.decode(region["rle"], region["height"], region["width"])
-        crop, inside = crops.cut(pixels, mask, tuple(region["box"]))
+        crop, inside = crops.crop_to_box(pixels, mask, tuple(region["box"]))
     except BadItem as problem:
         return problem
     record = {
@@ -170,7 +170,7 @@ def _sample(
         "similarity": pair["similarity"],
         "margin": pair["margin"],
     }
-    return Sample(key_of(pair["pair"]), crops.fill_background(crop, inside, colour), inside, pair["noun"], record)
+    return Sample(sample_key(pair["pair"]), crops.fill_background(crop, inside, colour), inside, pair["noun"], record)
 
 
 def _finish(noun_ids: dict[str, int], folder: Path) -> None:

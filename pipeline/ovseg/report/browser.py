@@ -21,7 +21,7 @@ from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
-from ovseg.core.samples import key_of
+from ovseg.core.samples import sample_key
 from ovseg.report.plots import histogram
 from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption, with_masks
 
@@ -118,7 +118,7 @@ def _card(pair: Row, row: Row, record: ImageRecord, rle: bytes) -> dict[str, Any
         return None
     jpeg = thumbnail(pixels, masks.decode(rle, record.height, record.width))
     return {
-        "key": key_of(pair["pair"]),
+        "key": sample_key(pair["pair"]),
         "noun": pair["noun"],
         "caption": split_caption(pair, row),
         "similarity": _rounded(pair["similarity"]),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.samples import key_of
+from ovseg.core.samples import sample_key
 from ovseg.report.plots import commonest
 from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption
 
@@ -175,7 +175,7 @@ def _pairs(pairs: list[Row], folder: Path) -> str:
         share = pair["area"] / (image["width"] * image["height"])
         area = "<0.1%" if share < 0.001 else f"{share:.1%}"
         numbers = ["-" if v is None else f"{v:.3f}" for v in (pair["similarity"], pair["margin"])]
-        row = (key_of(pair["pair"]), pair["noun"], *numbers, area, str(pair["image_id"]), _one_line(caption))
+        row = (sample_key(pair["pair"]), pair["noun"], *numbers, area, str(pair["image_id"]), _one_line(caption))
         rows.append(row)
     return _table(rows, right={2, 3, 4, 5})
 

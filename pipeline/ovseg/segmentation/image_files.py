@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ovseg.core import hashing
-from ovseg.core.errors import BadItem, OvsegError, enough_space
+from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.core.images import decode_image
 from ovseg.datasets.benchmark import write_labels
@@ -75,7 +75,7 @@ def segment_images(
     if out.exists() and not out.is_dir():
         raise OvsegError(f"{out} is a file; give a folder to write to")
     counts: Counter[str] = Counter(images=0)
-    with Progress("segment", len(images), "images") as progress, enough_space(out):
+    with Progress("segment", len(images), "images") as progress, explain_full_disk(out):
         for name, path in images.items():
             one: Counter[str] = Counter()
             try:

@@ -72,7 +72,7 @@ def crop_regions(
     def one(rle: bytes) -> tuple[Tensor, Tensor]:
         mask = masks.decode(rle, height, width)
         box = (0, 0, width, height) if view == "mask" else masks.box(rle, height, width)
-        crop, inside = crops.region(pixels, mask, box, size, colour, antialias)
+        crop, inside = crops.crop_region(pixels, mask, box, size, colour, antialias)
         return crop, torch.ones_like(inside) if view == "crop" else inside  # nothing is blank there: no prompts
 
     cut = list(pool.map(one, [rle for rle in rles if rle is not None]))

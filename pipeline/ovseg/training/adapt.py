@@ -54,7 +54,7 @@ class Recipe:
         loss: "multi_positive" or "info_nce".
         templates: of the nouns' texts.
         logit_scale: "train" (clamped to [1, 100], or to what it begins with if that is more) or "fixed".
-        crop_scale: share of a crop that is seen, see `crops.jitter`; 1 is all of it.
+        crop_scale: share of a crop that is seen, see `crops.random_crop`; 1 is all of it.
         precision: "bf16" (autocast) or "fp32".
         seed: of order, crops, templates and new prompts.
         fill, antialias: of the crop recipe.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, explain_full_disk
 
 log = logging.getLogger("ovseg")
 
@@ -56,7 +56,7 @@ class Checkpoint:
         state: dict[str, Any] = {"key": self.key, "step": step}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         begun = self.path.with_name(self.path.name + ".tmp")
-        with enough_space(self.path.parent), begun.open("wb") as stream:
+        with explain_full_disk(self.path.parent), begun.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())

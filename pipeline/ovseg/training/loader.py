@@ -74,7 +74,7 @@ def load_shards(
         mean: normalisation mean of the model, for the fill colour.
         fill, antialias: of the crop recipe.
         workers: loading processes; 0 loads in this one.
-        crop_scale: share of a crop that is seen, see `crops.jitter`; 1 is all of it.
+        crop_scale: share of a crop that is seen, see `crops.random_crop`; 1 is all of it.
         repeat: epoch after epoch for ever.
         resampled: draw shards for ever.
         shuffle: shards, and samples within a buffer; the order depends on `seed` and `epoch` alone.
@@ -183,8 +183,8 @@ class _Decode:
             if self.rng is None:  # only now: each reader has its own
                 info = get_worker_info()
                 self.rng = np.random.default_rng([self.seed, int(os.environ.get("RANK", "0")), info.id if info else 0])
-            crop, inside = crops.jitter(crop, inside, self.crop_scale, self.rng)
-        crop_, mask = crops.fit(crop, inside, self.size, self.antialias)
+            crop, inside = crops.random_crop(crop, inside, self.crop_scale, self.rng)
+        crop_, mask = crops.resize(crop, inside, self.size, self.antialias)
         return {"crop": crop_, "mask": mask, "text": sample.text, "noun_id": noun_id, "key": sample.key}
 
 

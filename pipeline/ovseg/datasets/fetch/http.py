@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.engine.progress import Progress
 
@@ -49,7 +49,7 @@ def download(url: str, path: Path, *, size: int | None = None, timeout: float = 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with requests.Session() as session, enough_space(path.parent):
+    with requests.Session() as session, explain_full_disk(path.parent):
         session.max_redirects = 10
         # answers alone: a connection that fails is said, and made anew below
         retry = Retry(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.core import hashing
-from ovseg.core.errors import OvsegError, enough_space
+from ovseg.core.errors import OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.core.images import safe_path
 from ovseg.core.weights import offline
@@ -177,7 +177,7 @@ def _walk(folder: Path) -> Iterator[str]:
 def _write_manifest(part: Part, home: Path, path: Path) -> None:
     paths = check(part, home)
     with (
-        enough_space(home),
+        explain_full_disk(home),
         Manifest(path, home) as manifest,
         Progress(f"verify {part.name}", len(paths), "files") as progress,
     ):
@@ -244,7 +244,7 @@ def _which(part: Part, archive: Path) -> File:
 def _take(archive: Path, path: Path) -> None:
     """A link where the file system allows it, else a copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with enough_space(path.parent):
+    with explain_full_disk(path.parent):
         try:
             path.hardlink_to(archive.resolve())
         except OSError:

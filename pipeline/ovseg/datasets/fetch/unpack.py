@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ovseg.core.errors import BadItem, OvsegError, enough_space
+from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.images import safe_path
 from ovseg.datasets.fetch.manifest import Manifest
 from ovseg.engine.progress import Progress
@@ -53,7 +53,7 @@ def unpack(archive: Path, home: Path, into: str, manifest: Manifest, most: int) 
         if (total := sum(one.size for one in members)) > GROWS * most:
             raise OvsegError(f"{archive} would unpack to {total:,} bytes, about {most:,} are published: it is refused")
         _room(home, sum(one.size for one in members if not manifest.has(f"{into}/{one.name}", one.size)))
-        with enough_space(home), Progress(f"unpack {archive.name}", len(members), "files") as progress:
+        with explain_full_disk(home), Progress(f"unpack {archive.name}", len(members), "files") as progress:
             for one in members:
                 path = one.name if into == "." else f"{into}/{one.name}"
                 known = manifest.has(path, one.size)

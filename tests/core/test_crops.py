@@ -62,7 +62,7 @@ def test_a_region_is_the_formula(fill: crops.Fill, size: int, antialias: bool) -
     filled = part if colour is None else np.where(inside[..., None], part, colour)
     across = np.einsum("jw,hwc->hjc", weights(w, size, antialias), filled).round().clip(0, 255)
     expected = np.einsum("ih,hjc->cij", weights(h, size, antialias), across)
-    pixels, kept = crops.region(IMAGE, mask, box, size, crops.fill_colour(fill, CLIP_MEAN), antialias)
+    pixels, kept = crops.crop_region(IMAGE, mask, box, size, crops.fill_colour(fill, CLIP_MEAN), antialias)
     assert pixels.dtype == torch.uint8 and pixels.shape == (3, size, size)
     off = np.abs(pixels.numpy() - expected.clip(0, 255))
     assert off.max() < 2 and off.mean() < 0.4
@@ -79,7 +79,7 @@ def test_a_full_mask_is_a_plain_resize(antialias: bool) -> None:
         torch.from_numpy(IMAGE).permute(2, 0, 1)[None], (32, 32), mode="bicubic", antialias=antialias
     )[0]
     for fill in ("mean", "zero", "keep"):
-        pixels, inside = crops.region(IMAGE, full, box, 32, crops.fill_colour(fill, CLIP_MEAN), antialias)
+        pixels, inside = crops.crop_region(IMAGE, full, box, 32, crops.fill_colour(fill, CLIP_MEAN), antialias)
         assert torch.equal(pixels, plain) and inside.all()
 
 
@@ -89,9 +89,9 @@ def test_the_steps_one_by_one_are_the_region() -> None:
     box = masks.box(masks.encode(mask), *mask.shape)
     for fill in ("mean", "zero", "keep"):
         colour = crops.fill_colour(fill, CLIP_MEAN)
-        part, inside = crops.cut(IMAGE, mask, box)
-        step = crops.fit(crops.fill_background(part, inside, colour), inside, 32, True)
-        whole = crops.region(IMAGE, mask, box, 32, colour, True)
+        part, inside = crops.crop_to_box(IMAGE, mask, box)
+        step = crops.resize(crops.fill_background(part, inside, colour), inside, 32, True)
+        whole = crops.crop_region(IMAGE, mask, box, 32, colour, True)
         assert torch.equal(step[0], whole[0]) and torch.equal(step[1], whole[1])
 
 
@@ -131,7 +131,7 @@ def test_normalising_is_the_formula() -> None:
 def test_any_shape_fits(shape: tuple[int, int]) -> None:
     """One pixel, and boxes as thin as a line, still become a square."""
     crop = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    pixels, inside = crops.fit(crop, np.ones(shape, bool), 32, True)
+    pixels, inside = crops.resize(crop, np.ones(shape, bool), 32, True)
     assert pixels.shape == (3, 32, 32) and inside.shape == (32, 32) and inside.all()
     if shape == (1, 1):
         assert (pixels == torch.from_numpy(crop[0, 0])[:, None, None]).all()
@@ -145,7 +145,7 @@ def test_jitter_takes_one_rectangle_of_crop_and_mask_of_about_that_share(scale: 
     crop = np.stack([y, x, (y + x) % 2], axis=-1).astype(np.uint8)
     shares = []
     for seed in range(200):
-        part, inside = crops.jitter(crop, (y + x) % 2 == 1, scale, np.random.default_rng(seed))
+        part, inside = crops.random_crop(crop, (y + x) % 2 == 1, scale, np.random.default_rng(seed))
         assert part.shape[:2] == inside.shape
         assert np.array_equal(part[..., 2] == 1, inside)
         assert np.array_equal(
@@ -163,4 +163,4 @@ def test_jitter_never_loses_the_foreground() -> None:
     mask = np.zeros((40, 40), bool)
     mask[0, 0] = True
     for seed in range(50):
-        assert crops.jitter(np.zeros((40, 40, 3), np.uint8), mask, 0.3, np.random.default_rng(seed))[1].any()
+        assert crops.random_crop(np.zeros((40, 40, 3), np.uint8), mask, 0.3, np.random.default_rng(seed))[1].any()
