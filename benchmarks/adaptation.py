@@ -23,7 +23,7 @@ from ovseg.core import crops, hashing, tables
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import from_environment
 from ovseg.engine.units import work_folder
-from ovseg.evaluation.mask_accuracy import measure
+from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards
 from ovseg.training.adapt import adapt
@@ -121,7 +121,7 @@ def _ground_truth(params: Params) -> Path:
 def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
     runtime = from_environment()
     clip = load_adapted(folder, runtime.devices[0])
-    return measure(
+    return measure_mask_accuracy(
         {"": clip},
         Path(params.heldout.images),
         Path(params.heldout.annotations),

@@ -1,4 +1,4 @@
-"""What the stages `finetune` and `prompt` share: train, then measure."""
+"""What the stages `finetune` and `prompt` share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from ovseg.core import tables
 from ovseg.core.params import Finetune, Params, Prompt
 from ovseg.engine.runtime import from_environment
-from ovseg.report.adaptation import write_adaptation
 from ovseg.training.adapt import Recipe, adapt
-from stages._run import is_first_rank, max_steps
+from stages._run import max_steps
 
 
 def run_adaptation(
     name: str, section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
 ) -> None:
-    """Write models/NAME and reports/NAME; `--max-steps N` on the command line stops this run after N steps.
+    """Write models/NAME; `--max-steps N` on the command line stops this run after N steps.
 
     Args:
         name: of the stage.
@@ -34,20 +33,6 @@ def run_adaptation(
     licence = tables.licence(shards, "samples") or params.propose.licence  # what the generator states comes first
     source = {"mask_source": ", ".join(sources), "mask_licence": licence}
     adapt(name, init, shards, out, runtime, recipe, source)
-    if is_first_rank():
-        write_adaptation(
-            init,
-            out,
-            Path(params.heldout.images),
-            Path(params.heldout.annotations),
-            Path("reports") / name,
-            device=runtime.devices[0],
-            batch_size=runtime.batch_size,
-            fill=params.crop.fill,
-            antialias=params.crop.antialias,
-            templates=params.heldout.templates,
-            limit=params.heldout.limit,
-        )
 
 
 def recipe_of(

@@ -6,7 +6,7 @@ from stages._run import run_training
 
 
 def main(params: Params) -> None:
-    """Read sections finetune and heldout, write models/finetune and reports/finetune."""
+    """Read section finetune, write models/finetune."""
     section = params.finetune
     run_adaptation("finetune", section, params, lr=section.lr, prompt_lr=None)
 

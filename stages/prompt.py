@@ -6,7 +6,7 @@ from stages._run import run_training
 
 
 def main(params: Params) -> None:
-    """Read sections prompt and heldout, write models/prompt and reports/prompt."""
+    """Read section prompt, write models/prompt."""
     section = params.prompt
     run_adaptation("prompt", section, params, lr=section.tower_lr, prompt_lr=section.lr, depth=section.depth)
 

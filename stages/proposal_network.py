@@ -5,15 +5,14 @@ from pathlib import Path
 
 from ovseg.core.params import Params
 from ovseg.engine.runtime import from_environment
-from ovseg.report.recall import write_recall
 from ovseg.training.proposal_network import ProposalNetworkRecipe, train_proposal_network
-from stages._run import is_first_rank, max_steps, run_training
+from stages._run import max_steps, run_training
 
 OUT = Path("models/proposal_network")
 
 
 def main(params: Params) -> None:
-    """Read sections proposal_network and heldout, write models/proposal_network and reports/proposal_network."""
+    """Read section proposal_network, write models/proposal_network."""
     runtime = replace(from_environment(), stop_after=max_steps())
     section = params.proposal_network
     recipe = section.model_dump(exclude={"init", "annotations", "licence"})
@@ -28,17 +27,6 @@ def main(params: Params) -> None:
         ProposalNetworkRecipe(**recipe),
         section.licence,
     )
-    if is_first_rank():
-        write_recall(
-            OUT,
-            Path(params.heldout.images),
-            Path(params.heldout.annotations),
-            Path("reports/proposal_network"),
-            device=runtime.devices[0],
-            mask_threshold=params.propose.mask_threshold,
-            max_proposals=params.propose.max_proposals,
-            limit=params.heldout.limit,
-        )
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def main(params: Params) -> None:
     found = figures(REPORTS, params.evaluate.benchmarks)
     benchmarks = found["benchmarks"]
     metrics |= {
-        name: json.loads((REPORTS / name / "metrics.json").read_text())
-        for name in ("proposal_network", "finetune", "prompt")
+        name: json.loads((REPORTS / "measure" / name / "metrics.json").read_text())
+        for name in ("proposal_network", "base", "finetune", "prompt")
     }
     metrics["benchmarks"] = trimmed(benchmarks)
     folder = Path(params.evaluate.folder)

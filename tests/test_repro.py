@@ -88,11 +88,13 @@ def _provenance(repo: Copy, model: str) -> list[str]:
 def test_the_default_finetunes_and_then_tunes_prompts_and_measures_both(repo: Copy) -> None:
     repo.dvc("repro")
     assert _provenance(repo, "prompt") == ["finetune", "prompt"]
-    finetuned = json.loads((repo.folder / "reports" / "finetune" / "metrics.json").read_text())
-    prompted = json.loads((repo.folder / "reports" / "prompt" / "metrics.json").read_text())
-    assert finetuned.keys() == {"init", "model"}
-    assert prompted.keys() == {"init", "model", "model_without_prompts"}
-    assert prompted["init"] == finetuned["model"]
+    measured = {
+        name: json.loads((repo.folder / "reports" / "measure" / name / "metrics.json").read_text())
+        for name in ("base", "finetune", "prompt")
+    }
+    assert measured["base"].keys() == measured["finetune"].keys() == {"model"}
+    prompted = measured["prompt"]
+    assert prompted.keys() == {"model", "model_without_prompts"}
     assert {"mask_accuracy_annotated", "mask_accuracy_not_annotated"} <= prompted["model"].keys()
 
 

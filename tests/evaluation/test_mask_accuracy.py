@@ -14,7 +14,7 @@ from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
 from ovseg.core import masks
 from ovseg.core.errors import OvsegError
-from ovseg.evaluation.mask_accuracy import accuracies, measure
+from ovseg.evaluation.mask_accuracy import accuracies, measure_mask_accuracy
 from tests.conftest import THINGS, Coco
 
 OPTIONS = {"fill": "mean", "antialias": True, "templates": "single", "batch_size": 5}
@@ -39,7 +39,7 @@ def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path
     from ovseg.core.vocabulary import embed
 
     clip = load_adapted(tiny_clip)
-    found = measure({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    found = measure_mask_accuracy({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
     truth = json.loads(coco.instances.read_text())
     names = [c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
     ids = [c["id"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
@@ -66,9 +66,9 @@ def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
     prompts = new_prompts(plain.model.visual, 1, 0) * 100  # type: ignore[arg-type]
     save_adapted(plain.model, model_config(f"local-dir:{tiny_clip}"), prompts, {}, tmp_path)
     clips = {"plain": plain, "prompted": load_adapted(tmp_path), "without": load_adapted(tmp_path, prompts=False)}
-    found = measure(clips, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    found = measure_mask_accuracy(clips, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert found["plain"] == found["without"]
-    alone = measure({"prompted": clips["prompted"]}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    alone = measure_mask_accuracy({"prompted": clips["prompted"]}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert found["prompted"] == alone["prompted"]
 
 
@@ -91,7 +91,7 @@ def test_a_bad_image_and_a_bad_mask_are_left_out(
         json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "star"}]})
     )
     caplog.set_level("INFO")
-    found = measure({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    found = measure_mask_accuracy({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
     assert found == {"mask_accuracy": 1.0, "mask_accuracy_mean": 1.0, "regions": 1.0}
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, tiny_clip: Path, co
     truth = json.loads(coco.instances.read_text())
     (tmp_path / "a.json").write_text(json.dumps({**truth, "categories": []}))
     with pytest.raises(OvsegError, match="names no categories"):
-        measure(clips, coco.images, tmp_path / "a.json", **OPTIONS)  # type: ignore[arg-type]
+        measure_mask_accuracy(clips, coco.images, tmp_path / "a.json", **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(OvsegError, match="no region of"):
-        measure(clips, tmp_path, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+        measure_mask_accuracy(clips, tmp_path, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert len(THINGS) == len(truth["categories"])

@@ -16,9 +16,8 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
 from ovseg.evaluation.proposal_recall import measure_recall, recalls
 from ovseg.proposals import Proposal, Source
-from ovseg.report.recall import write_recall
-from tests.conftest import Coco, Toys
-from tests.toys import QUERIES, noise
+from tests.conftest import Coco
+from tests.toys import noise
 
 W, H = 40, 30
 
@@ -123,30 +122,3 @@ def test_a_truth_of_which_nothing_can_be_read_is_refused(truth: Path, tmp_path: 
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(OvsegError, match=r"no mask of .*truth\.json can be read; are its images in .*elsewhere"):
         measure_recall(always(STAR), tmp_path / "elsewhere", truth)
-
-
-def test_the_report_on_a_network(toys: Toys, coco: Coco, tmp_path: Path) -> None:
-    import shutil
-
-    model = Path(shutil.copytree(toys.network, tmp_path / "model"))
-    (model / "training.tsv").write_text("step\tloss\tlearning_rate\n1\t2\t3\n")
-    write_recall(
-        model,
-        coco.images,
-        coco.instances,
-        tmp_path / "report",
-        device="cpu",
-        mask_threshold=0.5,
-        max_proposals=4,
-        limit=2,
-    )
-    found = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert found["proposals"] == 2 * min(4, QUERIES) and 0 <= found["ar"] <= found["recall_50"] <= 1
-    lines = (tmp_path / "report" / "recall.tsv").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines] == [
-        "masks",
-        "all, mean of IoU 0.5 to 0.95",
-        "all, IoU 0.5",
-        "all, IoU 0.75",
-    ]
-    assert (tmp_path / "report" / "training.tsv").read_text() == (model / "training.tsv").read_text()

@@ -29,6 +29,7 @@ ORDER = [
     "shards",
     "finetune",
     "prompt",
+    "measure",
     "calibrate",
     "evaluate",
     "report",

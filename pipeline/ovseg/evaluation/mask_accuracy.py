@@ -1,14 +1,13 @@
-"""Mask accuracy: does CLIP name annotated masks? The cheap measure of an adaptation; no proposals are involved.
+"""Mask accuracy: the fraction of annotated masks whose class CLIP recognizes. The cheap measure of an adaptation.
 
-Shapes: B regions of a batch, S input side, K classes, D joint width.
+No proposals are involved. Shapes: B regions of a batch, N regions in all, S CLIP's input side, K classes, D joint width.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,26 +24,21 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import safe_path
 from ovseg.core.vocabulary import Templates, embed
 from ovseg.datasets.coco import open_coco
-from ovseg.datasets.store import Record, Store
+from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
+from ovseg.proposals import Source
 from ovseg.proposals.annotated import ground_truth
 
-log = logging.getLogger("ovseg")
+IntArray = NDArray[np.int64]
+
+Region = tuple[Tensor, Tensor, int]
+"""An annotated mask as CLIP sees it: crop uint8 `[3, S, S]`, mask bool `[S, S]`, class number."""
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Some annotated masks: `crop` uint8 `[B, 3, S, S]`, `mask` bool `[B, S, S]`, `label` int64 `[B]`."""
-
-    crop: Tensor
-    mask: Tensor
-    label: NDArray[np.int64]
-
-
-def measure(
+def measure_mask_accuracy(
     clips: Mapping[str, Clip],
     images: Path,
-    truth: Path,
+    annotations: Path,
     *,
     fill: crops.Fill,
     antialias: bool,
@@ -52,126 +46,100 @@ def measure(
     batch_size: int,
     limit: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
+    """Measure the mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
 
     Args:
-        clips: by name.
-        images: folder of the images.
-        truth: COCO instances or panoptic JSON; categories may say whether they are "annotated" (known in training).
-        fill, antialias: of the crop recipe; fill "keep" shows unmasked crops.
-        templates: of the class names.
-        batch_size: regions in one forward pass.
-        limit: only the first that many images.
+        clips: the CLIPs by name.
+        images: the folder of the images.
+        annotations: COCO instances or panoptic JSON; its categories may state whether they are "annotated", that is,
+            known in training.
+        fill: the background of the crops; "keep" shows unmasked crops.
+        antialias: whether crops are resized with antialiasing.
+        templates: the templates of the class names.
+        batch_size: B, the number of regions in one forward pass.
+        limit: the number of images to read, from the first on; None for all.
 
     Returns:
-        for each CLIP, see `accuracies`, and "regions", how many there were.
+        for each CLIP the fractions of `accuracies`, and "regions", N.
 
     Raises:
-        OvsegError: not a COCO file with categories; no region can be read.
+        OvsegError: `annotations` is not a COCO file with categories, or none of its regions can be read.
     """
     first = next(iter(clips.values()))
+    predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
+    gt: list[IntArray] = []
+    dropped: Counter[str] = Counter()
     with TemporaryDirectory() as scratch:
-        store = open_coco(truth, Path(scratch) / f"{truth.stem}.sqlite")  # the one that `ground_truth` reads
+        # the same streamed copy that `ground_truth` reads
+        store = open_coco(annotations, Path(scratch) / f"{annotations.stem}.sqlite")
         categories = [record for _, record in sorted(store.categories().items())]
         names = [str(record["name"]) for record in categories]
         if not names:
-            raise OvsegError(f"{truth} names no categories; mask accuracy needs a COCO file with class names")
-        texts = embed(names, first.encode_texts, templates, batch_size)
+            raise OvsegError(f"{annotations} names no categories; mask accuracy needs a COCO file with class names")
+        source = ground_truth(annotations, Path(scratch), labels=True)
         colour = crops.fill_colour(fill, first.mean.tolist())
-        dropped: Counter[str] = Counter()
-        regions = _regions(store, truth, images, Path(scratch), names, first.size, colour, antialias, limit, dropped)
-        labels: list[NDArray[np.int64]] = []
-        found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in clips}
-        for batch in _batched(regions, batch_size):
-            labels.append(batch.label)
+        cut = partial(crops.crop_region, size=first.size, colour=colour, antialias=antialias)
+        numbers = {name: i for i, name in enumerate(names)}
+        regions = _regions(list(islice(store.images(), limit)), images, source, numbers, cut, dropped)
+        texts = embed(names, first.encode_texts, templates, batch_size)
+        while batch := list(islice(regions, batch_size)):
+            stacked = torch.stack([crop for crop, _, _ in batch]), torch.stack([mask for _, mask, _ in batch])
+            gt.append(np.array([number for _, _, number in batch]))
             for name, clip in clips.items():
-                found[name].append((clip.encode_crops(batch.crop, batch.mask) @ texts.T).argmax(1).numpy())
-    if not labels:
-        raise OvsegError(f"no region of {truth} can be read; dropped {dict(dropped)}")
-    label = np.concatenate(labels)
-    annotated = np.array([bool(c.get("annotated")) for c in categories]) if _flagged(categories) else None
+                predictions[name].append((clip.encode_crops(*stacked) @ texts.T).argmax(1).numpy())
+    if not gt:
+        raise OvsegError(
+            f"no region of {annotations} can be read; dropped {dict(dropped)}. Are its images in {images}?"
+        )
+    labels = np.concatenate(gt)
+    stated = any("annotated" in record for record in categories)
+    annotated = np.array([bool(record.get("annotated")) for record in categories]) if stated else None
     return {
-        name: accuracies(label, np.concatenate(guesses), len(names), annotated) | {"regions": float(len(label))}
-        for name, guesses in found.items()
+        name: accuracies(labels, np.concatenate(batches), len(names), annotated) | {"regions": float(len(labels))}
+        for name, batches in predictions.items()
     }
 
 
 def accuracies(
-    label: NDArray[np.int64], guess: NDArray[np.int64], classes: int, annotated: NDArray[np.bool_] | None = None
+    gt: IntArray, pred: IntArray, classes: int, annotated: NDArray[np.bool_] | None = None
 ) -> dict[str, float]:
-    """Shares in [0, 1] of regions that are named rightly.
+    """Compute fractions in [0, 1] of the regions whose class is predicted.
 
     Args:
-        label, guess: int `[N]`, class numbers.
+        gt: the annotated class numbers, int `[N]`.
+        pred: the predicted class numbers, int `[N]`.
         classes: K.
-        annotated: bool `[K]`; None if that is not known.
+        annotated: which classes are known in training, bool `[K]`; None if that is not known.
 
     Returns:
-        "mask_accuracy" over all regions, "mask_accuracy_mean" the mean over the classes that occur; and both once more
-        for annotated and for not annotated classes. What has no region is left out.
+        "mask_accuracy", the fraction of all regions, and "mask_accuracy_mean", the mean of the fractions of the classes
+        that occur; the same with the suffixes "_annotated" and "_not_annotated" over these classes alone. A group of
+        classes without a region is left out.
     """
-    right = np.bincount(label[label == guess], minlength=classes)
-    number = np.bincount(label, minlength=classes)
-    every = {"": np.ones(classes, bool)}
+    correct = np.bincount(gt[gt == pred], minlength=classes)
+    regions = np.bincount(gt, minlength=classes)
+    groups = {"": np.ones(classes, bool)}
     if annotated is not None:
-        every |= {"_annotated": annotated, "_not_annotated": ~annotated}
-    shares = {}
-    for suffix, chosen in every.items():
-        there = chosen & (number > 0)
-        if there.any():
-            shares[f"mask_accuracy{suffix}"] = float(right[there].sum() / number[there].sum())
-            shares[f"mask_accuracy_mean{suffix}"] = float((right[there] / number[there]).mean())
-    return shares
+        groups |= {"_annotated": annotated, "_not_annotated": ~annotated}
+    fractions = {}
+    for suffix, group in groups.items():
+        occurring = group & (regions > 0)
+        if occurring.any():
+            fractions[f"mask_accuracy{suffix}"] = float(correct[occurring].sum() / regions[occurring].sum())
+            fractions[f"mask_accuracy_mean{suffix}"] = float((correct[occurring] / regions[occurring]).mean())
+    return fractions
 
 
-def _flagged(categories: list[Record]) -> bool:
-    return any("annotated" in record for record in categories)
+def find_image(images: Path, record: Record) -> ImageRecord:
+    """Find the image file of a COCO record.
 
-
-Region = tuple[Tensor, Tensor, int]
-
-
-def _regions(
-    store: Store,
-    truth: Path,
-    images: Path,
-    scratch: Path,
-    names: list[str],
-    size: int,
-    colour: NDArray[np.uint8] | None,
-    antialias: bool,
-    limit: int | None,
-    dropped: Counter[str],
-) -> Iterator[Region]:
-    """Crop, mask and class number of each annotated mask; those that cannot be read are counted by reason."""
-    source = ground_truth(truth, scratch, labels=True)
-    number = {name: i for i, name in enumerate(names)}
-    records = list(islice(store.images(), limit))
-    with Progress("mask accuracy", len(records), "images") as progress:
-        for record in records:
-            counts: Counter[str] = Counter(regions=0)
-            try:
-                image = open_image(images, record)
-                for proposal in source(image):
-                    if isinstance(proposal, BadItem):
-                        counts[f"dropped.{proposal.reason}"] += 1
-                    elif proposal.label in number:
-                        mask = masks.decode(proposal.rle, image.height, image.width)
-                        box = masks.box(proposal.rle, image.height, image.width)
-                        crop, inside = crops.crop_region(image.pixels, mask, box, size, colour, antialias)
-                        counts["regions"] += 1
-                        yield crop, inside, number[proposal.label]
-            except BadItem as problem:  # the image itself
-                counts[f"dropped.{problem.reason}"] += 1
-            dropped.update(counts)
-            progress.add(counts)
-
-
-def open_image(images: Path, record: Record) -> ImageRecord:
-    """The image of a COCO record.
+    Args:
+        images: the folder of the images.
+        record: an entry of the JSON's "images".
 
     Raises:
-        BadItem: `no_size`, `missing` or `unsafe_path`.
+        BadItem: the record states no size (`no_size`), its file is missing (`missing`) or outside of the folder
+            (`unsafe_path`).
     """
     name, width, height = (record.get(key) for key in ("file_name", "width", "height"))
     if not isinstance(width, int) or not isinstance(height, int):
@@ -182,7 +150,30 @@ def open_image(images: Path, record: Record) -> ImageRecord:
     return ImageRecord(images, int(record["id"]), str(name), 0, path.stat().st_size, width, height)
 
 
-def _batched(regions: Iterator[Region], size: int) -> Iterator[Regions]:
-    while some := list(islice(regions, size)):
-        crop, mask, label = zip(*some, strict=True)
-        yield Regions(torch.stack(crop), torch.stack(mask), np.array(label))
+def _regions(
+    records: list[Record],
+    images: Path,
+    source: Source,
+    numbers: dict[str, int],
+    cut: Callable[..., tuple[Tensor, Tensor]],
+    dropped: Counter[str],
+) -> Iterator[Region]:
+    """The regions of all images; what cannot be read is counted in `dropped` by its reason."""
+    with Progress("mask accuracy", len(records), "images") as progress:
+        for record in records:
+            counts: Counter[str] = Counter(regions=0)
+            try:
+                image = find_image(images, record)
+                for proposal in source(image):
+                    if isinstance(proposal, BadItem):
+                        counts[f"dropped.{proposal.reason}"] += 1
+                    elif proposal.label in numbers:
+                        mask = masks.decode(proposal.rle, image.height, image.width)
+                        box = masks.box(proposal.rle, image.height, image.width)
+                        crop, inside = cut(image.pixels, mask, box)
+                        counts["regions"] += 1
+                        yield crop, inside, numbers[proposal.label]
+            except BadItem as problem:  # of the image itself
+                counts[f"dropped.{problem.reason}"] += 1
+            dropped.update(counts)
+            progress.add(counts)

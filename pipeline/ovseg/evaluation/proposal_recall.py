@@ -1,4 +1,7 @@
-"""Average recall of proposals against true masks: what the proposal network is worth, apart from any names."""
+"""Average recall of proposals against annotated masks: the quality of the proposal network apart from any class names.
+
+Shapes: N annotated masks, one for each class in each image.
+"""
 
 from __future__ import annotations
 
@@ -12,89 +15,81 @@ from numpy.typing import NDArray
 
 from ovseg.core import masks
 from ovseg.core.errors import BadItem, OvsegError
-from ovseg.core.image_records import ImageRecord
 from ovseg.datasets.coco import open_coco
 from ovseg.engine.progress import Progress
-from ovseg.evaluation.mask_accuracy import open_image
+from ovseg.evaluation.mask_accuracy import find_image
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.annotated import ground_truth
+from ovseg.proposals.annotated import ground_truth, masks_by_label
 
-LIMITS = np.arange(0.5, 1.0, 0.05)  # of IoU, as COCO's
+IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # COCO's
 
 
-def measure_recall(source: Source, images: Path, truth: Path, limit: int | None = None) -> dict[str, float]:
-    """Recall of a source's proposals. What a network is taught is one mask for each class in sight, so true masks of a
-    class are taken together.
+def measure_recall(source: Source, images: Path, annotations: Path, limit: int | None = None) -> dict[str, float]:
+    """Measure the recall of a source of proposals.
+
+    The proposal network is trained on one mask for each class in an image, so the annotated masks of a class are united.
 
     Args:
-        source: of proposals.
-        images: folder of the images.
-        truth: COCO instances or panoptic JSON; categories may say whether they are "annotated" (known in training).
-        limit: only the first that many images.
+        source: the source of proposals.
+        images: the folder of the images.
+        annotations: COCO instances or panoptic JSON; its categories may state whether they are "annotated", that is,
+            known in training.
+        limit: the number of images to read, from the first on; None for all.
 
     Returns:
-        see `recalls`; "masks" and "proposals", how many there were.
+        the fractions of `recalls`; "masks" and "proposals", the numbers of both.
 
     Raises:
-        OvsegError: no true mask can be read.
+        OvsegError: no annotated mask can be read.
     """
-    best: list[tuple[str, float]] = []
-    number = 0
+    best_ious: list[float] = []
+    labels: list[str] = []
+    proposals = 0
     with TemporaryDirectory() as scratch:
-        store = open_coco(truth, Path(scratch) / f"{truth.stem}.sqlite")
-        annotated = {str(c["name"]): c.get("annotated") for c in store.categories().values()}
-        labelled = ground_truth(truth, Path(scratch), labels=True)
+        store = open_coco(annotations, Path(scratch) / f"{annotations.stem}.sqlite")
+        annotated = {str(record["name"]): record.get("annotated") for record in store.categories().values()}
+        gt_source = ground_truth(annotations, Path(scratch), labels=True)
         records = list(islice(store.images(), limit))
         with Progress("proposal recall", len(records), "images") as progress:
             for record in records:
                 counts: Counter[str] = Counter(masks=0)
                 try:
-                    image = open_image(images, record)
-                    true = _by_class(labelled, image)
-                    found = [item.rle for item in source(image) if isinstance(item, Proposal)]
-                    overlap = masks.iou_matrix(list(true.values()), image.height, image.width, found)
-                    best += zip(true, overlap.max(1, initial=0.0).tolist(), strict=True)
-                    number += len(found)
-                    counts["masks"] += len(true)
+                    image = find_image(images, record)
+                    gt = {label: masks.encode(mask) for label, mask in masks_by_label(gt_source, image).items()}
+                    rles = [item.rle for item in source(image) if isinstance(item, Proposal)]
+                    ious = masks.iou_matrix(list(gt.values()), image.height, image.width, rles)
+                    best_ious += ious.max(1, initial=0.0).tolist()
+                    labels += gt
+                    proposals += len(rles)
+                    counts["masks"] += len(gt)
                 except BadItem as problem:
                     counts[f"dropped.{problem.reason}"] += 1
                 progress.add(counts)
-    if not best:
-        raise OvsegError(f"no mask of {truth} can be read; are its images in {images}?")
-    overlaps = np.array([value for _, value in best])
-    flags = [annotated[label] for label, _ in best]
+    if not labels:
+        raise OvsegError(f"no mask of {annotations} can be read; are its images in {images}?")
+    flags = [annotated[label] for label in labels]
     known = None if all(flag is None for flag in flags) else np.array(flags, bool)
-    return recalls(overlaps, known) | {"masks": float(len(best)), "proposals": float(number)}
+    return recalls(np.array(best_ious), known) | {"masks": float(len(labels)), "proposals": float(proposals)}
 
 
-def recalls(overlaps: NDArray[np.float64], annotated: NDArray[np.bool_] | None = None) -> dict[str, float]:
-    """Recall from the best overlap of each true mask.
+def recalls(best_ious: NDArray[np.float64], annotated: NDArray[np.bool_] | None = None) -> dict[str, float]:
+    """Compute recalls from the best IoU of each annotated mask.
 
     Args:
-        overlaps: IoU with the best proposal, float `[N]` in [0, 1].
-        annotated: bool `[N]`; None if that is not known.
+        best_ious: the IoU with the best proposal, float `[N]` in [0, 1].
+        annotated: whether the mask's class is known in training, bool `[N]`; None if that is not known.
 
     Returns:
-        "ar", mean of the recalls at IoU 0.5, 0.55, ... 0.95; "recall_50" and "recall_75"; the same with the suffixes
-        "_annotated" and "_not_annotated". In [0, 1].
+        "ar", the mean of the recalls at IoU 0.5, 0.55, ... 0.95; "recall_50" and "recall_75"; the same with the suffixes
+        "_annotated" and "_not_annotated" over these masks alone. All are in [0, 1].
     """
-    every = {"": np.ones(len(overlaps), bool)}
+    groups = {"": np.ones(len(best_ious), bool)}
     if annotated is not None:
-        every |= {"_annotated": annotated, "_not_annotated": ~annotated}
-    found: dict[str, float] = {}
-    for suffix, chosen in every.items():
-        if chosen.any():
-            share = {f"{limit:.2f}": float((overlaps[chosen] >= limit - 1e-9).mean()) for limit in LIMITS}
-            found |= {f"ar{suffix}": float(np.mean(list(share.values())))}
-            found |= {f"recall_50{suffix}": share["0.50"], f"recall_75{suffix}": share["0.75"]}
-    return found
-
-
-def _by_class(labelled: Source, image: ImageRecord) -> dict[str, bytes]:
-    height, width = image.height, image.width
-    found: dict[str, masks.MaskArray] = {}
-    for item in labelled(image):
-        if isinstance(item, Proposal) and item.label is not None:
-            mask = masks.decode(item.rle, height, width)
-            found[item.label] = found[item.label] | mask if item.label in found else mask
-    return {label: masks.encode(mask) for label, mask in found.items()}
+        groups |= {"_annotated": annotated, "_not_annotated": ~annotated}
+    fractions: dict[str, float] = {}
+    for suffix, group in groups.items():
+        if group.any():
+            at = {f"{iou:.2f}": float((best_ious[group] >= iou - 1e-9).mean()) for iou in IOU_THRESHOLDS}
+            fractions |= {f"ar{suffix}": float(np.mean(list(at.values())))}
+            fractions |= {f"recall_50{suffix}": at["0.50"], f"recall_75{suffix}": at["0.75"]}
+    return fractions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_image, decode_labels, safe_path
+from ovseg.core.masks import MaskArray
 from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco, open_results
 from ovseg.datasets.store import Record, Store
@@ -53,6 +54,28 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
                 yield _instance(record, image, names if labels else {})
 
     return source
+
+
+def masks_by_label(source: Source, image: ImageRecord, labels: Container[str] | None = None) -> dict[str, MaskArray]:
+    """The union of an image's annotated masks for each class.
+
+    Args:
+        source: annotated masks with labels, see `ground_truth`.
+        image: the image.
+        labels: the class names that count; None for all.
+
+    Returns:
+        a boolean mask `[H, W]` for each class name, in the order of their first masks.
+
+    Raises:
+        BadItem: the masks of the image cannot be read.
+    """
+    unions: dict[str, MaskArray] = {}
+    for item in source(image):
+        if isinstance(item, Proposal) and item.label is not None and (labels is None or item.label in labels):
+            mask = masks.decode(item.rle, image.height, image.width)
+            unions[item.label] = unions[item.label] | mask if item.label in unions else mask
+    return unions
 
 
 def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:

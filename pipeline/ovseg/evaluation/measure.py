@@ -1,0 +1,172 @@
+"""Measuring one trained model on held-out annotated masks; the stage `measure` runs it for each model.
+
+The folder of a measurement (reports/measure/NAME) holds:
+
+    metrics.json        for a CLIP: {"model": scores}, and {"model_without_prompts": scores} where it has mask prompts; the
+                        scores are "regions" (how many) and the fractions of `mask_accuracy.accuracies`
+                        for the proposal network: one flat dict, see `proposal_recall.measure_recall`
+    mask_accuracy.tsv   of a CLIP: a row for each bar of `dvc plots`: clip, nouns, mask_accuracy
+    recall.tsv          of the proposal network: a row for each bar: masks, recall
+    training.tsv        the curves of the training that made the model, copied from its folder; absent where none did
+    step.json           the manifest of the folder: fingerprint, counts, sha256 of each file
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from ovseg.clip.adapted import load_adapted
+from ovseg.core import crops, hashing
+from ovseg.core.files import write_tsv
+from ovseg.core.vocabulary import Templates
+from ovseg.engine.runtime import Runtime
+from ovseg.engine.units import Counts, Scratch, Task, commit, published
+from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
+from ovseg.evaluation.proposal_recall import measure_recall
+from ovseg.proposals.proposal_network import proposal_network_source
+from ovseg.training.loop import CURVES
+
+log = logging.getLogger("ovseg")
+
+UNIT = "measurement"
+GROUPS = {"": "all", "_annotated": "annotated", "_not_annotated": "not annotated"}
+RECALLS = {"ar": "mean of IoU 0.5 to 0.95", "recall_50": "IoU 0.5", "recall_75": "IoU 0.75"}
+
+
+def measure_clip(
+    model: Path,
+    images: Path,
+    annotations: Path,
+    out: Path,
+    runtime: Runtime,
+    *,
+    fill: crops.Fill,
+    antialias: bool,
+    templates: Templates,
+    limit: int | None,
+) -> None:
+    """Measure the mask accuracy of a CLIP with and without its mask prompts, and write the folder of this module.
+
+    Args:
+        model: the folder of the CLIP.
+        images: the folder of the held-out images.
+        annotations: COCO instances or panoptic JSON of these images.
+        out: the folder to write.
+        runtime: device, batch size, scratch folder.
+        fill: the background of the crops.
+        antialias: whether crops are resized with antialiasing.
+        templates: the templates of the class names.
+        limit: the number of images to measure, from the first on; None for all.
+
+    Raises:
+        OvsegError: the model or the annotations cannot be used; `out` holds something else.
+    """
+
+    def write(_: str, folder: Path) -> Counts:
+        clip = load_adapted(model, runtime.devices[0])
+        clips = {"model": clip}
+        if clip.prompts is not None:
+            clips["model_without_prompts"] = load_adapted(model, runtime.devices[0], prompts=False)
+        scores = measure_mask_accuracy(
+            clips,
+            images,
+            annotations,
+            fill=fill,
+            antialias=antialias,
+            templates=templates,
+            batch_size=runtime.batch_size,
+            limit=limit,
+        )
+        _write_metrics(folder, model, scores)
+        rows = [
+            (f"{model.name}{variant.removeprefix('model').replace('_', ' ')}, {group}", group, f"{value:.4f}")
+            for variant, fractions in scores.items()
+            for suffix, group in GROUPS.items()
+            if (value := fractions.get(f"mask_accuracy{suffix}")) is not None
+        ]
+        write_tsv(folder / "mask_accuracy.tsv", ("clip", "nouns", "mask_accuracy"), rows)
+        return {"regions": int(scores["model"]["regions"])}
+
+    key = _key(model, images, annotations, fill=fill, antialias=antialias, templates=templates, limit=limit)
+    _publish(model.name, key, write, out, runtime)
+
+
+def measure_proposal_network(
+    model: Path,
+    images: Path,
+    annotations: Path,
+    out: Path,
+    runtime: Runtime,
+    *,
+    mask_threshold: float,
+    max_proposals: int,
+    limit: int | None,
+) -> None:
+    """Measure the average recall of a proposal network, and write the folder of this module.
+
+    Args:
+        model: the folder of the network.
+        images: the folder of the held-out images.
+        annotations: COCO instances or panoptic JSON of these images.
+        out: the folder to write.
+        runtime: device, scratch folder.
+        mask_threshold: a pixel belongs to a mask if its probability is above it, in (0, 1).
+        max_proposals: the number of proposals of an image, those with the best scores.
+        limit: the number of images to measure, from the first on; None for all.
+
+    Raises:
+        OvsegError: the model or the annotations cannot be used; `out` holds something else.
+    """
+
+    def write(_: str, folder: Path) -> Counts:
+        source = proposal_network_source(model, mask_threshold, max_proposals, runtime.devices[0])
+        scores = measure_recall(source, images, annotations, limit)
+        _write_metrics(folder, model, scores)
+        rows = [
+            (f"{group}, {description}", f"{scores[measure + suffix]:.4f}")
+            for suffix, group in GROUPS.items()
+            for measure, description in RECALLS.items()
+            if measure + suffix in scores
+        ]
+        write_tsv(folder / "recall.tsv", ("masks", "recall"), rows)
+        return {"masks": int(scores["masks"]), "proposals": int(scores["proposals"])}
+
+    key = _key(model, images, annotations, mask_threshold=mask_threshold, max_proposals=max_proposals, limit=limit)
+    _publish(model.name, key, write, out, runtime)
+
+
+def _key(model: Path, images: Path, annotations: Path, **parameters: object) -> str:
+    maps = annotations.with_suffix("")  # the PNGs of a panoptic JSON
+    return hashing.fingerprint(
+        step="measure",
+        model=hashing.sha256_path(model),
+        images=hashing.sha256_path(images),
+        annotations=hashing.sha256_path(annotations),
+        maps=hashing.sha256_path(maps) if maps.is_dir() else None,
+        **parameters,
+    )
+
+
+def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> None:
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    if (model / CURVES).is_file():
+        shutil.copyfile(model / CURVES, folder / CURVES)
+
+
+def _publish(name: str, key: str, write: Task, out: Path, runtime: Runtime) -> None:
+    """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
+    step = f"measure-{name}"
+    if not runtime.fresh and published(out, key) is not None:
+        log.info("%s: done before -> %s", step, out)
+        return
+    scratch = Scratch(runtime.work, step, key, runtime.fresh)
+    try:
+        counts = scratch.counts(UNIT)
+        scratch.publish([UNIT], out, commit(scratch.folder, UNIT, write) if counts is None else counts)
+        log.info("%s -> %s", step, out)
+    finally:
+        scratch.close()

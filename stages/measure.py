@@ -1,0 +1,43 @@
+"""Stage `measure`: one trained model, its name on the command line; DVC runs it for each."""
+
+import sys
+from pathlib import Path
+
+from ovseg.core.params import Params
+from ovseg.engine.runtime import from_environment
+from ovseg.evaluation.measure import measure_clip, measure_proposal_network
+from stages._run import run_stage
+
+
+def main(params: Params) -> None:
+    """Read section heldout and models/NAME, write reports/measure/NAME."""
+    name, runtime = sys.argv[1], from_environment()
+    model, out = Path("models") / name, Path("reports/measure") / name
+    images, annotations = Path(params.heldout.images), Path(params.heldout.annotations)
+    if name == "proposal_network":
+        measure_proposal_network(
+            model,
+            images,
+            annotations,
+            out,
+            runtime,
+            mask_threshold=params.propose.mask_threshold,
+            max_proposals=params.propose.max_proposals,
+            limit=params.heldout.limit,
+        )
+    else:
+        measure_clip(
+            model,
+            images,
+            annotations,
+            out,
+            runtime,
+            fill=params.crop.fill,
+            antialias=params.crop.antialias,
+            templates=params.heldout.templates,
+            limit=params.heldout.limit,
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)
