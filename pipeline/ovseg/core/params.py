@@ -1,374 +1,202 @@
-"""A typed, strict view of params.yaml: an unknown key, a wrong type or a value out of range is an error that names it.
+"""A typed, strict view of params.yaml: one section for each step, with the step's name, and some that steps share.
 
-One section for each stage, with the stage's name, and some that stages share.
+An unknown key, a missing key, a wrong type or a value out of range is an error that names the key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ovseg.core import options
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import FilePath, Options
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+S = TypeVar("S", bound=BaseModel)
 
 
-class Demo(_Section):
-    """The drawn data set (data/demo/dvc.yaml)."""
+class WatchedPaths(Options):
+    """The files that DVC watches, to see that a data set has changed; they stand for the paths of other sections.
 
-    seed: Annotated[int, Field(ge=0)]
-    train: Count
-    """images for mining"""
-    val: Count
-    """images for choosing thresholds and weights"""
-    benchmark: Count
-    """images for the benchmarks"""
+    Each is such a path itself, a folder that holds it, or, for a published data set, the manifest of the part that holds it:
+    `data/coco/manifests/train2017.tsv` stands for `data/coco/train2017`.
+    """
 
-
-class Data(_Section):
-    """What DVC follows to see that a data set has changed: the manifests that data/<dataset>/dvc.yaml makes, or the data."""
-
-    images: str
-    """of what is mined"""
-    captions: str
-    """of these images"""
-    annotated: str
-    """proposal_network.annotations and propose.annotations"""
-    masks: str
-    """propose.path, heldout.annotations and report.annotations"""
-    heldout: str
-    """held-out images"""
+    images: FilePath
+    """What stands for `index.images`."""
+    captions: FilePath
+    """What stands for `index.captions`."""
+    annotated: FilePath
+    """What stands for `proposal_network.annotations` and `propose.annotations`."""
+    masks: FilePath
+    """What stands for `propose.path` and `report.annotations`."""
+    heldout: FilePath
+    """What stands for `heldout.images`; `heldout.annotations` are of `masks` or of this."""
 
 
-class Clip(_Section):
-    """The base CLIP, copied into models/base."""
-
-    model: str
-    """a name of open_clip, local-dir:FOLDER or hf-hub:OWNER/NAME"""
-    pretrained: str | None
-    """for a name: a tag of open_clip, a weights file, or "random" """
-    licence: str | None
-    """of the weights, for the model card"""
-
-
-class Crop(_Section):
-    """THE crop recipe, shared by mining, training and inference."""
-
-    fill: Literal["mean", "zero", "keep"]
-    """background: CLIP's mean colour, black, or left as it is"""
-    antialias: bool
-    """false is the reference's bicubic"""
+WATCHED_BY = {
+    "index.images": ("images",),
+    "index.captions": ("captions",),
+    "proposal_network.annotations": ("annotated",),
+    "propose.path": ("annotated", "masks"),
+    "propose.annotations": ("annotated", "masks"),
+    "heldout.images": ("heldout",),
+    "heldout.annotations": ("masks", "heldout"),
+    "report.annotations": ("masks",),
+}
+"""For each path that a stage reads, the keys of section `data` that this stage has as `deps` in dvc.yaml."""
 
 
-class Index(_Section):
-    """What is mined."""
+class Params(Options):
+    """The whole of params.yaml.
 
-    images: str
-    """folder of the images, or of WebDataset shards"""
-    captions: str
-    """COCO captions JSON, or the folder of the shards again"""
-    limit: Count | None
-    """only the first that many images"""
+    A data set with a folder data/NAME may have a section NAME of its own: it is kept, but checked only by `read_section`.
+    """
 
+    model_config = ConfigDict(extra="allow")
 
-class Nouns(_Section):
-    """Which words of a caption."""
-
-    model: str
-    """an installed spaCy pipeline, or a folder"""
-    unit: Literal["token", "chunk"]
-    """every noun by itself, or compounds kept together"""
-    captions_per_image: Literal[1, "all"]
-    """1 is the lowest caption id"""
-    stop_list: str
-    """nouns that name nothing to be seen, one a line"""
-
-
-class ProposalNetwork(_Section):
-    """The proposal network: MaskFormer with a text classifier, trained on the closed vocabulary (paper A.1)."""
-
-    init: str | None
-    """folder of a trained one to begin with"""
-    backbone: str
-    """a name of timm, or a checkpoint of transformers"""
-    pretrained: bool
-    """begin with the backbone's own weights"""
-    annotations: str
-    """masks with class names: COCO JSON, or a folder of pixel maps with its classes.json"""
-    classes: str | None
-    """class table of annotations that are maps: a name (cocostuff, cocostuff156, ...) or a file; null for JSON"""
-    licence: str | None
-    """of those annotations"""
-    num_queries: Count
-    hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)]
-    decoder_layers: Count
-    """of the transformer decoder"""
-    dropout: Share
-    text_proj_dim: Count
-    """width of the text classifier's hidden layer"""
-    templates: Literal["none", "single", "vild"]
-    steps: Annotated[int, Field(ge=0)]
-    """0 passes init through"""
-    batch_size: Count
-    crop_size: Annotated[int, Field(ge=64)]
-    """pixels"""
-    min_scale: Annotated[float, Field(gt=0)]
-    """least short side before cropping, as a share of crop"""
-    max_scale: Annotated[float, Field(gt=0)]
-    color_jitter: bool
-    """change colours at random"""
-    short_side: Annotated[int, Field(ge=64)]
-    """images are resized to it when the network is used"""
-    long_side: Count
-    lr: Annotated[float, Field(gt=0)]
-    backbone_lr_multiplier: Annotated[float, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup_steps: Annotated[int, Field(ge=0)]
-    clip_norm: Annotated[float, Field(gt=0)]
-    precision: Literal["fp32", "bf16"]
-    seed: Annotated[int, Field(ge=0)]
-
-
-class Propose(_Section):
-    """Which masks of an image."""
-
-    source: Literal["proposal_network", "ground_truth", "precomputed", "maskformer", "sam2"]
-    path: str
-    """masks of ground_truth and precomputed"""
-    model: str | None
-    """checkpoint of maskformer or sam2: a folder, or a name on the Hub"""
-    annotations: str
-    """annotated masks with class names, for select.annotated_fraction"""
-    mask_threshold: Annotated[float, Field(gt=0, lt=1)]
-    """soft masks are cut here"""
-    max_proposals: Count
-    """per image, best first"""
-    licence: str | None
-    """of the masks, annotated ones included, for the model card"""
-
-
-class Score(_Section):
-    """How nouns and masks are compared."""
-
-    templates: Literal["none", "single", "vild"]
-    top_k: Count
-    """proposals kept for each noun"""
-    duplicate_iou: Annotated[float, Field(gt=0, le=1)]
-    """masks that overlap more are encoded once; 1 is off"""
-    precision: Literal["fp32", "bf16"]
-
-
-class Select(_Section):
-    """Which candidates become pairs."""
-
-    rule: Literal["best", "one_to_one"]
-    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None
-    min_margin: Annotated[float, Field(ge=0, le=2)] | None
-    min_area: Count
-    """pixels"""
-    max_per_noun: Count | None
-    annotated_fraction: Share
-    """of annotated masks among all pairs"""
-    seed: Annotated[int, Field(ge=0)]
-
-
-class Shards(_Section):
-    """How pairs are stored."""
-
-    samples_per_shard: Count
-    min_shards: Count
-    background: Literal["mean", "zero", "keep"]
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-
-
-class _Training(_Section):
-    epochs: Annotated[int, Field(ge=0)]
-    """over all samples; 0 passes the model through"""
-    max_steps: Annotated[int, Field(ge=0)] | None
-    """at most that many, the schedule included"""
-    batch_size: Count
-    """pairs of the global batch, over all processes"""
-    weight_decay: Annotated[float, Field(ge=0)]
-    """of the image tower's matrices"""
-    warmup_steps: Annotated[int, Field(ge=0)]
-    loss: Literal["multi_positive", "info_nce"]
-    """pairs of the same noun are all right, or the paper's"""
-    templates: Literal["none", "single", "vild", "random-per-step"]
-    logit_scale: Literal["train", "fixed"]
-    crop_scale: Annotated[float, Field(gt=0, le=1)]
-    """share of a crop that is seen, at least about; 1 is all of it"""
-    precision: Literal["fp32", "bf16"]
-    seed: Annotated[int, Field(ge=0)]
-
-
-class Finetune(_Training):
-    """CLIP's image tower on the mined pairs (paper 3.2)."""
-
-    init: Literal["base", "prompt"]
-    """of models/; prompt: with its mask prompts fixed"""
-    lr: Annotated[float, Field(gt=0)]
-
-
-class Prompt(_Training):
-    """Mask prompts (paper 3.3)."""
-
-    init: Literal["base", "finetune"]
-    """of models/"""
-    lr: Annotated[float, Field(gt=0)]
-    """of the prompts"""
-    tower_lr: Annotated[float, Field(gt=0)] | None
-    """of the image tower, to train both at once; null leaves it frozen"""
-    depth: Count
-    """layers that prompts go into"""
-
-
-class Heldout(_Section):
-    """Annotated masks that nothing is trained on: mask accuracy."""
-
-    images: str
-    annotations: str
-    """COCO instances or panoptic JSON"""
-    limit: Count | None
-    """only the first that many images"""
-    templates: Literal["none", "single", "vild"]
-
-
-class Segment(_Section):
-    """How an image is segmented; shared by calibrate, evaluate and the command line."""
-
-    view: Literal["crop-and-mask", "crop", "mask"]
-    """what CLIP sees of a proposal: ZegFormer's variants are the last two"""
-    templates: Literal["none", "single", "vild"]
-    synonyms: Literal["max", "joined"]
-    """the best of a class's names, or all as one text"""
-    weight_seen: Share | None
-    """of CLIP for classes seen in training (SimBaseline, ZegFormer); null for the same as the others"""
-    average_seen: bool
-    """CLIP ranks unseen classes alone (ZegFormer)"""
-    seen_penalty: Annotated[float, Field(ge=0, le=1)]
-    """taken from the maps of seen classes (ZegFormer's gamma)"""
-    precision: Literal["fp32", "bf16"]
-
-
-class Calibrate(_Section):
-    """Choosing the ensemble's weight and the mask threshold on a held-out split."""
-
-    benchmark: str
-    """folder of the held-out split in the benchmark layout"""
-    limit: Count | None
-    """only the first that many images"""
-    weights: Annotated[list[Share], Field(min_length=1)]
-    """of CLIP"""
-    thresholds: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
-    metric: Literal["miou", "miou_gt"]
-
-
-class Evaluate(_Section):
-    """Benchmarks."""
-
-    folder: str
-    """of the benchmarks"""
-    benchmarks: Annotated[list[str], Field(min_length=1)]
-    """names of their folders in it"""
-    models: Annotated[list[Literal["base", "finetune", "prompt"]], Field(min_length=1)]
-    """the CLIPs that are compared; the last one is the result"""
-    weight: Share | None
-    """of CLIP in the ensemble; null for what calibrate chose for each model"""
-    mask_threshold: Annotated[float, Field(gt=0, lt=1)] | None
-    """null for what calibrate chose for each model"""
-    limit: Count | None
-    """only the first that many images of each"""
-    missing: Literal["error", "allow"]
-    """images or labels that cannot be read"""
-
-
-class Report(_Section):
-    """What is shown and measured."""
-
-    annotations: str
-    """masks with class names that pairs are measured against"""
-    pairs: Count
-    """how many pairs the browser shows"""
-    benchmark: str
-    """the one of evaluate.benchmarks that is shown class by class and in images"""
-    images: Count
-    """how many overlays"""
-
-
-class Params(_Section):
-    """The whole of params.yaml."""
-
-    demo: Demo
-    data: Data
-    clip: Clip
-    crop: Crop
-    index: Index
-    nouns: Nouns
-    proposal_network: ProposalNetwork
-    propose: Propose
-    score: Score
-    select: Select
-    shards: Shards
-    finetune: Finetune
-    prompt: Prompt
-    heldout: Heldout
-    segment: Segment
-    calibrate: Calibrate
-    evaluate: Evaluate
-    report: Report
+    data: WatchedPaths
+    clip: options.ClipOptions
+    crop: options.CropOptions
+    index: options.IndexOptions
+    nouns: options.NounsOptions
+    proposal_network: options.ProposalNetworkOptions
+    propose: options.ProposeOptions
+    score: options.ScoreOptions
+    select: options.SelectOptions
+    shards: options.ShardsOptions
+    finetune: options.FinetuneOptions
+    prompt: options.PromptOptions
+    heldout: options.HeldoutOptions
+    segment: options.SegmentOptions
+    calibrate: options.CalibrateOptions
+    evaluate: options.EvaluateOptions
+    report: options.ReportOptions
 
     @model_validator(mode="after")
-    def _no_circle(self) -> Params:
+    def _check_order_of_trainings(self) -> Self:
         if self.finetune.init == "prompt" and self.prompt.init == "finetune":
             raise ValueError(
                 "finetune.init=prompt and prompt.init=finetune wait for each other; set one of them to base"
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_watched_paths(self) -> Self:
+        """What DVC watches and what the stages read must be the same files: an edit would otherwise re-run nothing."""
+        problems = []
+        for key, names in WATCHED_BY.items():
+            section, name = key.split(".")
+            path: Path | None = getattr(getattr(self, section), name)
+            watched: dict[str, Path] = {f"data.{name}": getattr(self.data, name) for name in names}
+            if path is not None and not any(_stands_for(other, path) for other in watched.values()):
+                listed = " or ".join(f"{key}={other}" for key, other in watched.items())
+                problems.append(
+                    f"{key}={path} is not watched by {listed}, so that DVC would not see that it changed; "
+                    f"set {' or '.join(watched)} to that path, or to the manifest of the part that holds it"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml. Every key must be there, so that the file says all of a run; defaults serve other callers.
 
     Raises:
-        OvsegError: missing or broken file; or the keys that are wrong, each with its value and what is allowed.
+        OvsegError: The file is missing or broken; or the keys that are wrong, each with its value and what is allowed.
     """
+    values = _read_yaml(path)
+    for name in values.keys() - Params.model_fields.keys():
+        if not any((folder / "data" / str(name)).is_dir() for folder in (path.parent, Path())):
+            known = ", ".join(Params.model_fields)
+            raise OvsegError(f"{path}: unknown section {name!r}; known: {known}, and the folders of data/")
+    params = _validate(Params, values, path)
+    missing = [f"{name}.{key}" for name in Params.model_fields for key in _missing(getattr(params, name))]
+    if missing:
+        raise OvsegError(f"{path}: missing: {', '.join(missing)}")
+    return params
+
+
+def read_section(path: Path, name: str, model: type[S]) -> S:
+    """Read and check the section that a data set has for itself in params.yaml; every key must be there.
+
+    Args:
+        path: params.yaml.
+        name: Name of the section, and of the data set's folder in data/.
+        model: Its fields.
+
+    Raises:
+        OvsegError: The file is missing or broken; or the keys that are wrong.
+    """
+    values = _read_yaml(path)
+    if name not in values:
+        raise OvsegError(f"{path}: section {name} is missing; its keys are {', '.join(model.model_fields)}")
+    section = _validate(model, values[name], path, name)
+    if missing := list(_missing(section)):
+        raise OvsegError(f"{path}: missing: {', '.join(f'{name}.{key}' for key in missing)}")
+    return section
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Params.model_validate(values)
     except FileNotFoundError:
         raise OvsegError(f"{path.absolute()} does not exist; copy one of recipes/*.yaml there") from None
     except yaml.YAMLError as error:
         raise OvsegError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise OvsegError(f"{path} holds no sections; copy one of recipes/*.yaml there")
+    return values
+
+
+def _validate(model: type[S], values: Any, path: Path, *section: str) -> S:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
-        raise OvsegError(f"{path}: " + "; ".join(dict.fromkeys(_say(e) for e in error.errors()))) from None
+        messages = (_describe(model, problem, section) for problem in error.errors())
+        raise OvsegError(f"{path}: " + "; ".join(dict.fromkeys(messages))) from None
 
 
-def _say(error: Any) -> str:
-    """One of pydantic's findings in a sentence that names the key, its value and what is allowed."""
-    key = ".".join(str(part) for part in error["loc"] if str(part) in _KEYS)
-    if error["type"] == "extra_forbidden":
-        section = str(error["loc"][0]) if len(error["loc"]) > 1 else None
-        known = _fields(Params.model_fields[section].annotation) if section else list(Params.model_fields)
-        return f"unknown key {'.'.join(map(str, error['loc']))!r}; known: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{'.'.join(map(str, error['loc']))} is missing"
+def _missing(section: BaseModel) -> Iterator[str]:
+    return (key for key in type(section).model_fields if key not in section.model_fields_set)
+
+
+def _stands_for(watched: Path, path: Path) -> bool:
+    """Whether a change of `path` changes `watched`: the path, a folder that holds it, or the manifest of its part.
+
+    The parts of a data set are folders, or files whose names begin with that of the part.
+    """
+    if path.is_relative_to(watched):
+        return True
+    dataset, part = watched.parent.parent, watched.stem
+    if watched.parent.name != "manifests" or watched.suffix != ".tsv" or not path.is_relative_to(dataset):
+        return False
+    return any(name == part or name.startswith(f"{part}_") for name in path.relative_to(dataset).parts)
+
+
+def _describe(model: type[BaseModel], problem: Mapping[str, Any], section: tuple[str, ...]) -> str:
+    """One of pydantic's errors as a sentence that names the key, its value and what is allowed."""
+    names = _names(model, problem["loc"])
+    key = ".".join((*section, *names))
+    if problem["type"] == "extra_forbidden":
+        parent = model if len(names) == 1 else model.model_fields[names[0]].annotation
+        assert isinstance(parent, type)
+        assert issubclass(parent, BaseModel)
+        return f"unknown key {key!r}; known: {', '.join(parent.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
     if not key:
-        return str(error["msg"]).removeprefix("Value error, ")
-    return f"{key}={error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
+        return str(problem["msg"]).removeprefix("Value error, ")
+    message = str(problem["msg"])
+    return f"{key}={problem['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
 
 
-def _fields(section: Any) -> list[str]:
-    return list(section.model_fields)
-
-
-_KEYS = {name for section in Params.model_fields.values() for name in _fields(section.annotation)} | set(
-    Params.model_fields
-)
+def _names(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The part of an error's location that names keys: a position in a list or a member of a union may follow."""
+    depth = 2 if model is Params else 1
+    return [str(name) for name in location[:depth]]

@@ -1,0 +1,341 @@
+"""The options of every step: each parameter with its type, range, default and meaning is written here and nowhere else.
+
+A section of params.yaml, the function that does the step, and the command line all use the same model; the help of the
+command line is the text under each field. Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CaptionsPerImage = Literal[1, "all"]
+Fill = Literal["mean", "zero", "keep"]
+Loss = Literal["multi_positive", "info_nce"]
+Metric = Literal["miou", "miou_gt"]
+ModelName = Literal["base", "finetune", "prompt"]
+NounUnit = Literal["token", "chunk"]
+Precision = Literal["fp32", "bf16"]
+Rule = Literal["best", "one_to_one"]
+Synonyms = Literal["max", "joined"]
+Templates = Literal["none", "single", "vild"]
+TrainTemplates = Literal["none", "single", "vild", "random-per-step"]
+View = Literal["crop-and-mask", "crop", "mask"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+"""A path; params.yaml gives it as text."""
+
+
+class Options(BaseModel):
+    """The base of all options: no unknown field, no other type than the declared one, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class ClipOptions(Options):
+    """A pretrained CLIP, and where its weights come from."""
+
+    model: str
+    """Name of an open_clip architecture, "local-dir:FOLDER", or "hf-hub:OWNER/NAME"."""
+    pretrained: str | None = None
+    """Weights of a named architecture: a tag of open_clip, a file, or "random"; null for a folder or a repository."""
+    licence: str | None = None
+    """License of the weights, for the model cards."""
+
+
+class CropOptions(Options):
+    """The crop recipe, shared by mining, training and inference."""
+
+    fill: Fill = "mean"
+    """Background of the crops that CLIP encodes: the mean color of CLIP, black, or the image's own ("keep")."""
+    antialias: bool = True
+    """Whether crops are resized with antialiasing; the reference code does not."""
+
+
+class IndexOptions(Options):
+    """Step `index`: the images and captions to mine."""
+
+    images: FilePath
+    """Folder of the images, or of WebDataset shards."""
+    captions: FilePath
+    """JSON file in the COCO Captions format, or the folder of the WebDataset shards again."""
+    limit: PositiveInt | None = None
+    """Number of images to use, lowest ids first; all by default."""
+
+
+class NounsOptions(Options):
+    """Step `nouns`: the nouns of each caption."""
+
+    model: str = "en_core_web_sm"
+    """spaCy pipeline: the name of an installed one, or a folder."""
+    unit: NounUnit = "chunk"
+    """What counts as a noun: every single noun ("token"), or a compound as a whole ("chunk")."""
+    captions_per_image: CaptionsPerImage = 1
+    """Captions of each image to read: the one with the lowest id (1, the paper's default), or all."""
+    stop_list: FilePath | None = None
+    """Text file of nouns to leave out because they name nothing visible, one per line; by default the list of ovseg."""
+
+
+class ProposalNetworkOptions(Options):
+    """Step `proposal_network`: MaskFormer with a text classifier, trained on a closed vocabulary (paper A.1).
+
+    The defaults are those of the released R101c configuration.
+    """
+
+    init: FilePath | None = None
+    """Folder of a trained proposal network to start from; null for new weights."""
+    backbone: str = "resnet101c.gluon_in1k"
+    """Name of a timm model, or a checkpoint of transformers."""
+    pretrained: bool = True
+    """Whether the backbone starts from its published weights."""
+    annotations: FilePath
+    """Masks with class names: a COCO JSON file, or a folder of label maps with its classes.json."""
+    classes: str | None = None
+    """Class table of label maps: a name (cocostuff, cocostuff156, ...) or a file; null for a JSON file."""
+    licence: str | None = None
+    """License of the annotations, for the model card."""
+    num_queries: PositiveInt = 100
+    """Number of object queries, and so of proposals per image."""
+    hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    """Width of the transformer decoder and of the mask embeddings."""
+    decoder_layers: PositiveInt = 6
+    """Number of layers of the transformer decoder."""
+    dropout: Fraction = 0.1
+    """Dropout rate of the transformer decoder."""
+    text_proj_dim: PositiveInt = 1024
+    """Width of the hidden layer of the projection to CLIP's text space."""
+    templates: Templates = "vild"
+    """Prompt templates of the class names."""
+    steps: Natural = 120_000
+    """Number of optimizer steps; 0 copies `init` unchanged."""
+    batch_size: PositiveInt = 32
+    """Number of images in a step, over all processes."""
+    crop_size: Annotated[int, Field(ge=64)] = 512
+    """Side of the square training crops, in pixels."""
+    min_scale: Positive = 0.5
+    """Smallest short side of an image before cropping, as a multiple of `crop_size`."""
+    max_scale: Positive = 2.0
+    """Largest short side of an image before cropping, as a multiple of `crop_size`."""
+    color_jitter: bool = True
+    """Whether colors are changed at random."""
+    short_side: Annotated[int, Field(ge=64)] = 512
+    """Short side that images are resized to for inference, in pixels."""
+    long_side: PositiveInt = 2048
+    """Largest long side for inference, in pixels."""
+    lr: Positive = 2.0e-4
+    """Peak learning rate of AdamW."""
+    backbone_lr_multiplier: Annotated[float, Field(ge=0)] = 0.1
+    """Factor on the learning rate for the backbone."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
+    """Weight decay of all parameters but those of normalization layers and embeddings."""
+    warmup_steps: Natural = 1500
+    """Number of steps of linear warmup."""
+    clip_norm: Positive = 0.01
+    """Largest norm of the gradient; longer gradients are scaled down to it."""
+    precision: Precision = "bf16"
+    """Arithmetic of the training: float32, or bfloat16 autocast."""
+    seed: Natural = 0
+    """Seed of weights, order, crops and dropout."""
+
+
+class ProposeOptions(Options):
+    """Step `propose`: the mask proposals of each image."""
+
+    source: str
+    """Source of the masks: a name in `proposals.sources.SOURCES`."""
+    path: FilePath | None = None
+    """Masks of the sources that read files."""
+    model: str | None = None
+    """Checkpoint of the sources that run a model: a folder, or a name on the Hugging Face Hub."""
+    annotations: FilePath | None = None
+    """Annotated masks with class names to store beside the proposals, for `select.annotated_fraction`."""
+    mask_threshold: Threshold = 0.4
+    """Probability above which a pixel of a soft mask is foreground."""
+    max_proposals: PositiveInt = 100
+    """Largest number of proposals per image, highest scores first."""
+    licence: str | None = None
+    """License of the masks, annotated ones included, for the model card."""
+
+
+class ScoreOptions(Options):
+    """Step `score`: the similarity of nouns and proposals."""
+
+    templates: Templates = "vild"
+    """Prompt templates of the nouns."""
+    top_k: PositiveInt = 5
+    """Number of proposals kept for each noun."""
+    duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """IoU above which a mask takes the embedding of an earlier one instead of being encoded; 1 encodes all masks."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoders."""
+
+
+class SelectOptions(Options):
+    """Step `select`: the candidates that become pairs."""
+
+    rule: Rule = "best"
+    """How proposals are assigned: to each noun its best one (the paper's rule), or one to one within an image."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Smallest cosine similarity of a pair; the paper has no threshold."""
+    min_margin: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Smallest difference to the similarity of the next proposal."""
+    min_area: PositiveInt = 1
+    """Smallest area of a mask, in pixels."""
+    max_per_noun: PositiveInt | None = None
+    """Largest number of pairs of one noun, highest similarities first."""
+    annotated_fraction: Fraction = 0.0
+    """Fraction of annotated masks with their class names among all pairs; 1 mines nothing."""
+    seed: Natural = 0
+    """Seed of the order of the pairs and of the choice of annotated masks."""
+
+
+class ShardsOptions(Options):
+    """Step `shards`: the WebDataset files of the pairs."""
+
+    samples_per_shard: PositiveInt = 4096
+    """Largest number of samples in a shard."""
+    min_shards: PositiveInt = 16
+    """Smallest number of shards: a training needs at least one for each loader process of each rank."""
+    background: Fill = "mean"
+    """Background of the stored crops; the masks are stored beside them in any case."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality of the stored crops."""
+
+
+class TrainingOptions(Options):
+    """What finetuning and mask prompt tuning share."""
+
+    epochs: Natural = 5
+    """Number of passes over all samples; 0 copies the initial model unchanged."""
+    max_steps: Natural | None = None
+    """Largest number of optimizer steps; the learning rate schedule ends there, too."""
+    batch_size: PositiveInt = 256
+    """Number of pairs in a step, over all processes."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.2
+    """Weight decay of the matrices of the image tower."""
+    warmup_steps: Natural = 100
+    """Number of steps of linear warmup."""
+    loss: Loss = "multi_positive"
+    """Contrastive loss: all pairs of the same noun are positives, or only the pair itself (InfoNCE, the paper's)."""
+    templates: TrainTemplates = "vild"
+    """Prompt templates of the nouns."""
+    logit_scale: Literal["train", "fixed"] = "train"
+    """Whether the temperature of the loss is trained."""
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Smallest fraction of a crop's area that random cropping keeps; 1 keeps all of it."""
+    precision: Precision = "bf16"
+    """Arithmetic of the training: float32, or bfloat16 autocast."""
+    seed: Natural = 0
+    """Seed of order, crops, templates and new mask prompts."""
+
+
+class FinetuneOptions(TrainingOptions):
+    """Step `finetune`: CLIP's image tower, trained on the mined pairs (paper 3.2)."""
+
+    init: Literal["base", "prompt"] = "base"
+    """Model to start from, a folder of models/; the mask prompts of "prompt" are kept and stay fixed."""
+    lr: Positive = 5.0e-6
+    """Peak learning rate of the image tower."""
+
+
+class PromptOptions(TrainingOptions):
+    """Step `prompt`: mask prompt tuning (paper 3.3)."""
+
+    init: Literal["base", "finetune"] = "finetune"
+    """Model to start from, a folder of models/."""
+    lr: Positive = 2.0e-2
+    """Peak learning rate of the mask prompts."""
+    tower_lr: Positive | None = None
+    """Peak learning rate of the image tower, to train both at once; null keeps the tower fixed."""
+    depth: PositiveInt = 3
+    """Number of transformer layers that have mask prompts, the first ones."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the matrices of the image tower."""
+    logit_scale: Literal["train", "fixed"] = "fixed"
+    """Whether the temperature of the loss is trained."""
+
+
+class HeldoutOptions(Options):
+    """The annotated masks, used by no training, that models are measured on."""
+
+    images: FilePath
+    """Folder of the images."""
+    annotations: FilePath
+    """COCO instances or panoptic JSON file."""
+    limit: PositiveInt | None = None
+    """Number of images to use, in the order of the annotations; all by default."""
+    templates: Templates = "vild"
+    """Prompt templates of the class names."""
+
+
+class SegmentOptions(Options):
+    """How an image is segmented, by the steps `calibrate` and `evaluate` and by `ovseg segment`."""
+
+    view: View = "crop-and-mask"
+    """What CLIP is given of a proposal: its masked crop, or one of ZegFormer's variants, the crop or the masked image."""
+    templates: Templates = "vild"
+    """Prompt templates of the class names."""
+    synonyms: Synonyms = "max"
+    """How the names of one class are combined: the best of their scores, or all names as one text."""
+    weight_seen: Fraction | None = None
+    """Weight of CLIP in the ensemble for classes seen in training (SimBaseline, ZegFormer); null for one weight for all."""
+    average_seen: bool = False
+    """Whether CLIP ranks only unseen classes, as in ZegFormer."""
+    seen_penalty: Fraction = 0.0
+    """What is subtracted from the score maps of seen classes (gamma of ZegFormer)."""
+    precision: Precision = "fp32"
+    """Arithmetic of CLIP."""
+
+
+class CalibrateOptions(Options):
+    """Step `calibrate`: the ensemble weight and the mask threshold, chosen on a held-out split."""
+
+    benchmark: FilePath
+    """Folder of the held-out split in the benchmark layout."""
+    limit: PositiveInt | None = None
+    """Number of images to use, in the order of the benchmark; all by default."""
+    weights: Annotated[list[Fraction], Field(min_length=1)] = [w / 10 for w in range(11)]
+    """Weights of CLIP in the ensemble to try."""
+    thresholds: Annotated[list[Threshold], Field(min_length=1)] = [0.3, 0.4, 0.5]
+    """Mask thresholds to try."""
+    metric: Metric = "miou"
+    """Metric to maximize."""
+
+
+class EvaluateOptions(Options):
+    """Step `evaluate`: the benchmarks and the models to compare on them."""
+
+    folder: FilePath
+    """Folder of the benchmarks."""
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    """Names of the benchmarks: subfolders of `folder`."""
+    models: Annotated[list[ModelName], Field(min_length=1)] = ["base", "finetune", "prompt"]
+    """CLIP models to compare, folders of models/; the last one is the result."""
+    weight: Fraction | None = None
+    """Weight of CLIP in the ensemble; null for the one that `calibrate` chose for each model."""
+    mask_threshold: Threshold | None = None
+    """Probability above which a pixel of a soft mask is foreground; null for the one that `calibrate` chose."""
+    limit: PositiveInt | None = None
+    """Number of images of each benchmark to use; all by default."""
+    missing: Literal["error", "allow"] = "error"
+    """Whether images or labels that cannot be read are an error, or are left out."""
+
+
+class ReportOptions(Options):
+    """Step `report`: what is shown of a run."""
+
+    annotations: FilePath
+    """Masks with class names that the mined pairs are compared with."""
+    pairs: PositiveInt = 300
+    """Number of pairs in the pair browser."""
+    benchmark: str
+    """Name of the benchmark, one of `evaluate.benchmarks`, that is shown class by class and with overlays."""
+    images: PositiveInt = 8
+    """Number of overlays."""
