@@ -6,14 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovseg.core import tables
-from ovseg.core.params import Finetune, Params, Prompt
+from ovseg.core.options import FinetuneOptions, PromptOptions
+from ovseg.core.params import Params
 from ovseg.engine.runtime import from_environment
 from ovseg.training.adapt import Recipe, adapt
 from stages._run import max_steps
 
 
 def run_adaptation(
-    name: str, section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
+    name: str,
+    section: FinetuneOptions | PromptOptions,
+    params: Params,
+    *,
+    lr: float | None,
+    prompt_lr: float | None,
+    depth: int = 0,
 ) -> None:
     """Write models/NAME; `--max-steps N` on the command line stops this run after N steps.
 
@@ -36,7 +43,12 @@ def run_adaptation(
 
 
 def recipe_of(
-    section: Finetune | Prompt, params: Params, *, lr: float | None, prompt_lr: float | None, depth: int = 0
+    section: FinetuneOptions | PromptOptions,
+    params: Params,
+    *,
+    lr: float | None,
+    prompt_lr: float | None,
+    depth: int = 0,
 ) -> Recipe:
     """A section of params.yaml as a recipe; see `run_adaptation`."""
     return Recipe(

@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         model=params.nouns.model,
         unit=params.nouns.unit,
         captions_per_image=params.nouns.captions_per_image,
-        stop_list=Path(params.nouns.stop_list),
+        stop_list=params.nouns.stop_list,
     )
 
 

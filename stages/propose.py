@@ -15,10 +15,10 @@ def main(params: Params) -> None:
         Path(params.index.images),
         Path("data/proposals"),
         from_environment(),
-        source=params.propose.source,
-        path=Path(params.propose.path),
+        source=params.propose.source,  # type: ignore[arg-type]
+        path=params.propose.path,
         model="models/proposal_network" if params.propose.source == "proposal_network" else params.propose.model,
-        annotations=Path(params.propose.annotations),
+        annotations=params.propose.annotations,
         mask_threshold=params.propose.mask_threshold,
         max_proposals=params.propose.max_proposals,
     )

@@ -62,13 +62,14 @@ def test_the_plan_of_each_recipe_needs_nothing_but_the_recipe(
 ) -> None:
     """In a folder with only params.yaml it is printed, with every stage of dvc.yaml, and nothing is written."""
     shutil.copy(recipe, tmp_path / "params.yaml")
+    (tmp_path / "data" / "demo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(app, ["plan"])
     assert found.exit_code == 0, found.output
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     shown = [line.split("  ")[0].split("@")[0] for line in found.output.splitlines()]
     assert [name for name in dict.fromkeys(shown) if name in stages] == list(stages)
-    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"params.yaml", "data", "demo"}
 
 
 def test_a_plan_imports_no_torch() -> None:
@@ -142,7 +143,7 @@ def test_prompts_before_the_tower_come_first(tmp_path: Path) -> None:
 
 def test_models_thresholds_and_benchmarks_multiply_the_crops(tmp_path: Path) -> None:
     three = by_stage(changed("demo"), CPU, tmp_path)
-    one = by_stage(changed("demo", evaluate__models=["base"], tune__thresholds=[0.4]), CPU, tmp_path)
+    one = by_stage(changed("demo", evaluate__models=["base"], calibrate__thresholds=[0.4]), CPU, tmp_path)
     assert "100 images, 18,000 crops" in three["calibrate"].handles and "2,000 crops" in one["calibrate"].handles
     assert "200 images, 12,000 crops" in three["evaluate@all"].handles and "4,000 crops" in one["evaluate@all"].handles
 
@@ -172,7 +173,8 @@ def test_what_cannot_be_downloaded_without_an_account_is_said(tmp_path: Path) ->
 
 
 def test_data_of_ones_own_is_counted_in_the_index_or_not_at_all(tmp_path: Path) -> None:
-    own = changed("coco-vitl", index__images="mine/images", index__captions="mine/captions.json")
+    watched = {"data__images": "mine", "data__captions": "mine"}
+    own = changed("coco-vitl", index__images="mine/images", index__captions="mine/captions.json", **watched)
     before = by_stage(own, A100, tmp_path)
     assert before["index"].handles == before["finetune"].handles == "not known until the index is made"
     assert totals(list(before.values())).unknown and "not known" in table(list(before.values()), A100, None)
@@ -183,9 +185,10 @@ def test_data_of_ones_own_is_counted_in_the_index_or_not_at_all(tmp_path: Path) 
     every = changed(
         "coco-vitl",
         index__images="mine/images",
-        index__captions="x",
+        index__captions="mine/captions.json",
         nouns__captions_per_image="all",
         index__limit=10,
+        **watched,
     )
     assert amounts(every, tmp_path).captions == 20
 

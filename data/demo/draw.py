@@ -3,17 +3,32 @@
 from pathlib import Path
 
 from data.demo.world.make import make_split
-from ovseg.core.params import Params
+from ovseg.core.options import Natural, Options, PositiveInt
+from ovseg.core.params import Params, read_section
 from stages._run import run_stage
 
 HERE = Path(__file__).parent
 
 
-def main(params: Params) -> None:
+class DemoOptions(Options):
+    """Section `demo` of params.yaml."""
+
+    seed: Natural
+    """Seed of all that is drawn."""
+    train: PositiveInt
+    """Number of images to mine."""
+    val: PositiveInt
+    """Number of held-out images, to choose thresholds and weights on."""
+    benchmark: PositiveInt
+    """Number of images of the benchmarks."""
+
+
+def main(_: Params) -> None:
     """Read section demo, write data/demo/{train,val,benchmark}."""
-    make_split(HERE / "train", "train", params.demo.train, params.demo.seed)
-    make_split(HERE / "val", "val", params.demo.val, params.demo.seed)
-    make_split(HERE / "benchmark", "benchmark", params.demo.benchmark, params.demo.seed)
+    demo = read_section(Path("params.yaml"), "demo", DemoOptions)
+    make_split(HERE / "train", "train", demo.train, demo.seed)
+    make_split(HERE / "val", "val", demo.val, demo.seed)
+    make_split(HERE / "benchmark", "benchmark", demo.benchmark, demo.seed)
 
 
 if __name__ == "__main__":

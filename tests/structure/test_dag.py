@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from ovseg.core.params import Params
 from tests.structure.closure import DAGS, FETCHES, ROOT, closure
 
 STAGES = {
@@ -18,6 +17,7 @@ STAGES = {
     for dag in DAGS
     for name, stage in yaml.safe_load(dag.read_text(encoding="utf-8"))["stages"].items()
 }
+PARAMS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 ORDER = [
     "base",
     "index",
@@ -58,7 +58,7 @@ def test_declared_params_are_exactly_those_that_the_script_reads(name: str) -> N
 def test_every_params_key_is_used_by_some_stage() -> None:
     used = {key for stage in STAGES.values() for entry in stage.get("params", []) for key in _expand(entry)}
     used |= {key for dag in DAGS for key in re.findall(r"\$\{(data\.\w+)\}", dag.read_text(encoding="utf-8"))}
-    assert used == {key for section in Params.model_fields for key in _expand(section)}
+    assert used == {key for section in PARAMS for key in _expand(section)}
 
 
 def test_stages_stand_in_the_order_data_flows_and_have_a_file_each() -> None:
@@ -70,13 +70,12 @@ def test_stages_stand_in_the_order_data_flows_and_have_a_file_each() -> None:
 def _expand(entry: str) -> set[str]:
     """ "select" -> every key of the section; "select.rule" -> itself."""
     section, _, key = entry.partition(".")
-    model: Any = Params.model_fields[section].annotation
-    return {entry} if key else {f"{section}.{field}" for field in model.model_fields}
+    return {entry} if key else {f"{section}.{field}" for field in PARAMS[section]}
 
 
 def _read(script: Path) -> set[str]:
-    """Every `params.section.key` that a script, or what it imports from stages/, reads; `params.section` by itself is all
-    of its keys."""
+    """Every `params.section.key` that a script, or what it imports from stages/, reads; `params.section` by itself, or
+    `read_section(path, "section", model)`, is all of its keys."""
     files = [ROOT / path for path in closure(script) if path.startswith(("stages/", "data/")) and path.endswith(".py")]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     sections = [
@@ -87,6 +86,13 @@ def _read(script: Path) -> set[str]:
     keys = [node for node in nodes if isinstance(node, ast.Attribute) and node.value in sections]
     whole = {node.attr for node in sections} - {
         node.value.attr for node in keys if isinstance(node.value, ast.Attribute)
+    }
+    whole |= {
+        str(argument.value)
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read_section"
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
     }
     return {key for section in whole for key in _expand(section)} | {
         f"{node.value.attr}.{node.attr}" for node in keys if isinstance(node.value, ast.Attribute)

@@ -74,7 +74,7 @@ class NounsOptions(Options):
     """Step `nouns`: the nouns of each caption."""
 
     model: str = "en_core_web_sm"
-    """spaCy pipeline: the name of an installed one, or a folder."""
+    """The spaCy pipeline: the name of an installed one, or a folder."""
     unit: NounUnit = "chunk"
     """What counts as a noun: every single noun ("token"), or a compound as a whole ("chunk")."""
     captions_per_image: CaptionsPerImage = 1

@@ -96,7 +96,7 @@ class Params(Options):
             if path is not None and not any(_stands_for(other, path) for other in watched.values()):
                 listed = " or ".join(f"{key}={other}" for key, other in watched.items())
                 problems.append(
-                    f"{key}={path} is not watched by {listed}, so that DVC would not see that it changed; "
+                    f"{key}={path} and {listed} disagree: DVC would not see a change of {path}; "
                     f"set {' or '.join(watched)} to that path, or to the manifest of the part that holds it"
                 )
         if problems:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ovseg.core import tables
-from ovseg.core.params import Finetune, Params, Prompt
+from ovseg.core.options import FinetuneOptions, PromptOptions
+from ovseg.core.params import Params
 from ovseg.datasets.fetch.releases import releases
 from ovseg.mining.estimates import ANNOTATED, Kind, nouns_per_image, number_of_shards
 from ovseg.mining.select import annotated_number
@@ -54,9 +55,9 @@ def amounts(params: Params, root: Path) -> Amounts:
     return Amounts(kind, images, times(images, said), nouns, times(images, _masks_per_image(params)), pairs, shards)
 
 
-def images_in(path: str, params: Params) -> int | None:
+def images_in(path: Path | str, params: Params) -> int | None:
     """How many images a folder of the demo or of a published data set has."""
-    drawn = {"train": params.demo.train, "val": params.demo.val, "benchmark": params.demo.benchmark}
+    drawn: dict[str, int] = (params.model_extra or {}).get("demo", {})
     if _below(path, DEMO):
         return drawn.get(next(iter(PurePosixPath(path).relative_to(DEMO).parts), ""))
     for name, parts in releases().items():
@@ -66,7 +67,7 @@ def images_in(path: str, params: Params) -> int | None:
     return None
 
 
-def steps(section: Finetune | Prompt, pairs: int | None) -> int | None:
+def steps(section: FinetuneOptions | PromptOptions, pairs: int | None) -> int | None:
     """Steps of a training, as `training.adapt` counts them."""
     if not section.epochs or section.max_steps == 0:
         return 0
@@ -76,7 +77,7 @@ def steps(section: Finetune | Prompt, pairs: int | None) -> int | None:
     return every if section.max_steps is None else min(every, section.max_steps)
 
 
-def annotated_per_image(path: str) -> float | None:
+def annotated_per_image(path: Path | None) -> float | None:
     """Annotated masks of an image, where that is known."""
     return ANNOTATED["demo"] if _below(path, DEMO) else ANNOTATED["coco"] if _below(path, COCO) else None
 
@@ -91,11 +92,11 @@ def fewer(number: int | None, limit: int | None) -> int | None:
     return min((one for one in (number, limit) if one is not None), default=None)
 
 
-def _below(path: str, folder: str) -> bool:
-    return PurePosixPath(path).is_relative_to(folder)
+def _below(path: Path | str | None, folder: str) -> bool:
+    return path is not None and PurePosixPath(path).is_relative_to(folder)
 
 
-def _counted(where: str, params: Params, root: Path) -> tuple[int | None, float]:
+def _counted(where: Path, params: Params, root: Path) -> tuple[int | None, float]:
     """Images, and captions of each: as published, else as data/index has them."""
     found = images_in(where, params)
     if found is not None:

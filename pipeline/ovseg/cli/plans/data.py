@@ -49,7 +49,7 @@ def data_rows(params: Params, machine: Machine, root: Path) -> list[Row]:
     return rows
 
 
-def images_of(benchmark: str, params: Params, root: Path) -> int | None:
+def images_of(benchmark: Path | str, params: Params, root: Path) -> int | None:
     """Images of a benchmark's folder, as published or drawn; fewer, if fewer are listed in it."""
     items, name = root / benchmark / "items.tsv", PurePosixPath(benchmark).name
     listed = len(items.read_text(encoding="utf-8").splitlines()) - 1 if items.is_file() else None
@@ -59,11 +59,14 @@ def images_of(benchmark: str, params: Params, root: Path) -> int | None:
 
 def benchmarks(params: Params) -> list[str]:
     """Folders of the held-out split and of the benchmarks."""
-    return [params.calibrate.benchmark, *(f"{params.evaluate.folder}/{name}" for name in params.evaluate.benchmarks)]
+    return [
+        str(params.calibrate.benchmark),
+        *(f"{params.evaluate.folder}/{name}" for name in params.evaluate.benchmarks),
+    ]
 
 
 def _paths(params: Params) -> list[str]:
-    return [*params.data.model_dump().values(), *benchmarks(params)]
+    return [*map(str, params.data.model_dump().values()), *benchmarks(params)]
 
 
 def _converted(params: Params) -> list[str]:
@@ -99,6 +102,7 @@ def _part_row(found: State) -> Row:
 
 
 def _draw(params: Params, machine: Machine) -> Row:
-    number = params.demo.train + params.demo.val + params.demo.benchmark
+    drawn = (params.model_extra or {}).get("demo", {})
+    number = sum(drawn.get(split, 0) for split in ("train", "val", "benchmark"))
     works = [(number, rate("draw", "demo", machine))]
     return row("draw", many(number, "images"), "CPU", machine, works, number * BYTES["drawn"])

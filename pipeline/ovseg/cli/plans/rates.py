@@ -103,9 +103,9 @@ def clip_of(name: str) -> str | None:
     return plain if plain in facts()["models"] else None
 
 
-def network_of(backbone: str, init: str | None) -> str | None:
+def network_of(backbone: str, init: Path | None) -> str | None:
     """A proposal network of params.yaml by its name in rates.json; None if it is not there."""
-    if init == "data/demo/proposal_network" or backbone in ("resnet10t", "resnet18"):
+    if init == Path("data/demo/proposal_network") or backbone in ("resnet10t", "resnet18"):
         return "demo"
     return next((name for name in facts()["networks"] if name in backbone), None)
 

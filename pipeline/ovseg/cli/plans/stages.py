@@ -10,7 +10,8 @@ from ovseg.cli.plans.amounts import Amounts, fewer, images_in, steps, times
 from ovseg.cli.plans.data import images_of
 from ovseg.cli.plans.rates import Machine, Rate, clip_of, facts, network_of, rate
 from ovseg.cli.plans.rows import LINE, UNKNOWN, Row, Work, many, row
-from ovseg.core.params import Params, ProposalNetwork
+from ovseg.core.options import ProposalNetworkOptions
+from ovseg.core.params import Params
 from ovseg.datasets.fetch.status import NETWORK
 from ovseg.mining.estimates import BYTES, BYTES_PER_MASK, BYTES_PER_SAMPLE
 
@@ -66,7 +67,7 @@ def _model(params: Params) -> dict[str, Any]:
     return dict(facts()["models"].get(clip_of(params.clip.model), {}))
 
 
-def _network(section: ProposalNetwork) -> dict[str, Any]:
+def _network(section: ProposalNetworkOptions) -> dict[str, Any]:
     return dict(facts()["networks"].get(network_of(section.backbone, section.init), {}))
 
 
