@@ -144,7 +144,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
         ({**VISION, "patch_dropout": 0.5}, "patch dropout"),
     ],
 )
-def test_a_tower_without_seams_is_a_clear_error(config: dict[str, object], said: str) -> None:
+def test_a_tower_without_hook_points_is_a_clear_error(config: dict[str, object], said: str) -> None:
     visual = open_clip.model.CLIP(embed_dim=16, vision_cfg=config, text_cfg=TEXT).visual
     with pytest.raises(OvsegError, match=said):
         vit_hook_points(visual)

@@ -1,8 +1,8 @@
 """Adapted CLIPs on disk: open_clip's "local-dir" layout, with mask prompts and a model card beside it.
 
-open_clip_config.json, open_clip_model.safetensors   stock open_clip loads these
+open_clip_config.json, open_clip_model.safetensors   config and weights, which stock open_clip loads
 mask_prompts.safetensors                             "prompts" float32 [depth, patches, width]; absent without prompts
-provenance.json, README.md                           what the weights were made from, for programs and for people
+provenance.json, README.md                           what the weights were made from, as data and as a model card
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ def load_adapted(
     prompts: bool = True,
     resize: bool = False,
 ) -> Clip:
-    """Load what `finetune`, `prompt` or `base` wrote: the one way for all that comes after.
+    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts.
 
     Args:
         folder: models/base, models/finetune, models/prompt, or any other CLIP in the local-dir layout.
-        device: torch device.
-        precision: as in `load_clip`.
-        prompts: False leaves the mask prompts out.
-        resize: interpolate prompts of another grid of patches; otherwise they are an error.
+        device: the torch device.
+        precision: the data type of the weights, as in `load_clip`.
+        prompts: whether the mask prompts are loaded too.
+        resize: whether prompts of another grid of patches are interpolated; otherwise they are an error.
 
     Raises:
-        OvsegError: as `load_clip`; prompts that cannot be read, or do not fit the image tower.
+        OvsegError: see `load_clip`; or the prompts cannot be read, or do not fit the image tower.
     """
     clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
     if not prompts or not (folder / PROMPTS).is_file():
         return clip
     tensor, grid = read_prompts(folder / PROMPTS)
-    where = vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
-    if grid != where.grid:
+    points = vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
+    if grid != points.grid:
         if not resize:
             raise OvsegError(
-                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {where.grid[0]} x "
-                f"{where.grid[1]}; interpolate them with resize=True"
+                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {points.grid[0]} x "
+                f"{points.grid[1]}; interpolate them with resize=True"
             )
-        tensor = resize_prompts(tensor, grid, where.grid)
-    if tensor.shape[2] != where.width or len(tensor) > len(where.blocks):
+        tensor = resize_prompts(tensor, grid, points.grid)
+    if tensor.shape[2] != points.width or len(tensor) > len(points.blocks):
         raise OvsegError(
             f"{folder / PROMPTS} holds prompts of depth {len(tensor)}, {tensor.shape[2]} wide; the image tower has "
-            f"{len(where.blocks)} blocks, {where.width} wide"
+            f"{len(points.blocks)} blocks, {points.width} wide"
         )
     return replace(clip, prompts=tensor.to(device))
 
@@ -79,17 +79,17 @@ def save_adapted(
     tokenizer: object = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the layout of this module.
+    """Write a CLIP in the layout of this module.
 
     Args:
-        network: open_clip's model.
-        config: the config it was built from.
-        prompts: `[depth, patches, width]`, or None.
-        provenance: what the weights were made from: "base", which weights exactly (`weights.Weights`), their fingerprint
-            and licence, and "steps".
-        folder: made if needed.
-        tokenizer: open_clip's; one of transformers has files of its own, which are written too.
-        dtype: as in `save_clip`.
+        network: a model of open_clip.
+        config: the config that the model was built from.
+        prompts: mask prompts `[depth, patches, width]`, or None.
+        provenance: what the weights were made from: "base", the original weights (`weights.Weights`) with their
+            fingerprint and license, and "steps", the trainings since.
+        folder: the folder to write; created if needed.
+        tokenizer: the model's tokenizer; one of transformers has files of its own, which are written too.
+        dtype: the data type of the stored weights, as in `save_clip`.
     """
     save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
@@ -107,12 +107,13 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     """Copy any CLIP that `load_clip` loads, mask prompts included, into a folder of this layout.
 
     Args:
-        model, pretrained: as for `load_clip`.
-        folder: to write to.
-        licence: of the weights, for the model card.
+        model: the name of the model, as for `load_clip`.
+        pretrained: the name of its weights, as for `load_clip`.
+        folder: the folder to write; created if needed.
+        licence: the license of the weights, for the model card; None if it is not known.
 
     Raises:
-        OvsegError: as `load_clip`.
+        OvsegError: see `load_clip`.
     """
     local = Path(model[10:]) if model.startswith("local-dir:") else None
     clip = load_adapted(local) if local else load_clip(model, pretrained)
@@ -128,25 +129,32 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
 
 
 def made_with(model: str, pretrained: str | None) -> dict[str, str]:
-    """For the metadata of a table that a CLIP makes: its `Weights` as JSON, and "base", what its folder was made from.
+    """Describe a CLIP in the metadata of a table that is made with it: its `Weights`, and "base", those it was made from.
 
     Args:
-        model, pretrained: as for `load_clip`.
+        model: the name of the model, as for `load_clip`.
+        pretrained: the name of its weights, as for `load_clip`.
+
+    Returns:
+        a JSON under the metadata key "ovseg.clip".
 
     Raises:
-        OvsegError: as `locate`.
+        OvsegError: the weights cannot be found, see `locate`.
     """
-    about: dict[str, Any] = asdict(identify(model, pretrained))
+    metadata: dict[str, Any] = asdict(identify(model, pretrained))
     if model.startswith("local-dir:"):
-        about["base"] = read_provenance(Path(model[10:])).get("base")
-    return {"ovseg.clip": json.dumps(about, sort_keys=True)}
+        metadata["base"] = read_provenance(Path(model[10:])).get("base")
+    return {"ovseg.clip": json.dumps(metadata, sort_keys=True)}
 
 
 def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:
-    """Prompts `[depth, patches, width]` and their grid (rows, columns).
+    """Read a file of mask prompts.
+
+    Returns:
+        prompts, float32 `[depth, patches, width]`, and the rows and columns of their grid of patches.
 
     Raises:
-        OvsegError: not a file of prompts.
+        OvsegError: the file does not hold mask prompts.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -160,6 +168,6 @@ def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """What a CLIP's folder says of its origin; empty if it says nothing."""
+    """Read provenance.json of a CLIP's folder; empty if there is none."""
     path = folder / PROVENANCE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

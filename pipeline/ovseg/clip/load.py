@@ -1,4 +1,7 @@
-"""Loading CLIP: one way for OpenAI's weights, a file, a folder in open_clip's "local-dir" layout, and the demo's own."""
+"""Loading CLIP from a published checkpoint, a weights file, or a folder in open_clip's "local-dir" layout.
+
+Shapes: N crops or texts, S side of the image tower's input, D width of the joint embedding.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,13 @@ class Clip:
     """A CLIP ready to encode.
 
     Attributes:
-        model: open_clip's model, frozen, in eval mode, on its device.
-        tokenizer: list of N texts -> int64 `[N, context]`.
-        size: S, side of the image tower's input in pixels.
-        mean, std: its normalisation, float `[3]` on the model's device, in [0, 1].
-        width: D, the joint embedding's width.
-        dtype: of the images it takes.
+        model: the model of open_clip, frozen, in eval mode, on its device.
+        tokenizer: a function from a list of N texts to tokens, int64 `[N, context]`.
+        size: S in pixels.
+        mean: the mean of the image normalization, float `[3]` on the model's device, in [0, 1].
+        std: the standard deviation of the image normalization, like `mean`.
+        width: D.
+        dtype: the data type of the images that the model takes.
         prompts: mask prompts `[depth, patches, width of the tower]`, or None.
     """
 
@@ -52,14 +56,17 @@ class Clip:
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Embed what `crops.crop_region` cut out.
+        """Embed crops made by `crops.crop_region`.
 
         Args:
             crops_: uint8 `[N, 3, S, S]`.
-            masks: bool `[N, S, S]`; needed where there are mask prompts, and not looked at elsewhere.
+            masks: the crops' masks, bool `[N, S, S]`; required where there are mask prompts, ignored elsewhere.
 
         Returns:
             float32 unit vectors `[N, D]` on the CPU.
+
+        Raises:
+            ValueError: the CLIP has mask prompts and `masks` is None.
         """
         device = self.mean.device
         images = crops.normalise(crops_.to(device, non_blocking=True), self.mean, self.std).to(self.dtype)
@@ -72,23 +79,26 @@ class Clip:
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """N texts -> float32 unit vectors `[N, D]` on the CPU."""
+        """Embed N texts as float32 unit vectors `[N, D]` on the CPU."""
         tokens = self.tokenizer(texts).to(self.mean.device)
         return _unit(_encode_short(self.model, tokens) if _is_causal(self.model) else self.model.encode_text(tokens))  # type: ignore[operator]
 
 
 def _is_causal(model: nn.Module) -> bool:
-    """Whether what follows the end-of-text token cannot change the embedding, as in OpenAI's text tower."""
+    """Whether the padding after the end-of-text token cannot change the embedding, as in OpenAI's text tower."""
     return getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", None) == "argmax"
 
 
 def _encode_short(model: nn.Module, tokens: Tensor) -> Tensor:
-    """`encode_text` without the padding: nouns fill a fifth of the 77 tokens, so this is about five times faster."""
-    used = int(tokens.argmax(dim=-1).max()) + 1  # the end-of-text token has the highest number
+    """Encode tokens without their padding: nouns fill a fifth of the 77 tokens, so this is about five times faster."""
+    length = int(tokens.argmax(dim=-1).max()) + 1  # the end-of-text token has the highest number
     state: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shorter = {"positional_embedding": state["positional_embedding"][:used], "attn_mask": model.attn_mask[:used, :used]}  # type: ignore[index]
-    found = torch.func.functional_call(model, shorter, kwargs={"image": None, "text": tokens[:, :used]})
-    features: Tensor = found["text_features"] if isinstance(found, dict) else found[1]
+    shorter = {
+        "positional_embedding": state["positional_embedding"][:length],
+        "attn_mask": model.attn_mask[:length, :length],  # type: ignore[index]
+    }
+    outputs = torch.func.functional_call(model, shorter, kwargs={"image": None, "text": tokens[:, :length]})
+    features: Tensor = outputs["text_features"] if isinstance(outputs, dict) else outputs[1]
     return features
 
 
@@ -101,14 +111,16 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
 
     Args:
         model: a name of open_clip, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
-        pretrained: for a name: a tag of open_clip, a weights file (safetensors, or loaded with `weights_only`), or
-            "random" (seeded, for trying things out).
-        device: torch device.
-        precision: "bf16" halves memory and, where the processor has units for it, more than halves the time.
+        pretrained: for a name of open_clip: one of its tags, a weights file (safetensors, or loaded with
+            `weights_only`), or "random" (seeded weights, for trials).
+        device: the torch device.
+        precision: the data type of the weights; "bf16" halves memory and, where the processor has units for it, more
+            than halves the time.
 
     Raises:
-        OvsegError: unknown name or tag, missing file, missing or extra keys, activation other than the weights'; no
-            network where something has to be downloaded, or `OVSEG_OFFLINE=1`; images that are not square.
+        OvsegError: the name or tag is unknown; a file is missing; weights have missing or unexpected keys, or another
+            activation; a download is needed without a network or with `OVSEG_OFFLINE=1`; the model's images are not
+            square.
     """
     network = _create(model, locate(model, pretrained), device, precision)
     tokenizer = _tokenizer(model)
@@ -132,10 +144,10 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
 
 
 def _keep_freed_memory() -> None:
-    """Have this process reuse freed memory instead of handing it back to the system, where the C library is glibc.
+    """Let this process reuse freed memory instead of returning it to the system, where the C library is glibc.
 
-    glibc maps every tensor above 32 MB anew: the pages of each layer's activations are then taken and zeroed again and
-    again, which is 40% of the time of a ViT-B/16 in bf16 with 64 crops (`benchmarks/score.py`).
+    glibc maps every tensor above 32 MB anew: the system then zeroes the pages of each layer's activations again and again,
+    which is 40% of the time of a ViT-B/16 in bf16 with 64 crops (`benchmarks/score.py`).
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -143,10 +155,10 @@ def _keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def _create(model: str, found: Located, device: str, precision: Precision) -> nn.Module:
-    # a repository of the Hub is loaded as the folder that it is in the cache: nothing is asked for a second time
-    name = f"local-dir:{found.path.parent}" if found.path and model.startswith("hf-hub:") else model
-    file = None if found.path is None or name.startswith(SCHEMAS) else str(found.path)
+def _create(model: str, located: Located, device: str, precision: Precision) -> nn.Module:
+    # a repository of the Hub is loaded from its folder in the cache, so that the network is not used a second time
+    name = f"local-dir:{located.path.parent}" if located.path and model.startswith("hf-hub:") else model
+    file = None if located.path is None or name.startswith(SCHEMAS) else str(located.path)
     try:
         with _quiet(), weights.respect_offline(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -155,17 +167,19 @@ def _create(model: str, found: Located, device: str, precision: Precision) -> nn
                 pretrained=file,
                 precision=precision,
                 device=device,
-                require_pretrained=found.path is not None,
-                force_preprocess_cfg=found.preprocess,
+                require_pretrained=located.path is not None,
+                force_preprocess_cfg=located.preprocess,
                 pretrained_text=False,
             )
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         hint = ""
         if "TorchScript" in str(error):
-            hint = ". OpenAI published its weights so; clip.pretrained=openai gives the same ones as plain tensors"
-        raise OvsegError(f"cannot load the CLIP {model} from {found.path}: {_short(error)}{hint}") from None
+            hint = (
+                ". OpenAI published its weights in this format; clip.pretrained=openai loads the same ones as tensors"
+            )
+        raise OvsegError(f"cannot load the CLIP {model} from {located.path}: {_short(error)}{hint}") from None
     for module in network.modules():
-        if isinstance(module, AttentionalPooler):  # whose query open_clip leaves in float32
+        if isinstance(module, AttentionalPooler):  # open_clip leaves its query in float32
             module.query.data = module.query.data.to(module.attn.out_proj.weight.dtype)
     return network
 
@@ -179,21 +193,23 @@ def _tokenizer(model: str) -> Any:
 
 
 def _side(model: str, visual: Any) -> int:
-    """Pixels of the input's sides."""
+    """The side of the input in pixels."""
     sides = visual.image_size if isinstance(visual.image_size, (tuple, list)) else (visual.image_size,)
     if len(set(sides)) > 1:
-        raise OvsegError(f"{model} takes images of {' x '.join(map(str, sides))} pixels; crops are square here")
+        raise OvsegError(
+            f"{model} takes images of {' x '.join(map(str, sides))} pixels, but crops are square; choose another clip.model"
+        )
     return int(sides[0])
 
 
 def _short(error: Exception) -> str:
-    """The lines of torch's message on keys that do not fit, cut to what a person reads."""
+    """The first lines of a message of torch, which lists every key that does not fit."""
     return " ".join(line.strip()[:400] for line in str(error).splitlines()[:6])
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip logs every step of a load."""
+    """Silence open_clip, which logs every step of a load."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))
     try:

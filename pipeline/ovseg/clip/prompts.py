@@ -1,7 +1,7 @@
-"""Mask prompts (paper 3.3): where a patch holds background alone, a learned vector takes the place of its token.
+"""Mask prompts (paper 3.3): a learned vector replaces the token of each patch that holds background alone.
 
-Composed with open_clip's own image tower by hooks on the modules that tokens pass between, so that class token, positional
-embedding, pooling and projection stay the tower's. Shapes: B crops, S input side, N patches, W tower width, L depth.
+The prompts are inserted into open_clip's own image tower by forward hooks, so that class token, positional embedding,
+pooling and projection stay the tower's. Shapes: B crops, S input side, N patches, W tower width, L depth of the prompts.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from ovseg.core.errors import OvsegError
 
-STD = 0.02  # of new prompts, as in MAE and the paper
+INIT_STD = 0.02  # standard deviation of new prompts, as in MAE and the paper
 
 
 @dataclass(frozen=True)
 class VitHookPoints:
-    """Where tokens pass in an image tower.
+    """The modules of a ViT that hooks are registered on, and the layout of its tokens.
 
     Attributes:
-        embed: its output is the patches' tokens, before class token and positional embedding.
-        blocks: each gives the tokens `[B, prefix + N, W]`.
-        prefix: tokens before those of the patches (the class token; register tokens).
-        patch: height and width of a patch in pixels.
-        grid: rows and columns of patches.
+        embed: the module whose output is the patches' tokens, before class token and positional embedding.
+        blocks: the transformer blocks; the output of each is `[B, prefix + N, W]`.
+        prefix: the number of tokens before those of the patches (class token, register tokens).
+        patch: the height and width of a patch in pixels.
+        grid: the numbers of rows and columns of patches.
         width: W.
     """
 
@@ -43,21 +43,24 @@ class VitHookPoints:
 
 
 def vit_hook_points(visual: nn.Module) -> VitHookPoints:
-    """The vit_hook_points of a plain ViT of open_clip or timm, with any pooling.
+    """Find the hook points of a plain ViT of open_clip or timm, with any pooling.
+
+    Args:
+        visual: an image tower of open_clip.
 
     Raises:
-        OvsegError: another kind of tower, or one that drops patches.
+        OvsegError: the tower is not a plain ViT, or it drops patches.
     """
     if isinstance(visual, VisionTransformer):
         conv = visual.conv1
-        found = VitHookPoints(
+        points = VitHookPoints(
             conv, list(visual.transformer.resblocks), 1, visual.patch_size, visual.grid_size, conv.out_channels
         )
         dropout = visual.patch_dropout
     elif isinstance(visual, TimmModel) and _is_plain(visual.trunk):
         trunk = visual.trunk
         embed, dropout = trunk.patch_embed, getattr(trunk, "patch_drop", None)
-        found = VitHookPoints(
+        points = VitHookPoints(
             embed, list(trunk.blocks), trunk.num_prefix_tokens, embed.patch_size, embed.grid_size, trunk.embed_dim
         )
     else:
@@ -68,11 +71,11 @@ def vit_hook_points(visual: nn.Module) -> VitHookPoints:
         )
     if getattr(dropout, "prob", 0) > 0:
         raise OvsegError("mask prompts need every patch, and this image tower drops some; set its patch dropout to 0")
-    return found
+    return points
 
 
 def _is_plain(trunk: nn.Module) -> bool:
-    """Whether timm's tower cuts the image into patches that do not overlap, and passes them on as a list of tokens."""
+    """Whether a tower of timm splits the image into patches that do not overlap, and passes them on as a list of tokens."""
     from timm.layers.patch_embed import PatchEmbed
 
     embed = getattr(trunk, "patch_embed", None)
@@ -82,66 +85,77 @@ def _is_plain(trunk: nn.Module) -> bool:
 
 
 def new_prompts(visual: nn.Module, depth: int, seed: int) -> Tensor:
-    """Fresh prompts, float32 `[L, N, W]`, each N(0, 0.02).
+    """Draw new prompts from a normal distribution with mean 0 and standard deviation 0.02.
+
+    Args:
+        visual: an image tower of open_clip.
+        depth: L, the number of layers that prompts are inserted into.
+        seed: the seed of the values.
+
+    Returns:
+        prompts, float32 `[L, N, W]`.
 
     Raises:
-        OvsegError: the tower has no vit_hook_points, or fewer blocks than `depth`.
+        OvsegError: the tower is not a plain ViT, or has fewer blocks than `depth`.
     """
-    where = vit_hook_points(visual)
-    _check_depth(depth, where)
-    shape = (depth, where.grid[0] * where.grid[1], where.width)
-    return torch.normal(0.0, STD, shape, generator=torch.Generator().manual_seed(seed))
+    points = vit_hook_points(visual)
+    _check_depth(depth, points)
+    shape = (depth, points.grid[0] * points.grid[1], points.width)
+    return torch.normal(0.0, INIT_STD, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def foreground_patches(masks: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Which patches keep their token: bool `[B, N]`, True where at least one pixel of the patch is foreground.
+    """Find the patches that keep their tokens: those with at least one pixel of foreground.
 
     Args:
         masks: bool `[B, S, S]`, True is foreground.
-        patch: height and width of a patch.
+        patch: the height and width of a patch in pixels.
+
+    Returns:
+        bool `[B, N]`.
     """
     return F.max_pool2d(masks[:, None].float(), patch).flatten(1) > 0
 
 
 @contextmanager
 def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None]:
-    """While this lasts, one forward pass of the tower sees prompts in the place of blank patches.
+    """Replace the tokens of background patches by prompts during the forward passes in this context.
 
-    `prompts[0]` goes in before class token and positional embedding, `prompts[i]` after block i, counted from 1; prefix
-    tokens are never touched, and attention is not restricted (paper 3.3 and A.5).
+    `prompts[0]` is inserted before class token and positional embedding, `prompts[i]` after block i, counted from 1; prefix
+    tokens are never changed, and attention is not restricted (paper 3.3 and A.5).
 
     Args:
-        visual: image tower.
+        visual: an image tower of open_clip.
         prompts: `[L, N, W]`.
-        masks: bool `[B, S, S]` of the crops that the tower is about to see.
+        masks: the masks of the crops of the forward pass, bool `[B, S, S]`.
 
     Raises:
-        OvsegError: no vit_hook_points; prompts of another grid, width or depth.
+        OvsegError: the tower is not a plain ViT, or the prompts do not fit its grid, width or number of blocks.
     """
-    where = vit_hook_points(visual)
-    _check_depth(len(prompts), where)
-    if prompts.shape[1:] != (where.grid[0] * where.grid[1], where.width):
+    points = vit_hook_points(visual)
+    _check_depth(len(prompts), points)
+    if prompts.shape[1:] != (points.grid[0] * points.grid[1], points.width):
         raise OvsegError(
             f"mask prompts of {prompts.shape[1]} patches, {prompts.shape[2]} wide, do not fit an image tower of "
-            f"{where.grid[0]} x {where.grid[1]} patches, {where.width} wide; for another grid of the same width, "
+            f"{points.grid[0]} x {points.grid[1]} patches, {points.width} wide; for another grid of the same width, "
             "load_adapted(..., resize=True)"
         )
-    keep = foreground_patches(masks, where.patch)
+    keep = foreground_patches(masks, points.patch)
 
-    def at_input(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
+    def replace_embedded(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
         prompt = prompts[0].to(tokens.dtype)
         if tokens.ndim == 4:  # [B, W, rows, columns], as a convolution gives them
-            return torch.where(keep.view(-1, 1, *where.grid), tokens, prompt.T.reshape(1, -1, *where.grid))
+            return torch.where(keep.view(-1, 1, *points.grid), tokens, prompt.T.reshape(1, -1, *points.grid))
         return torch.where(keep[..., None], tokens, prompt)
 
-    def after(prompt: Tensor, tokens: Tensor) -> Tensor:
-        shown = torch.where(keep[..., None], tokens[:, where.prefix :], prompt.to(tokens.dtype))
-        return torch.cat([tokens[:, : where.prefix], shown], dim=1)
+    def replace_after_block(prompt: Tensor, tokens: Tensor) -> Tensor:
+        patches = torch.where(keep[..., None], tokens[:, points.prefix :], prompt.to(tokens.dtype))
+        return torch.cat([tokens[:, : points.prefix], patches], dim=1)
 
-    handles = [where.embed.register_forward_hook(at_input)]
+    handles = [points.embed.register_forward_hook(replace_embedded)]
     handles += [
-        block.register_forward_hook(lambda _module, _inputs, tokens, prompt=prompt: after(prompt, tokens))
-        for block, prompt in zip(where.blocks, prompts[1:], strict=False)
+        block.register_forward_hook(lambda _module, _inputs, tokens, prompt=prompt: replace_after_block(prompt, tokens))
+        for block, prompt in zip(points.blocks, prompts[1:], strict=False)
     ]
     try:
         yield
@@ -151,11 +165,19 @@ def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> I
 
 
 def resize_prompts(prompts: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Prompts `[L, N, W]` of one grid (rows, columns) interpolated to another, bicubic, as positional embeddings are."""
+    """Interpolate prompts to another grid of patches, bicubically, as positional embeddings are.
+
+    Args:
+        prompts: `[L, N, W]`.
+        grid: the rows and columns of the N patches.
+        to: the rows and columns of the result's patches.
+    """
     planes = prompts.transpose(1, 2).reshape(len(prompts), -1, *grid)
     return F.interpolate(planes, to, mode="bicubic", antialias=True).flatten(2).transpose(1, 2).contiguous()
 
 
-def _check_depth(depth: int, where: VitHookPoints) -> None:
-    if not 1 <= depth <= len(where.blocks):
-        raise OvsegError(f"prompt.depth={depth} is not possible: the image tower has {len(where.blocks)} blocks")
+def _check_depth(depth: int, points: VitHookPoints) -> None:
+    if not 1 <= depth <= len(points.blocks):
+        raise OvsegError(
+            f"prompt.depth={depth} is not possible: the image tower has {len(points.blocks)} blocks; set it to at most that"
+        )

@@ -16,13 +16,14 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 def save_clip(network: nn.Module, model_config: dict[str, Any], folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write config and weights.
+    """Write a CLIP's config and weights.
 
     Args:
-        network: open_clip's model.
-        model_config: the config it was built from (`open_clip_config.json`'s "model_cfg").
-        folder: made if needed.
-        dtype: store floating-point weights in this type (they are loaded as float32 all the same).
+        network: a model of open_clip.
+        model_config: the config that the model was built from ("model_cfg" of open_clip_config.json).
+        folder: the folder to write; created if needed.
+        dtype: the data type of the stored floating-point weights; None keeps the model's. They are loaded as float32 in
+            any case.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -34,7 +35,11 @@ def save_clip(network: nn.Module, model_config: dict[str, Any], folder: Path, dt
 
 
 def model_config(model: str) -> dict[str, Any]:
-    """The config that open_clip builds `model` from: of a name, a local folder, or a repository on the Hub."""
+    """Read the config that open_clip builds a model from.
+
+    Args:
+        model: a name of open_clip, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+    """
     if model.startswith("local-dir:"):
         return dict(json.loads((Path(model[10:]) / CONFIG).read_text(encoding="utf-8"))["model_cfg"])
     if model.startswith("hf-hub:"):
