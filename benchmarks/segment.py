@@ -28,7 +28,7 @@ from ovseg.clip.load import Clip, load_clip
 from ovseg.core.crops import normalise
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.proposals.mask_logits import upsample_mask_probs
-from ovseg.proposals.network import Network, Queries, new_model
+from ovseg.proposals.network import NetworkOutput, ProposalNetwork, build_network
 from ovseg.segmentation.names import Vocabulary
 from ovseg.segmentation.segmenter import Segmenter
 
@@ -71,7 +71,7 @@ def run(options: Options) -> Result:
     ]
     setup: dict[str, str | float] = {
         "clip": MODEL,
-        "proposals": len(queries.masks),
+        "proposals": len(queries.mask_logits),
         "names": NAMES,
         "photographs": str(found.real).lower(),
         **{f"peak MiB, {names} names": round(value) for names, value in peaks.items()},
@@ -85,8 +85,8 @@ def run(options: Options) -> Result:
 
 def segmenter(precision: str) -> Segmenter:
     """The segmenter with random weights; its network is not asked, see `made_queries`."""
-    network = Network(
-        new_model(
+    network = ProposalNetwork(
+        build_network(
             "resnet10t",
             pretrained=False,
             num_queries=2,
@@ -102,14 +102,14 @@ def segmenter(precision: str) -> Segmenter:
     return Segmenter(network, load_clip(MODEL, "random", precision=precision))  # type: ignore[arg-type]
 
 
-def made_queries(number: int, width: int) -> Queries:
+def made_queries(number: int, width: int) -> NetworkOutput:
     """Proposals of blobs, as soft as a network's."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: GRID[0], : GRID[1]]
     far = [np.hypot(y - rng.uniform(0, GRID[0]), x - rng.uniform(0, GRID[1])) for _ in range(number)]
     masks = torch.from_numpy(np.stack([rng.uniform(0.5, 3) * BLOB - some for some in far])).float() / 4
     classes = F.normalize(torch.randn(number, width, generator=torch.Generator().manual_seed(0)), dim=-1)
-    return Queries(classes, classes[0], masks, (float(GRID[0]), float(GRID[1])))
+    return NetworkOutput(classes, classes[0], masks, (float(GRID[0]), float(GRID[1])))
 
 
 def made_words(number: int, width: int) -> Vocabulary:
@@ -117,19 +117,19 @@ def made_words(number: int, width: int) -> Vocabulary:
     return Vocabulary(tuple(f"name {i}" for i in range(number)), texts, torch.arange(number))
 
 
-def ours_once(ours: Segmenter, pixels: ImageArray, queries: Queries, words: Vocabulary) -> NDArray[np.uint16]:
+def ours_once(ours: Segmenter, pixels: ImageArray, queries: NetworkOutput, words: Vocabulary) -> NDArray[np.uint16]:
     regions = ours.crop_regions(pixels, ours.binarize(pixels, queries))
     labels, _ = ours.semantic_map(pixels, queries, ours.ensemble(ours.classify(queries, regions, words), 0.7))
     return labels
 
 
 @torch.inference_mode()
-def plain_once(clip: Clip, pixels: ImageArray, queries: Queries, words: Vocabulary) -> NDArray[np.int64]:
+def plain_once(clip: Clip, pixels: ImageArray, queries: NetworkOutput, words: Vocabulary) -> NDArray[np.int64]:
     """One proposal after the other in float32, and maps of all classes at full size."""
     height, width = pixels.shape[:2]
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
     blank = (255 * clip.mean)[:, None, None]
-    soft = upsample_mask_probs(queries.masks, queries.extent, height, width)
+    soft = upsample_mask_probs(queries.mask_logits, queries.extent, height, width)
     features: list[Tensor] = []
     for mask in soft > 0.4:
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -142,11 +142,14 @@ def plain_once(clip: Clip, pixels: ImageArray, queries: Queries, words: Vocabula
         square = F.interpolate(padded[None], (clip.size, clip.size), mode="bicubic").clamp(0, 255)
         features.append(F.normalize(clip.model.encode_image(normalise(square, clip.mean, clip.std)), dim=-1))  # type: ignore[operator]
     q = (100 * torch.cat(features) @ words.texts.T).softmax(1)
-    p = (100 * torch.cat([queries.classes @ words.texts.T, (queries.classes @ queries.no_object)[:, None]], 1)).softmax(
-        1
-    )
+    p = (
+        100
+        * torch.cat(
+            [queries.class_embeddings @ words.texts.T, (queries.class_embeddings @ queries.no_object)[:, None]], 1
+        )
+    ).softmax(1)
     scores = p[:, :-1].pow(0.3) * q.pow(0.7)
-    maps = torch.einsum("qc,qhw->chw", scores, queries.masks.sigmoid())
+    maps = torch.einsum("qc,qhw->chw", scores, queries.mask_logits.sigmoid())
     return np.asarray(F.interpolate(maps[None], (height, width), mode="bilinear")[0].argmax(0).numpy())
 
 

@@ -172,7 +172,7 @@ def test_an_image_that_does_not_exist_is_an_error(call: Call, tmp_path: Path) ->
 
 def test_a_clip_of_another_text_tower_is_refused_with_what_to_do(call: Call, drawn: Path, tiny_clip: Path) -> None:
     code, said = call(drawn, clip=tiny_clip)
-    assert code == 1 and "another text tower" in said and "use the CLIP that it was trained with" in said
+    assert code == 1 and "another text tower" in said and "the CLIP that it was trained with" in said
 
 
 def test_an_output_that_is_a_file_is_an_error(call: Call, drawn: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_what_tune_chose_is_used_and_what_is_given_goes_first(
     assert "weight of CLIP 0.1 (given)" in call(drawn / "a.png", weight="0.1")[1]  # no choice for the toy
 
 
-@pytest.mark.parametrize("classifier", ["clip", "segmenter", "ensemble"])
+@pytest.mark.parametrize("classifier", ["clip", "proposals", "ensemble"])
 def test_the_label_map_is_what_the_benchmark_scores(
     call: Call, toys: Toys, tmp_path: Path, runtime: Runtime, classifier: str
 ) -> None:

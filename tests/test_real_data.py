@@ -67,11 +67,11 @@ def _small(folder: Path, published: Published, served: Served) -> Copy:
 
 def _shrunk(paper: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
     """A recipe with the models and the few steps of another one, and its own data."""
-    own = {name: paper["segmenter"][name] for name in ("annotations", "classes", "licence")}
+    own = {name: paper["proposal_network"][name] for name in ("annotations", "classes", "licence")}
     small = {name: tiny[name] for name in ("clip", "finetune", "prompt")}
     changes = {
         "nouns": {"model": tiny["nouns"]["model"]},
-        "segmenter": tiny["segmenter"] | own,
+        "proposal_network": tiny["proposal_network"] | own,
         "shards": {"min_shards": 2},
         "calibrate": {"limit": 2, "weights": [0.0, 0.5], "thresholds": [0.4]},
         "evaluate": {"benchmarks": ["cocostuff"]},

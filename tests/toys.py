@@ -16,7 +16,8 @@ from ovseg.clip.save import save_clip
 from ovseg.core import crops
 from ovseg.core.images import ImageArray
 from ovseg.core.vocabulary import embed
-from ovseg.proposals.network import Network, load_network, network_input, network_size, new_model, probe, save_network
+from ovseg.proposals.network import ProposalNetwork, build_network, input_size, preprocess
+from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
 from tests.conftest import HEIGHT, TINY, WIDTH, random_clip
 
 WORDS = ("star", "key", "boat", "fish", "guitar", "kite", "sky", "grass", "red cup", "traffic light")
@@ -71,7 +72,7 @@ def toy_network(folder: Path, clip_folder: Path) -> Path:
     with torch.no_grad():
         for weight in model.model.transformer_module.parameters():
             weight.mul_(SHARPER if weight.ndim > 1 else 1)
-    save_network(model, folder, {"probe": probe(clip), "names": list(WORDS[:QUERIES])}, SHORT, LONG)
+    save_network(model, folder, {"probe": probe_text_tower(clip), "names": list(WORDS[:QUERIES])}, SHORT, LONG)
     network = load_network(folder)
     hidden = torch.stack([_hidden(network, noise(i)) for i in range(FITTED)])
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +80,7 @@ def toy_network(folder: Path, clip_folder: Path) -> Path:
         masks = torch.linalg.qr(torch.randn(HIDDEN, QUERIES, generator=generator))[0].T * 8
         _fit(model.mask_embedder, hidden, masks)
         _fit(model.class_predictor.project, hidden, embed(WORDS[:QUERIES], clip.encode_texts, "single", 8))
-    save_network(model, folder, {"probe": probe(clip), "names": list(WORDS[:QUERIES])}, SHORT, LONG)
+    save_network(model, folder, {"probe": probe_text_tower(clip), "names": list(WORDS[:QUERIES])}, SHORT, LONG)
     return folder
 
 
@@ -98,7 +99,7 @@ def tiny_model(clip: Clip, **changes: Any) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return new_model(**{**options, **changes})
+        return build_network(**{**options, **changes})
 
 
 def whiten(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -109,10 +110,10 @@ def whiten(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _hidden(network: Network, pixels: ImageArray) -> Tensor:
+def _hidden(network: ProposalNetwork, pixels: ImageArray) -> Tensor:
     """What the decoder says of each query `[Q, hidden]`."""
     height, width, _ = pixels.shape
-    found = network.model.model(network_input(pixels, network_size(height, width, SHORT, LONG)))
+    found = network.model.model(preprocess(pixels, input_size(height, width, SHORT, LONG)))
     return found.transformer_decoder_last_hidden_state[0]  # type: ignore[no-any-return]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ovseg.engine.runtime import from_environment
 from ovseg.mining.index import build_index
-from ovseg.proposals.network import load_network, save_network
+from ovseg.proposals.network_folder import load_network, save_network
 from ovseg.training.proposal_network import ProposalNetworkRecipe, train_proposal_network
 from stages._run import run_stage
 
@@ -54,7 +54,7 @@ def main(_: object) -> None:
             index, TRAIN / "images", TRAIN / "panoptic.json", CLIP, None, full, runtime, RECIPE, licence="Apache-2.0"
         )
         network = load_network(full)
-    save_network(network.model, OUT, network.about, RECIPE.short_side, RECIPE.long_side, torch.float16)
+    save_network(network.model, OUT, network.metadata, RECIPE.short_side, RECIPE.long_side, torch.float16)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ovseg.mining.propose import propose_masks
 from ovseg.proposals.backbone import identify_backbone
 from ovseg.proposals.checkpoint import checkpoint_fingerprint, identify_checkpoint, load_checkpoint
 from ovseg.proposals.maskformer import MODELS
-from ovseg.proposals.network import ABOUT, identify_network, load_network, save_network
+from ovseg.proposals.network_folder import METADATA, identify_network, load_network, save_network
 from ovseg.training.proposal_network import train_proposal_network
 from tests.conftest import Coco, Toys
 from tests.hub import COMMIT, Hub, serving, use
@@ -217,12 +217,12 @@ def test_our_own_network_is_named_with_the_backbone_it_began_with(
 ) -> None:
     network = load_network(toys.network)
     backbone = asdict(identify_backbone("test_resnet"))
-    save_network(network.model, tmp_path / "network", {**network.about, "backbone": backbone}, SHORT, LONG)
-    meta = propose(index, coco, tmp_path / "out", runtime, source="segmenter", model=str(tmp_path / "network"))
+    save_network(network.model, tmp_path / "network", {**network.metadata, "backbone": backbone}, SHORT, LONG)
+    meta = propose(index, coco, tmp_path / "out", runtime, source="proposal_network", model=str(tmp_path / "network"))
     found = json.loads(meta[b"ovseg.network"])
     assert found["sha256"] == hashing.sha256_file(tmp_path / "network" / WEIGHTS)
     assert found["backbone"]["sha256"] == hashing.sha256_file(hub.root / RESNET / WEIGHTS)
-    save_network(network.model, tmp_path / "next", {**network.about, "init": {"backbone": backbone}}, SHORT, LONG)
+    save_network(network.model, tmp_path / "next", {**network.metadata, "init": {"backbone": backbone}}, SHORT, LONG)
     assert identify_network(tmp_path / "next")["backbone"] == backbone  # that of the network it goes on from
     assert identify_network(toys.network)["backbone"] is None  # made before backbones were noted, or from nothing
     with pytest.raises(OvsegError, match="is not a proposal network"):
@@ -274,7 +274,7 @@ def test_offline_a_missing_backbone_is_said_at_once(
 @pytest.mark.parametrize(
     ("backbone", "said"),
     [
-        ("nf_resnet26", r"no weights for the backbone 'nf_resnet26'; set segmenter\.pretrained=false"),
+        ("nf_resnet26", r"no weights for the backbone 'nf_resnet26'; proposal_network\.pretrained=false"),
         ("resnet10t.nobodys", r"knows no weights 'resnet10t\.nobodys'; it has resnet10t\.c3_in1k"),
         ("resnet18d_9000", "timm knows no backbone"),
     ],
@@ -300,7 +300,7 @@ def test_a_trained_network_notes_its_backbone_and_is_another_with_other_weights(
     def train(name: str) -> dict[str, Any]:
         out = tmp_path / name
         train_proposal_network(index, coco.images, coco.instances, toys.clip, None, out, runtime, recipe, None)
-        return {**json.loads((out / ABOUT).read_text()), "key": tables.read_step_manifest(out)["fingerprint"]}
+        return {**json.loads((out / METADATA).read_text()), "key": tables.read_step_manifest(out)["fingerprint"]}
 
     first = train("first")
     assert first["backbone"]["revision"] == COMMIT

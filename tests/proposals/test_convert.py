@@ -21,7 +21,7 @@ from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
 from ovseg.mining.propose import _network
 from ovseg.proposals.convert import INNER, MULTI_GRID, convert_segmenter, is_segmenter, read_network
-from ovseg.proposals.network import ABOUT, load_network
+from ovseg.proposals.network_folder import METADATA, load_network
 from ovseg.proposals.released import their_name
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import TINY, random_clip
@@ -71,7 +71,7 @@ def write(path: Path, state: State) -> Path:
 def seen_by(model: Any, images: Tensor, texts: Tensor) -> Seen:
     found = model.model(images)
     hidden = found.transformer_decoder_last_hidden_state
-    model.class_predictor.texts = texts.float()
+    model.class_predictor.text_embeddings = texts.float()
     masks = torch.einsum("bqc,bchw->bqhw", model.mask_embedder(hidden), found.pixel_decoder_last_hidden_state)
     return Seen(found.pixel_decoder_last_hidden_state, hidden, masks, model.class_predictor(hidden).double())
 
@@ -230,7 +230,7 @@ def test_a_released_segmenter_segments_an_image(swin: State, known: str, tmp_pat
     said = convert(path, tmp_path / "deep" / "out")
     network, clip = tmp_path / "deep" / "out" / "proposal_network", tmp_path / "deep" / "out" / "clip"
     assert f"--network {network} --clip {clip}" in said
-    about = json.loads((network / ABOUT).read_text())
+    about = json.loads((network / METADATA).read_text())
     assert len(about["names"]) == 171 and about["names"][0] == "person"
     assert (about["short_side"], about["long_side"], about["licence"]) == (640, 2560, "CC-BY-NC-4.0")
     assert about["checkpoint"] == {"name": path.name, "weights": hashing.sha256_file(path)}
@@ -248,7 +248,7 @@ def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str
     assert _network("proposal_network", str(tmp_path / "out" / "proposal_network"))[tables.LICENCE] == "CC-BY-NC-4.0"
     blocks = network.model.model.pixel_level_module.encoder._backbone["layer4"]
     assert [block.conv2.dilation for block in blocks] == [(1, 1), (2, 2), (4, 4)]
-    assert (network.about["short_side"], network.about["long_side"]) == (512, 2048)
+    assert (network.metadata["short_side"], network.metadata["long_side"]) == (512, 2048)
 
 
 def test_a_released_clip_is_still_read_into_the_folder_itself(known: str, tmp_path: Path) -> None:

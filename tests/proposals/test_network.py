@@ -24,19 +24,8 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.params import read_params
 from ovseg.proposals import Proposal
 from ovseg.proposals.mask_logits import upsample_mask_probs
-from ovseg.proposals.network import (
-    ABOUT,
-    MEAN,
-    STD,
-    Network,
-    TextClassifier,
-    check_text_tower,
-    load_network,
-    network_input,
-    network_size,
-    probe,
-    save_network,
-)
+from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, ProposalNetwork, TextClassifier, input_size, preprocess
+from ovseg.proposals.network_folder import METADATA, check_text_tower, load_network, probe_text_tower, save_network
 from ovseg.proposals.proposal_network import proposal_network_source
 from tests.conftest import ROOT, TINY, Toys, random_clip
 from tests.toys import LONG, QUERIES, SHORT, noise, tiny_model
@@ -65,11 +54,11 @@ def other_clip(folder: Path, *, part: str, width: int = 16) -> Path:
 def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
     torch.manual_seed(0)
     classifier = TextClassifier(8, 12, 6)
-    classifier.texts = F.normalize(torch.randn(4, 6), dim=-1)
+    classifier.text_embeddings = F.normalize(torch.randn(4, 6), dim=-1)
     queries = torch.randn(2, 5, 8)
     first, last = classifier.project[0], classifier.project[2]
     seen = (queries @ first.weight.T + first.bias).clamp(min=0) @ last.weight.T + last.bias  # type: ignore[operator]
-    every = torch.cat([classifier.texts, classifier.no_object[None]])
+    every = torch.cat([classifier.text_embeddings, classifier.no_object[None]])
     wanted = 100 * F.cosine_similarity(seen[:, :, None], every, dim=-1)
     torch.testing.assert_close(classifier(queries), wanted, atol=1e-3, rtol=1e-4)
     assert classifier(queries).shape == (2, 5, 5)
@@ -79,19 +68,19 @@ def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
 def test_any_image_can_be_looked_at(toys: Toys, height: int, width: int) -> None:
     network = load_network(toys.network)
     found = network.predict(noise(0, height, width))
-    assert found.classes.shape == (QUERIES, 16)
-    assert found.masks.shape[0] == QUERIES
-    torch.testing.assert_close(found.classes.norm(dim=-1), torch.ones(QUERIES))
+    assert found.class_embeddings.shape == (QUERIES, 16)
+    assert found.mask_logits.shape[0] == QUERIES
+    torch.testing.assert_close(found.class_embeddings.norm(dim=-1), torch.ones(QUERIES))
     assert float(found.no_object.norm()) == pytest.approx(1)
-    seen = network_size(height, width, SHORT, LONG)
+    seen = input_size(height, width, SHORT, LONG)
     assert found.extent == (seen[0] / 4, seen[1] / 4)
-    assert all(0 < inside <= side for inside, side in zip(found.extent, found.masks.shape[1:], strict=True))
-    assert all(tensor.isfinite().all() for tensor in (found.classes, found.masks))
+    assert all(0 < inside <= side for inside, side in zip(found.extent, found.mask_logits.shape[1:], strict=True))
+    assert all(tensor.isfinite().all() for tensor in (found.class_embeddings, found.mask_logits))
 
 
 def test_looking_twice_gives_the_same(toys: Toys) -> None:
     one, two = (load_network(toys.network).predict(noise(3)) for _ in range(2))
-    assert torch.equal(one.classes, two.classes) and torch.equal(one.masks, two.masks)
+    assert torch.equal(one.class_embeddings, two.class_embeddings) and torch.equal(one.mask_logits, two.mask_logits)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +98,15 @@ def test_looking_twice_gives_the_same(toys: Toys) -> None:
 def test_the_short_side_is_reached_unless_the_long_one_would_be_too_long(
     given: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
-    assert network_size(*given, 512, 2048) == wanted
+    assert input_size(*given, 512, 2048) == wanted
 
 
 def test_the_input_is_normalised_and_padded_with_zeros_below_and_right() -> None:
     pixels = np.full((10, 20, 3), (10, 120, 250), np.uint8)
-    found = network_input(pixels, (40, 80))
+    found = preprocess(pixels, (40, 80))
     assert found.shape == (1, 3, 64, 96)
     for channel, value in enumerate((10, 120, 250)):
-        wanted = (value / 255 - MEAN[channel]) / STD[channel]
+        wanted = (value / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         torch.testing.assert_close(found[0, channel, :40, :80], torch.full((40, 80), wanted))
     assert not found[:, :, 40:].any() and not found[:, :, :, 80:].any()
 
@@ -125,27 +114,27 @@ def test_the_input_is_normalised_and_padded_with_zeros_below_and_right() -> None
 def test_pixels_that_may_not_be_written_are_read() -> None:
     pixels = noise(0)
     pixels.flags.writeable = False
-    assert torch.equal(network_input(pixels, (48, 64)), network_input(noise(0), (48, 64)))
+    assert torch.equal(preprocess(pixels, (48, 64)), preprocess(noise(0), (48, 64)))
     turned = np.asfortranarray(noise(0))
-    assert torch.equal(network_input(turned, (48, 64)), network_input(noise(0), (48, 64)))
+    assert torch.equal(preprocess(turned, (48, 64)), preprocess(noise(0), (48, 64)))
 
 
 def look_all(folder: Path) -> list[Tensor]:
     found = load_network(folder).predict(noise(0))
-    return [found.classes, found.no_object, found.masks]
+    return [found.class_embeddings, found.no_object, found.mask_logits]
 
 
 def test_a_saved_network_is_the_same_after_loading(toys: Toys, tmp_path: Path) -> None:
     network = load_network(toys.network)
-    save_network(network.model, tmp_path / "again", network.about, SHORT, LONG)
-    assert load_network(tmp_path / "again").about == network.about
+    save_network(network.model, tmp_path / "again", network.metadata, SHORT, LONG)
+    assert load_network(tmp_path / "again").metadata == network.metadata
     for one, other in zip(look_all(toys.network), look_all(tmp_path / "again"), strict=True):
         assert torch.equal(one, other)
 
 
 def test_half_precision_on_disk_changes_little_and_is_loaded_as_float32(toys: Toys, tmp_path: Path) -> None:
     network = load_network(toys.network)
-    save_network(network.model, tmp_path / "half", network.about, SHORT, LONG, torch.float16)
+    save_network(network.model, tmp_path / "half", network.metadata, SHORT, LONG, torch.float16)
     sizes = [(folder / WEIGHTS).stat().st_size for folder in (toys.network, tmp_path / "half")]
     assert sizes[1] < 0.51 * sizes[0]
     assert {p.dtype for p in load_network(tmp_path / "half").model.parameters()} == {torch.float32}
@@ -156,20 +145,20 @@ def test_half_precision_on_disk_changes_little_and_is_loaded_as_float32(toys: To
 def test_the_texts_of_training_are_not_stored(copy: Path, toys: Toys) -> None:
     """The vocabulary may change: a network saved with texts loads without them."""
     model = load_network(toys.network).model
-    model.class_predictor.texts = torch.randn(7, 16)
-    save_network(model, copy, load_network(toys.network).about, SHORT, LONG)
-    assert "class_predictor.texts" not in load_file(copy / WEIGHTS)
-    assert load_network(copy).model.class_predictor.texts.shape == (0, 16)
+    model.class_predictor.text_embeddings = torch.randn(7, 16)
+    save_network(model, copy, load_network(toys.network).metadata, SHORT, LONG)
+    assert "class_predictor.text_embeddings" not in load_file(copy / WEIGHTS)
+    assert load_network(copy).model.class_predictor.text_embeddings.shape == (0, 16)
 
 
-@pytest.mark.parametrize("name", [ABOUT, "config.json", WEIGHTS])
+@pytest.mark.parametrize("name", [METADATA, "config.json", WEIGHTS])
 def test_a_folder_without_one_of_the_three_files_is_no_network(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(OvsegError, match=f"{copy} is not a proposal network: {name} is missing"):
         load_network(copy)
 
 
-@pytest.mark.parametrize("name", [ABOUT, "config.json", WEIGHTS])
+@pytest.mark.parametrize("name", [METADATA, "config.json", WEIGHTS])
 def test_a_damaged_file_is_said_in_one_line(copy: Path, name: str) -> None:
     (copy / name).write_bytes(b'{"half a fi')
     with pytest.raises(OvsegError, match="cannot be loaded") as said:
@@ -201,9 +190,9 @@ def test_every_key_of_the_weights_is_accounted_for(copy: Path, damage: Any, said
 
 
 def test_a_description_without_its_sizes_is_refused(copy: Path) -> None:
-    about = json.loads((copy / ABOUT).read_text())
+    about = json.loads((copy / METADATA).read_text())
     del about["text_proj_dim"]
-    (copy / ABOUT).write_text(json.dumps(about))
+    (copy / METADATA).write_text(json.dumps(about))
     with pytest.raises(OvsegError, match=r"cannot be loaded.*text_proj_dim"):
         load_network(copy)
 
@@ -218,19 +207,19 @@ def test_another_text_tower_is_refused_and_another_image_tower_is_not(toys: Toys
 
 
 def test_the_same_text_tower_under_another_image_tower_is_taken(tiny_clip: Path, tmp_path: Path) -> None:
-    made = Network(None, {"probe": probe(load_adapted(tiny_clip))})
+    made = ProposalNetwork(None, {"probe": probe_text_tower(load_adapted(tiny_clip))})
     folder = other_clip(tmp_path / "visual", part="visual")
     check_text_tower(made, load_adapted(folder), tiny_clip, folder)
     folder = other_clip(tmp_path / "text", part="text")
     with pytest.raises(OvsegError, match="another text tower"):
         check_text_tower(made, load_adapted(folder), tiny_clip, folder)
     folder = other_clip(tmp_path / "wide", part="text", width=24)
-    with pytest.raises(OvsegError, match=r"16 wide.* is 24 wide"):
+    with pytest.raises(OvsegError, match="have 16 numbers.* have 24"):
         check_text_tower(made, load_adapted(folder), tiny_clip, folder)
 
 
 def test_the_text_tower_is_known_in_bfloat16_too(tiny_clip: Path) -> None:
-    made = Network(None, {"probe": probe(load_adapted(tiny_clip))})
+    made = ProposalNetwork(None, {"probe": probe_text_tower(load_adapted(tiny_clip))})
     check_text_tower(made, load_adapted(tiny_clip, precision="bf16"), tiny_clip, tiny_clip)
 
 
@@ -302,7 +291,7 @@ def image(folder: Path) -> ImageRecord:
 def test_as_a_source_it_gives_the_masks_of_its_queries_best_first(toys: Toys, tmp_path: Path) -> None:
     found = list(proposal_network_source(toys.network, 0.5, 100, "cpu")(image(tmp_path)))
     queries = load_network(toys.network).predict(noise(0))
-    soft = upsample_mask_probs(queries.masks, queries.extent, 48, 64).numpy()
+    soft = upsample_mask_probs(queries.mask_logits, queries.extent, 48, 64).numpy()
     wanted = sorted(((float(s[s > 0.5].mean()), masks.encode(s > 0.5)) for s in soft if (s > 0.5).any()), reverse=True)
     assert len(found) == len(wanted) == QUERIES
     for proposal, (score, rle) in zip(found, wanted, strict=True):

@@ -50,7 +50,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
     pixels = noise(6)
     found = segmenter.segment(pixels, NAMES, classifier)
     queries, words = segmenter.network.predict(pixels), segmenter.vocabulary(NAMES)
-    p = by_network((queries.classes @ words.texts.T).double(), queries.classes @ queries.no_object)
+    p = by_network((queries.class_embeddings @ words.texts.T).double(), queries.class_embeddings @ queries.no_object)
     rles = segmenter.binarize(pixels, queries)
     assert all(rles)
     features = []
@@ -62,7 +62,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
         features.append(clip.encode_crops(crop[None], inside[None])[0])
     q = by_clip((torch.stack(features) @ words.texts.T).double())
     scores = {"clip": q, "proposals": p, "ensemble": p**0.3 * q**0.7}[classifier]
-    labels, values = compose(scores, queries.masks, queries.extent, 48, 64)
+    labels, values = compose(scores, queries.mask_logits, queries.extent, 48, 64)
     np.testing.assert_allclose(found.proposals, scores, atol=2e-3)
     np.testing.assert_allclose(found.score, values, atol=1e-2)
     assert (found.labels == labels).mean() > 0.99 and found.names == NAMES
@@ -117,7 +117,7 @@ def test_where_no_proposal_is_valid_the_network_s_word_stands(segmenter: Segment
 def test_some_valid_proposals_among_others_are_the_only_ones_that_clip_names(segmenter: Segmenter) -> None:
     pixels = noise(0)
     queries = segmenter.network.predict(pixels)
-    highest = sorted(queries.masks.flatten(1).amax(1).sigmoid().tolist())
+    highest = sorted(queries.mask_logits.flatten(1).amax(1).sigmoid().tolist())
     strict = replace(segmenter, mask_threshold=(highest[1] + highest[2]) / 2)
     found, alone = strict.segment(pixels, NAMES, "clip"), strict.segment(pixels, NAMES, "proposals")
     valid = found.areas > 0
@@ -228,7 +228,7 @@ def test_seen_classes_get_their_own_weight_mean_and_discount(segmenter: Segmente
     assert torch.equal(tuned.ensemble(named, 0.7), segmenter.ensemble(named, 0.7))
     for known, less in ((seen, 0.3 * seen), (None, None)):
         found = tuned.semantic_map(pixels, queries, scores, known)
-        wanted = compose(scores, queries.masks, queries.extent, 48, 64, less)
+        wanted = compose(scores, queries.mask_logits, queries.extent, 48, 64, less)
         assert np.array_equal(found[0], wanted[0])
         np.testing.assert_allclose(found[1], wanted[1], atol=1e-6)
 
@@ -241,7 +241,7 @@ def test_another_text_tower_is_refused_with_both_folders(toys: Toys, tiny_clip: 
 
 
 def test_what_is_no_network_and_what_is_no_clip_is_refused(toys: Toys, tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match=r"is not a proposal network: segmenter\.json is missing"):
+    with pytest.raises(OvsegError, match=r"is not a proposal network: proposal_network\.json is missing"):
         Segmenter.load(toys.clip, toys.clip)
     with pytest.raises(OvsegError, match="is not a CLIP"):
         Segmenter.load(toys.network, toys.network)

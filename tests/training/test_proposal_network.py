@@ -23,7 +23,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
-from ovseg.proposals.network import ABOUT, load_network
+from ovseg.proposals.network_folder import METADATA, load_network
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training import proposal_network as module
 from ovseg.training.annotated_dataset import Scene
@@ -100,7 +100,7 @@ def curves(folder: Path) -> list[dict[str, str]]:
 def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, toys: Toys) -> None:
     out = run("out")
     network = load_network(out)
-    about = network.about
+    about = network.metadata
     assert about["names"] == list(THINGS) and about["licence"] == "Apache-2.0" and about["init"] is None
     assert about["recipe"] == vars(RECIPE) and (about["short_side"], about["long_side"]) == (32, 128)
     assert [int(row["step"]) for row in curves(out)] == [1, 2, 3, 4]
@@ -209,8 +209,8 @@ def test_an_init_of_another_shape_is_refused(run: Train, toys: Toys, changes: di
 def test_an_init_of_another_vocabulary_fits(run: Train, toys: Toys) -> None:
     """Classes are texts: a network may learn others later. (The toy's classifier is wider than the recipe's.)"""
     out = run("out", dataclasses.replace(RECIPE, text_proj_dim=64), toys.network)
-    assert load_network(out).about["names"] == list(THINGS)
-    assert json.loads((toys.network / ABOUT).read_text())["names"] != list(THINGS)
+    assert load_network(out).metadata["names"] == list(THINGS)
+    assert json.loads((toys.network / METADATA).read_text())["names"] != list(THINGS)
 
 
 def test_what_is_no_init_is_refused(run: Train, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def gradients(
     """The loss and all gradients of a step, with the running statistics of normalisation, so that parts can be compared."""
     tower = load_adapted(clip)
     model = tiny_model(tower)
-    model.class_predictor.texts = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
+    model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
     objective = Objective(model, "fp32").eval()
     loss = module._gradients(objective, wrap(objective), batch, len(batch) // parts, world)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -291,7 +291,7 @@ def test_apart_from_batch_normalisation_micro_batches_have_the_gradient_of_the_w
 def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: Toys) -> None:
     tower, batch = load_adapted(toys.clip), alike(0, 2)
     model = tiny_model(tower, decoder_layers=3)
-    model.class_predictor.texts = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
+    model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
     objective = Objective(model, "fp32").eval()
     with torch.no_grad():
         whole = float(objective(batch, 4.0, objective.class_weight(batch)))
@@ -362,7 +362,7 @@ def test_two_processes_give_the_gradient_of_one(ranks: Path, toys: Toys) -> None
 def test_two_processes_train_one_network_whose_loss_falls(ranks: Path) -> None:
     rows = [float(row["loss"]) for row in curves(ranks / "out")]
     assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
-    assert load_network(ranks / "out").about["names"] == list(THINGS)
+    assert load_network(ranks / "out").metadata["names"] == list(THINGS)
 
 
 def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys: Toys) -> None:

@@ -32,7 +32,7 @@ from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
-from ovseg.proposals.network import check_text_tower, identify_network
+from ovseg.proposals.network_folder import check_text_tower, identify_network
 from ovseg.segmentation.names import Vocabulary
 from ovseg.segmentation.regions import threads
 from ovseg.segmentation.segmenter import Segmenter

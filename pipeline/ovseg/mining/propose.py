@@ -103,10 +103,10 @@ def _network(source: SourceName, model: str | None) -> dict[str, str]:
     if source not in USE_MODEL or not model:
         return {}
     if source == "proposal_network":
-        from ovseg.proposals.network import ABOUT, identify_network
+        from ovseg.proposals.network_folder import METADATA, identify_network
 
         known = {"ovseg.network": json.dumps(identify_network(Path(model)), sort_keys=True)}
-        about = json.loads((Path(model) / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((Path(model) / METADATA).read_text(encoding="utf-8"))
         stated = about.get("licence") if "checkpoint" in about else None  # released by others, and converted
     else:
         from ovseg.proposals.checkpoint import identify_checkpoint

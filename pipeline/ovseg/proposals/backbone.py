@@ -145,7 +145,7 @@ def dilate(model: Any, dilations: Sequence[int]) -> None:
     Weights do not tell of it, and timm's ResNet does not know it.
 
     Args:
-        model: see `proposals.network.new_model`; with a ResNet of timm, if there are dilations.
+        model: see `proposals.network.build_network`; with a ResNet of timm, if there are dilations.
         dilations: one for each block of the last stage; none leaves the model as it is.
     """
     if dilations:

@@ -1,6 +1,6 @@
 """Reading the segmenters that OVSeg's authors released: a MaskFormer of detectron2 with the CLIP that it is used with.
 
-Made into two folders: `proposal_network` (see `proposals.network`) and `clip`. Every key is used once, or the
+Made into two folders: `proposal_network` (see `proposals.network_folder`) and `clip`. Every key is used once, or the
 checkpoint is refused.
 """
 
@@ -23,7 +23,8 @@ from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import HERE, read_classes
 from ovseg.proposals.backbone import dilate
-from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
+from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, build_network
+from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
 from ovseg.proposals.released import HEAD, LAYERS, NO_OBJECT, PREDICTOR, is_computed, their_name
 
 NETWORK, CLIP = "proposal_network", "clip"  # folders
@@ -33,8 +34,8 @@ BLOCKS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}  # of the st
 STEMS = {64: "c", 128: "s"}  # timm's letter of a ResNet by the width of its stem: the authors' R101c is resnet101s
 MULTI_GRID = (1, 2, 4)  # dilations of R101c's last stage in the authors' configuration
 CONSTANTS = {  # of theirs, times 255, that are constants of our code
-    "pixel_mean": MEAN,
-    "pixel_std": STD,
+    "pixel_mean": IMAGENET_MEAN,
+    "pixel_std": IMAGENET_STD,
     "clip_adapter.pixel_mean": OPENAI_DATASET_MEAN,
     "clip_adapter.pixel_std": OPENAI_DATASET_STD,
 }
@@ -97,7 +98,7 @@ def convert_segmenter(checkpoint: Path, model: str | None, folder: Path) -> None
         about = {
             "names": _vocabulary(),
             "templates": "vild",
-            "probe": probe(tower),
+            "probe": probe_text_tower(tower),
             "licence": LICENCE,
             "dilations": backbone.dilations,
             "checkpoint": {"name": checkpoint.name, "weights": hashing.sha256_file(checkpoint)},
@@ -179,7 +180,7 @@ def _new_network(state: Mapping[str, Tensor], checkpoint: Path, backbone: Backbo
     middle, width = (_size(state, f"{PREDICTOR}class_embed.layers.{i}.weight", 0, checkpoint) for i in (0, 1))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            network = new_model(
+            network = build_network(
                 backbone.name or _write_swin(Path(folder), backbone.swin),
                 pretrained=False,
                 num_queries=queries,

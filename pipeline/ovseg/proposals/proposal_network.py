@@ -9,7 +9,7 @@ from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.mask_logits import binarize_proposals
-from ovseg.proposals.network import load_network
+from ovseg.proposals.network_folder import load_network
 
 
 def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: int, device: str) -> Source:
@@ -28,7 +28,7 @@ def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: 
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
         queries = network.predict(image.pixels)
-        found = binarize_proposals(queries.masks, queries.extent, image.height, image.width, mask_threshold)
+        found = binarize_proposals(queries.mask_logits, queries.extent, image.height, image.width, mask_threshold)
         return iter(found[:max_proposals])
 
     return source

@@ -18,7 +18,7 @@ from ovseg.datasets.benchmark import read_benchmark
 from ovseg.evaluation.metrics import Floats
 from ovseg.evaluation.summary import per_class
 from ovseg.evaluation.vocabulary_overlap import GROUPS, Overlap, counts, miou_by_group, vocabulary_overlap
-from ovseg.proposals import network
+from ovseg.proposals import network_folder
 from ovseg.report.plots import commonest
 
 HEADER = ("benchmark", "class", "group", "annotated_as", "mined_as", "pairs", "iou")
@@ -88,7 +88,7 @@ def _training(pairs: Path, proposal_network: Path) -> tuple[set[str], list[tuple
 
 
 def _trained_on(proposal_network: Path) -> list[str]:
-    path = proposal_network / network.ABOUT
+    path = proposal_network / network_folder.METADATA
     try:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["names"]]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,7 +25,8 @@ from ovseg.core import crops, masks
 from ovseg.core.images import ImageArray
 from ovseg.core.vocabulary import Templates
 from ovseg.proposals.mask_logits import binary_masks
-from ovseg.proposals.network import Network, Queries, check_text_tower, load_network
+from ovseg.proposals.network import NetworkOutput, ProposalNetwork
+from ovseg.proposals.network_folder import check_text_tower, load_network
 from ovseg.segmentation.class_probs import by_clip, by_network, class_weights, ensemble_scores
 from ovseg.segmentation.compose import compose
 from ovseg.segmentation.names import Synonyms, Vocabulary, vocabulary
@@ -81,7 +82,7 @@ class Segmenter:
         pool: threads that cut.
     """
 
-    network: Network
+    network: ProposalNetwork
     clip: Clip
     mask_threshold: float = 0.4
     weight: float = 0.7
@@ -157,11 +158,13 @@ class Segmenter:
             classes.append([OTHERS])
         return vocabulary(classes, self.clip, self.templates, self.synonyms)
 
-    def binarize(self, pixels: ImageArray, queries: Queries, threshold: float | None = None) -> list[bytes | None]:
+    def binarize(
+        self, pixels: ImageArray, queries: NetworkOutput, threshold: float | None = None
+    ) -> list[bytes | None]:
         """The binary mask of each proposal as RLE, None where no pixel is above the threshold."""
         height, width = pixels.shape[:2]
         above = self.mask_threshold if threshold is None else threshold
-        found = binary_masks(queries.masks, queries.extent, height, width, above)
+        found = binary_masks(queries.mask_logits, queries.extent, height, width, above)
         return [masks.encode(mask) if mask.any() else None for mask, _ in found]
 
     def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> Regions:
@@ -187,9 +190,9 @@ class Segmenter:
             q[regions.valid] = by_clip(words.similarity(features))
         return q
 
-    def classify(self, queries: Queries, regions: Regions, words: Vocabulary) -> ClassProbs:
+    def classify(self, queries: NetworkOutput, regions: Regions, words: Vocabulary) -> ClassProbs:
         """The word of both on each proposal."""
-        p = by_network(words.similarity(queries.classes), queries.classes @ queries.no_object)
+        p = by_network(words.similarity(queries.class_embeddings), queries.class_embeddings @ queries.no_object)
         return ClassProbs(p, self.by_clip(regions, words), regions.valid)
 
     def ensemble(self, named: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
@@ -206,9 +209,9 @@ class Segmenter:
         return ensemble_scores(named.p, named.q, named.valid, weights, seen if self.average_seen else None)
 
     def semantic_map(
-        self, pixels: ImageArray, queries: Queries, scores: Tensor, seen: Tensor | None = None
+        self, pixels: ImageArray, queries: NetworkOutput, scores: Tensor, seen: Tensor | None = None
     ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Labels and scores of each pixel, `[H, W]` each; `seen` as in `mix`."""
         height, width = pixels.shape[:2]
         discount = None if seen is None or not self.calibration else self.calibration * seen.double()
-        return compose(scores, queries.masks, queries.extent, height, width, discount)
+        return compose(scores, queries.mask_logits, queries.extent, height, width, discount)

@@ -29,7 +29,8 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
 from ovseg.proposals.annotated import CLASSES
 from ovseg.proposals.backbone import identify_backbone
-from ovseg.proposals.network import MEAN, STD, load_network, new_model, probe, save_network
+from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, build_network
+from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
 from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, Scene, scenes
 from ovseg.training.checkpoint import Checkpoint
 from ovseg.training.distributed import World, all_reduce_sum, barrier, distributed_context
@@ -47,7 +48,7 @@ class ProposalNetworkRecipe:
     """How a proposal network is made; the parameters of the stage `proposal_network`.
 
     Attributes:
-        backbone, pretrained, num_queries, hidden_dim, decoder_layers, dropout, text_proj_dim: see `network.new_model`.
+        backbone, pretrained, num_queries, hidden_dim, decoder_layers, dropout, text_proj_dim: see `network.build_network`.
         templates: of the classes' texts.
         steps: of the optimiser; 0 passes `init` through.
         batch_size: B.
@@ -101,7 +102,7 @@ def train_proposal_network(
     recipe: ProposalNetworkRecipe,
     licence: str | None,
 ) -> None:
-    """Train a proposal network and write its folder (see `proposals.network`) and `training.tsv` to `out`.
+    """Train a proposal network and write its folder (see `proposals.network_folder`) and `training.tsv` to `out`.
 
     Run under torchrun, every rank calls this. A killed run continues from its last checkpoint.
 
@@ -143,7 +144,7 @@ def train_proposal_network(
             names = vocabulary(annotations, folder, table)
             texts = embed(names, tower.encode_texts, recipe.templates, BATCH)
             model = _model(recipe, len(names), tower, init).to(world.device)
-            model.class_predictor.texts = texts.to(world.device)
+            model.class_predictor.text_embeddings = texts.to(world.device)
             history = History()
             if recipe.steps:
                 data = AnnotatedSegmentationDataset(
@@ -162,9 +163,9 @@ def train_proposal_network(
                 about = {
                     "names": names,
                     "templates": recipe.templates,
-                    "probe": probe(tower),
+                    "probe": probe_text_tower(tower),
                     "licence": licence,
-                    "init": None if init is None else load_network(init).about,
+                    "init": None if init is None else load_network(init).metadata,
                     "recipe": vars(recipe),
                     **began,
                 }
@@ -215,7 +216,7 @@ def _usable(index: Path, images: Path) -> list[ImageRecord]:
 
 def _model(recipe: ProposalNetworkRecipe, classes: int, clip: Clip, init: Path | None) -> Any:
     torch.manual_seed(recipe.seed)
-    model = new_model(
+    model = build_network(
         recipe.backbone,
         pretrained=recipe.pretrained and init is None,
         num_queries=recipe.num_queries,
@@ -228,7 +229,7 @@ def _model(recipe: ProposalNetworkRecipe, classes: int, clip: Clip, init: Path |
     )
     if init is not None:
         network = load_network(init)
-        if network.about.get("dilations"):
+        if network.metadata.get("dilations"):
             raise OvsegError(
                 f"{init} is a converted ResNet with dilations, which can be used but not trained: set "
                 "proposal_network.steps to 0"
@@ -256,8 +257,8 @@ class Objective(nn.Module):
     def __init__(self, model: Any, precision: Literal["fp32", "bf16"]) -> None:
         super().__init__()
         self.model, self.precision = model, precision
-        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 
     def forward(self, batch: list[Scene], masks: float, weight: float) -> Tensor:
         """The loss of some scenes.
