@@ -214,7 +214,7 @@ def test_the_same_text_tower_under_another_image_tower_is_taken(tiny_clip: Path,
     with pytest.raises(OvsegError, match="another text tower"):
         check_text_tower(made, load_adapted(folder), tiny_clip, folder)
     folder = other_clip(tmp_path / "wide", part="text", width=24)
-    with pytest.raises(OvsegError, match="have 16 numbers.* have 24"):
+    with pytest.raises(OvsegError, match=r"have 16 numbers.* have 24"):
         check_text_tower(made, load_adapted(folder), tiny_clip, folder)
 
 
