@@ -112,7 +112,7 @@ def convert_benchmark(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Use what there is of a release.")] = False,
 ) -> None:
-    """Bring an official release into the benchmark layout (docs/benchmarks.md). Stopped, it goes on where it was."""
+    """Bring an official release into the benchmark layout (docs/evaluation.md). Stopped, it goes on where it was."""
     from ovseg.datasets.official import beside_published, convert
 
     counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)

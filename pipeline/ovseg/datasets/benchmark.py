@@ -87,9 +87,9 @@ def read_benchmark(folder: Path) -> Benchmark:
         seen = tuple(map(bool, about["seen"])) if about.get("seen") is not None else None
         ignore, images = int(about["ignore"]), folder / str(about["images"])
     except FileNotFoundError:
-        raise OvsegError(f"{folder} is not a benchmark: {ABOUT} is missing; see docs/benchmarks.md") from None
+        raise OvsegError(f"{folder} is not a benchmark: {ABOUT} is missing; see docs/evaluation.md") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OvsegError(f"{path} is not in the benchmark layout ({error!r}); see docs/benchmarks.md") from None
+        raise OvsegError(f"{path} is not in the benchmark layout ({error!r}); see docs/evaluation.md") from None
     if not names or (seen is not None and len(seen) != len(names)):
         raise OvsegError(f"{path} needs names, and as many entries of seen")
     items = tuple(_items(folder, images))

@@ -1,4 +1,4 @@
-"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/benchmarks.md."""
+"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/evaluation.md."""
 
 from __future__ import annotations
 
