@@ -20,16 +20,16 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
 from ovseg.mining.propose import _network
-from ovseg.proposals.convert import INNER, MULTI_GRID, convert_segmenter, is_segmenter, read_network
+from ovseg.proposals.convert import CLIP_PREFIX, MULTI_GRID, convert_segmenter, is_segmenter, read_network
 from ovseg.proposals.network_folder import METADATA, load_network
-from ovseg.proposals.released import their_name
+from ovseg.proposals.released import released_name
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import TINY, random_clip
 from tests.proposals.released import QUERIES, WIDTH, Seen, State, forward, resnet_checkpoint, swin_checkpoint
 from tests.toys import noise
 
 NAME = "tiny-test-vit"
-PROMPTS = f"{INNER}visual.mask_embedding"
+PROMPTS = f"{CLIP_PREFIX}visual.mask_embedding"
 FILE = Path("released.pth")
 QKV = "backbone.layers.0.blocks.1.attn.qkv.weight"
 
@@ -60,7 +60,11 @@ def with_clip(state: State, **changes: Any) -> State:
     """A checkpoint with a random CLIP in it, mask prompts included."""
     inner = random_clip({**TINY, **changes}).state_dict()
     prompts = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
-    return state | {f"{INNER}{key}": value for key, value in inner.items() if key != "attn_mask"} | {PROMPTS: prompts}
+    return (
+        state
+        | {f"{CLIP_PREFIX}{key}": value for key, value in inner.items() if key != "attn_mask"}
+        | {PROMPTS: prompts}
+    )
 
 
 def write(path: Path, state: State) -> Path:
@@ -107,7 +111,7 @@ def test_a_resnet_without_its_dilations_would_be_another_network(resnet: State) 
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
 def test_every_number_of_a_checkpoint_is_kept_once(request: pytest.FixtureRequest, kind: str) -> None:
     state: State = request.getfixturevalue(kind)
-    own = {name: t for name, t in read_network(state, FILE)[0].state_dict().items() if their_name(name)}
+    own = {name: t for name, t in read_network(state, FILE)[0].state_dict().items() if released_name(name)}
     kept = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
     given = [tensor for name, tensor in state.items() if not name.startswith("clip_adapter.pixel")]
     one, other = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (given, kept.values()))
@@ -153,12 +157,12 @@ def has_another_backbone(state: State) -> None:
 
 
 def has_no_clip(state: State) -> None:
-    for name in [name for name in state if name.startswith(INNER)]:
+    for name in [name for name in state if name.startswith(CLIP_PREFIX)]:
         del state[name]
 
 
 def has_a_damaged_clip(state: State) -> None:
-    del state[f"{INNER}text_projection"]
+    del state[f"{CLIP_PREFIX}text_projection"]
 
 
 @pytest.mark.parametrize(
@@ -167,12 +171,12 @@ def has_a_damaged_clip(state: State) -> None:
         (lacks, rf"missing 1 keys \({QKV}\); left over nothing; of another shape nothing"),
         (exceeds, r"missing nothing; left over 1 keys \(sem_seg_head.predictor.further\)"),
         (differs, r"of another shape 1 keys \(sem_seg_head.pixel_decoder.adapter_2.weight\)"),
-        (has_no_queries, r"query_embed.weight, which sizes are read from, is missing"),
-        (is_narrow, "the sizes of its tensors make no MaskFormer"),
+        (has_no_queries, r"query_embed\.weight"),
+        (is_narrow, r"MaskFormer.*num_channels \(33\)"),
         (has_more_classes, r"of another shape 1 keys \(criterion.empty_weight\)"),
         (is_normalised_otherwise, r"pixel_mean is \[103.5"),
-        (has_another_backbone, r"the backbone is neither a Swin .* nor a ResNet"),
-        (has_no_clip, r"holds no CLIP \(no key begins with clip_adapter.clip_model.\)"),
+        (has_another_backbone, r"neither a Swin .* nor a ResNet"),
+        (has_no_clip, r"no CLIP.*clip_adapter\.clip_model\."),
         (has_a_damaged_clip, rf"is not a {NAME}: missing 1 keys \(text_projection\)"),
     ],
 )
@@ -196,7 +200,7 @@ def test_a_clip_of_another_width_than_the_classes_is_refused(
     (tmp_path / "configs" / f"{NAME}.json").write_text(json.dumps({**TINY, "embed_dim": 24}))
     open_clip.add_model_config(tmp_path / "configs")
     monkeypatch.setattr(clip_convert, "model_config", lambda _: {**TINY, "embed_dim": 24})
-    with pytest.raises(OvsegError, match="its classes are 16 wide, the embeddings of its CLIP 24"):
+    with pytest.raises(OvsegError, match=r"16 numbers.*24"):
         convert_segmenter(path, known, tmp_path / "out")
 
 
@@ -214,7 +218,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, known: str) -> None:
 
 
 def test_a_segmenter_is_told_from_a_clip(swin: State) -> None:
-    clip = {key.removeprefix(INNER): value for key, value in with_clip({}).items()}
+    clip = {key.removeprefix(CLIP_PREFIX): value for key, value in with_clip({}).items()}
     assert is_segmenter(with_clip(swin)) and not is_segmenter(clip)
 
 
@@ -252,7 +256,7 @@ def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str
 
 
 def test_a_released_clip_is_still_read_into_the_folder_itself(known: str, tmp_path: Path) -> None:
-    state = {f"module.{key.removeprefix(INNER)}": value for key, value in with_clip({}).items()}
+    state = {f"module.{key.removeprefix(CLIP_PREFIX)}": value for key, value in with_clip({}).items()}
     torch.save({"state_dict": state}, tmp_path / FILE)
     assert f"clip.model=local-dir:{tmp_path / 'out'}" in convert(tmp_path / FILE, tmp_path / "out")
     assert load_adapted(tmp_path / "out").prompts is not None

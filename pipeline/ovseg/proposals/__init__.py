@@ -1,6 +1,7 @@
-"""Where masks come from. A source is a function (image) -> masks with scores; `SOURCES` names them.
+"""Where masks come from: a proposal source is a function from an image to masks with scores.
 
-Masks are class-agnostic proposals: what a source knows of classes is dropped, but for annotated masks (`label`).
+Proposals are class-agnostic: only annotated masks carry a class name (`Proposal.label`); the classes that a network predicts
+for its masks are dropped.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ class Proposal(NamedTuple):
     """One mask of an image.
 
     Attributes:
-        rle: compressed COCO counts of the binary mask; at least one pixel is foreground.
-        score: the source's confidence in [0, 1].
-        label: class name of an annotated mask, None for a class-agnostic proposal.
+        rle: checked compressed RLE of the binary mask, with at least one foreground pixel; see `masks`.
+        score: confidence of the source, in [0, 1]; 1 for annotated masks.
+        label: class name of an annotated mask; None for a class-agnostic proposal.
     """
 
     rle: bytes
@@ -27,4 +28,4 @@ class Proposal(NamedTuple):
 
 
 Source = Callable[[ImageRecord], Iterator[Proposal | BadItem]]
-"""Masks of one image, best first. A mask that cannot be used comes as the BadItem that says why."""
+"""Yields the masks of one image, best score first; a mask that cannot be used is yielded as the `BadItem` with the reason."""

@@ -1,4 +1,4 @@
-"""Masks that lie on disk: annotated ones (`ground_truth`) and those somebody else's model made (`precomputed`)."""
+"""Proposals from masks on disk: annotated masks (`ground_truth`) and masks that another model made (`precomputed`)."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.core.masks import MaskArray
 from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco, open_results
-from ovseg.datasets.store import Record, Store
+from ovseg.datasets.store import Record
 from ovseg.proposals import Proposal, Source
 
-UNLABELLED = 255  # of COCO-Stuff's pixel maps
-CLASSES = "classes.json"
+UNLABELLED = 255  # in the label maps of COCO-Stuff
+CLASSES = "classes.json"  # class table of a folder of label maps
 
 
 def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path | None = None) -> Source:
-    """Annotated masks: COCO instances or panoptic JSON, or a folder of COCO-Stuff pixel maps.
+    """Create a source that yields annotated masks.
 
     Args:
-        path: the JSON (panoptic PNGs are looked for in the folder of the same name without ".json"), or the folder
-            (one PNG an image).
-        scratch: folder for the streamed copy of the JSON.
-        labels: give class names too; a proposal proper is class-agnostic and has none.
-        classes: class table that says what the numbers in a folder of maps mean; None for its classes.json.
+        path: COCO instances JSON; or COCO panoptic JSON, whose PNGs are in the folder of the same name without ".json"; or
+            a folder of label maps in the format of COCO-Stuff, one PNG for each image.
+        scratch: folder for an indexed copy of the JSON.
+        labels: True yields class names, too; proposals have none.
+        classes: class table of a folder of label maps; None for its classes.json.
 
     Raises:
-        OvsegError: if the path is missing or not in one of those formats.
+        OvsegError: the path does not exist or is in none of these formats.
     """
     if path.is_dir():
-        named = {one.id: one.names[0] for one in read_classes(classes or path / CLASSES)} if labels else None
-        return lambda image: _stuff(path, image, named)
+        class_names = {row.id: row.names[0] for row in read_classes(classes or path / CLASSES)} if labels else None
+        return lambda image: _label_map_masks(path, image, class_names)
     store = open_coco(path, scratch / f"{path.stem}.sqlite")
     names = {number: str(record["name"]) for number, record in store.categories().items()}
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
         for record in store.annotations(image.image_id):
             if "segments_info" in record:
-                yield from _panoptic(path.with_suffix(""), record, image, names if labels else {})
+                yield from _panoptic_masks(path.with_suffix(""), record, image, names if labels else {})
             else:
-                yield _instance(record, image, names if labels else {})
+                yield _coco_mask(record, image, names if labels else {})
 
     return source
 
@@ -79,51 +79,48 @@ def masks_by_label(source: Source, image: ImageRecord, labels: Container[str] | 
 
 
 def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
-    """Masks of another model: a COCO results JSON, or a table `proposals` of ours (a Parquet file or folder).
+    """Create a source that yields masks of another model.
+
+    Args:
+        path: COCO results JSON, or a table `proposals` (a Parquet file, or a folder of them).
+        scratch: folder for an indexed copy of the JSON.
+        max_proposals: largest number of proposals for one image; those with the best scores are kept.
 
     Raises:
-        OvsegError: if the path is missing or not in one of those formats.
+        OvsegError: the path does not exist or is in none of these formats.
     """
     store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
-    parts = {} if store else _parts_of_images([path] if path.is_file() else tables.parts(path))
+    parts = {} if store else _parts_by_image([path] if path.is_file() else tables.parts(path))
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
-        records = _results(store, image) if store else _rows(parts.get(image.image_id, ()), image)
-        good = [record for record in records if isinstance(record, Proposal)]
-        best = sorted(good, key=lambda proposal: -proposal.score)[:max_proposals]
-        return chain(best, (record for record in records if isinstance(record, BadItem)))
+        records = store.annotations(image.image_id) if store else _table_records(parts.get(image.image_id, ()), image)
+        items = [_coco_mask(record, image, {}) for record in records]
+        proposals = sorted((item for item in items if isinstance(item, Proposal)), key=lambda item: -item.score)
+        return chain(proposals[:max_proposals], (item for item in items if isinstance(item, BadItem)))
 
     return source
 
 
-def _parts_of_images(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
-    """Which parts hold each image, so that an image reads its own part and not all of them."""
-    found: dict[int, list[Path]] = defaultdict(list)
+def _parts_by_image(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
+    """Map each image id to the parts of a table that contain it, so that not every part is read for every image."""
+    by_image: dict[int, list[Path]] = defaultdict(list)
     for part in parts:
         for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
-            found[image_id].append(part)
-    return found
+            by_image[image_id].append(part)
+    return by_image
 
 
-def _results(store: Store, image: ImageRecord) -> list[Proposal | BadItem]:
-    return [_instance(record, image, {}) for record in store.annotations(image.image_id)]
-
-
-def _rows(parts: Sequence[Path], image: ImageRecord) -> list[Proposal | BadItem]:
-    found: list[Proposal | BadItem] = []
+def _table_records(parts: Sequence[Path], image: ImageRecord) -> Iterator[Record]:
+    """Yield an image's rows of a table `proposals` as records of COCO."""
     for part in parts:
         for row in pq.read_table(part, filters=[("image_id", "==", image.image_id)]).to_pylist():
-            record = {
-                "segmentation": {"size": [row["height"], row["width"]], "counts": row["rle"]},
-                "score": row["score"],
-            }
-            found.append(_instance(record, image, {}))
-    return found
+            segmentation = {"size": [row["height"], row["width"]], "counts": row["rle"]}
+            yield {"segmentation": segmentation, "score": row["score"]}
 
 
-def _instance(record: Record, image: ImageRecord, names: dict[int, str]) -> Proposal | BadItem:
+def _coco_mask(record: Record, image: ImageRecord, names: Mapping[int, str]) -> Proposal | BadItem:
     if record.get("iscrowd") and not isinstance(record.get("isthing"), int):
-        return BadItem("crowd", f"annotation {record.get('id')} marks a crowd, not one thing")
+        return BadItem("crowd", f"annotation {record.get('id')} is a crowd (iscrowd), not one object")
     score = record.get("score", 1.0)
     if not isinstance(score, (int, float)) or not math.isfinite(score):
         return BadItem("score_malformed", f"the score {score!r} is not a number")
@@ -134,50 +131,54 @@ def _instance(record: Record, image: ImageRecord, names: dict[int, str]) -> Prop
     return Proposal(rle, float(score), names.get(record.get("category_id", -1)))
 
 
-def _panoptic(folder: Path, record: Record, image: ImageRecord, names: dict[int, str]) -> Iterator[Proposal | BadItem]:
+def _panoptic_masks(
+    folder: Path, record: Record, image: ImageRecord, names: Mapping[int, str]
+) -> Iterator[Proposal | BadItem]:
     try:
         name, segments = str(record.get("file_name", "")), record["segments_info"]
-        pixels = _read_map(safe_path(folder, name), image, decode_image)
+        pixels = _read_pixels(safe_path(folder, name), image, decode_image)
     except BadItem as problem:
         yield problem
         return
-    ids = pixels.astype(np.int32) @ np.array([1, 256, 65536])
+    ids = pixels.astype(np.int32) @ np.array([1, 256, 65536])  # COCO's panoptic format: id = R + 256 G + 65536 B
     for segment in segments if isinstance(segments, list) else [segments]:
         if not isinstance(segment, dict) or not isinstance(segment.get("id"), int):
-            yield BadItem("segment_malformed", f"{name}: a segment is {segment!r}, without the number of its pixels")
+            yield BadItem("segment_malformed", f"{name}: the segment {segment!r} has no id")
         elif not (mask := ids == segment["id"]).any():
             yield BadItem("empty_mask", f"{name} has no pixel of segment {segment['id']}")
         else:
             yield Proposal(masks.encode(mask), 1.0, names.get(segment.get("category_id", -1)))
 
 
-def _stuff(folder: Path, image: ImageRecord, names: dict[int, str] | None) -> Iterator[Proposal | BadItem]:
+def _label_map_masks(folder: Path, image: ImageRecord, names: Mapping[int, str] | None) -> Iterator[Proposal | BadItem]:
     try:
-        pixels = _read_map(folder / Path(image.file).with_suffix(".png").name, image, decode_labels)
+        labels = _read_pixels(folder / Path(image.file).with_suffix(".png").name, image, decode_labels)
     except BadItem as problem:
         yield problem
         return
-    for value in np.unique(pixels):
-        if value != UNLABELLED and (names is None or int(value) in names):
-            yield Proposal(masks.encode(pixels == value), 1.0, names[int(value)] if names else None)
+    for label in np.unique(labels):
+        if label != UNLABELLED and (names is None or int(label) in names):
+            yield Proposal(masks.encode(labels == label), 1.0, names[int(label)] if names else None)
 
 
-def _read_map(path: Path, image: ImageRecord, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
     try:
         pixels = decode(path.read_bytes())
     except OSError as error:
         raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
     if pixels.shape[:2] != (image.height, image.width):
-        raise BadItem("mask_size", f"{path} is {pixels.shape[:2]}, the image {(image.height, image.width)}")
+        raise BadItem(
+            "mask_size", f"{path} is {pixels.shape[:2]} (height, width), the image {(image.height, image.width)}"
+        )
     return pixels
 
 
 def check_path(path: Path | None, source: str) -> Path:
-    """The path that a source needs.
+    """Return the path to the masks of a proposal source.
 
     Raises:
-        OvsegError: if it is not given or does not exist.
+        OvsegError: the path is None or does not exist.
     """
     if path is None or not path.exists():
-        raise OvsegError(f"the proposal source {source!r} needs a path to its masks; {path} does not exist")
+        raise OvsegError(f"the proposal source {source!r} needs a path to its masks, but {path} does not exist")
     return path

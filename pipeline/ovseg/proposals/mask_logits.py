@@ -1,6 +1,6 @@
-"""Soft masks of a network at the size of the image, and cut to binary ones. One way for mining and segmentation.
+"""From a network's mask logits to probabilities and binary masks at the size of the image; mining and segmentation share it.
 
-Shapes: Q queries, h, w grid of the network's masks, H, W image.
+Shapes: Q queries; h, w grid of the network's masks; H, W image.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from ovseg.core.masks import MaskArray
 from ovseg.proposals import Proposal
 
 Extent = tuple[float, float]
-"""How many rows and columns of the grid the image covers; the rest is padding."""
+"""Number of rows and columns of the grid that the image covers, perhaps fractional; the rest of the grid is padding."""
 
 
 def upsample_mask_probs(
     logits: Tensor, extent: Extent, height: int, width: int, top: int = 0, bottom: int | None = None
 ) -> Tensor:
-    """Mask logits at the size of the image, bilinear, then their sigmoid.
+    """Resize mask logits to the size of the image with bilinear interpolation, then apply the sigmoid.
 
     Args:
         logits: float `[Q, h, w]`.
-        extent: rows and columns of the grid that are image.
-        height, width: of the image in pixels.
-        top, bottom: only these rows of the image, so that not all masks are in memory at full size.
+        extent: see `Extent`.
+        height, width: size of the image in pixels.
+        top: first row of the image to compute.
+        bottom: row after the last one to compute; None for the last row of the image. Strips of rows keep the memory small.
 
     Returns:
         float32 `[Q, bottom - top, W]` in [0, 1].
@@ -37,36 +38,40 @@ def upsample_mask_probs(
     grid_height, grid_width = logits.shape[1:]
     rows = torch.arange(top, height if bottom is None else bottom, device=logits.device)
     columns = torch.arange(width, device=logits.device)
-    y = ((rows + 0.5) * (extent[0] / height)).clamp(max=extent[0] - 0.5) / grid_height * 2 - 1  # never beyond the
-    x = ((columns + 0.5) * (extent[1] / width)).clamp(max=extent[1] - 0.5) / grid_width * 2 - 1  # image's last cell
-    where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    found = F.grid_sample(
-        logits.float()[None], where[None], mode="bilinear", padding_mode="border", align_corners=False
+    # clamped to the center of the image's last cell, so that no padding is interpolated
+    y = ((rows + 0.5) * (extent[0] / height)).clamp(max=extent[0] - 0.5) / grid_height * 2 - 1
+    x = ((columns + 0.5) * (extent[1] / width)).clamp(max=extent[1] - 0.5) / grid_width * 2 - 1
+    positions = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    resized = F.grid_sample(
+        logits.float()[None], positions[None], mode="bilinear", padding_mode="border", align_corners=False
     )
-    return found[0].sigmoid()
+    return resized[0].sigmoid()
 
 
 def binary_masks(
     logits: Tensor, extent: Extent, height: int, width: int, threshold: float
 ) -> Iterator[tuple[MaskArray, float]]:
-    """The mask of each query `[H, W]` where its sigmoid is above the threshold, and the mean of the sigmoid inside.
+    """Binarize the mask of each query at the size of the image.
 
     Args:
         logits, extent, height, width: see `upsample_mask_probs`.
-        threshold: in (0, 1).
+        threshold: foreground is where the probability is above it, in (0, 1).
+
+    Yields:
+        for each query its mask, bool `[H, W]`, and its score: the mean probability inside the mask, 0 if it is empty.
     """
-    for query in logits:  # one by one: 100 masks at full size would be gigabytes
-        soft = upsample_mask_probs(query[None], extent, height, width)[0]
-        mask = soft > threshold
-        score = float(soft[mask].mean()) if mask.any() else 0.0
+    for query in logits:  # one by one, because 100 masks at full size would take gigabytes
+        probs = upsample_mask_probs(query[None], extent, height, width)[0]
+        mask = probs > threshold
+        score = float(probs[mask].mean()) if mask.any() else 0.0
         yield np.asarray(mask.cpu()), score
 
 
 def binarize_proposals(logits: Tensor, extent: Extent, height: int, width: int, threshold: float) -> list[Proposal]:
-    """Proposals of the queries that have a foreground pixel, best score first. See `binary_masks`."""
-    found = [
+    """Return the proposals of all queries whose mask has a foreground pixel, best score first; see `binary_masks`."""
+    proposals = [
         Proposal(masks.encode(mask), score)
         for mask, score in binary_masks(logits, extent, height, width, threshold)
         if mask.any()
     ]
-    return sorted(found, key=lambda proposal: -proposal.score)
+    return sorted(proposals, key=lambda proposal: -proposal.score)

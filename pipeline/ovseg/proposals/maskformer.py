@@ -1,7 +1,7 @@
-"""Masks from any MaskFormer or Mask2Former of `transformers`, used class-agnostically: the masks of its queries.
+"""Proposals from any MaskFormer or Mask2Former of `transformers`: the masks of its queries, without their classes.
 
-Classes are ignored, as in the paper (4.3.1: "usually 100" masks an image). A query's mask is its sigmoid above the
-threshold; its score is the mean of the sigmoid inside.
+The paper uses its proposal network in the same way (4.3.1: "usually 100" masks for each image). See `mask_logits` for masks
+and scores.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MODELS = ("maskformer", "mask2former")
 
 
 def maskformer(model: str, mask_threshold: float, max_proposals: int, device: str) -> Source:
-    """The query masks of a checkpoint on the Hub, or of a folder that holds one.
+    """Create a source that yields the query masks of a checkpoint.
 
     Args:
-        model: e.g. "facebook/maskformer-swin-base-coco", or a local folder.
-        mask_threshold: foreground is where the sigmoid is above it (0.4 in the paper's Swin-B model).
-        max_proposals: the best that many by score.
+        model: name on the Hub ("facebook/maskformer-swin-base-coco") or local folder.
+        mask_threshold: foreground is where the mask probability is above it (0.4 in the paper's Swin-B model).
+        max_proposals: largest number of proposals for one image; those with the best scores are kept.
         device: torch device.
 
     Raises:
-        OvsegError: transformers is not installed; the checkpoint cannot be loaded or is not a MaskFormer.
+        OvsegError: transformers is not installed; the checkpoint cannot be loaded, or is not a MaskFormer.
     """
     network, processor = load_checkpoint(model, "maskformer", MODELS, "AutoModelForUniversalSegmentation")
     network = network.to(device)
@@ -38,15 +38,15 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
     @torch.inference_mode()
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
         inputs = processor(images=image.pixels.copy(), return_tensors="pt").to(device)
-        queries = network(**inputs).masks_queries_logits[0]
-        extent = _extent(inputs, *queries.shape[1:])
-        return iter(binarize_proposals(queries, extent, image.height, image.width, mask_threshold)[:max_proposals])
+        logits = network(**inputs).masks_queries_logits[0]
+        extent = _extent(inputs, *logits.shape[1:])
+        return iter(binarize_proposals(logits, extent, image.height, image.width, mask_threshold)[:max_proposals])
 
     return source
 
 
 def _extent(inputs: dict[str, Tensor], height: int, width: int) -> Extent:
-    """How much of a grid of masks is image and not padding."""
+    """Return the extent of the image in a grid of `height` x `width` cells, from the processor's padding mask."""
     if "pixel_mask" not in inputs:
         return float(height), float(width)
     inside = inputs["pixel_mask"][0].bool()

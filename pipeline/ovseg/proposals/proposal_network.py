@@ -1,4 +1,4 @@
-"""Masks from our own proposal network (stage `proposal_network_source`), used class-agnostically."""
+"""Proposals from the network of the stage `proposal_network`: the masks of its queries, without their classes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ovseg.proposals.network_folder import load_network
 
 
 def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: int, device: str) -> Source:
-    """The query masks of a proposal network.
+    """Create a source that yields the query masks of a proposal network.
 
     Args:
-        folder: models/proposal_network.
-        mask_threshold: foreground is where the sigmoid is above it.
-        max_proposals: the best that many by score.
+        folder: folder of the network, see `network_folder`.
+        mask_threshold: foreground is where the mask probability is above it.
+        max_proposals: largest number of proposals for one image; those with the best scores are kept.
         device: torch device.
 
     Raises:
-        OvsegError: as `load_network`.
+        OvsegError: see `load_network`.
     """
     network = load_network(folder, device)
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
-        queries = network.predict(image.pixels)
-        found = binarize_proposals(queries.mask_logits, queries.extent, image.height, image.width, mask_threshold)
-        return iter(found[:max_proposals])
+        output = network.predict(image.pixels)
+        proposals = binarize_proposals(output.mask_logits, output.extent, image.height, image.width, mask_threshold)
+        return iter(proposals[:max_proposals])
 
     return source

@@ -1,7 +1,7 @@
-"""Which tensor of the segmenters that OVSeg's authors released is which of ours.
+"""Tensor names of the checkpoints that OVSeg's authors released, for each tensor of `network.build_network`.
 
-Theirs is a MaskFormer of detectron2, ours the one of transformers with a `TextClassifier`. The names are facts of MaskFormer,
-of ov-seg and of detectron2's ResNet; nothing is copied.
+Their proposal network is a MaskFormer of detectron2, ours is the MaskFormer of transformers with a `TextClassifier`. The
+names are facts of MaskFormer, ov-seg and detectron2's ResNet; no code is copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _SWIN = f"{_ENCODER}.model.encoder.layers.*"
 _FPN = "model.pixel_level_module.decoder.fpn"
 _DECODER = "model.transformer_module.decoder"
 _LAYER = f"{_DECODER}.layers.*"
-NAMES = {  # ours -> theirs: a * is the same word on both sides, /0 the first of equal parts along the rows
+# our name -> released name; a * stands for the same part of a name on both sides; /0, /1 and /2 are the first, second and
+# third of equal chunks along the rows of the released tensor
+NAMES = {
     # Swin
     f"{_ENCODER}.model.embeddings.patch_embeddings.projection.*": "backbone.patch_embed.proj.*",
     f"{_ENCODER}.model.embeddings.norm.*": "backbone.patch_embed.norm.*",
@@ -36,7 +38,7 @@ NAMES = {  # ours -> theirs: a * is the same word on both sides, /0 the first of
     f"{_SWIN}.blocks.*.output.dense.*": "backbone.layers.*.blocks.*.mlp.fc2.*",
     f"{_SWIN}.downsample.*.*": "backbone.layers.*.downsample.*.*",
     f"{_ENCODER}.hidden_states_norms.*.*": "backbone.norm*.*",
-    # ResNet, as timm's; its stem is three convolutions
+    # ResNet as in timm, with a stem of three convolutions
     f"{_ENCODER}._backbone.conv1.0.*": "backbone.stem.conv1.*",
     f"{_ENCODER}._backbone.conv1.1.*": "backbone.stem.conv1.norm.*",
     f"{_ENCODER}._backbone.conv1.3.*": "backbone.stem.conv2.*",
@@ -53,7 +55,7 @@ NAMES = {  # ours -> theirs: a * is the same word on both sides, /0 the first of
             ("downsample.1.*", "shortcut.norm.*"),
         )
     },
-    # pixel decoder: theirs is numbered as the backbone's stages are, ours begins with the coarsest
+    # pixel decoder: released names count from the finest scale as the backbone's stages do, ours from the coarsest
     f"{_FPN}.stem.0.*": f"{HEAD}pixel_decoder.layer_4.*",
     f"{_FPN}.stem.1.*": f"{HEAD}pixel_decoder.layer_4.norm.*",
     **{
@@ -91,27 +93,35 @@ NAMES = {  # ours -> theirs: a * is the same word on both sides, /0 the first of
     "class_predictor.no_object": NO_OBJECT,
     "criterion.empty_weight": "criterion.empty_weight",
 }
-UNREAD = f"{_ENCODER}.model.layernorm.*"  # of ours: it goes to a pooling that nothing reads, and theirs has none
-COMPUTED = ("*.relative_position_index", "*.num_batches_tracked", "criterion.empty_weight")  # nothing that is learnt
+UNUSED = f"{_ENCODER}.model.layernorm.*"  # of a pooled output that MaskFormer never reads; released checkpoints lack it
+COMPUTED = ("*.relative_position_index", "*.num_batches_tracked", "criterion.empty_weight")  # constants, not learned
 
 
-def their_name(name: str) -> tuple[str, int] | None:
-    """The checkpoint's name of a tensor of ours, and which part of it ours is, from 0; None if it has no such tensor.
+def released_name(name: str) -> tuple[str, int] | None:
+    """Translate the name of one of our tensors.
+
+    Args:
+        name: key of the state dict of `network.build_network`.
+
+    Returns:
+        the name of the released tensor, and which chunk of it ours is, counted from 0; None if it has no counterpart.
 
     Raises:
-        OvsegError: transformers of this version names its layers otherwise.
+        OvsegError: the installed version of transformers has a layer of another name.
     """
-    if fnmatchcase(name, UNREAD):
+    if fnmatchcase(name, UNUSED):
         return None
-    for ours, theirs in NAMES.items():
-        if found := re.fullmatch(re.escape(ours).replace(r"\*", r"([^.]+)"), name):
-            filled, _, part = theirs.partition("/")
-            for word in found.groups():
-                filled = filled.replace("*", word, 1)
-            return filled, int(part or 0)
-    raise OvsegError(f"this version of transformers has a layer {name} that is not known here; install the locked one")
+    for ours, released in NAMES.items():
+        if match := re.fullmatch(re.escape(ours).replace(r"\*", r"([^.]+)"), name):
+            result, _, chunk = released.partition("/")
+            for part in match.groups():
+                result = result.replace("*", part, 1)
+            return result, int(chunk or 0)
+    raise OvsegError(
+        f"this version of transformers has a layer {name} that ovseg does not know; install the version that ovseg locks"
+    )
 
 
 def is_computed(name: str) -> bool:
-    """Whether a tensor of theirs is a constant that our code makes itself, so that a checkpoint may lack it."""
-    return any(fnmatchcase(name, kind) for kind in COMPUTED)
+    """Tell whether a released tensor is a constant that our code computes, so that a checkpoint may lack it."""
+    return any(fnmatchcase(name, pattern) for pattern in COMPUTED)

@@ -1,4 +1,7 @@
-"""Masks from SAM 2 (or SAM) of `transformers`: automatic masks from a grid of points. Apache-2.0, unlike MaskFormer's."""
+"""Proposals from SAM 2 or SAM of `transformers`: automatic masks from a grid of points.
+
+SAM's weights are licensed under Apache-2.0, unlike those of MaskFormer.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ POINTS_PER_BATCH = 64
 
 
 def sam2(model: str, max_proposals: int, device: str) -> Source:
-    """The automatic masks of a checkpoint on the Hub ("facebook/sam2.1-hiera-large"), or of a folder that holds one.
+    """Create a source that yields the automatic masks of a checkpoint.
 
     Args:
-        model: name or folder.
-        max_proposals: the best that many by predicted overlap.
+        model: name on the Hub ("facebook/sam2.1-hiera-large") or local folder.
+        max_proposals: largest number of proposals for one image; those with the best predicted IoU are kept.
         device: torch device.
 
     Raises:
-        OvsegError: transformers is not installed; the checkpoint cannot be loaded or is not a SAM.
+        OvsegError: transformers is not installed; the checkpoint cannot be loaded, or is not a SAM.
     """
     network, processor = load_checkpoint(model, "sam2", MODELS, "AutoModelForMaskGeneration")
     from transformers import pipeline
@@ -36,10 +39,12 @@ def sam2(model: str, max_proposals: int, device: str) -> Source:
 
     @torch.inference_mode()
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
-        made = generate(Image.fromarray(image.pixels), points_per_batch=POINTS_PER_BATCH)
-        pairs = zip(made["masks"], made["scores"], strict=True)
-        every = [(np.asarray(mask, dtype=bool), float(score)) for mask, score in pairs]
-        good = [Proposal(masks.encode(mask), min(max(score, 0.0), 1.0)) for mask, score in every if mask.any()]
-        return iter(sorted(good, key=lambda proposal: -proposal.score)[:max_proposals])
+        output = generate(Image.fromarray(image.pixels), points_per_batch=POINTS_PER_BATCH)
+        scored = [
+            (np.asarray(mask, dtype=bool), float(score))
+            for mask, score in zip(output["masks"], output["scores"], strict=True)
+        ]
+        proposals = [Proposal(masks.encode(mask), min(max(score, 0.0), 1.0)) for mask, score in scored if mask.any()]
+        return iter(sorted(proposals, key=lambda proposal: -proposal.score)[:max_proposals])
 
     return source
