@@ -21,8 +21,7 @@ from benchmarks.results import FOLDER, machine, slug, versions
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import crops, hashing, tables
 from ovseg.core.params import Params, read_params
-from ovseg.engine.runtime import from_environment
-from ovseg.engine.units import work_folder
+from ovseg.engine.runtime import from_environment, work_folder
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards

@@ -14,7 +14,6 @@ They take turns, and medians are compared. A turn of the plain loop takes a part
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.image_records import read_image_records as listed
 from ovseg.core.images import ImageArray
-from ovseg.engine.executors import DEVICE
+from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task, unit_names
@@ -173,7 +172,6 @@ def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None)
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:
     """The task of step `score`, opened once; only the calls on its units are counted."""
-    os.environ[DEVICE] = runtime.devices[0]
     task = step._task(
         tables.index,
         tables.images,
@@ -190,21 +188,23 @@ def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime:
         1.0,
         runtime.workers,
         runtime.batch_size,
+        None,
+        runtime.devices[0],
     )
 
     turns = itertools.count()
 
     def way(_: int) -> float:
         spent: list[float] = []
-        key = f"benchmark-{precision}-{next(turns)}"
+        key = StepKey("score", f"benchmark-{precision}-{next(turns)}", {})
         units = list(unit_names(tables.index))
-        counts = run_step("score", key, units, partial(_timed, task, spent), out / key, runtime, uses_model=True)
+        counts = run_step(key, units, partial(_timed, task, spent), out / key.fingerprint, runtime, uses_model=True)
         return counts["crops"] / sum(spent)
 
     return way
 
 
-def _timed(task: Task, spent: list[float]) -> Task:
+def _timed(task: Task, spent: list[float], _device: str) -> Task:
     def timed(unit: str, folder: Path) -> Counts:
         begun = time.perf_counter()
         counts = task(unit, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ def fingerprint(**parts: Any) -> str:
     """Hash of named JSON values (parameters, fingerprints of inputs, versions): 16 hex digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache
-def sha256_code() -> str:
-    """Hash of this package's source: unfinished work of other code is not continued."""
-    root = Path(__file__).parent
-    return fingerprint(files={str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*.py"))})
 
 
 def sha256_bytes(data: bytes) -> str:

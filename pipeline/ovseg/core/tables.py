@@ -192,8 +192,28 @@ def rows(folder: Path, name: str, columns: list[str] | None = None) -> Iterator[
 
 
 def fingerprint(folder: Path, name: str) -> str:
-    """Fingerprint of a whole table: of what made each of its parts."""
-    return hashing.fingerprint(parts=[check_part(path, name)["ovseg.core.hashing"] for path in parts(folder)])
+    """Return a hash of the contents of a whole table: 16 hex digits.
+
+    A step that is done again with the same result therefore leaves everything that depends on it as it is.
+
+    Raises:
+        OvsegError: a part is damaged, or is another table or schema version.
+    """
+    for path in parts(folder):
+        check_part(path, name)
+    return hashing.fingerprint(files={path.name: content_hash(path) for path in parts(folder)})
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file or folder, 64 hex digits; `step.json` is trusted for files that a step has published.
+
+    Of a published folder the manifest itself does not count: it names the code that wrote it, which may differ.
+    """
+    if path.is_dir():
+        files = read_step_manifest(path).get("files")
+        return hashing.sha256_bytes(json.dumps(files, sort_keys=True).encode()) if files else hashing.sha256_path(path)
+    recorded: str | None = read_step_manifest(path.parent).get("files", {}).get(path.name)
+    return recorded or hashing.sha256_file(path)
 
 
 def licence(folder: Path, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """Where units run: in this process, in spawned processes (one for each device), or on a Ray cluster.
 
-A unit is a pure function of its name and what its opener loads, and its done mark lies on disk; so an executor keeps no
-state, and results are the same bytes with any of them.
+A unit is a pure function of its name and of what its task factory loads, and its done mark is on disk; so an executor keeps
+no state, and results are the same bytes with any of them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from ovseg.core.errors import OvsegError
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
 Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str]], Iterator[Counts]]
-"""(opener, units, scratch folder, a device for each process) -> counts of units as they finish."""
-
-DEVICE = "OVSEG_UNIT_DEVICE"  # the device of this process, read by openers that load a model
+"""(task factory, units, scratch folder, the torch device of each process) -> counts of units as they finish."""
 
 
-def local(opener: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
-    """In this process for one device, in spawned processes for several."""
+def local(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
+    """Run units in this process for one device, in spawned processes for several.
+
+    Raises:
+        OvsegError: a worker process died.
+    """
     if len(devices) == 1:
-        os.environ[DEVICE] = devices[0]
-        task = opener()
+        task = factory(devices[0])
         yield from (commit(folder, unit, task) for unit in units)
         return
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     for device in devices:
         queue.put(device)
-    pool = ProcessPoolExecutor(len(devices), context, _open, (opener, queue))
+    pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue))
     try:
         yield from _as_done(pool, units, folder, ahead=2 * len(devices))
     except BrokenProcessPool:
@@ -51,8 +52,12 @@ def local(opener: TaskFactory, units: Sequence[str], folder: Path, devices: Sequ
             process.terminate()
 
 
-def ray(opener: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
-    """On the Ray cluster at `RAY_ADDRESS` (or one started here): an actor for each device; the folder must be shared."""
+def ray(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
+    """Run units on the Ray cluster at `RAY_ADDRESS`, or one started here: one actor for each device; `folder` must be shared.
+
+    Raises:
+        OvsegError: Ray is not installed.
+    """
     try:
         import ray as cluster
     except ImportError:
@@ -61,13 +66,13 @@ def ray(opener: TaskFactory, units: Sequence[str], folder: Path, devices: Sequen
         cluster.init(log_to_driver=False)
     gpu = int(devices[0].startswith("cuda"))
     actor = cluster.remote(_Actor).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
-    actors = [actor.remote(opener, "cuda" if gpu else device) for device in devices]
+    actors = [actor.remote(factory, "cuda" if gpu else device) for device in devices]
     pending: dict[Any, Any] = {}
-    rest, free = list(reversed(units)), list(actors)
-    while rest or pending:
-        while rest and free:
+    remaining, free = list(reversed(units)), list(actors)
+    while remaining or pending:
+        while remaining and free:
             worker = free.pop()
-            pending[worker.run.remote(rest.pop(), str(folder))] = worker
+            pending[worker.run.remote(remaining.pop(), str(folder))] = worker
         done, _ = cluster.wait(list(pending), num_returns=1)
         free.append(pending.pop(done[0]))
         try:
@@ -81,60 +86,58 @@ EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
 
 
 class _Actor:
-    """A Ray worker: opens with its first unit, as what an opener says is lost in a constructor, then does units."""
+    """A Ray worker. It makes its task with its first unit: an error of a constructor would lose its message."""
 
-    def __init__(self, opener: TaskFactory, device: str) -> None:
-        os.environ[DEVICE] = device
-        self.opener = opener
+    def __init__(self, factory: TaskFactory, device: str) -> None:
+        self.factory, self.device = factory, device
 
     @cached_property
     def task(self) -> Task:
-        return self.opener()
+        return self.factory(self.device)
 
     def run(self, unit: str, folder: str) -> Counts:
         return commit(Path(folder), unit, self.task)
 
 
-_opened: list[Task] = []  # of this worker process
+_worker_task: list[Task] = []  # the task of this worker process
 
 
-def _open(opener: TaskFactory, devices: multiprocessing.SimpleQueue[str]) -> None:
-    os.environ[DEVICE] = devices.get()
+def _start_worker(factory: TaskFactory, devices: multiprocessing.SimpleQueue[str]) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
-    threading.Thread(target=_follow, daemon=True).start()
-    _opened.append(opener())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker_task.append(factory(devices.get()))
 
 
-def _follow() -> None:
-    """End with the run: a killed one cannot stop its workers, and they would wait for work for ever."""
-    run = multiprocessing.parent_process()
-    assert run is not None
-    run.join()
+def _end_with_parent() -> None:
+    """End this process when its parent ends: a killed parent cannot stop its workers, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
 def _run(unit: str, folder: Path) -> Counts:
-    return commit(folder, unit, _opened[0])
+    return commit(folder, unit, _worker_task[0])
 
 
 def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:
-    """Submit a few units ahead, so that 10,000 of them do not wait in memory and an error stops the rest."""
-    rest = list(reversed(units))
-    pending = {_submit(pool, rest.pop(), folder) for _ in range(min(ahead, len(rest)))}
+    """Submit only a few units ahead, so that 10,000 of them do not wait in memory and an error stops the others."""
+    remaining = list(reversed(units))
+    pending = {_submit(pool, remaining.pop(), folder) for _ in range(min(ahead, len(remaining)))}
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
-            if rest:
-                pending.add(_submit(pool, rest.pop(), folder))
+            if remaining:
+                pending.add(_submit(pool, remaining.pop(), folder))
             yield future.result()
 
 
 def _submit(pool: ProcessPoolExecutor, unit: str, folder: Path) -> Future[Counts]:
-    """Hand over a unit. Processes that the pool starts for it never hear Ctrl-C, which reaches the whole group: the run
-    stops its workers itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Submit a unit with SIGINT blocked, so that a process that the pool starts for it ignores Ctrl-C, which the terminal
+    sends to the whole group: this process stops its workers itself."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_run, unit, folder)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,4 +1,4 @@
-"""How a step is run: devices, processes, batch size. Options, never parameters, because they must not change results."""
+"""How a step is run: devices, processes, batch size. These are options, never parameters: they must not change results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
-from ovseg.engine.units import work_folder
+
+
+def work_folder() -> Path:
+    """Return the absolute folder of unfinished work: `$OVSEG_WORK`, or `ovseg/work` in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("OVSEG_WORK") or cache / "ovseg" / "work").absolute()
 
 
 @dataclass(frozen=True)
@@ -15,16 +20,18 @@ class Runtime:
     """Runtime options.
 
     Attributes:
-        devices: torch devices; the steps that use a model run one process for each.
-        workers: processes of the steps without a model, decoding threads of those with one.
-        batch_size: crops or texts in one forward pass.
+        devices: torch devices; steps that use a model run one process for each.
+        workers: number of processes of a step without a model, and of decoding threads of a step with one.
+        batch_size: number of crops or texts in one forward pass.
         executor: a name in `executors.EXECUTORS`.
         work: folder of unfinished work.
-        fresh: forget what an earlier run with the same fingerprint has finished.
-        processes: of a training; None for one on each device.
-        micro_batch: samples of a training step that are in memory at a time; None for all of this process's.
-        checkpoint_seconds: between two checkpoints of a training.
-        stop_after: steps of a training in this run; it then stops with a checkpoint. None for no limit.
+        fresh: whether to delete what an earlier run with the same key has finished.
+        keep: whether to keep published results that were made by other code.
+        replace: whether published results of other inputs may be replaced; only a run that owns its folders sets it.
+        processes: number of processes of a training; None for one on each device.
+        micro_batch: number of samples of a training step in memory at a time; None for all of this process's.
+        checkpoint_seconds: seconds between two checkpoints of a training.
+        stop_after: number of training steps after which this run stops with a checkpoint; None for no limit.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -33,6 +40,8 @@ class Runtime:
     executor: str = "local"
     work: Path = field(default_factory=work_folder)
     fresh: bool = False
+    keep: bool = False
+    replace: bool = False
     processes: int | None = None
     micro_batch: int | None = None
     checkpoint_seconds: float = 300
@@ -40,48 +49,49 @@ class Runtime:
 
 
 def from_environment() -> Runtime:
-    """The options of DVC stages: `OVSEG_DEVICE` ("auto", or a list with commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`,
-    `OVSEG_EXECUTOR`, `OVSEG_WORK`; for training `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH`,
-    `OVSEG_CHECKPOINT_SECONDS`.
+    """Return the runtime options of the DVC stages, read from environment variables.
+
+    `OVSEG_DEVICE` ("auto", or devices separated by commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`, `OVSEG_EXECUTOR`,
+    `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH` and `OVSEG_CHECKPOINT_SECONDS`.
 
     Raises:
-        OvsegError: if a number is not a positive whole number.
+        OvsegError: a number is not a positive integer.
     """
     return Runtime(
         devices=devices(os.environ.get("OVSEG_DEVICE", "auto")),
         workers=_positive("OVSEG_WORKERS", os.cpu_count() or 1),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
-        processes=_given("OVSEG_PROCESSES"),
-        micro_batch=_given("OVSEG_MICRO_BATCH"),
+        processes=_optional("OVSEG_PROCESSES"),
+        micro_batch=_optional("OVSEG_MICRO_BATCH"),
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
     )
 
 
 def devices(text: str) -> tuple[str, ...]:
-    """Torch devices named in a list with commas; "auto" is every CUDA device, or the CPU where there is none.
+    """Return the torch devices named in `text`, separated by commas; "auto" is every CUDA device, or else the CPU.
 
     Raises:
-        OvsegError: if none is named.
+        OvsegError: no device is named.
     """
     if text != "auto":
-        named = tuple(name.strip() for name in text.split(",") if name.strip())
-        if not named:
-            raise OvsegError(f"no device is named in {text!r}: cpu, cuda:0, several with commas between, or auto")
-        return named
-    if not any(Path("/dev").glob("nvidia[0-9]*")):  # asks without importing torch: some steps never need it
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not names:
+            raise OvsegError(f"no device is named in {text!r}: give cpu, cuda:0, several separated by commas, or auto")
+        return names
+    if not any(Path("/dev").glob("nvidia[0-9]*")):  # does not import torch: some steps never need it
         return ("cpu",)
     import torch
 
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
-def _given(name: str) -> int | None:
+def _optional(name: str) -> int | None:
     return _positive(name, 1) if name in os.environ else None
 
 
 def _positive(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdigit() or int(text) < 1:
-        raise OvsegError(f"{name}={text!r} must be a whole number of at least 1")
+        raise OvsegError(f"{name}={text!r} must be an integer of at least 1")
     return int(text)

@@ -1,4 +1,4 @@
-"""Running one step: find what is finished, do the rest, show progress, publish."""
+"""Running one step: reuse the units that are finished, do the rest, show progress, publish."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.executors import EXECUTORS
+from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.units import Scratch, TaskFactory, published, total
+from ovseg.engine.units import Scratch, TaskFactory, add_counts, published
 
 log = logging.getLogger("ovseg")
 
 
 def run_step(
-    name: str,
-    key: str,
+    key: StepKey,
     units: Sequence[str],
-    opener: TaskFactory,
+    factory: TaskFactory,
     out: Path,
     runtime: Runtime,
     uses_model: bool = False,
@@ -29,45 +29,45 @@ def run_step(
     """Do every unit of a step that is not done yet, and publish all of them to `out`.
 
     Args:
-        name: of the step; shown, and part of the scratch folder's name.
-        key: fingerprint of all that the result depends on.
-        units: names in order.
-        opener: makes the task in the process that runs it.
-        out: folder to publish to; replaced in one step at the end.
-        uses_model: one process for each device; otherwise `runtime.workers` processes.
+        key: the key of the step; its `step` is the name that progress shows.
+        units: names of the units, in order.
+        factory: makes the task in the process that runs it.
+        out: the folder to publish to; it is replaced in one step at the end.
+        runtime: devices, workers, executor, folder of unfinished work.
+        uses_model: whether to run one process for each device; otherwise `runtime.workers` processes run.
         scratch: an already opened scratch folder.
-        finish: completes the staged output (files about all units) before it takes the place of the old one.
+        finish: completes the staged output (files about all units) before it replaces the old one.
 
     Returns:
-        What all units together kept and dropped, by name.
+        The counts of all units together, by name.
 
     Raises:
-        OvsegError: unknown executor; no space; a worker died. Finished units are kept.
+        OvsegError: the executor is unknown, the disk is full, or a worker process died. Finished units are kept.
     """
     if runtime.executor not in EXECUTORS:
         raise OvsegError(f"executor {runtime.executor!r} is not one of {', '.join(EXECUTORS)}")
-    before = None if runtime.fresh else published(out, key)
-    if before is not None:
-        log.info("%s: done before -> %s", name, out)
+    published_counts = None if runtime.fresh else published(out, key, runtime)
+    if published_counts is not None:
+        log.info("%s: done before -> %s", key.step, out)
         if scratch:
             scratch.close()
-        return before
-    work = scratch or Scratch(runtime.work, name, key, runtime.fresh)
+        return published_counts
+    work = scratch or Scratch(runtime.work, key, runtime.fresh)
     try:
         finished = {unit: counts for unit in units if (counts := work.counts(unit)) is not None}
-        rest = [unit for unit in units if unit not in finished]
-        places = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(rest) // 2))
-        with Progress(name, len(units)) as progress:
+        remaining = [unit for unit in units if unit not in finished]
+        devices = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(remaining) // 2))
+        with Progress(key.step, len(units)) as progress:
             for counts in finished.values():
                 progress.add(counts, reused=True)
-            results = list(finished.values())
-            if rest:
-                for done in EXECUTORS[runtime.executor](opener, rest, work.folder, places):
-                    results.append(dict(done))
-                    progress.add(done)
-            summed = total(results)
-            work.publish(units, out, summed, finish)
+            all_counts = list(finished.values())
+            if remaining:
+                for unit_counts in EXECUTORS[runtime.executor](factory, remaining, work.folder, devices):
+                    all_counts.append(dict(unit_counts))
+                    progress.add(unit_counts)
+            sums = add_counts(all_counts)
+            work.publish(units, out, sums, finish)
             progress.finish(out)
     finally:
         work.close()
-    return summed
+    return sums

@@ -1,177 +1,228 @@
-"""Units of work that survive a kill: done once, checked when found again, published in one step.
+"""Units of work that survive a kill: each is done once, verified before it is reused, and all are published in one step.
 
-DVC deletes outputs before a stage runs, so unfinished work lives outside them, in `$OVSEG_WORK` (default: the user's
-cache), in a folder named after the step and the fingerprint of all that its result depends on, our code included:
+DVC deletes a stage's outputs before the stage runs, so unfinished work lives outside them: below `$OVSEG_WORK` (default: the
+user's cache), in a folder that is named after the step and a hash of its key (see `engine.fingerprint`):
 
-    score-1f0c.../00042.parquet       the result of unit 00042, whole or absent
-    score-1f0c.../00042.done.json     written last: counts, and the sha256 of each of its files
+    score-1f0c.../00042.parquet       the result of unit 00042, complete or absent
+    score-1f0c.../00042.done.json     written last: counts, and the sha256 of each of the unit's files
 
-The same command continues where a killed one stopped; another parameter has another fingerprint and starts anew.
+The same command continues where a killed one stopped. Other parameters, inputs or code have another folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError, explain_full_disk
 from ovseg.core.files import link_or_copy, replace_folder, sync, write_json
+from ovseg.engine.fingerprint import StepKey
+from ovseg.engine.runtime import Runtime
+
+log = logging.getLogger("ovseg")
 
 Counts = Mapping[str, int]
+"""How many items a unit kept and dropped, by name; names of dropped items are `dropped.<reason>`."""
 Task = Callable[[str, Path], Counts]
-"""Does one unit: (name, empty folder to write its files into) -> what it kept and dropped, by name."""
-TaskFactory = Callable[[], Task]
-"""Makes a Task inside the process that runs it: loads models, opens files. Picklable."""
+"""Does one unit: (name of the unit, empty folder to write its files into) -> counts."""
+TaskFactory = Callable[[str], Task]
+"""Makes a Task inside the process that runs it: (torch device of the process) -> Task. Loads models; is picklable."""
 
 PUBLISHED = "published"
 LOCK = "lock"
 
 
 class Scratch:
-    """The folder of one step's finished units. At most one run works in it at a time."""
+    """The folder of one step's finished units. At most one run works in it at a time.
 
-    def __init__(self, work: Path, step: str, key: str, fresh: bool = False) -> None:
-        self.folder = scratch_folder(work, step, key)
+    Args:
+        work: the folder of unfinished work.
+        key: the key of the step.
+        fresh: delete what an earlier run with the same key has finished.
+        keyed_by_code: whether other code has another folder. Trainings set it to False: they continue an unfinished
+            training of other code, but never reuse one that was published by other code.
+
+    Raises:
+        OvsegError: another run is working in the folder.
+    """
+
+    def __init__(self, work: Path, key: StepKey, fresh: bool = False, keyed_by_code: bool = True) -> None:
+        self.folder = scratch_folder(work, key, keyed_by_code)
         self.key = key
-        _forget_published(work, step, keep=self.folder)
+        _delete_published(work, key.step, keep=self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
+        marker = self.folder / PUBLISHED
+        fresh = fresh or (marker.exists() and marker.read_text(encoding="utf-8") != key.code_hash)
         for path in self.folder.iterdir():
-            if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp
+            if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp behind
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def counts(self, unit: str) -> dict[str, int] | None:
-        """What a finished unit kept and dropped; None if it is not finished or its files are not as written."""
+        """Return the counts of a finished unit; None if it is not finished or its files are not as they were written."""
         try:
             mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
-            good = all(hashing.sha256_file(self.folder / name) == sha for name, sha in mark["files"].items())
+            intact = all(hashing.sha256_file(self.folder / name) == sha for name, sha in mark["files"].items())
         except (OSError, ValueError, KeyError):
             return None
-        return dict(mark["counts"]) if good else None
+        return dict(mark["counts"]) if intact else None
 
     def publish(
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
     ) -> None:
-        """Put the files of all units and `step.json` into `out`, replacing it in one step (hard links where possible)."""
-        with explain_full_disk(out):
-            self._publish(units, out, counts, finish)
-        (self.folder / PUBLISHED).touch()
+        """Put the files of all units and `step.json` into `out`, replacing it in one step, by hard links where possible.
 
-    def _publish(
-        self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
-    ) -> None:
-        staged = out.with_name(out.name + ".tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        for unit in units:
-            mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
-            for name in mark["files"]:
-                target = staged / "failures" / f"{unit}.parquet" if ".failures." in name else staged / name
-                target.parent.mkdir(exist_ok=True)
-                link_or_copy(self.folder / name, target)
-        if finish:
-            finish(staged)
-        files = {str(p.relative_to(staged)): hashing.sha256_file(p) for p in sorted(staged.rglob("*")) if p.is_file()}
-        account = {"fingerprint": self.key, "counts": dict(sorted(counts.items())), "files": files}
-        write_json(staged / tables.STEP_MANIFEST, account)
-        replace_folder(staged, out)
+        Args:
+            units: names of the finished units.
+            out: the output folder.
+            counts: the counts of all units together.
+            finish: completes the staged folder (files about all units) before it replaces `out`.
+
+        Raises:
+            OvsegError: the disk is full; finished units are kept.
+        """
+        with explain_full_disk(out):
+            staged = out.with_name(out.name + ".tmp")
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            for unit in units:
+                mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
+                for name in mark["files"]:
+                    target = staged / "failures" / f"{unit}.parquet" if ".failures." in name else staged / name
+                    target.parent.mkdir(exist_ok=True)
+                    link_or_copy(self.folder / name, target)
+            if finish:
+                finish(staged)
+            paths = sorted(path for path in staged.rglob("*") if path.is_file())
+            manifest = {
+                "fingerprint": self.key.fingerprint,
+                "code": dict(self.key.code),
+                "counts": dict(sorted(counts.items())),
+                "files": {str(path.relative_to(staged)): hashing.sha256_file(path) for path in paths},
+            }
+            write_json(staged / tables.STEP_MANIFEST, manifest)
+            replace_folder(staged, out)
+        (self.folder / PUBLISHED).write_text(self.key.code_hash, encoding="utf-8")
 
     def close(self) -> None:
-        """Let another run work here."""
-        self._lock.close()
+        """Release the lock, so that another run can work here."""
+        self._lock.release()
 
 
-def published(out: Path, key: str) -> dict[str, int] | None:
-    """The counts of a step that was published to `out` before and is still whole; None if `out` is free to be written.
+def published(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:
+    """Return the counts of a step that was already published to `out` and is intact; None if the step must be run.
+
+    A result of other code is done again, with a warning that names the files, unless `runtime.keep` is set.
+
+    Args:
+        out: the output folder.
+        key: the key of the step.
+        runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of other code.
 
     Raises:
-        OvsegError: `out` holds something else, or the result of other parameters or inputs: it is never replaced.
+        OvsegError: `out` holds something else, was written by an older version, or belongs to other parameters or inputs:
+            it is never replaced.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    account = tables.read_step_manifest(out)
-    if not account:
+    manifest = tables.read_step_manifest(out)
+    if not manifest:
         raise OvsegError(f"{out} exists and was not written by ovseg; give another output folder, or remove it")
-    if account["fingerprint"] != key:
+    if "code" not in manifest:
+        raise OvsegError(f"{out} was written by an older version of ovseg; give another output folder, or remove it")
+    if manifest["fingerprint"] != key.fingerprint:
+        if runtime.replace:
+            return None
         raise OvsegError(
-            f"{out} belongs to another run: its fingerprint is {account['fingerprint']}, this run's is {key} (other "
-            "parameters, inputs or model). Give another output folder, or remove that one"
+            f"{out} belongs to another run: its fingerprint is {manifest['fingerprint']}, this run's is {key.fingerprint} "
+            "(other parameters, inputs or model). Give another output folder, or remove that one"
         )
-    whole = all(
-        (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in account["files"].items()
+    if changed := key.changed_code(manifest["code"]):
+        files = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        if not runtime.keep:
+            log.warning("%s: the code has changed since %s was written (%s); doing it again", key.step, out, files)
+            return None
+        log.warning("%s: %s is kept, although the code has changed since (%s)", key.step, out, files)
+    intact = all(
+        (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in manifest["files"].items()
     )
-    return dict(account["counts"]) if whole else None
+    return dict(manifest["counts"]) if intact else None
 
 
 def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
-    """Run one unit and make its result durable: files first, the done mark last.
+    """Run one unit and make its result durable: its files first, its done mark last.
+
+    Args:
+        folder: the scratch folder.
+        unit: the name of the unit.
+        task: does the unit.
+
+    Returns:
+        The counts of the unit.
 
     Raises:
-        OvsegError: if the disk is full; everything finished before is kept.
+        OvsegError: the disk is full; every unit that was finished before is kept.
     """
-    begun = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
+    unfinished = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
     with explain_full_disk(folder):
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir()
-        counts = dict(task(unit, begun))
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        counts = dict(task(unit, unfinished))
         files = {}
-        for path in sorted(begun.iterdir()):
+        for path in sorted(unfinished.iterdir()):
             files[path.name] = hashing.sha256_file(path)
             sync(path)
             path.replace(folder / path.name)
-        begun.rmdir()
+        unfinished.rmdir()
         write_json(folder / f"{unit}.done.json", {"counts": counts, "files": files})
     return counts
 
 
-def total(counts: Sequence[Counts]) -> dict[str, int]:
-    """Counts of all units added up."""
-    added: Counter[str] = Counter()
-    for one in counts:
-        added.update(one)
-    return dict(added)
+def add_counts(counts: Sequence[Counts]) -> dict[str, int]:
+    """Return the sums of the counts of several units, by name."""
+    sums: Counter[str] = Counter()
+    for unit_counts in counts:
+        sums.update(unit_counts)
+    return dict(sums)
 
 
-def scratch_folder(work: Path, step: str, key: str) -> Path:
-    """Where the unfinished work of a step lies; other code has another folder, as it may give another result."""
-    return work / f"{step}-{hashing.fingerprint(key=key, code=hashing.sha256_code())}"
-
-
-def work_folder() -> Path:
-    """Where unfinished work lives: `$OVSEG_WORK`, or `ovseg/work` in the user's cache; always absolute."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("OVSEG_WORK") or cache / "ovseg" / "work").absolute()
-
-
-def _lock(folder: Path) -> TextIO:
-    """Hold the folder; the lock goes with the file, and so with the process, however that ends."""
-    file = (folder / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise OvsegError(
-            f"another run is working in {folder}; wait for it, or set OVSEG_WORK to another folder"
-        ) from None
-    return file
-
-
-def _forget_published(work: Path, step: str, keep: Path) -> None:
-    """Scratch folders of earlier runs whose results are published are no longer needed by anyone."""
-    for path in work.glob(f"{step}-*/{PUBLISHED}"):
-        if path.parent != keep:
-            with contextlib.suppress(OvsegError), _lock(path.parent):
-                shutil.rmtree(path.parent, ignore_errors=True)
+def scratch_folder(work: Path, key: StepKey, keyed_by_code: bool = True) -> Path:
+    """Return the folder of a step's unfinished work below `work`; see `Scratch` for `keyed_by_code`."""
+    code = key.code_hash if keyed_by_code else ""
+    return work / f"{key.step}-{hashing.fingerprint(key=key.fingerprint, code=code)}"
 
 
 def unit_names(folder: Path) -> Iterator[str]:
-    """The units of a step that follows a table: one for each of its parts."""
+    """Iterate over the units of a step that reads a table: one for each part of the table in `folder`."""
     return (path.stem for path in tables.parts(folder))
+
+
+def _lock(folder: Path) -> FileLock:
+    """Lock the folder. The operating system releases the lock when the process ends, however it ends."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OvsegError(
+            f"another run is working in {folder}; wait for it, or set OVSEG_WORK to another folder"
+        ) from None
+    return lock
+
+
+def _delete_published(work: Path, step: str, keep: Path) -> None:
+    """Delete the scratch folders of earlier runs of a step whose results are published: nobody needs them any more."""
+    for path in work.glob(f"{step}-*/{PUBLISHED}"):
+        if path.parent != keep:
+            with contextlib.suppress(OvsegError):
+                lock = _lock(path.parent)
+                shutil.rmtree(path.parent, ignore_errors=True)
+                lock.release()

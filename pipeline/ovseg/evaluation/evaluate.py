@@ -7,7 +7,6 @@ computed from that table. Work goes unit by unit, so a killed run continues and 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -26,7 +25,7 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
-from ovseg.engine.executors import DEVICE
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -85,12 +84,13 @@ def evaluate(
     """
     opened = read_benchmark(benchmark)
     number = len(opened.items) if limit is None else min(limit, len(opened.items))
-    key = hashing.fingerprint(
-        step="evaluate",
+    key = step_key(
+        "evaluate",
+        __name__,
         benchmark=hashing.sha256_path(benchmark),
         images=_images(opened, number),
-        network=hashing.sha256_path(network),
-        clips={name: hashing.sha256_path(clip) for name, clip in clips.items()},
+        network=tables.content_hash(network),
+        clips={name: tables.content_hash(clip) for name, clip in clips.items()},
         ways=ways,
         oracles=oracles,
         number=number,
@@ -104,7 +104,7 @@ def evaluate(
         benchmark,
         network,
         dict(clips),
-        key,
+        key.fingerprint,
         ways,
         oracles,
         number,
@@ -113,7 +113,7 @@ def evaluate(
         runtime.batch_size,
         options,
     )
-    return run_step("evaluate", key, units, opener, out, runtime, uses_model=True)
+    return run_step(key, units, opener, out, runtime, uses_model=True)
 
 
 def _images(benchmark: Benchmark, number: int) -> str:
@@ -137,9 +137,10 @@ def _task(
     workers: int,
     batch_size: int,
     options: dict[str, Any],
+    device: str,
 ) -> Task:
     benchmark = read_benchmark(folder)
-    models = _models(network, clips, precision, workers, batch_size, options)
+    models = _models(network, clips, precision, workers, batch_size, options, device)
     first = next(iter(models.values()))
     words = first.vocabulary(benchmark.names)
     seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
@@ -170,10 +171,15 @@ def _task(
 
 
 def _models(
-    network: Path, clips: dict[str, Path], precision: Precision, workers: int, batch_size: int, options: dict[str, Any]
+    network: Path,
+    clips: dict[str, Path],
+    precision: Precision,
+    workers: int,
+    batch_size: int,
+    options: dict[str, Any],
+    device: str,
 ) -> dict[str, Segmenter]:
     """One segmenter for each CLIP; all share the proposal network."""
-    device = os.environ[DEVICE]
     found: dict[str, Segmenter] = {}
     for name, path in clips.items():
         if not found:

@@ -13,6 +13,7 @@ from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
@@ -37,17 +38,22 @@ def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit
     """
     if not images.is_dir():
         raise OvsegError(f"the image folder {images} does not exist")
-    key = hashing.fingerprint(
-        images=str(images.resolve()), captions=_stamp(captions), limit=limit, schema=tables.SCHEMA_VERSION
+    key = step_key(
+        "index",
+        __name__,
+        images=str(images.resolve()),
+        captions=_stamp(captions),
+        limit=limit,
+        schema=tables.SCHEMA_VERSION,
     )
     # the images themselves are no part of the key: an index that is made again, as DVC does when they change, looks anew
-    again = (scratch_folder(runtime.work, "index", key) / PUBLISHED).exists() and published(out, key) is None
-    scratch = Scratch(runtime.work, "index", key, runtime.fresh or again)
+    again = (scratch_folder(runtime.work, key) / PUBLISHED).exists() and published(out, key, runtime) is None
+    scratch = Scratch(runtime.work, key, runtime.fresh or again)
     store = _open(captions, scratch.folder / "captions.sqlite")
     number = min(store.count(), limit or store.count())
     units = [f"{i:05d}" for i in range(-(-number // IMAGES_PER_PART))]
     opener = partial(_task, images, scratch.folder / "captions.sqlite", number)
-    counts = run_step("index", key, units, opener, out, runtime, scratch=scratch)
+    counts = run_step(key, units, opener, out, runtime, scratch=scratch)
     if not counts["images"]:
         dropped = {name: n for name, n in counts.items() if name.startswith("dropped.")}
         raise OvsegError(f"not one of the {number} images listed in {captions} can be used from {images}: {dropped}")
@@ -69,7 +75,7 @@ def _open(captions: Path, database: Path) -> Store:
     return open_shards(captions, database) if captions.is_dir() else open_coco(captions, database)
 
 
-def _task(images: Path, database: Path, number: int) -> Task:
+def _task(images: Path, database: Path, number: int, _device: str) -> Task:
     store = Store(database)
 
     def task(unit: str, folder: Path) -> Counts:

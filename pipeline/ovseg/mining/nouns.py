@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task, unit_names
@@ -76,8 +77,9 @@ def extract_nouns(
         OvsegError: if the pipeline is not installed or gives no tags and lemmas, or a file is missing.
     """
     stop = read_stop_list(stop_list)
-    key = hashing.fingerprint(
-        step="nouns",
+    key = step_key(
+        "nouns",
+        __name__,
         index=tables.fingerprint(index, "index"),
         model=model_fingerprint(model),
         unit=unit,
@@ -85,8 +87,8 @@ def extract_nouns(
         stop=sorted(stop),
         schema=tables.SCHEMA_VERSION,
     )
-    opener = partial(_task, index, key, model, unit, captions_per_image, stop)
-    return run_step("nouns", key, list(unit_names(index)), opener, out, runtime)
+    opener = partial(_task, index, key.fingerprint, model, unit, captions_per_image, stop)
+    return run_step(key, list(unit_names(index)), opener, out, runtime)
 
 
 def read_stop_list(path: Path | None) -> frozenset[str]:
@@ -176,7 +178,7 @@ def rejection_reason(noun: str, stop: frozenset[str]) -> str | None:
 
 
 def _task(
-    index: Path, key: str, model: str, unit_kind: NounUnit, policy: CaptionsPerImage, stop: frozenset[str]
+    index: Path, key: str, model: str, unit_kind: NounUnit, policy: CaptionsPerImage, stop: frozenset[str], _device: str
 ) -> Task:
     nlp = load_tagger(model)
 

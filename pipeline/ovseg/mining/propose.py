@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ovseg.core import hashing, masks, tables, weights
+from ovseg.core import masks, tables, weights
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
-from ovseg.engine.executors import DEVICE
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Scratch, Task, unit_names
@@ -68,8 +67,9 @@ def propose_masks(
     where = None if source in USE_MODEL else check_path(path, source)
     known = None if annotations is None else check_path(annotations, "annotations")
     network = _network(source, model)
-    key = hashing.fingerprint(
-        step="propose",
+    key = step_key(
+        "propose",
+        __name__,
         index=tables.fingerprint(index, "index"),
         source=source,
         model=_model_identity(source, model),
@@ -79,14 +79,25 @@ def propose_masks(
         most=max_proposals,
         schema=tables.SCHEMA_VERSION,
     )
-    scratch = Scratch(runtime.work, "propose", key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh)
     opener = partial(
-        _task, index, images, key, network, scratch.folder, source, where, model, known, mask_threshold, max_proposals
+        _task,
+        index,
+        images,
+        key.fingerprint,
+        network,
+        scratch.folder,
+        source,
+        where,
+        model,
+        known,
+        mask_threshold,
+        max_proposals,
     )
     if source not in USE_MODEL:
-        opener()  # streams the JSON once, before workers look for it
+        opener("cpu")  # streams the JSON once, before workers look for it
     units = list(unit_names(index))
-    return run_step("propose", key, units, opener, out, runtime, uses_model=source in USE_MODEL, scratch=scratch)
+    return run_step(key, units, opener, out, runtime, uses_model=source in USE_MODEL, scratch=scratch)
 
 
 def _model_identity(source: SourceName, model: str | None) -> str | None:
@@ -121,14 +132,14 @@ def _identity(where: Path | str | None) -> str | None:
     """What changes when the masks behind a path change."""
     if where is None or not Path(where).exists():
         return where if where is None else str(where)
-    return hashing.sha256_path(Path(where))
+    return tables.content_hash(Path(where))
 
 
 def _open(
-    source: SourceName, where: Path | None, model: str | None, scratch: Path, threshold: float, most: int
+    source: SourceName, where: Path | None, model: str | None, scratch: Path, threshold: float, most: int, device: str
 ) -> Source:
     if source in USE_MODEL:
-        return _open_model(source, str(model), threshold, most, os.environ[DEVICE])
+        return _open_model(source, str(model), threshold, most, device)
     assert where is not None
     return ground_truth(where, scratch) if source == "ground_truth" else precomputed(where, scratch, most)
 
@@ -159,8 +170,9 @@ def _task(
     annotations: Path | None,
     threshold: float,
     most: int,
+    device: str,
 ) -> Task:
-    proposals = _open(source, where, model, scratch, threshold, most)
+    proposals = _open(source, where, model, scratch, threshold, most, device)
     (scratch / "annotated").mkdir(exist_ok=True)
     annotated = ground_truth(annotations, scratch / "annotated", labels=True) if annotations else None
 

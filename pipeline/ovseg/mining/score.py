@@ -6,7 +6,6 @@ noun is encoded once. The arg-max over proposals is the paper's pair; margins an
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,12 @@ from torch import Tensor
 from ovseg.clip.adapted import made_with
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.clip.pretrained import weights_fingerprint
-from ovseg.core import crops, hashing, masks, tables
+from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.vocabulary import TEMPLATES, Templates
-from ovseg.engine.executors import DEVICE
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
@@ -75,8 +74,9 @@ def score_nouns(
         OvsegError: the CLIP cannot be loaded, or a table is missing.
     """
     weights = weights_fingerprint(clip_model, clip_pretrained)
-    key = hashing.fingerprint(
-        step="score",
+    key = step_key(
+        "score",
+        __name__,
         index=tables.fingerprint(index, "index"),
         nouns=tables.fingerprint(nouns, "nouns"),
         proposals=tables.fingerprint(proposals, "proposals"),
@@ -89,9 +89,9 @@ def score_nouns(
         duplicate_iou=duplicate_iou,
         schema=tables.SCHEMA_VERSION,
     )
-    scratch = Scratch(runtime.work, "score", key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh)
     texts = scratch.folder / "texts"  # under this run's lock: they are read as long as it works
-    if runtime.fresh or published(out, key) is None:
+    if runtime.fresh or published(out, key, runtime) is None:
         encode_nouns(nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights)
     opener = partial(
         _task,
@@ -100,7 +100,7 @@ def score_nouns(
         nouns,
         proposals,
         texts,
-        key,
+        key.fingerprint,
         clip_model,
         clip_pretrained,
         precision,
@@ -112,7 +112,7 @@ def score_nouns(
         runtime.batch_size,
         made_with(clip_model, clip_pretrained),
     )
-    return run_step("score", key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
+    return run_step(key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
 
 
 def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, float, float | None, float, float]]]:
@@ -182,9 +182,10 @@ def _task(
     duplicate_iou: float,
     workers: int,
     batch_size: int,
-    weights: Mapping[str, str] | None = None,
+    weights: Mapping[str, str] | None,
+    device: str,
 ) -> Task:
-    clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
+    clip = load_clip(clip_model, clip_pretrained, device, precision)
     colour = crops.fill_colour(fill, clip.mean.tolist())
     embeddings = read_texts(texts)
     pool = ThreadPoolExecutor(

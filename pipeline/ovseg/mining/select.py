@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ovseg.core import hashing, tables
+from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -58,8 +59,9 @@ def select_pairs(
     Raises:
         OvsegError: annotated pairs are wanted and the proposals have none; no pair is left.
     """
-    key = hashing.fingerprint(
-        step="select",
+    key = step_key(
+        "select",
+        __name__,
         candidates=tables.fingerprint(candidates, "candidates"),
         rule=rule,
         min_similarity=min_similarity,
@@ -80,8 +82,8 @@ def select_pairs(
         min_area=min_area,
         max_per_noun=max_per_noun,
     )
-    opener = partial(_task, limits, proposals, annotated_fraction, seed, key)
-    return run_step("select", key, ["00000"], opener, out, runtime)
+    opener = partial(_task, limits, proposals, annotated_fraction, seed, key.fingerprint)
+    return run_step(key, ["00000"], opener, out, runtime)
 
 
 def one_to_one(candidates: list[Row]) -> list[Row]:
@@ -183,7 +185,9 @@ def _annotated(proposals: Path) -> list[Row]:
     ]
 
 
-def _task(mine: partial[tuple[list[Row], Counter[str]]], proposals: Path, share: float, seed: int, key: str) -> Task:
+def _task(
+    mine: partial[tuple[list[Row], Counter[str]]], proposals: Path, share: float, seed: int, key: str, _device: str
+) -> Task:
     def task(unit: str, folder: Path) -> Counts:
         pairs, counts = mine() if share < 1 else ([], Counter())
         if share > 0:

@@ -18,6 +18,7 @@ from ovseg.core.files import write_json
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
 from ovseg.core.samples import Sample, encode_sample, sample_key
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -63,8 +64,9 @@ def write_shards(
     table = tables.read(pairs, "pairs", ["noun"])
     number = table.num_rows
     shards = number_of_shards(number, samples_per_shard, min_shards)
-    key = hashing.fingerprint(
-        step="shards",
+    key = step_key(
+        "shards",
+        __name__,
         pairs=tables.fingerprint(pairs, "pairs"),
         proposals=tables.fingerprint(proposals, "proposals"),
         index=tables.fingerprint(index, "index"),
@@ -75,8 +77,10 @@ def write_shards(
     )
     noun_ids = {noun: i for i, noun in enumerate(sorted(pc.unique(table["noun"]).to_pylist()))}
     units = [f"{i:05d}" for i in range(shards)]
-    opener = partial(_task, index, images, proposals, pairs, key, shards, noun_ids, background, jpeg_quality)
-    return run_step("shards", key, units, opener, out, runtime, finish=partial(_finish, noun_ids))
+    opener = partial(
+        _task, index, images, proposals, pairs, key.fingerprint, shards, noun_ids, background, jpeg_quality
+    )
+    return run_step(key, units, opener, out, runtime, finish=partial(_finish, noun_ids))
 
 
 def bounds(number: int, shards: int, shard: int) -> tuple[int, int]:
@@ -94,6 +98,7 @@ def _task(
     noun_ids: dict[str, int],
     background: crops.Fill,
     jpeg_quality: int,
+    _device: str,
 ) -> Task:
     colour = crops.fill_colour(background, CLIP_MEAN)
     licence = tables.licence(proposals, "proposals")

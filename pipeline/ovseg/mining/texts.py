@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Precision, load_clip
-from ovseg.core import hashing, tables
+from ovseg.core import tables
 from ovseg.core.files import write_json
 from ovseg.core.vocabulary import TEMPLATES, Templates, embed
-from ovseg.engine.executors import DEVICE
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Scratch, Task, unit_names
@@ -45,16 +44,14 @@ def encode_nouns(
         weights: fingerprint of the CLIP.
     """
     distinct = _distinct_nouns(nouns, proposals)
-    key = hashing.fingerprint(
-        step="texts", clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct
-    )
-    scratch = Scratch(runtime.work, "texts", key, runtime.fresh)
+    key = step_key("texts", __name__, clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct)
+    scratch = Scratch(runtime.work, key, runtime.fresh)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
     opener = partial(
         _text_task, scratch.folder / "nouns.json", clip_model, clip_pretrained, precision, templates, runtime.batch_size
     )
-    run_step("texts", key, units, opener, out, runtime, uses_model=True, scratch=scratch)
+    run_step(key, units, opener, out, runtime, uses_model=True, scratch=scratch)
 
 
 def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:
@@ -75,8 +72,9 @@ def _text_task(
     precision: Precision,
     templates: Templates,
     batch_size: int,
+    device: str,
 ) -> Task:
-    clip = load_clip(clip_model, clip_pretrained, os.environ[DEVICE], precision)
+    clip = load_clip(clip_model, clip_pretrained, device, precision)
     every: list[str] = json.loads(names.read_text(encoding="utf-8"))
 
     def task(unit: str, folder: Path) -> Counts:

@@ -18,9 +18,10 @@ from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import foreground_patches, new_prompts, vit_hook_points
 from ovseg.clip.save import model_config
-from ovseg.core import crops, hashing, tables
+from ovseg.core import crops, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import TrainTemplates
+from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
 from ovseg.training.checkpoint import Checkpoint, DataLoaderLayout, Stateful, TrainableParameters
@@ -99,10 +100,10 @@ def adapt(
     """
     key = _key(name, init, shards, recipe, source)
     with distributed_context(runtime.devices) as world:
-        if published(out, key) is not None:
+        if published(out, key, runtime) is not None:
             log.info("%s: done before -> %s", name, out)
             return
-        scratch = Scratch(runtime.work, name, key, runtime.fresh) if world.rank == 0 else None
+        scratch = Scratch(runtime.work, key, runtime.fresh, keyed_by_code=False) if world.rank == 0 else None
         barrier(world)
         try:
             clip = load_adapted(init, str(world.device))
@@ -110,8 +111,8 @@ def adapt(
             history = History()
             prompts = clip.prompts
             if _steps(recipe, shards) > 0:
-                folder = scratch_folder(runtime.work, name, key)
-                prompts = _train(name, clip, shards, folder, key, runtime, recipe, world, history)
+                folder = scratch_folder(runtime.work, key, keyed_by_code=False)
+                prompts = _train(name, clip, shards, folder, key.fingerprint, runtime, recipe, world, history)
                 provenance = _add_step(provenance, name, shards, recipe, source)
             if scratch:
                 _publish(scratch, out, clip, prompts, f"local-dir:{init}", provenance, history)
@@ -122,13 +123,14 @@ def adapt(
                 scratch.close()
 
 
-def _key(name: str, init: Path, shards: Path, recipe: Recipe, source: Mapping[str, str | None]) -> str:
+def _key(name: str, init: Path, shards: Path, recipe: Recipe, source: Mapping[str, str | None]) -> StepKey:
     account = tables.read_step_manifest(shards)
     if not account:
         raise OvsegError(f"{shards} holds no finished shards (no {tables.STEP_MANIFEST}); run the stage `shards` first")
-    return hashing.fingerprint(
-        step=name,
-        init=hashing.sha256_path(init),
+    return step_key(
+        name,
+        __name__,
+        init=tables.content_hash(init),
         shards=account["fingerprint"],
         recipe=vars(recipe),
         source=dict(source),

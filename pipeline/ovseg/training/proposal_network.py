@@ -25,6 +25,7 @@ from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.vocabulary import Templates, embed
 from ovseg.datasets.classes import find_table, read_classes
 from ovseg.datasets.coco import open_coco
+from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
 from ovseg.proposals.annotated import CLASSES
@@ -121,26 +122,27 @@ def train_proposal_network(
     """
     began = _began_with(recipe, init)
     table = _class_table(annotations, recipe.classes)
-    key = hashing.fingerprint(
-        step="proposal_network",
+    key = step_key(
+        "proposal_network",
+        __name__,
         index=tables.fingerprint(index, "index"),
         annotations=hashing.sha256_path(annotations),
-        clip=hashing.sha256_path(clip),
-        init=None if init is None else hashing.sha256_path(init),
+        clip=tables.content_hash(clip),
+        init=None if init is None else tables.content_hash(init),
         recipe=vars(recipe),
         licence=licence,
         classes=table and hashing.sha256_file(table),
         **{name: about["sha256"] for name, about in began.items()},
     )
     with distributed_context(runtime.devices) as world:
-        if published(out, key) is not None:
+        if published(out, key, runtime) is not None:
             log.info("proposal_network: done before -> %s", out)
             return
-        scratch = Scratch(runtime.work, "proposal_network", key, runtime.fresh) if world.rank == 0 else None
+        scratch = Scratch(runtime.work, key, runtime.fresh, keyed_by_code=False) if world.rank == 0 else None
         barrier(world)
         try:
             tower = load_adapted(clip, str(world.device), prompts=False)
-            folder = scratch_folder(runtime.work, "proposal_network", key)
+            folder = scratch_folder(runtime.work, key, keyed_by_code=False)
             names = vocabulary(annotations, folder, table)
             texts = embed(names, tower.encode_texts, recipe.templates, BATCH)
             model = _model(recipe, len(names), tower, init).to(world.device)
@@ -158,7 +160,7 @@ def train_proposal_network(
                     seed=recipe.seed,
                     table=table,
                 )
-                _train(model, data, folder, key, runtime, recipe, world, history)
+                _train(model, data, folder, key.fingerprint, runtime, recipe, world, history)
             if scratch:
                 about = {
                     "names": names,

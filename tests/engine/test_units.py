@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import replace_folder
-from ovseg.engine.runtime import Runtime, devices, from_environment
+from ovseg.engine.fingerprint import StepKey
+from ovseg.engine.runtime import Runtime, devices, from_environment, work_folder
 from ovseg.engine.steps import run_step
-from ovseg.engine.units import Counts, Scratch, Task, commit, published, scratch_folder, work_folder
+from ovseg.engine.units import Counts, Scratch, Task, commit, published, scratch_folder
 
 UNITS = ["00000", "00001", "00002"]
 
@@ -26,7 +29,7 @@ class TaskFactory:
     def __init__(self, log: Path, size: int = 10, fail: str | None = None) -> None:
         self.log, self.size, self.fail = log, size, fail
 
-    def __call__(self) -> Task:
+    def __call__(self, device: str) -> Task:
         def task(unit: str, folder: Path) -> Counts:
             with self.log.open("a") as stream:
                 stream.write(f"{unit}\n")
@@ -42,42 +45,46 @@ class TaskFactory:
 
 
 @pytest.fixture
-def opener(tmp_path: Path) -> TaskFactory:
+def factory(tmp_path: Path) -> TaskFactory:
     return TaskFactory(tmp_path / "log")
 
 
-def step(opener: TaskFactory, out: Path, runtime: Runtime, key: str = "k") -> dict[str, int]:
-    return run_step("step", key, UNITS, opener, out, runtime)
+def key(fingerprint: str = "k", **code: str) -> StepKey:
+    return StepKey("step", fingerprint, {"mining/score.py": "a", **code})
 
 
-def test_a_step_publishes_all_of_its_units(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
-    """Files of every unit, counts added up, and an account with the sha256 of each file; a second run does nothing."""
-    counts = step(opener, tmp_path / "out", runtime)
+def step(factory: TaskFactory, out: Path, runtime: Runtime, fingerprint: str = "k", **code: str) -> dict[str, int]:
+    return run_step(key(fingerprint, **code), UNITS, factory, out, runtime)
+
+
+def test_a_step_publishes_all_of_its_units(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+    """Files of every unit, counts added up, and a manifest with the sha256 of each file; a second run does nothing."""
+    counts = step(factory, tmp_path / "out", runtime)
     assert counts == {"things": 6, "dropped.odd": 3} == tables.read_counts(tmp_path / "out")
-    account = tables.read_step_manifest(tmp_path / "out")
-    assert sorted(account["files"]) == ["00000.bin", "00001.bin", "00002.bin"] and account["fingerprint"] == "k"
-    assert step(opener, tmp_path / "out", runtime) == counts and opener.done() == UNITS
+    manifest = tables.read_step_manifest(tmp_path / "out")
+    assert sorted(manifest["files"]) == ["00000.bin", "00001.bin", "00002.bin"] and manifest["fingerprint"] == "k"
+    assert step(factory, tmp_path / "out", runtime) == counts and factory.done() == UNITS
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
 
 
-def test_a_failed_step_continues_where_it_stopped(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_failed_step_continues_where_it_stopped(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """What was done before the failure is not done again, and the output is there only when all of it is."""
-    opener.fail = "00001"
+    factory.fail = "00001"
     with pytest.raises(RuntimeError, match="as planned"):
-        step(opener, tmp_path / "out", runtime)
+        step(factory, tmp_path / "out", runtime)
     assert not (tmp_path / "out").exists()
-    opener.fail = None
-    step(opener, tmp_path / "out", runtime)
-    assert opener.done() == ["00000", "00001", "00001", "00002"]
+    factory.fail = None
+    step(factory, tmp_path / "out", runtime)
+    assert factory.done() == ["00000", "00001", "00001", "00002"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "mark", "mark_empty", "mark_remove"])
-def test_a_damaged_unit_is_done_again(damage: str, opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_damaged_unit_is_done_again(damage: str, factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Files are trusted by their sha256 alone, and a mark that is none is no mark."""
-    opener.fail = "00002"
+    factory.fail = "00002"
     with pytest.raises(RuntimeError):
-        step(opener, tmp_path / "out", runtime)
-    folder = scratch_folder(runtime.work, "step", "k")
+        step(factory, tmp_path / "out", runtime)
+    folder = scratch_folder(runtime.work, key())
     file, mark = folder / "00000.bin", folder / "00000.done.json"
     damages: dict[str, Callable[[], object]] = {
         "flip": lambda: file.write_bytes(b"x" + file.read_bytes()[1:]),
@@ -88,103 +95,138 @@ def test_a_damaged_unit_is_done_again(damage: str, opener: TaskFactory, tmp_path
         "mark_remove": mark.unlink,
     }
     damages[damage]()
-    opener.fail = None
-    step(opener, tmp_path / "out", runtime)
-    assert opener.done() == [*UNITS, "00000", "00002"]
+    factory.fail = None
+    step(factory, tmp_path / "out", runtime)
+    assert factory.done() == [*UNITS, "00000", "00002"]
     assert (tmp_path / "out" / "00000.bin").read_bytes() == b"00000" * 2
 
 
-def test_a_damaged_output_is_mended(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_damaged_output_is_mended(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """A published file that changed is put right by the same command, from what was finished or anew."""
-    step(opener, tmp_path / "out", runtime)
+    step(factory, tmp_path / "out", runtime)
     file = tmp_path / "out" / "00001.bin"
     file.unlink()
     file.write_bytes(b"changed")
-    step(opener, tmp_path / "out", runtime)
-    assert file.read_bytes() == b"00001" * 2 and opener.done() == UNITS
+    step(factory, tmp_path / "out", runtime)
+    assert file.read_bytes() == b"00001" * 2 and factory.done() == UNITS
 
 
-def test_only_one_run_works_in_a_folder(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_only_one_run_works_in_a_folder(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """A second run says so; when the first one ends, however it ends, the folder is free."""
-    first = Scratch(runtime.work, "step", "k")
+    first = Scratch(runtime.work, key())
     with pytest.raises(OvsegError, match="another run is working"):
-        step(opener, tmp_path / "out", runtime)
+        step(factory, tmp_path / "out", runtime)
     first.close()
-    assert step(opener, tmp_path / "out", runtime)["things"] == 6
-    child = subprocess.Popen(
-        [
-            "python",
-            "-c",
-            f"import fcntl,time; f=open({str(scratch_folder(runtime.work, 'step', 'k') / 'lock')!r},'w');"
-            "fcntl.flock(f,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
+    assert step(factory, tmp_path / "out", runtime)["things"] == 6
+    lock = str(scratch_folder(runtime.work, key()) / "lock")
+    code = f"import filelock, time; lock = filelock.FileLock({lock!r}); lock.acquire(); print(1, flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline()
     with pytest.raises(OvsegError, match="another run is working"):
-        Scratch(runtime.work, "step", "k")
+        Scratch(runtime.work, key())
     child.kill()
     child.wait()
     child.stdout.close()
-    Scratch(runtime.work, "step", "k").close()
+    Scratch(runtime.work, key()).close()
 
 
-def test_fresh_forgets_what_was_finished(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
-    step(opener, tmp_path / "out", runtime)
-    step(opener, tmp_path / "out", Runtime(workers=1, work=runtime.work, fresh=True))
-    assert opener.done() == UNITS * 2 and tables.read_counts(tmp_path / "out")["things"] == 6
+def test_fresh_forgets_what_was_finished(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+    step(factory, tmp_path / "out", runtime)
+    step(factory, tmp_path / "out", Runtime(workers=1, work=runtime.work, fresh=True))
+    assert factory.done() == UNITS * 2 and tables.read_counts(tmp_path / "out")["things"] == 6
 
 
-def test_another_key_forgets_only_what_is_published(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_another_key_forgets_only_what_is_published(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Finished runs give their scratch back when the next begins; unfinished ones, and ones at work, keep theirs."""
-    step(opener, tmp_path / "out1", runtime, "published")
-    opener.fail = "00001"
+    step(factory, tmp_path / "out1", runtime, "published")
+    factory.fail = "00001"
     with pytest.raises(RuntimeError):
-        step(opener, tmp_path / "out2", runtime, "unfinished")
-    busy = Scratch(runtime.work, "step", "busy")
+        step(factory, tmp_path / "out2", runtime, "unfinished")
+    busy = Scratch(runtime.work, key("busy"))
     (busy.folder / "published").touch()
-    opener.fail = None
-    step(opener, tmp_path / "out3", runtime, "next")
-    kept = {scratch_folder(runtime.work, "step", key) for key in ("busy", "next", "unfinished")}
+    factory.fail = None
+    step(factory, tmp_path / "out3", runtime, "next")
+    kept = {scratch_folder(runtime.work, key(name)) for name in ("busy", "next", "unfinished")}
     assert set(runtime.work.iterdir()) == kept
     busy.close()
 
 
-def test_what_a_killed_run_left_half_done_is_cleared(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_what_a_killed_run_left_half_done_is_cleared(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Half a unit, half a mark, half an output: none is in the way, and none is in the result."""
-    folder = scratch_folder(runtime.work, "step", "k")
+    folder = scratch_folder(runtime.work, key())
     (folder / "00000.4242.tmp").mkdir(parents=True)
     (folder / "00000.4242.tmp" / "00000.bin").write_bytes(b"half")
     (folder / "00001.done.json.tmp").write_text("{")
     (tmp_path / "out.tmp").mkdir()
     (tmp_path / "out.tmp" / "stale").touch()
     (tmp_path / "out.old").mkdir()
-    step(opener, tmp_path / "out", runtime)
+    step(factory, tmp_path / "out", runtime)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
     assert not list(folder.glob("*.tmp")) and not (tmp_path / "out" / "stale").exists()
 
 
-def test_an_output_of_somebody_else_is_refused(opener: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+def test_an_output_of_somebody_else_is_refused(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Another run's folder, with both fingerprints; any other folder, or file; an empty folder is free."""
-    step(opener, tmp_path / "out", runtime)
+    step(factory, tmp_path / "out", runtime)
     with pytest.raises(OvsegError, match=r"fingerprint is k, this run's is other"):
-        step(opener, tmp_path / "out", runtime, "other")
+        step(factory, tmp_path / "out", runtime, "other")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     (tmp_path / "file").touch()
     for name in ("mine", "file"):
         with pytest.raises(OvsegError, match="was not written by ovseg"):
-            step(opener, tmp_path / name, runtime)
+            step(factory, tmp_path / name, runtime)
     (tmp_path / "empty").mkdir()
-    step(opener, tmp_path / "empty", runtime)
+    step(factory, tmp_path / "empty", runtime)
     assert (tmp_path / "mine" / "thesis.tex").exists() and (tmp_path / "empty" / "step.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "k"}'])
-def test_a_damaged_account_is_nobodys(content: str, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_nobodys(content: str, tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text(content)
     with pytest.raises(OvsegError, match="was not written by ovseg"):
-        published(tmp_path, "k")
+        published(tmp_path, key(), Runtime(work=tmp_path))
+
+
+def test_a_folder_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "step.json").write_text('{"fingerprint": "k", "counts": {}, "files": {}}')
+    with pytest.raises(OvsegError, match="older version"):
+        published(tmp_path, key(), Runtime(work=tmp_path))
+
+
+def test_a_result_of_other_code_is_done_again_and_the_files_are_named(
+    factory: TaskFactory, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same parameters with other code: the step runs again; with `keep` the result stays, and both are said."""
+    step(factory, tmp_path / "out", runtime)
+    changed = {"core/crops.py": "new"}
+    step(factory, tmp_path / "out", replace(runtime, keep=True), **changed)
+    assert factory.done() == UNITS and "core/crops.py" in caplog.text and "kept" in caplog.text
+    step(factory, tmp_path / "out", runtime, **changed)
+    assert factory.done() == UNITS * 2 and "doing it again" in caplog.text
+    step(factory, tmp_path / "out", runtime, **changed)
+    assert factory.done() == UNITS * 2
+
+
+def test_a_run_that_owns_its_folders_replaces_results_of_other_inputs(
+    factory: TaskFactory, tmp_path: Path, runtime: Runtime
+) -> None:
+    step(factory, tmp_path / "out", runtime)
+    step(factory, tmp_path / "out", replace(runtime, replace=True), "other")
+    assert tables.read_step_manifest(tmp_path / "out")["fingerprint"] == "other"
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_unfinished_work_may_survive_other_code_and_published_work_never(publish: bool, runtime: Runtime) -> None:
+    """Trainings continue what other code has begun; what other code has published is done again from the start."""
+    old = Scratch(runtime.work, key(), keyed_by_code=False)
+    (old.folder / "checkpoint.pt").touch()
+    if publish:
+        (old.folder / "published").write_text(key().code_hash)
+    old.close()
+    new = Scratch(runtime.work, key(**{"core/crops.py": "new"}), keyed_by_code=False)
+    assert new.folder == old.folder and (new.folder / "checkpoint.pt").exists() is not publish
+    new.close()
 
 
 @pytest.fixture
@@ -202,27 +244,27 @@ def grow(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
 
 
-def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, opener: TaskFactory, tmp_path: Path) -> None:
+def test_a_full_disk_says_so_and_loses_nothing(small_disk: Path, factory: TaskFactory, tmp_path: Path) -> None:
     """Two of three units fit: the third says so, and with more space the same command does the third alone."""
-    opener.size = 400_000
+    factory.size = 400_000
     runtime = Runtime(workers=1, work=small_disk / "work")
     with pytest.raises(OvsegError, match="no space left"):
-        step(opener, tmp_path / "out", runtime)
+        step(factory, tmp_path / "out", runtime)
     grow(small_disk)
-    assert step(opener, tmp_path / "out", runtime)["things"] == 6
-    assert opener.done() == [*UNITS, "00002"]
+    assert step(factory, tmp_path / "out", runtime)["things"] == 6
+    assert factory.done() == [*UNITS, "00002"]
 
 
 def test_a_full_disk_at_the_output_says_so(
-    small_disk: Path, opener: TaskFactory, tmp_path: Path, runtime: Runtime
+    small_disk: Path, factory: TaskFactory, tmp_path: Path, runtime: Runtime
 ) -> None:
-    opener.size = 500_000
+    factory.size = 500_000
     with pytest.raises(OvsegError, match="no space left"):
-        step(opener, small_disk / "out", runtime)
+        step(factory, small_disk / "out", runtime)
     assert not (small_disk / "out").exists()
     grow(small_disk)
-    step(opener, small_disk / "out", runtime)
-    assert opener.done() == UNITS
+    step(factory, small_disk / "out", runtime)
+    assert factory.done() == UNITS
 
 
 def test_a_full_disk_while_json_is_streamed_says_so(small_disk: Path, tmp_path: Path) -> None:

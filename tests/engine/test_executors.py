@@ -13,6 +13,7 @@ import pytest
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.executors import local
+from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -22,12 +23,12 @@ UNITS = [f"{i:05d}" for i in range(6)]
 
 
 class TaskFactory:
-    """A task that notes the process it runs in; picklable, as openers are."""
+    """A task that notes the process it runs in; picklable, as every task factory."""
 
     def __init__(self, trouble: str | None = None) -> None:
         self.trouble = trouble
 
-    def __call__(self) -> Task:
+    def __call__(self, device: str) -> Task:
         if self.trouble == "open":
             raise OvsegError("no such model")
         return self.task
@@ -68,14 +69,14 @@ def test_an_error_comes_through_and_what_is_finished_stays(devices: tuple[str, .
 def test_a_worker_that_dies_is_said(tmp_path: Path, runtime: Runtime) -> None:
     """Killed, or out of memory: one sentence, and the same command goes on from there."""
     with pytest.raises(OvsegError, match="a worker process died"):
-        run_step("step", "k", UNITS, TaskFactory("die"), tmp_path / "out", replace(runtime, workers=2))
-    counts = run_step("step", "k", UNITS, TaskFactory(), tmp_path / "out", runtime)
+        run_step(StepKey("step", "k", {}), UNITS, TaskFactory("die"), tmp_path / "out", replace(runtime, workers=2))
+    counts = run_step(StepKey("step", "k", {}), UNITS, TaskFactory(), tmp_path / "out", runtime)
     assert counts == {"things": 6}
 
 
 def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(OvsegError, match="'slurm' is not one of local, ray"):
-        run_step("step", "k", UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="slurm"))
+        run_step(StepKey("step", "k", {}), UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="slurm"))
 
 
 def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:
@@ -129,8 +130,8 @@ def test_ray_makes_the_same_bytes(
         runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
         assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone
         with pytest.raises(OvsegError, match=r"^the disk is made of cheese$"):
-            run_step("step", "k", UNITS, TaskFactory("error"), tmp_path / "step", runtime)
+            run_step(StepKey("step", "k", {}), UNITS, TaskFactory("error"), tmp_path / "step", runtime)
         with pytest.raises(OvsegError, match=r"^no such model$"):
-            run_step("other", "k", UNITS, TaskFactory("open"), tmp_path / "step", runtime)
+            run_step(StepKey("other", "k", {}), UNITS, TaskFactory("open"), tmp_path / "step", runtime)
     finally:
         ray.shutdown()
