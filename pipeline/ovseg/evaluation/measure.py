@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.core import crops, hashing
+from ovseg.core import crops, hashing, tables
 from ovseg.core.files import write_tsv
 from ovseg.core.vocabulary import Templates
+from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, Task, commit, published
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
@@ -92,7 +93,7 @@ def measure_clip(
         return {"regions": int(scores["model"]["regions"])}
 
     key = _key(model, images, annotations, fill=fill, antialias=antialias, templates=templates, limit=limit)
-    _publish(model.name, key, write, out, runtime)
+    _publish(key, write, out, runtime)
 
 
 def measure_proposal_network(
@@ -136,14 +137,15 @@ def measure_proposal_network(
         return {"masks": int(scores["masks"]), "proposals": int(scores["proposals"])}
 
     key = _key(model, images, annotations, mask_threshold=mask_threshold, max_proposals=max_proposals, limit=limit)
-    _publish(model.name, key, write, out, runtime)
+    _publish(key, write, out, runtime)
 
 
-def _key(model: Path, images: Path, annotations: Path, **parameters: object) -> str:
+def _key(model: Path, images: Path, annotations: Path, **parameters: object) -> StepKey:
     maps = annotations.with_suffix("")  # the PNGs of a panoptic JSON
-    return hashing.fingerprint(
-        step="measure",
-        model=hashing.sha256_path(model),
+    return step_key(
+        f"measure-{model.name}",
+        __name__,
+        model=tables.content_hash(model),
         images=hashing.sha256_path(images),
         annotations=hashing.sha256_path(annotations),
         maps=hashing.sha256_path(maps) if maps.is_dir() else None,
@@ -157,16 +159,15 @@ def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> 
         shutil.copyfile(model / CURVES, folder / CURVES)
 
 
-def _publish(name: str, key: str, write: Task, out: Path, runtime: Runtime) -> None:
+def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime) -> None:
     """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
-    step = f"measure-{name}"
-    if not runtime.fresh and published(out, key) is not None:
-        log.info("%s: done before -> %s", step, out)
+    if not runtime.fresh and published(out, key, runtime) is not None:
+        log.info("%s: done before -> %s", key.step, out)
         return
-    scratch = Scratch(runtime.work, step, key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh)
     try:
         counts = scratch.counts(UNIT)
         scratch.publish([UNIT], out, commit(scratch.folder, UNIT, write) if counts is None else counts)
-        log.info("%s -> %s", step, out)
+        log.info("%s -> %s", key.step, out)
     finally:
         scratch.close()
