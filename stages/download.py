@@ -7,7 +7,7 @@ from pathlib import Path
 from ovseg.core.params import Params
 from ovseg.datasets.fetch.parts import fetch
 from ovseg.datasets.fetch.releases import parts_of
-from ovseg.datasets.fetch.status import state, table
+from ovseg.datasets.fetch.status import format_states, part_state
 from stages._run import run_stage
 
 
@@ -16,7 +16,7 @@ def main(_: Params) -> None:
     dataset, name = sys.argv[1:]
     home = Path("data", dataset)
     for part in parts_of(dataset, (name,)):
-        print(table([state(part, home)], home), file=sys.stderr, flush=True)
+        print(format_states([part_state(part, home)], home), file=sys.stderr, flush=True)
         fetch(part, home, os.environ.get("OVSEG_MIRROR"))
 
 

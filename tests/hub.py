@@ -1,4 +1,4 @@
-"""A Hub of one's own: serves folders as repositories over HTTP on this machine, and counts who asks."""
+"""A local Hugging Face Hub: it serves folders as repositories over HTTP and records every request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ovseg.core import weights
+from ovseg.engine import weight_files
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -23,10 +23,10 @@ class Hub:
     """A running server.
 
     Attributes:
-        root: its repositories are the folders root/OWNER/NAME.
-        url: for `HF_ENDPOINT`.
-        cache: where what is downloaded lies.
-        asked: path of every request.
+        root: Folder of the repositories, root/OWNER/NAME.
+        url: Address, for `HF_ENDPOINT`.
+        cache: Folder of downloaded files.
+        asked: Path of every request.
     """
 
     root: Path
@@ -42,9 +42,9 @@ class Hub:
         return hashlib.sha256(content).hexdigest()
 
     def fresh(self) -> None:
-        """As in a new process: nobody has asked yet."""
+        """Forget requests and resolved files, as a new process does."""
         self.asked.clear()
-        weights._found.clear()
+        weight_files._resolved.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Hub]:
-    """While this lasts, a Hub answers."""
+    """Run a Hub within this context."""
     (folder / "repos").mkdir()
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, folder / "repos", asked))
@@ -100,7 +100,7 @@ def serving(folder: Path) -> Iterator[Hub]:
 
 
 def use(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process take it for the Hub."""
+    """Make this process use it as the Hub."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
@@ -112,5 +112,5 @@ def use(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment(hub: Hub, **more: str) -> dict[str, str]:
-    """Variables that have another process take it for the Hub."""
+    """Variables that make another process use it as the Hub."""
     return {"HF_ENDPOINT": hub.url, "HF_HOME": str(hub.cache.parent), "HF_HUB_DISABLE_TELEMETRY": "1", **more}

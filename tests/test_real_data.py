@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import ROOT, digests
 from tests.copy import Copy, copy_repository, stages_ran
 from tests.datasets.fetch.archives import Published, publish
-from tests.datasets.fetch.conftest import Served, serving
+from tests.server import Served, serving
 from tests.structure.test_dag import ORDER
 
 PARTS = ("train2017", "val2017", "annotations", "panoptic", "stuffthingmaps")

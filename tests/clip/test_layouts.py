@@ -70,7 +70,7 @@ def test_every_key_is_accounted_for(tmp_path: Path, known: str) -> None:
     state["visual.extra"] = torch.zeros(1)
     state["visual.class_embedding"] = torch.zeros(5)
     with pytest.raises(
-        OvsegError, match=r"missing 1 keys \(visual.proj\); left over 1 keys \(visual.extra\); of another shape 1"
+        OvsegError, match=r"missing .*visual\.proj.*unexpected .*visual\.extra.*shape .*visual\.class_embedding"
     ):
         convert_clip(_write(tmp_path / "x.pt", state), known, tmp_path / "out")
     assert not (tmp_path / "out").exists()

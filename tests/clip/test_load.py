@@ -113,9 +113,9 @@ def test_random_is_the_same_every_time_and_leaves_the_dice_alone() -> None:
 
 
 def test_an_unknown_name_shows_near_ones() -> None:
-    with pytest.raises(OvsegError, match=r"knows no model 'ViT-B-61'; near it: .*ViT-B-16"):
+    with pytest.raises(OvsegError, match=r"'ViT-B-61'.*ViT-B-16"):
         load_clip("ViT-B-61", "openai")
-    with pytest.raises(OvsegError, match="near it: none"):
+    with pytest.raises(OvsegError, match=r"'zzzzzz'.*none"):
         load_clip("zzzzzz", "openai")
 
 

@@ -25,7 +25,7 @@ from ovseg.clip.prompts import resize_prompts, vit_hook_points
 from ovseg.clip.save import model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
-from ovseg.core.weights import respect_offline
+from ovseg.engine.weight_files import respect_offline
 
 PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"
 

@@ -1,4 +1,4 @@
-"""The model card: what weights were made from, under which licences, and how to use them."""
+"""The model card of a CLIP: what it was made from, under which licenses, and how to use it."""
 
 from __future__ import annotations
 
@@ -7,70 +7,80 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
-CARD = "README.md"
+from ovseg.engine.weight_files import CARD
+
+NOT_STATED = "not stated"
+TEXT = """---
+{metadata}
+---
+
+# CLIP adapted to masked crops
+
+Made by the recipe of [OVSeg](https://arxiv.org/abs/2210.04150): the image tower classifies image regions whose background is
+blanked out. The text tower is that of the base model.
+
+```python
+import open_clip
+model = open_clip.create_model("local-dir:THIS_FOLDER")
+# or, with mask prompts if there are any:
+from pathlib import Path
+from ovseg.clip.adapted import load_adapted
+clip = load_adapted(Path("THIS_FOLDER"))
+```
+
+{prompts}
+
+## Made from
+
+{origin}
+"""
 
 
-def write_card(folder: Path, provenance: Mapping[str, Any], prompted: bool) -> None:
-    """Write README.md with the front matter that the Hub reads.
+def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool) -> None:
+    """Write README.md with the metadata that the Hub reads.
 
     Args:
-        folder: of the model.
-        provenance: "base" {model, pretrained, weights, licence, and where known source, revision, sha256}, and "steps",
-            each {stage, shards, mask_source, mask_licence, recipe}.
-        prompted: whether mask prompts lie beside the weights.
+        folder: Folder of the model.
+        provenance: "base" with model, pretrained, weights, licence and, if known, source, revision and sha256; and "steps", a
+            list of {stage, shards, mask_source, mask_licence, recipe}.
+        has_prompts: Whether mask prompts are stored beside the weights.
     """
-    base = provenance.get("base", {})
-    steps = provenance.get("steps", [])
-    licences = [base.get("licence"), *(step.get("mask_licence") for step in steps)]
-    named = dict.fromkeys(licence or "not stated" for licence in licences)
-    front = {
-        "library_name": "open_clip",
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["open_clip", "clip", "ovseg", "open-vocabulary-segmentation"],
-        "license": next(iter(named)).lower() if len(named) == 1 and "not stated" not in named else "other",
-    }
-    text = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
-        "",
-        "# CLIP adapted to masked crops",
-        "",
-        "Made by [OVSeg](https://arxiv.org/abs/2210.04150)'s recipe: the image tower names regions whose background is "
-        "blank. The text tower is that of the base.",
-        "",
-        "```python",
-        "import open_clip",
-        'model = open_clip.create_model("local-dir:THIS_FOLDER")',
-        "# or, with mask prompts where there are some:",
-        "from pathlib import Path",
-        "from ovseg.clip.adapted import load_adapted",
-        'clip = load_adapted(Path("THIS_FOLDER"))',
-        "```",
-        "",
-        "Mask prompts lie in `mask_prompts.safetensors`; stock open_clip does not use them."
-        if prompted
-        else "There are no mask prompts.",
-        "",
-        "## Made from",
-        "",
-        f"- base: `{base.get('model', 'not stated')}`, weights `{base.get('pretrained') or base.get('weights')}`, "
-        f"licence: {base.get('licence') or 'not stated'}{_exactly(base)}",
-        *(_step(step) for step in steps),
-        "",
+    base, steps = provenance.get("base", {}), provenance.get("steps", [])
+    licences = {base.get("licence"), *(step.get("mask_licence") for step in steps)}
+    metadata = ModelCardData(
+        library_name="open_clip",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["open_clip", "clip", "ovseg", "open-vocabulary-segmentation"],
+        license=_common_licence(licences),
+    )
+    prompts = "Mask prompts are stored in `mask_prompts.safetensors`; stock open_clip does not use them."
+    text = TEXT.format(
+        metadata=metadata.to_yaml(),
+        prompts=prompts if has_prompts else "There are no mask prompts.",
+        origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),
+    )
+    ModelCard(text).save(folder / CARD)
+
+
+def _common_licence(licences: set[str | None]) -> str:
+    """The license that everything shares, as the Hub writes it, or "other"."""
+    (licence, *others) = licences
+    return licence.lower() if licence and not others else "other"
+
+
+def _describe_base(base: Mapping[str, Any]) -> str:
+    facts = [
+        f"weights `{base.get('pretrained') or base.get('weights')}`",
+        f"license: {base.get('licence') or NOT_STATED}",
     ]
-    (folder / CARD).write_text("\n".join(text), encoding="utf-8")
+    facts += [f"{name} `{base[name]}`" for name in ("source", "revision", "sha256") if base.get(name)]
+    return f"- base: `{base.get('model', NOT_STATED)}`, {', '.join(facts)}"
 
 
-def _exactly(base: Mapping[str, Any]) -> str:
-    said = [f"{name} `{base[name]}`" for name in ("source", "revision", "sha256") if base.get(name)]
-    return "".join(f", {one}" for one in said)
-
-
-def _step(step: Mapping[str, Any]) -> str:
+def _describe_step(step: Mapping[str, Any]) -> str:
     return (
         f"- {step['stage']}: shards `{step['shards']}`, masks from {step['mask_source']} "
-        f"(licence: {step['mask_licence'] or 'not stated'}), recipe `{json.dumps(step['recipe'])}`"
+        f"(license: {step['mask_licence'] or NOT_STATED}), recipe `{json.dumps(step['recipe'])}`"
     )

@@ -1,4 +1,4 @@
-"""Reading the CLIP checkpoints that OVSeg's authors released, mask prompts included."""
+"""Convert the CLIP checkpoints that OVSeg's authors released, mask prompts included, into an adapted CLIP's folder."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 
 MASK_EMBEDDING = "visual.mask_embedding"
-UNUSED = {"attn_mask"}  # a constant that some versions of open_clip store
 CONV = "visual.conv1.weight"
-RELEASED = {(1024, 14): "ViT-L-14-quickgelu", (768, 16): "ViT-B-16-quickgelu"}  # by width and patch of the image tower
+IGNORED_KEYS = {"attn_mask"}  # a constant that some versions of open_clip store
+STATE_KEYS = ("state_dict", "model")  # where checkpoints of open_clip and of detectron2 hold their weights
+MODEL_BY_WIDTH_AND_PATCH = {(1024, 14): "ViT-L-14-quickgelu", (768, 16): "ViT-B-16-quickgelu"}
 LICENCE = "CC-BY-NC-4.0"
-HOLDERS = ("state_dict", "model")  # of the weights in a checkpoint: open_clip's, detectron2's
 
 
 def convert_clip(checkpoint: Path, model: str | None, folder: Path) -> None:
-    """Convert a training checkpoint of OVSeg's open_clip fork, such as ovseg_clip_l, into our layout.
+    """Convert a training checkpoint of OVSeg's fork of open_clip, such as ovseg_clip_l.
 
     Args:
-        checkpoint: {"state_dict": {"module.visual...", ...}} or the bare state; loaded with `weights_only`.
-        model: its open_clip name; None tells ViT-L-14-quickgelu and ViT-B-16-quickgelu by their sizes.
-        folder: to write to.
+        checkpoint: File that holds {"state_dict": {"module.visual...", ...}} or the weights alone. It is loaded with
+            `weights_only`.
+        model: Name of the model in open_clip; None recognizes ViT-L-14-quickgelu and ViT-B-16-quickgelu by their sizes.
+        folder: Folder to write; it must not exist.
 
     Raises:
-        OvsegError: the file cannot be read; a key is missing or left over; prompts do not fit.
+        OvsegError: If `folder` exists, the file cannot be read, a key is missing or unexpected, or the mask prompts do not fit.
     """
     if folder.exists():
         raise OvsegError(f"{folder} exists; give another folder, or remove it")
@@ -44,26 +45,26 @@ def convert_clip(checkpoint: Path, model: str | None, folder: Path) -> None:
 
 
 def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None, folder: Path) -> None:
-    """Write a CLIP's folder from weights with OpenAI's names.
+    """Write a CLIP's folder from weights that have OpenAI's names.
 
     Args:
-        state: weights, mask prompts among them as `visual.mask_embedding` `[depth, patches or 1, width]`.
-        checkpoint: where they come from, for provenance and messages.
-        model: see `convert_clip`.
-        folder: made if needed.
+        state: The weights, with mask prompts as `visual.mask_embedding` `[depth, patches or 1, width]`.
+        checkpoint: File that they come from, for provenance and messages.
+        model: Name of the model in open_clip, as in `convert_clip`.
+        folder: Folder to write; it is made if needed.
 
     Raises:
-        OvsegError: as `convert_clip`.
+        OvsegError: As `convert_clip`.
     """
-    name = model or _name(state, checkpoint)
+    name = model or _recognize(state, checkpoint)
     _check_name(name)
     network = open_clip.create_model(name, pretrained=None)
     prompts = state.get(MASK_EMBEDDING)
-    weights = {key: tensor for key, tensor in state.items() if key not in UNUSED | {MASK_EMBEDDING}}
+    weights = {key: tensor for key, tensor in state.items() if key not in IGNORED_KEYS | {MASK_EMBEDDING}}
     check_keys(f"{checkpoint} is not a {name}", weights, network.state_dict())
     network.load_state_dict(weights)
     if prompts is not None:
-        prompts = _fitting(prompts, network.visual, checkpoint)
+        prompts = _expand_prompts(prompts, network.visual, checkpoint)
     base = {
         "model": name,
         "pretrained": checkpoint.name,
@@ -75,42 +76,43 @@ def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None,
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights of a training checkpoint, without the prefix that DistributedDataParallel gives.
+    """Read the weights of a training checkpoint, without the prefix that DistributedDataParallel adds to their names.
 
     Raises:
-        OvsegError: no such file, or not a checkpoint of tensors.
+        OvsegError: If there is no such file, or it is not a checkpoint of tensors.
     """
     try:
-        lazily = zipfile.is_zipfile(path)  # tensors are read when they are used; torch's older format cannot
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except Exception as error:  # torch.load has no kind of its own for what is no checkpoint
+        mmap = zipfile.is_zipfile(path)  # torch's older format cannot be read lazily
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch.load has no exception of its own for what is not a checkpoint
         raise OvsegError(f"cannot read {path}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-    state = next((loaded[key] for key in HOLDERS if key in loaded), loaded) if isinstance(loaded, Mapping) else None
+    state = next((loaded[key] for key in STATE_KEYS if key in loaded), loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise OvsegError(f"{path} is not a checkpoint: it holds no dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def check_keys(
-    problem: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: Container[str] = ()
+    problem: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: Container[str] = ()
 ) -> None:
-    """Account for every key of a checkpoint.
+    """Check that a checkpoint has exactly the expected keys and shapes.
 
     Args:
-        problem: what a difference means, the beginning of the message.
-        found: the checkpoint.
-        wanted: tensors of the same names and shapes.
-        optional: keys of `wanted` that a checkpoint may lack.
+        problem: What a difference means, as the beginning of the message.
+        state: Tensors of the checkpoint.
+        expected: Tensors with the expected names and shapes.
+        optional: Keys of `expected` that the checkpoint may lack.
 
     Raises:
-        OvsegError: a key is missing, left over, or of another shape; the message names them.
+        OvsegError: If a key is missing, unexpected, or of another shape; the message names the keys.
     """
-    missing = sorted(key for key in wanted.keys() - found.keys() if key not in optional)
-    extra = sorted(found.keys() - wanted.keys())
-    wrong = sorted(key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape)
-    if missing or extra or wrong:
+    missing = sorted(key for key in expected.keys() - state.keys() if key not in optional)
+    unexpected = sorted(state.keys() - expected.keys())
+    misshapen = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
+    if missing or unexpected or misshapen:
         raise OvsegError(
-            f"{problem}: missing {_some(missing)}; left over {_some(extra)}; of another shape {_some(wrong)}"
+            f"{problem}: missing {_list_keys(missing)}; unexpected {_list_keys(unexpected)}; of another shape "
+            f"{_list_keys(misshapen)}"
         )
 
 
@@ -119,27 +121,27 @@ def _check_name(model: str) -> None:
         raise OvsegError(f"open_clip knows no model {model!r}")
 
 
-def _name(state: Mapping[str, Tensor], checkpoint: Path) -> str:
+def _recognize(state: Mapping[str, Tensor], checkpoint: Path) -> str:
     shape = state[CONV].shape if CONV in state else ()
-    name = RELEASED.get((shape[0], shape[-1])) if shape else None
+    name = MODEL_BY_WIDTH_AND_PATCH.get((shape[0], shape[-1])) if shape else None
     if name is None:
         raise OvsegError(
-            f"{checkpoint}: the CLIP is neither {' nor '.join(RELEASED.values())} by the shape of {CONV}, {list(shape)}; "
-            "give its open_clip name by --model"
+            f"{checkpoint}: the CLIP is neither {' nor '.join(MODEL_BY_WIDTH_AND_PATCH.values())} by the shape of {CONV}, "
+            f"{list(shape)}; give its open_clip name by --model"
         )
     return name
 
 
-def _fitting(prompts: Tensor, visual: nn.Module, checkpoint: Path) -> Tensor:
-    """Prompts `[depth, patches, width]`, one for each patch of the tower."""
-    where = vit_hook_points(visual)
-    number = where.grid[0] * where.grid[1]
-    if prompts.ndim != 3 or prompts.shape[1] not in (1, number) or prompts.shape[2] != where.width:
+def _expand_prompts(prompts: Tensor, visual: nn.Module, checkpoint: Path) -> Tensor:
+    """Return prompts `[depth, patches, width]` from `[depth, patches or 1, width]`."""
+    hook_points = vit_hook_points(visual)
+    num_patches = hook_points.grid[0] * hook_points.grid[1]
+    if prompts.ndim != 3 or prompts.shape[1] not in (1, num_patches) or prompts.shape[2] != hook_points.width:
         raise OvsegError(
-            f"{checkpoint}: {MASK_EMBEDDING} is {list(prompts.shape)}, not [depth, {number}, {where.width}]"
+            f"{checkpoint}: {MASK_EMBEDDING} is {list(prompts.shape)}, not [depth, {num_patches}, {hook_points.width}]"
         )
-    return prompts.expand(-1, number, -1)
+    return prompts.expand(-1, num_patches, -1)
 
 
-def _some(names: list[str]) -> str:
+def _list_keys(names: list[str]) -> str:
     return f"{len(names)} keys ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "nothing"

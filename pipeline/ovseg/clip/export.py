@@ -1,4 +1,4 @@
-"""Adapted CLIPs for the Hugging Face Hub."""
+"""Export adapted CLIPs for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ovseg.core.errors import OvsegError
 
 
 def export_clip(model: Path, out: Path, half: bool = False) -> None:
-    """Write a folder in the layout of a Hub repository: weights, config, tokenizer files if any, model card, prompts.
+    """Write a CLIP as a folder in the layout of a Hub repository.
+
+    The folder holds weights, config, model card, mask prompts if there are any, and the tokenizer's files if it has its own.
 
     Args:
-        model: folder of an adapted CLIP.
-        out: to write to.
-        half: store floating-point weights as float16.
+        model: Folder of an adapted CLIP.
+        out: Folder to write; it must not exist.
+        half: Whether floating-point weights are stored as float16.
 
     Raises:
-        OvsegError: `out` exists; `model` cannot be loaded.
+        OvsegError: If `out` exists, or `model` cannot be loaded.
     """
     if out.exists():
         raise OvsegError(f"{out} exists; give another folder, or remove it")

@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ovseg.clip.names import SCHEMAS
-from ovseg.clip.pretrained import Located, locate
+from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
-from ovseg.core import crops, weights
+from ovseg.core import crops
 from ovseg.core.errors import OvsegError
+from ovseg.engine.weight_files import respect_offline
 
 Precision = Literal["fp32", "bf16"]
 
@@ -155,12 +156,12 @@ def _keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def _create(model: str, located: Located, device: str, precision: Precision) -> nn.Module:
+def _create(model: str, located: LocatedClip, device: str, precision: Precision) -> nn.Module:
     # a repository of the Hub is loaded from its folder in the cache, so that the network is not used a second time
     name = f"local-dir:{located.path.parent}" if located.path and model.startswith("hf-hub:") else model
     file = None if located.path is None or name.startswith(SCHEMAS) else str(located.path)
     try:
-        with _quiet(), weights.respect_offline(), torch.random.fork_rng(devices=[]):
+        with _quiet(), respect_offline(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network: nn.Module = open_clip.create_model(
                 name,
@@ -186,7 +187,7 @@ def _create(model: str, located: Located, device: str, precision: Precision) -> 
 
 def _tokenizer(model: str) -> Any:
     try:
-        with _quiet(), weights.respect_offline():
+        with _quiet(), respect_offline():
             return open_clip.get_tokenizer(model)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise OvsegError(f"cannot load the tokenizer of {model}: {_short(error)}") from None

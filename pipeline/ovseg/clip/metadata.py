@@ -1,6 +1,6 @@
-"""What is known of a CLIP's weights before they are loaded: activation, normalisation, size.
+"""What is known of a CLIP's weights before they are loaded: activation, preprocessing, size.
 
-open_clip's list of pretrained weights tells it, or the config that lies beside them.
+It comes from open_clip's list of pretrained weights, or from the config beside the weights.
 """
 
 from __future__ import annotations
@@ -18,53 +18,56 @@ from ovseg.core import weights
 from ovseg.core.errors import OvsegError
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
+"""Keys of open_clip that say how images are prepared."""
 
 
-def check_activation(model: str, config: dict[str, Any], wanted: bool, which: str, instead: str) -> None:
-    """Refuse a model with another activation than its weights': open_clip only warns, and the features are wrong.
+def check_activation(model: str, config: dict[str, Any], quick_gelu: bool, weights_name: str, suggestion: str) -> None:
+    """Refuse a model with another activation than its weights: open_clip only warns, and the features are wrong.
 
     Args:
-        model: as the user names it.
-        config: its "model_cfg".
-        wanted: whether the weights were trained with QuickGELU.
-        which: weights, for the message.
-        instead: what would fit.
+        model: Name of the model, as the user gives it.
+        config: Its "model_cfg".
+        quick_gelu: Whether the weights were trained with QuickGELU.
+        weights_name: What the weights are called in the message.
+        suggestion: Models with the right activation, for the message.
 
     Raises:
-        OvsegError: it has.
+        OvsegError: If the activations differ.
     """
-    if bool(config.get("quick_gelu", False)) != wanted:
+    if bool(config.get("quick_gelu", False)) != quick_gelu:
+        trained, built = ("with", "without") if quick_gelu else ("without", "with")
         raise OvsegError(
-            f"QuickGELU mismatch: {which} were trained {'with' if wanted else 'without'} it, the model {model} is "
-            f"{'without' if wanted else 'with'} it. Use {instead}"
+            f"QuickGELU mismatch: {weights_name} were trained {trained} it, but the model {model} is {built} it. "
+            f"Use {suggestion}"
         )
 
 
 def pretrained_metadata(path: Path) -> dict[str, Any]:
-    """What can be known of the weights in a file: "quick_gelu" and `PREPROCESS`.
+    """What is known of the weights in a file: "quick_gelu" and the keys of `PREPROCESS`.
 
     Args:
-        path: known by the config beside it, the repository that it comes from, or a name that open_clip downloads.
+        path: Weights file. It is recognized by the config beside it, by the repository of the Hub that it comes from, or by
+            the name that open_clip downloads it under.
 
     Returns:
-        empty if nothing is known.
+        The known values; an empty dict if the file is not recognized.
 
     Raises:
-        OvsegError: the config beside it cannot be read.
+        OvsegError: If the config beside it cannot be read.
     """
-    beside = path.with_name(CONFIG)
-    if beside.is_file():
-        config = read_config(beside)
-        about = json.loads(beside.read_text(encoding="utf-8")).get("preprocess_cfg", {})
-        return {**about, "quick_gelu": config.get("quick_gelu", False)}
+    config_path = path.with_name(CONFIG)
+    if config_path.is_file():
+        config = read_config(config_path)
+        preprocess = json.loads(config_path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+        return {**preprocess, "quick_gelu": config.get("quick_gelu", False)}
     if repo := weights.repository(path):
-        return next((open_clip.get_pretrained_cfg(*pair) for pair in in_repo(repo)), {})
-    every = (open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained())
-    return next((one for one in every if one.get("url", "").endswith(f"/{path.name}")), {})
+        return next((open_clip.get_pretrained_cfg(*tag) for tag in tags_of_repository(repo)), {})
+    entries = (open_clip.get_pretrained_cfg(*tag) for tag in open_clip.list_pretrained())
+    return next((entry for entry in entries if entry.get("url", "").endswith(f"/{path.name}")), {})
 
 
-def in_repo(repo: str) -> list[tuple[str, str]]:
-    """Names and tags under which open_clip has the weights of a repository on the Hub."""
+def tags_of_repository(repo: str) -> list[tuple[str, str]]:
+    """The (model, tag) names under which open_clip lists the weights of a repository "OWNER/NAME" of the Hub."""
     return [
         (model, tag)
         for model, tag in open_clip.list_pretrained()
@@ -73,10 +76,10 @@ def in_repo(repo: str) -> list[tuple[str, str]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The "model_cfg" of open_clip_config.json.
+    """Read the "model_cfg" of open_clip_config.json.
 
     Raises:
-        OvsegError: it holds none.
+        OvsegError: If the file holds none.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
@@ -86,21 +89,24 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def default_preprocess(model: str) -> dict[str, Any]:
-    """What is common to all weights of a model that open_clip has: SigLIP's are normalised by 0.5, and no config says so."""
+    """The preprocessing that all weights of a model share in open_clip's list.
+
+    SigLIP's images are normalized by 0.5, for example, and no config states it.
+    """
     tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
     return {name: tags[0][name] for name in PREPROCESS if tags and all(tag[name] == tags[0][name] for tag in tags)}
 
 
 def gigabytes(config: dict[str, Any]) -> float | None:
-    """Size of the weights that a config describes, stored as float32; None where it cannot be built without a download."""
+    """The size in GB of the weights that a config describes, as float32; None if building it needs a download."""
     config = dict(config)
-    custom = config.pop("custom_text", False)
+    custom_text = config.pop("custom_text", False)
     if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
         return None
-    kind: type[nn.Module] = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    model_class: type[nn.Module] = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     try:
         with torch.device("meta"):
-            network = kind(**config)
-    except (RuntimeError, NotImplementedError, TypeError):  # timm has towers that cannot be built there
+            network = model_class(**config)
+    except (RuntimeError, NotImplementedError, TypeError):  # some towers of timm cannot be built on "meta"
         return None
     return float(sum(weight.numel() for weight in network.state_dict().values()) * 4 / 1e9)

@@ -1,4 +1,4 @@
-"""How a CLIP is named on the command line; no torch here, so that a typo is answered at once."""
+"""How a CLIP is named on the command line. Nothing here imports torch, so that a typo is answered at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 def parse(text: str) -> tuple[str, str | None]:
-    """ "NAME:WEIGHTS", "local-dir:FOLDER" or "hf-hub:OWNER/NAME" -> (model, pretrained).
+    """Split the name of a CLIP into the arguments `model` and `pretrained` of `load_clip`.
+
+    Args:
+        text: "NAME:WEIGHTS" (a name of open_clip, and a tag of it, a weights file, a folder, or "random"),
+            "local-dir:FOLDER", or "hf-hub:OWNER/NAME".
 
     Raises:
-        OvsegError: if it is none of them.
+        OvsegError: If the text is none of these.
     """
     if text.startswith(SCHEMAS):
         return text, None

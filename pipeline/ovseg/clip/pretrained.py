@@ -1,4 +1,4 @@
-"""Which file holds a CLIP's weights, and what is known of it before it is loaded."""
+"""Find the files of a CLIP by its name, and identify its weights, before it is loaded."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from ovseg.clip.save import CONFIG, WEIGHTS
 from ovseg.core import hashing, weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
+from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url
 
-WANTED = f'--include "*.json" --include {WEIGHTS}'
-PICKLED = "open_clip_pytorch_model.bin"
-URLS = Path.home() / ".cache" / "clip"  # where open_clip keeps what it downloads by address
-WORDS = '--include "*.json" --include "*.model" --include "*.txt"'
-TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
+PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
+OPEN_CLIP_CACHE = Path.home() / ".cache" / "clip"  # where open_clip keeps files that are published at an address
+CLIP_DOWNLOAD = f'--include "*.json" --include {WEIGHTS}'  # arguments of `hf download` in error messages
+TOKENIZER_DOWNLOAD = '--include "*.json" --include "*.model" --include "*.txt"'
 
 
 @dataclass(frozen=True)
-class Located:
-    """A CLIP that lies on this machine.
+class LocatedClip:
+    """A CLIP whose files are on this machine.
 
     Attributes:
-        config: that open_clip builds it from.
-        path: of the weights; None for random ones.
-        preprocess: of its images, where the config does not say it.
+        config: Config that open_clip builds the model from ("model_cfg" of open_clip_config.json).
+        path: File of the weights; None for random weights.
+        preprocess: Preprocessing of its images, where the config does not state it; see `metadata.PREPROCESS`.
     """
 
     config: dict[str, Any]
@@ -38,138 +39,152 @@ class Located:
     preprocess: dict[str, Any]
 
 
-def locate(model: str, pretrained: str | None) -> Located:
-    """Find a CLIP's weights, downloaded if they have to be and may be.
+def locate(model: str, pretrained: str | None) -> LocatedClip:
+    """Find the files of a CLIP, and download them if needed and allowed.
 
     Args:
-        model, pretrained: as for `load_clip`.
+        model: A name of open_clip, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+        pretrained: For a name of open_clip, a tag of it, a weights file, or "random".
 
     Raises:
-        OvsegError: unknown name or tag, missing file, activation other than the weights'.
+        OvsegError: If the name or tag is unknown, a file is missing, or the model has another activation than its weights.
     """
     if model.startswith("local-dir:"):
-        folder = Path(model[10:])
+        folder = Path(model.removeprefix("local-dir:"))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise OvsegError(f"{folder} is not a CLIP in open_clip's local-dir layout: {name} is missing")
         config = metadata.read_config(folder / CONFIG)
-        _check_text_tower(model, config)
-        return Located(config, folder / WEIGHTS, {})
+        _require_text_tower_config(model, config)
+        return LocatedClip(config, folder / WEIGHTS, {})
     if model.startswith("hf-hub:"):
-        return _on_hub(model[7:])
-    return _named(model, pretrained)
+        return _locate_on_hub(model.removeprefix("hf-hub:"))
+    return _locate_by_name(model, pretrained)
 
 
 def identify(model: str, pretrained: str | None) -> Weights:
-    """Exactly which weights these are: with the sha256 of their file, and the revision of what comes from the Hub.
+    """Identify the weights of a CLIP by the sha256 of their file and, if they come from the Hub, by their revision.
+
+    Args:
+        model: Name of the CLIP, as for `locate`.
+        pretrained: Name of its weights, as for `locate`.
 
     Raises:
-        OvsegError: as `locate`.
+        OvsegError: As `locate`.
     """
     path = locate(model, pretrained).path
     if path is None:
         return Weights(model, pretrained, RANDOM, None, None)
     tag = {} if model.startswith(SCHEMAS) else open_clip.get_pretrained_cfg(model, pretrained)
-    found = weights.identify(model, pretrained, path)
-    return replace(found, source=tag["url"]) if tag and not tag.get("hf_hub") else found
+    identity = weights.identify(model, pretrained, [path])
+    return replace(identity, source=tag["url"]) if tag and not tag.get("hf_hub") else identity
 
 
 def weights_fingerprint(model: str, pretrained: str | None) -> str:
-    """What identifies a CLIP: the content of its folder, or of its weights and config.
+    """A hash that identifies a CLIP: that of its folder's content, or of its weights and config.
+
+    Args:
+        model: Name of the CLIP, as for `locate`.
+        pretrained: Name of its weights, as for `locate`.
 
     Raises:
-        OvsegError: as `locate`.
+        OvsegError: As `locate`.
     """
-    found = locate(model, pretrained)
-    if found.path is None:
+    located = locate(model, pretrained)
+    if located.path is None:
         return hashing.fingerprint(model=model, pretrained=pretrained)
     if model.startswith("local-dir:"):
-        return hashing.sha256_path(Path(model[10:]))
-    digest = weights.sha256(found.path)
+        return hashing.sha256_path(Path(model.removeprefix("local-dir:")))
+    digest = weights.sha256(located.path)
     if model.startswith("hf-hub:"):
-        return hashing.fingerprint(model=model, file=digest, config=found.config)
-    if pretrained and Path(pretrained) == found.path:
+        return hashing.fingerprint(model=model, file=digest, config=located.config)
+    if pretrained and Path(pretrained) == located.path:
         return hashing.fingerprint(model=model, file=digest)
     return hashing.fingerprint(model=model, pretrained=pretrained, file=digest)
 
 
-def _named(model: str, pretrained: str | None) -> Located:
+def _locate_by_name(model: str, pretrained: str | None) -> LocatedClip:
     config = open_clip.get_model_config(model)
     if config is None:
-        near = [name for name in open_clip.list_models() if name[:5].lower() == model[:5].lower()]
-        raise OvsegError(f"open_clip knows no model {model!r}; near it: {', '.join(near[:12]) or 'none'}")
+        similar = [name for name in open_clip.list_models() if name[:5].lower() == model[:5].lower()]
+        raise OvsegError(f"open_clip knows no model {model!r}; similar names: {', '.join(similar[:12]) or 'none'}")
     if pretrained is None:
-        raise OvsegError(f"clip.pretrained is not given for {model!r}: a tag of open_clip, a file, or {RANDOM!r}")
-    _check_text_tower(model, config)
-    _check_tokenizer(model, config)
+        raise OvsegError(f"clip.pretrained is not given for {model!r}: set a tag of open_clip, a file, or {RANDOM!r}")
+    _require_text_tower_config(model, config)
+    _require_tokenizer(model, config)
     if pretrained == RANDOM:
-        return Located(config, None, _preprocess(metadata.default_preprocess(model)))
+        return LocatedClip(config, None, _preprocess(metadata.default_preprocess(model)))
     tag = open_clip.get_pretrained_cfg(model, pretrained)
-    plain = model.removesuffix("-quickgelu")
+    base_name = model.removesuffix("-quickgelu")
     if tag:
-        wanted = bool(tag.get("quick_gelu"))
-        instead = f"{plain}{'-quickgelu' * wanted}:{pretrained}"
-        metadata.check_activation(model, config, wanted, f"the weights {pretrained!r}", instead)
-        return Located(config, _fetch_tag(model, pretrained, tag, config), _preprocess(tag))
+        quick_gelu = bool(tag.get("quick_gelu"))
+        suggestion = f"{base_name}{'-quickgelu' * quick_gelu}:{pretrained}"
+        metadata.check_activation(model, config, quick_gelu, f"the weights {pretrained!r}", suggestion)
+        return LocatedClip(config, _fetch_tag(model, pretrained, tag, config), _preprocess(tag))
     path = Path(pretrained)
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise OvsegError(f"{pretrained!r} is neither a file nor a tag of {model} (tags: {tags})")
-    about = metadata.pretrained_metadata(path)
-    if about:
-        wanted = bool(about.get("quick_gelu"))
-        instead = f"{plain}{'-quickgelu' * wanted}:{pretrained}, or rename the file if it is another"
-        metadata.check_activation(model, config, wanted, f"the weights {path}, by name and place,", instead)
-    return Located(config, path, _preprocess(about or metadata.default_preprocess(model)))
+    known = metadata.pretrained_metadata(path)
+    if known:
+        quick_gelu = bool(known.get("quick_gelu"))
+        suggestion = (
+            f"{base_name}{'-quickgelu' * quick_gelu}:{pretrained}, or rename the file if it holds other weights"
+        )
+        metadata.check_activation(
+            model, config, quick_gelu, f"the weights {path}, by their name and place,", suggestion
+        )
+    return LocatedClip(config, path, _preprocess(known or metadata.default_preprocess(model)))
 
 
-def _preprocess(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about[name] for name in metadata.PREPROCESS if about.get(name) is not None}
+def _preprocess(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in metadata.PREPROCESS if values.get(name) is not None}
 
 
-def _on_hub(repo: str) -> Located:
-    model, tags = f"hf-hub:{repo}", metadata.in_repo(repo)
+def _locate_on_hub(repo: str) -> LocatedClip:
+    model, tags = f"hf-hub:{repo}", metadata.tags_of_repository(repo)
 
-    def size() -> float | None:
+    def gigabytes() -> float | None:
         return metadata.gigabytes(open_clip.get_model_config(tags[0][0])) if tags else None
 
-    config_path = weights.fetch(f"the CLIP {model}", repo, [CONFIG], size, wanted=WANTED)
+    config_path = fetch_from_hub(f"the CLIP {model}", repo, [CONFIG], gigabytes, hf_download_arguments=CLIP_DOWNLOAD)
     config = metadata.read_config(config_path)
-    _check_text_tower(model, config)
-    _check_tokenizer(model, config)
+    _require_text_tower_config(model, config)
+    _require_tokenizer(model, config)
     if tags:
-        wanted = bool(open_clip.get_pretrained_cfg(*tags[0]).get("quick_gelu"))
-        metadata.check_activation(model, config, wanted, "its weights", " or ".join(map(":".join, tags)))
-    names, commit = [WEIGHTS, PICKLED], weights.revision(config_path)
-    path = weights.fetch(f"the weights of {model}", repo, names, lambda: metadata.gigabytes(config), commit)
-    return Located(config, path, {})
+        quick_gelu = bool(open_clip.get_pretrained_cfg(*tags[0]).get("quick_gelu"))
+        metadata.check_activation(model, config, quick_gelu, "its weights", " or ".join(map(":".join, tags)))
+    names, commit = [WEIGHTS, PICKLED_WEIGHTS], weights.revision(config_path)
+    path = fetch_from_hub(f"the weights of {model}", repo, names, lambda: metadata.gigabytes(config), commit)
+    return LocatedClip(config, path, {})
 
 
 def _fetch_tag(model: str, pretrained: str, tag: dict[str, Any], config: dict[str, Any]) -> Path:
     what = f"the weights of {model}:{pretrained}"
     if not tag.get("hf_hub"):
-        return weights.fetch_url(what, tag["url"], URLS, lambda: metadata.gigabytes(config))
+        return fetch_from_url(what, tag["url"], OPEN_CLIP_CACHE, lambda: metadata.gigabytes(config))
     repo, _, name = tag["hf_hub"].rpartition("/")
-    names = _safe_first(name) if name else [WEIGHTS, PICKLED]
-    return weights.fetch(what, repo, names, lambda: metadata.gigabytes(config))
+    names = _safetensors_first(name) if name else [WEIGHTS, PICKLED_WEIGHTS]
+    return fetch_from_hub(what, repo, names, lambda: metadata.gigabytes(config))
 
 
-def _safe_first(name: str) -> Sequence[str]:
-    stem, dot, kind = name.rpartition(".")
-    return [f"{stem}{dot}safetensors", name] if kind in ("bin", "pth") else [name]
+def _safetensors_first(name: str) -> Sequence[str]:
+    stem, dot, suffix = name.rpartition(".")
+    return [f"{stem}{dot}safetensors", name] if suffix in ("bin", "pth") else [name]
 
 
-def _check_text_tower(model: str, config: dict[str, Any]) -> None:
-    """A text tower of transformers is built from a config on the Hub, whatever holds its weights."""
+def _require_text_tower_config(model: str, config: dict[str, Any]) -> None:
+    """Fetch the config of a text tower of transformers: it is on the Hub, wherever the weights are."""
     if name := config["text_cfg"].get("hf_model_name"):
-        weights.fetch(f"the config of the text tower of {model}", name, ["config.json"])
+        fetch_from_hub(f"the config of the text tower of {model}", name, ["config.json"])
 
 
-def _check_tokenizer(model: str, config: dict[str, Any]) -> None:
-    """Say what is wrong with a tokenizer before the weights are looked for: open_clip only asks for it at the end."""
+def _require_tokenizer(model: str, config: dict[str, Any]) -> None:
+    """Fetch the tokenizer before the weights, because open_clip asks for it only after it has loaded them."""
     name = config["text_cfg"].get("hf_tokenizer_name")
     if name and not Path(name).is_dir():
-        weights.fetch(f"the tokenizer of {model}", name, TOKENIZERS, lambda: 0.0, wanted=WORDS)
+        what = f"the tokenizer of {model}"
+        fetch_from_hub(what, name, TOKENIZER_FILES, lambda: 0.0, hf_download_arguments=TOKENIZER_DOWNLOAD)
     if not name and "siglip" in model.lower() and not model.startswith(SCHEMAS):
-        # open_clip would guess a vocabulary by the model's name, and the saved config would not say which
+        # open_clip would guess a vocabulary from the model's name, and the saved config would not record which.
         raise OvsegError(f"the config of {model} names no tokenizer; set text_cfg.hf_tokenizer_name in it")

@@ -12,10 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from ovseg.core import masks, tables, weights
+from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
+from ovseg.engine import weight_files
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -123,7 +124,7 @@ def _network(source: SourceName, model: str | None) -> dict[str, str]:
         from ovseg.proposals.checkpoint import identify_checkpoint
 
         known = {"ovseg.network": json.dumps(asdict(identify_checkpoint(model)), sort_keys=True)}
-        stated = weights.licence(model)
+        stated = weight_files.licence(model)
         log.info("%s: licence %s; its masks carry it", model, stated or "not stated")
     return known | ({tables.LICENCE: stated} if stated else {})
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
+from ovseg.engine import weight_files
 from ovseg.proposals.checkpoint import find_config, find_weights, identify_checkpoint
 
 STRIDE = 4  # of the finest features that are used
@@ -31,7 +32,7 @@ def identify_backbone(backbone: str) -> Weights:
     """
     if _of_transformers(backbone):
         return identify_checkpoint(backbone)
-    return weights.identify(backbone, None, _find_timm(backbone))
+    return weights.identify(backbone, None, [_find_timm(backbone)])
 
 
 def _of_transformers(backbone: str) -> bool:
@@ -88,9 +89,9 @@ def _find_timm(backbone: str) -> Path:
         return float(sum(weight.numel() for weight in state.values()) * 4 / 1e9)
 
     if known is not None and known.hf_hub_id:
-        return weights.fetch(what, known.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], gigabytes)
+        return weight_files.fetch_from_hub(what, known.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], gigabytes)
     if known is not None and known.url:
-        return weights.fetch_url(what, known.url, Path(torch.hub.get_dir()) / "checkpoints", gigabytes)
+        return weight_files.fetch_from_url(what, known.url, Path(torch.hub.get_dir()) / "checkpoints", gigabytes)
     raise OvsegError(f"timm has no weights for the backbone {backbone!r}; set proposal_network.pretrained=false")
 
 

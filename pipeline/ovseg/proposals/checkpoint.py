@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
+from ovseg.engine.weight_files import fetch_from_hub, respect_offline
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -45,7 +46,7 @@ def load_checkpoint(model: str, source: str, kinds: Sequence[str], task: str) ->
     where = find_config(model)
     kind_of_place = "folder" if Path(model).is_dir() else "checkpoint"
     try:
-        with weights.respect_offline():
+        with respect_offline():
             kind = transformers.AutoConfig.from_pretrained(where).model_type.removesuffix("_video")
             if kind not in kinds:
                 raise OvsegError(f"{model} is a {kind}; the source {source!r} takes {' or '.join(kinds)}")
@@ -65,13 +66,14 @@ def find_config(model: str) -> Path:
     """The folder of a checkpoint with its config.json in it: the folder itself, or that of the Hub's cache.
 
     Raises:
-        OvsegError: see `weights.fetch`; the folder holds none.
+        OvsegError: see `weight_files.fetch_from_hub`; the folder holds none.
     """
     if Path(model).is_dir():
         if not (Path(model) / CONFIG).is_file():
             raise OvsegError(f"cannot load the folder {model!r}: it holds no {CONFIG} of transformers")
         return Path(model)
-    return weights.fetch(f"the checkpoint {model}", model, [CONFIG], lambda: SIZES.get(model), wanted=WANTED).parent
+    what, size = f"the checkpoint {model}", SIZES.get(model)
+    return fetch_from_hub(what, model, [CONFIG], lambda: size, hf_download_arguments=WANTED).parent
 
 
 def find_weights(model: str) -> list[Path]:
@@ -87,8 +89,8 @@ def find_weights(model: str) -> list[Path]:
         return [found[0], *(found[0].parent / name for name in _shards(found[0]))]
     commit = weights.revision(find_config(model) / CONFIG)
     what = f"the weights of {model}"
-    first = weights.fetch(what, model, WEIGHTS, lambda: SIZES.get(model), commit)
-    shards = [weights.fetch(what, model, [name], lambda: None, commit) for name in _shards(first)]
+    first = fetch_from_hub(what, model, WEIGHTS, lambda: SIZES.get(model), commit)
+    shards = [fetch_from_hub(what, model, [name], lambda: None, commit) for name in _shards(first)]
     return [first, *shards]
 
 
@@ -102,9 +104,9 @@ def find_processor(model: str) -> list[Path]:
     if not Path(model).is_dir():
         commit = weights.revision(folder / CONFIG)
         what = f"the image processor of {model}"
-        weights.fetch(what, model, PROCESSORS, lambda: 0.0, commit)
+        fetch_from_hub(what, model, PROCESSORS, lambda: 0.0, commit)
         with suppress(OvsegError):  # some repositories hold both
-            weights.fetch(what, model, PROCESSORS[1:], commit=commit)
+            fetch_from_hub(what, model, PROCESSORS[1:], commit=commit)
     return [folder / name for name in PROCESSORS if (folder / name).is_file()]
 
 
@@ -114,7 +116,7 @@ def identify_checkpoint(model: str) -> Weights:
     Raises:
         OvsegError: as `find_config`.
     """
-    return weights.identify(model, None, *find_weights(model))
+    return weights.identify(model, None, find_weights(model))
 
 
 def checkpoint_fingerprint(model: str) -> str:

@@ -140,7 +140,7 @@ def identify_network(folder: Path) -> dict[str, Any]:
     metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     while metadata.get("init"):  # the backbone's weights are those of the first network in the chain
         metadata = metadata["init"]
-    identity = weights.identify(str(folder), None, folder / WEIGHTS)
+    identity = weights.identify(str(folder), None, [folder / WEIGHTS])
     return {**asdict(identity), "backbone": metadata.get("backbone")}
 
 

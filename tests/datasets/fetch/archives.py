@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ovseg.datasets.fetch.releases import TABLE, File, Part, releases
-from tests.datasets.fetch.conftest import Handler, Served
 from tests.datasets.fetch.layouts import DRAW, Truth
+from tests.server import Handler, Served
 
 # what a server holds -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
-from ovseg.datasets.fetch.manifest import Manifest, changed, read_manifest
+from ovseg.datasets.fetch.manifest import Manifest, changed_files, read_manifest
 from ovseg.datasets.fetch.unpack import unpack
 from tests.datasets.fetch.conftest import tarred, zipped
 
@@ -39,11 +39,11 @@ def test_files_come_out_byte_for_byte_and_the_manifest_has_their_sha256(kind: st
     assert {name: (home / name).read_bytes() for name in FILES} == FILES
     rows = read_manifest(tmp_path / "manifest.tsv")
     assert rows == {name: (len(data), hashing.sha256_bytes(data)) for name, data in FILES.items()}
-    assert changed(home, rows, full=True) == []
+    assert changed_files(home, rows, full=True) == []
     (home / "images/003.jpg").write_bytes(b"x" * 2_000)
     (home / "images/004.jpg").unlink()
-    assert changed(home, rows) == ["images/004.jpg"]
-    assert changed(home, rows, full=True) == ["images/003.jpg", "images/004.jpg"]
+    assert changed_files(home, rows) == ["images/004.jpg"]
+    assert changed_files(home, rows, full=True) == ["images/003.jpg", "images/004.jpg"]
 
 
 def _twice(pack: Pack, names: str) -> bytes:
@@ -87,7 +87,7 @@ def test_links_and_devices_are_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_an_archive_that_grows_far_beyond_what_is_published_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match="would unpack to 8,000,000 bytes, about 1,000,000 are published"):
+    with pytest.raises(OvsegError, match=r"8,000,000 bytes.*1,000,000"):
         _unpack(zipped({"bomb": bytes(8_000_000)}), tmp_path / "home", most=1_000_000)
     assert not (tmp_path / "home" / "bomb").exists()
 
@@ -96,7 +96,7 @@ def test_an_archive_that_grows_far_beyond_what_is_published_is_refused(tmp_path:
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_truncated_archive_is_said_and_what_came_out_is_kept(kind: str, share: float, tmp_path: Path) -> None:
     data = KINDS[kind](FILES)
-    with pytest.raises(OvsegError, match=r"is damaged .* remove .* download it anew"):
+    with pytest.raises(OvsegError, match="archive is damaged"):
         _unpack(data[: int(len(data) * share)], tmp_path / "home")
     for path in (tmp_path / "home").rglob("*.jpg"):
         assert path.read_bytes() == FILES[path.relative_to(tmp_path / "home").as_posix()]
@@ -107,7 +107,7 @@ def test_a_truncated_archive_is_said_and_what_came_out_is_kept(kind: str, share:
 def test_a_damaged_member_is_said(tmp_path: Path) -> None:
     data = bytearray(zipped(FILES))
     data[len(data) // 2] ^= 255
-    with pytest.raises(OvsegError, match="is damaged"):
+    with pytest.raises(OvsegError, match="archive is damaged"):
         _unpack(bytes(data), tmp_path / "home")
 
 

@@ -9,7 +9,7 @@ from ovseg.cli.plans.rates import Machine, rate
 from ovseg.cli.plans.rows import UNKNOWN, Row, many, row
 from ovseg.core.params import Params
 from ovseg.datasets.fetch.releases import parts_of, releases
-from ovseg.datasets.fetch.status import State, state
+from ovseg.datasets.fetch.status import State, part_state
 from ovseg.datasets.official import BENCHMARKS, published
 from ovseg.mining.estimates import BYTES
 
@@ -34,7 +34,7 @@ def data_rows(params: Params, machine: Machine, root: Path) -> list[Row]:
     rows = [_draw(params, machine)] if any(PurePosixPath(path).is_relative_to(DEMO) for path in _paths(params)) else []
     for dataset, name in wanted:
         (part,) = parts_of(dataset, (name,))
-        rows.append(_part_row(state(part, root / "data" / dataset)))
+        rows.append(_part_row(part_state(part, root / "data" / dataset)))
     rows += [
         row(
             f"convert@{name}",
@@ -86,11 +86,11 @@ def _part_row(found: State) -> Row:
     part = found.part
     files = sum(holding.files for holding in part.holds)
     login = any(file.login and not file.about for file in part.files)
-    there = found.word in ("verified", "linked")
+    there = found.status in ("verified", "linked")
     unknown = login and not there  # nobody publishes the size of what takes an account
     return Row(
         stage=f"{part.dataset}: {part.name}",
-        handles=f"{files:,} files, {found.word}{', by hand: it takes an account' if unknown else ''}",
+        handles=f"{files:,} files, {found.status}{', by hand: it takes an account' if unknown else ''}",
         on="network",
         devices=1,
         seconds=None if unknown else found.seconds,

@@ -12,7 +12,7 @@ from ovseg.cli.plans.rates import Machine, Rate, clip_of, facts, network_of, rat
 from ovseg.cli.plans.rows import LINE, UNKNOWN, Row, Work, many, row
 from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.params import Params
-from ovseg.datasets.fetch.status import NETWORK
+from ovseg.datasets.fetch.status import NETWORK_SPEED
 from ovseg.mining.estimates import BYTES, BYTES_PER_MASK, BYTES_PER_SAMPLE
 
 FLOAT = 4  # bytes
@@ -79,7 +79,7 @@ def _base(params: Params) -> Row:
     writes = _bytes(_model(params))
     if params.clip.model.startswith("local-dir:"):
         return Row("base", f"copies {params.clip.model}", "CPU", 1, 0, writes)
-    seconds = None if writes is None else writes / NETWORK
+    seconds = None if writes is None else writes / NETWORK_SPEED
     sources = (UNKNOWN if writes is None else LINE,)
     handles = f"{params.clip.model}:{params.clip.pretrained}"
     return Row("base", handles, "network", 1, seconds, writes, sources, download=writes)

@@ -1,8 +1,8 @@
-"""Published data sets from their servers to manifests: download, unpack, verify; or link what is there already.
+"""Bring published data sets onto this machine: download, unpack and verify them, or link a copy that is already there.
 
-Below a data set's folder (data/coco):
+In the folder of a data set (data/coco):
 
-    archives/            what is downloaded; removed once its files are verified
-    receipts/PART.json   what was downloaded, or linked from where
-    manifests/PART.tsv   path, bytes and sha256 of every file; DVC follows these instead of the files
+    archives/            downloaded files; removed once their content is verified
+    receipts/PART.json   what was downloaded, or where a linked copy is
+    manifests/PART.tsv   path, size and sha256 of every file; DVC tracks the manifests instead of the files
 """

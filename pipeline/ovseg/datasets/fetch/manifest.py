@@ -1,4 +1,4 @@
-"""Manifests: path, bytes and sha256 of every file of a part. What is known of a file is noted as soon as it is known."""
+"""Manifests: path, size and sha256 of every file of a part. A row is written as soon as its file is finished."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import TextIO
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 
-HEAD = "path\tbytes\tsha256\n"
-OFTEN = 1000  # rows between two times that files and rows are brought to the disk: more are never done again
+HEADER = "path\tbytes\tsha256\n"
+ROWS_PER_SYNC = 1000  # at most so many files are unpacked again after a power cut
 
 
 class Manifest:
-    """A manifest in the making, `path`.part; `finish` puts it in place, in the order of paths.
+    """A manifest that is being made, `path`.part; `finish` puts it in place, sorted by path.
 
     Args:
-        path: of the finished one; if it is there, its rows are known from the beginning.
-        home: folder that its paths are relative to.
+        path: File of the finished manifest; if it exists, its rows are known from the start.
+        home: Folder that the paths in it are relative to.
     """
 
     def __init__(self, path: Path, home: Path) -> None:
         self.path, self.home = path, home
-        self.begun = path.with_name(path.name + ".part")
-        self.rows = {**_rows(path), **_rows(self.begun, whole=False)}
+        self.part_path = path.with_name(path.name + ".part")
+        self.rows = {**_read_rows(path), **_read_rows(self.part_path, complete=False)}
         self._stream: TextIO | None = None
-        self._new = 0
+        self._added = 0
 
     def __enter__(self) -> Manifest:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self.begun.open("a", encoding="utf-8")
+        self._stream = self.part_path.open("a", encoding="utf-8")
         return self
 
     def __exit__(
@@ -42,83 +42,81 @@ class Manifest:
             self._stream.close()
 
     def has(self, path: str, size: int) -> bool:
-        """Whether a file was noted with this size, and still has it."""
+        """Whether a file is recorded with this size, and still has it."""
         path = path.removeprefix("./")
         return path in self.rows and self.rows[path][0] == size and _size(self.home / path) == size
 
-    def add(self, path: str, size: int, sha: str) -> None:
-        """Note a file."""
-        self.rows[path.removeprefix("./")] = (size, sha)
+    def add(self, path: str, size: int, sha256: str) -> None:
+        """Record a file."""
+        self.rows[path.removeprefix("./")] = (size, sha256)
         if self._stream is None:
             raise ValueError("the manifest is not open")
-        self._stream.write(f"{path.removeprefix('./')}\t{size}\t{sha}\n")
-        self._new += 1
-        if self._new % OFTEN == 0:
+        self._stream.write(f"{path.removeprefix('./')}\t{size}\t{sha256}\n")
+        self._added += 1
+        if self._added % ROWS_PER_SYNC == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Have what was noted survive a power cut: the files first, then the rows that speak of them."""
+        """Make files and rows survive a power cut: first the files, then the rows that describe them."""
         if self._stream:
             os.sync()
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
-    def there(self) -> int:
-        """Bytes of files that are noted and there."""
+    def present_bytes(self) -> int:
+        """Bytes of the recorded files that are there."""
         return sum(size for path, (size, _) in self.rows.items() if _size(self.home / path) == size)
 
-    def note(self, path: str) -> None:
-        """Note a file that is there already, reading it."""
-        size = (self.home / path).stat().st_size
-        if not self.has(path, size):
-            self.add(path, size, hashing.sha256_file(self.home / path))
-
     def finish(self, paths: Iterable[str]) -> None:
-        """Write the manifest of these paths, all of which are noted."""
+        """Write the manifest of these paths, all of which are recorded."""
         rows = sorted((path, *self.rows[path]) for path in paths)
         staged = self.path.with_name(self.path.name + ".tmp")
-        staged.write_text(HEAD + "".join(f"{path}\t{size}\t{sha}\n" for path, size, sha in rows), encoding="utf-8")
+        lines = (f"{path}\t{size}\t{sha256}\n" for path, size, sha256 in rows)
+        staged.write_text(HEADER + "".join(lines), encoding="utf-8")
         staged.replace(self.path)
-        self.begun.unlink(missing_ok=True)
+        self.part_path.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
-    """Path -> bytes, sha256.
+    """Read a manifest as {path: (bytes, sha256)}.
 
     Raises:
-        OvsegError: not a manifest.
+        OvsegError: If the file is missing or is not a manifest.
     """
     if not path.is_file():
         raise OvsegError(
-            f"the manifest {path} is missing; run `ovseg data get`, or `ovseg data link` if the data is there"
+            f"the manifest {path} is missing; run `ovseg data get`, or `ovseg data link` if the data is on this machine"
         )
-    return _rows(path)
+    return _read_rows(path)
 
 
-def changed(home: Path, rows: dict[str, tuple[int, str]], *, full: bool = False) -> list[str]:
-    """Files that are missing or of another size; with `full`, or of another content."""
+def changed_files(home: Path, rows: dict[str, tuple[int, str]], *, full: bool = False) -> list[str]:
+    """The files of a manifest that are missing or have another size; with `full`, also those with another content."""
     return [
         path
-        for path, (size, sha) in rows.items()
-        if _size(home / path) != size or (full and hashing.sha256_file(home / path) != sha)
+        for path, (size, sha256) in rows.items()
+        if _size(home / path) != size or (full and hashing.sha256_file(home / path) != sha256)
     ]
 
 
-def _rows(path: Path, whole: bool = True) -> dict[str, tuple[int, str]]:
+def _read_rows(path: Path, complete: bool = True) -> dict[str, tuple[int, str]]:
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")
-    found = {}
-    for number, line in enumerate(lines[:-1], start=1):  # without its end a line is cut off
+    rows = {}
+    for number, line in enumerate(lines[:-1], start=1):  # a last line without its end is cut off
         cells = line.split("\t")
-        if line + "\n" == HEAD:
+        if line + "\n" == HEADER:
             continue
         if len(cells) != 3 or not cells[1].isdigit() or len(cells[2]) != 64:
-            if whole:
-                raise OvsegError(f"{path}, line {number} is not of a manifest; remove the file and run it again")
+            if complete:
+                raise OvsegError(
+                    f"{path}, line {number}: {line[:80]!r} is not a row of a manifest; remove the file and run the same "
+                    "command again"
+                )
             continue
-        found[cells[0]] = (int(cells[1]), cells[2])
-    return found
+        rows[cells[0]] = (int(cells[1]), cells[2])
+    return rows
 
 
 def _size(path: Path) -> int:

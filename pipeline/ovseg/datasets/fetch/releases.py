@@ -1,11 +1,13 @@
-"""What is published, where, how large, and what it holds: releases.json beside this file.
+"""The published files of each data set: where they are, how large they are, and what they unpack to.
 
-{data set: {"home": its page, "licence": ..., "others": {pattern of file names: the release that they are of},
-            "parts": {part: {"files": [{"url", "bytes" or "about", "digest": "md5:..." or "sha256:...", "name": if not the
-                                        URL's last piece, "plain": true for what is no archive, "login": how to get it}],
-                             "into": folder that archives are unpacked in, "inner": {archive inside: folder},
-                             "unpacked": bytes, about,
-                             "holds": {path: {} for a file, {"names": pattern, "files": how many} for a folder}}}}}
+The table is releases.json beside this file:
+
+{data set: {"home": its web page, "licence": its terms, "others": {pattern of file names: release that such files are from},
+            "parts": {part: {"files": [{"url", "bytes" or "about", "digest": "md5:..." or "sha256:...", "name": unless it is the
+                                        last piece of the URL, "plain": true if it is no archive, "login": how to get it}],
+                             "into": folder that archives are unpacked into, "inner": {archive in an archive: folder},
+                             "unpacked": approximate bytes,
+                             "holds": {path: {} for a file, {"names": pattern, "files": number} for a folder}}}}}
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ TABLE = Path(__file__).with_name("releases.json")
 
 @dataclass(frozen=True)
 class File:
-    """A file on a server.
+    """A published file.
 
     Attributes:
-        url: its address.
-        name: on disk.
-        bytes: its published size; None if only `about` is known.
-        about: its size, for estimates.
-        digest: "md5:..." or "sha256:..."; None where none is published.
-        plain: it is no archive.
-        login: how to get it by hand, where that takes an account; else None.
+        url: Address of the file.
+        name: Name of the file on disk.
+        bytes: Published size; None if only an approximate size is known.
+        about: Approximate size in bytes, for estimates; 0 if unknown.
+        digest: "md5:..." or "sha256:..."; None if no checksum is published.
+        plain: Whether the file is no archive.
+        login: How to get the file by hand if that takes an account; None otherwise.
     """
 
     url: str
@@ -48,7 +50,7 @@ class File:
 
 @dataclass(frozen=True)
 class Holding:
-    """What must be there after unpacking: a file (`names` is None), or a folder of `files` files with such names."""
+    """A path that a part must have: a file if `names` is None, else a folder of `files` files whose names match it."""
 
     path: str
     names: str | None = None
@@ -57,17 +59,19 @@ class Holding:
 
 @dataclass(frozen=True)
 class Part:
-    """What is downloaded and verified as one. Paths are relative to the data set's folder.
+    """What is downloaded and verified together. Paths are relative to the folder of the data set.
 
     Attributes:
-        dataset, name: what it is called.
-        files: on the servers.
-        into: folder that archives are unpacked in.
-        inner: archives inside archives, and the folder that each is unpacked in.
-        unpacked: bytes on disk, about.
-        holds: what must be there in the end.
-        others: patterns of file names of other releases, and what these are called.
-        home, licence: the data set's page and terms.
+        dataset: Name of the data set.
+        name: Name of the part.
+        files: Published files.
+        unpacked: Approximate bytes on disk.
+        holds: Paths that must be there after unpacking.
+        into: Folder that archives are unpacked into.
+        inner: Archives inside archives, and the folder that each is unpacked into.
+        others: Patterns of file names in other releases, and the names of these releases.
+        home: Web page of the data set.
+        licence: Terms of the data set.
     """
 
     dataset: str
@@ -83,53 +87,58 @@ class Part:
 
     @property
     def download(self) -> int:
-        """Bytes to download, about."""
+        """Approximate bytes to download."""
         return sum(file.bytes or file.about for file in self.files)
 
 
 @cache
 def releases(table: Path = TABLE) -> Mapping[str, Mapping[str, Part]]:
-    """The parts of each data set in a table."""
-    read: dict[str, Any] = json.loads(table.read_text(encoding="utf-8"))
+    """Read the parts of each data set from a table."""
+    datasets: dict[str, Any] = json.loads(table.read_text(encoding="utf-8"))
     return {
-        name: {part: _part(name, part, about, of) for part, of in about["parts"].items()}
-        for name, about in read.items()
+        name: {part: _part(name, part, dataset, entry) for part, entry in dataset["parts"].items()}
+        for name, dataset in datasets.items()
     }
 
 
 def parts_of(dataset: str, names: tuple[str, ...] = (), table: Path = TABLE) -> tuple[Part, ...]:
-    """Parts of a data set by name; all of them if none is named.
+    """The named parts of a data set, or all of them if none is named.
 
     Raises:
-        OvsegError: no such data set or part.
+        OvsegError: If there is no such data set or part.
     """
     known = releases(table)
     if dataset not in known:
         raise OvsegError(f"{dataset!r} is none of the data sets: {', '.join(known)}")
     parts = known[dataset]
-    if wrong := [name for name in names if name not in parts]:
-        raise OvsegError(f"{dataset} has no part {wrong[0]!r}: {', '.join(parts)}")
+    if unknown := [name for name in names if name not in parts]:
+        raise OvsegError(f"{dataset} has no part {unknown[0]!r}: {', '.join(parts)}")
     return tuple(parts[name] for name in names or parts)
 
 
-def _part(dataset: str, name: str, about: dict[str, Any], of: dict[str, Any]) -> Part:
+def _part(dataset: str, name: str, metadata: dict[str, Any], entry: dict[str, Any]) -> Part:
     return Part(
-        dataset,
-        name,
-        tuple(_file(one) for one in of["files"]),
-        of["unpacked"],
-        tuple(Holding(path, one.get("names"), one.get("files", 1)) for path, one in of["holds"].items()),
-        of.get("into", "."),
-        of.get("inner", {}),
-        about.get("others", {}),
-        about["home"],
-        about["licence"],
+        dataset=dataset,
+        name=name,
+        files=tuple(map(_file, entry["files"])),
+        unpacked=entry["unpacked"],
+        holds=tuple(Holding(path, of.get("names"), of.get("files", 1)) for path, of in entry["holds"].items()),
+        into=entry.get("into", "."),
+        inner=entry.get("inner", {}),
+        others=metadata.get("others", {}),
+        home=metadata["home"],
+        licence=metadata["licence"],
     )
 
 
-def _file(of: dict[str, Any]) -> File:
-    name = of.get("name") or PurePosixPath(urlsplit(of["url"]).path).name
-    size = of.get("bytes")
+def _file(entry: dict[str, Any]) -> File:
+    size = entry.get("bytes")
     return File(
-        of["url"], name, size, size or of.get("about", 0), of.get("digest"), of.get("plain", False), of.get("login")
+        url=entry["url"],
+        name=entry.get("name") or PurePosixPath(urlsplit(entry["url"]).path).name,
+        bytes=size,
+        about=size or entry.get("about", 0),
+        digest=entry.get("digest"),
+        plain=entry.get("plain", False),
+        login=entry.get("login"),
     )

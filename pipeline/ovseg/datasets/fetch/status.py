@@ -1,4 +1,4 @@
-"""What of the data sets is there, what is missing, and what it takes: disk, and time at stated rates."""
+"""The state of each part of a data set on this machine, and the disk and time that the missing ones take."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovseg.datasets.fetch.parts import RECEIPTS, downloaded, is_linked, is_whole
+from ovseg.datasets.fetch.parts import downloaded_bytes, is_linked, is_whole, receipt_path
 from ovseg.datasets.fetch.releases import Part
 
-NETWORK, DISK = 25e6, 100e6  # bytes a second of a common line; of checking and unpacking many small files
+NETWORK_SPEED, DISK_SPEED = 25e6, 100e6  # bytes per second: a common line; checking and unpacking many small files
 
 
 @dataclass(frozen=True)
@@ -18,52 +18,59 @@ class State:
     """How far a part is.
 
     Attributes:
-        part: which.
-        word: "verified", "linked", "downloaded", "begun" or "missing".
-        download: bytes that are still to be downloaded, about.
-        disk: bytes that its files will take, about; its archives are removed once these are verified.
-        seconds: that it takes, at 25 MB/s, about.
+        part: The part.
+        status: "verified", "linked", "downloaded", "incomplete" or "missing".
+        download: Approximate bytes that are still to be downloaded.
+        disk: Approximate bytes that its files will take; its archives are removed after verification.
+        seconds: Approximate time that it will take at `NETWORK_SPEED` and `DISK_SPEED`.
     """
 
     part: Part
-    word: str
+    status: str
     download: int
     disk: int
     seconds: float
 
 
-def state(part: Part, home: Path) -> State:
-    """How far a part is below `home`, the folder of its data set."""
+def part_state(part: Part, home: Path) -> State:
+    """The state of a part in `home`, the folder of its data set."""
     if is_whole(part, home):
         return State(part, "linked" if is_linked(part, home) else "verified", 0, 0, 0)
-    there = downloaded(part, home)
-    download = max(0, part.download - there)
-    word = "missing" if not there else "downloaded" if (home / RECEIPTS / f"{part.name}.json").is_file() else "begun"
-    seconds = download / NETWORK + (part.download + part.unpacked) / DISK
-    return State(part, word, 0 if word == "downloaded" else download, part.unpacked, seconds)
+    present = downloaded_bytes(part, home)
+    download = max(0, part.download - present)
+    status = "missing" if not present else "downloaded" if receipt_path(part, home).is_file() else "incomplete"
+    seconds = download / NETWORK_SPEED + (part.download + part.unpacked) / DISK_SPEED
+    return State(part, status, 0 if status == "downloaded" else download, part.unpacked, seconds)
 
 
-def table(states: Sequence[State], root: Path) -> str:
-    """The states as a table, with what is free on the disk of `root`."""
-    lines = [f"{'data set':16}{'part':16}{'is':12}{'download':>10}{'on disk':>10}{'time':>10}  licence"]
-    said: set[str] = set()
-    for one in states:
-        login = one.word == "missing" and any(file.login for file in one.part.files)
-        sizes = f"{'by hand' if login else _gb(one.download):>10}{_gb(one.disk):>10}{_minutes(one.seconds):>10}"
-        licence = "" if one.part.dataset in said else one.part.licence
-        said.add(one.part.dataset)
-        lines.append(f"{one.part.dataset:16}{one.part.name:16}{one.word:12}{sizes}  {licence}".rstrip())
-    download, disk, seconds = (sum(getattr(one, of) for one in states) for of in ("download", "disk", "seconds"))
-    need = disk + max((one.part.download for one in states if one.disk), default=0)  # one archive at a time
-    free = shutil.disk_usage(next(path for path in (root, *root.absolute().parents) if path.exists())).free
-    rest = (
-        f"{free / 1e9:,.0f} GB free{'' if free > need else f': NOT ENOUGH, {need / 1e9:,.0f} GB are needed meanwhile'}"
-    )
-    lines.append(f"{'all':44}{_gb(download):>10}{_gb(disk):>10}{_minutes(seconds):>10}  {rest}")
+def format_states(states: Sequence[State], root: Path) -> str:
+    """The states as a table for people, with the free space on the disk of the folder `root`."""
+    lines = [f"{'data set':16}{'part':16}{'status':12}{'download':>10}{'on disk':>10}{'time':>10}  license"]
+    datasets: set[str] = set()
+    for state in states:
+        part = state.part
+        by_hand = state.status == "missing" and any(file.login for file in part.files)
+        download = "by hand" if by_hand else _size(state.download)
+        licence = "" if part.dataset in datasets else part.licence
+        datasets.add(part.dataset)
+        cells = f"{download:>10}{_size(state.disk):>10}{_minutes(state.seconds):>10}"
+        lines.append(f"{part.dataset:16}{part.name:16}{state.status:12}{cells}  {licence}".rstrip())
+    disk = sum(state.disk for state in states)
+    cells = f"{_size(sum(state.download for state in states)):>10}{_size(disk):>10}"
+    cells += f"{_minutes(sum(state.seconds for state in states)):>10}"
+    needed = disk + max((state.part.download for state in states if state.disk), default=0)  # one archive at a time
+    free = free_space(root)
+    shortage = "" if free > needed else f": NOT ENOUGH, {needed / 1e9:,.0f} GB are needed meanwhile"
+    lines.append(f"{'all':44}{cells}  {free / 1e9:,.0f} GB free{shortage}")
     return "\n".join(lines)
 
 
-def _gb(number: int) -> str:
+def free_space(folder: Path) -> int:
+    """Free bytes on the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def _size(number: int) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 5e7 else f"{number / 1e6:.0f} MB" if number else "-"
 
 

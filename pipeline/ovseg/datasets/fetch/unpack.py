@@ -1,6 +1,6 @@
-"""Unpacking what strangers packed: nothing leaves the folder, nothing is a link, nothing grows beyond what it says.
+"""Unpack archives from the internet safely: nothing leaves the folder, nothing is a link, nothing grows beyond its stated size.
 
-A file is there as a whole or not at all, and noted in the manifest once it is, so a killed run goes on behind it.
+A file appears in one step and is then recorded in the manifest, so a killed run continues after the last recorded file.
 """
 
 from __future__ import annotations
@@ -23,62 +23,71 @@ from ovseg.datasets.fetch.manifest import Manifest
 from ovseg.engine.progress import Progress
 
 CHUNK = 1 << 20
-LITTER = ("__MACOSX", ".DS_Store")
-GROWS = 4  # times what is published: beyond that an archive is a bomb
+SKIPPED_NAMES = ("__MACOSX", ".DS_Store")
+MAX_GROWTH = 4  # times the published size; an archive that unpacks to more is a bomb
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError, RuntimeError)
+
+Archive = zipfile.ZipFile | tarfile.TarFile
 
 
 @dataclass(frozen=True)
 class _Member:
+    """A file in an archive, with the `info` object of zipfile or tarfile."""
+
     name: str
     size: int
-    of: Any  # zipfile's or tarfile's own
+    info: Any
 
 
-def unpack(archive: Path, home: Path, into: str, manifest: Manifest, most: int) -> None:
-    """Unpack a zip or a tar, compressed or not. Everything in it is looked at before anything is written.
+def unpack(archive: Path, home: Path, into: str, manifest: Manifest, published_bytes: int) -> None:
+    """Unpack a zip, or a tar with any compression. All of its names and sizes are checked before anything is written.
 
     Args:
-        archive: the file.
-        home: folder of the data set, that the manifest's paths are relative to.
-        into: folder below `home` to unpack in.
-        manifest: gets a row for each file; files that it has already are left alone.
-        most: bytes that are published; four times as many are refused.
+        archive: File to unpack.
+        home: Folder of the data set, which the manifest's paths are relative to.
+        into: Folder below `home` to unpack into.
+        manifest: Manifest that gets a row for each file; files that it has already are left alone.
+        published_bytes: Published size of the unpacked files; an archive of more than four times as many is refused.
 
     Raises:
-        OvsegError: a damaged archive, a name that leaves the folder, a link, too many bytes, no space left.
+        OvsegError: If the archive is damaged, holds a link or a name that leaves the folder, or is too large; or if no space
+            is left.
     """
-    with _whole(archive), _open(archive) as opened:
+    with _explain_damage(archive), _open(archive) as opened:
         members = list(_members(opened, archive))
-        if (total := sum(one.size for one in members)) > GROWS * most:
-            raise OvsegError(f"{archive} would unpack to {total:,} bytes, about {most:,} are published: it is refused")
-        _room(home, sum(one.size for one in members if not manifest.has(f"{into}/{one.name}", one.size)))
+        if (total := sum(member.size for member in members)) > MAX_GROWTH * published_bytes:
+            raise OvsegError(
+                f"{archive} would unpack to {total:,} bytes, but about {published_bytes:,} are published: it is refused"
+            )
+        _require_space(
+            home, sum(member.size for member in members if not manifest.has(f"{into}/{member.name}", member.size))
+        )
         with explain_full_disk(home), Progress(f"unpack {archive.name}", len(members), "files") as progress:
-            for one in members:
-                path = one.name if into == "." else f"{into}/{one.name}"
-                known = manifest.has(path, one.size)
-                if not known:
+            for member in members:
+                path = member.name if into == "." else f"{into}/{member.name}"
+                recorded = manifest.has(path, member.size)
+                if not recorded:
                     target = safe_path(home, path)
-                    _no_link(home, target)
-                    with _reader(opened, one) as source:
-                        sha = _write(source, target, one.size, archive)
-                    manifest.add(path, one.size, sha)
-                progress.add({"files": 1}, reused=known)
+                    _refuse_links(home, target)
+                    with _reader(opened, member) as source:
+                        sha256 = _write(source, target, member.size, archive)
+                    manifest.add(path, member.size, sha256)
+                progress.add({"files": 1}, reused=recorded)
             manifest.flush()
 
 
 @contextmanager
-def _whole(archive: Path) -> Iterator[None]:
+def _explain_damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
         raise OvsegError(
-            f"{archive} is damaged ({error or type(error).__name__}). What was unpacked is kept: remove {archive} and run it "
-            "again to download it anew"
+            f"{archive} is damaged ({error or type(error).__name__}). The files that were unpacked are kept: remove {archive} "
+            "and run the same command again to download it anew"
         ) from None
 
 
-def _open(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
+def _open(archive: Path) -> Archive:
     if zipfile.is_zipfile(archive):
         return zipfile.ZipFile(archive)
     if tarfile.is_tarfile(archive):
@@ -86,11 +95,11 @@ def _open(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
     raise zipfile.BadZipFile("it is neither a zip nor a tar, or its end is missing")
 
 
-def _members(opened: zipfile.ZipFile | tarfile.TarFile, archive: Path) -> Iterator[_Member]:
-    every: list[Any] = opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened.getmembers()
-    for one in every:
-        name, size, regular, folder = _seen(one)
-        if any(part in LITTER for part in Path(name).parts):
+def _members(opened: Archive, archive: Path) -> Iterator[_Member]:
+    infos: list[Any] = opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened.getmembers()
+    for info in infos:
+        name, size, is_file, is_folder = _describe(info)
+        if any(part in SKIPPED_NAMES for part in Path(name).parts):
             continue
         try:
             safe_path(Path(), name)
@@ -98,56 +107,58 @@ def _members(opened: zipfile.ZipFile | tarfile.TarFile, archive: Path) -> Iterat
             raise OvsegError(
                 f"{archive} holds {name!r}, which would leave the folder: the archive is refused"
             ) from None
-        if not regular and not folder:
+        if not is_file and not is_folder:
             raise OvsegError(f"{archive} holds {name!r}, a link or a device: the archive is refused")
-        if not folder:
-            yield _Member(str(Path(name)), size, one)
+        if not is_folder:
+            yield _Member(str(Path(name)), size, info)
 
 
-def _seen(one: Any) -> tuple[str, int, bool, bool]:
-    """Name, size, is it a plain file, is it a folder."""
-    if isinstance(one, tarfile.TarInfo):
-        return one.name, one.size, one.isreg(), one.isdir()
-    kind = stat.S_IFMT(one.external_attr >> 16)
-    return one.filename, one.file_size, kind in (0, stat.S_IFREG), one.is_dir()
+def _describe(info: Any) -> tuple[str, int, bool, bool]:
+    """Name, size, whether it is a plain file, whether it is a folder."""
+    if isinstance(info, tarfile.TarInfo):
+        return info.name, info.size, info.isreg(), info.isdir()
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return info.filename, info.file_size, kind in (0, stat.S_IFREG), info.is_dir()
 
 
-def _reader(opened: zipfile.ZipFile | tarfile.TarFile, one: _Member) -> IO[bytes]:
+def _reader(opened: Archive, member: _Member) -> IO[bytes]:
     if isinstance(opened, zipfile.ZipFile):
-        return opened.open(one.of)
-    found = opened.extractfile(one.of)
-    if found is None:
-        raise tarfile.ReadError(f"{one.name} cannot be read")
-    return found
+        return opened.open(member.info)
+    stream = opened.extractfile(member.info)
+    if stream is None:
+        raise tarfile.ReadError(f"{member.name} cannot be read")
+    return stream
 
 
 def _write(source: IO[bytes], target: Path, size: int, archive: Path) -> str:
+    """Write a file and return its sha256."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    begun, digest, written = target.with_name(target.name + ".part"), hashlib.sha256(), 0
-    with begun.open("wb") as stream:
+    part, digest, written = target.with_name(target.name + ".part"), hashlib.sha256(), 0
+    with part.open("wb") as stream:
         while piece := source.read(CHUNK):
             written += len(piece)
             if written > size:
-                raise OvsegError(f"{archive}: {target.name} is larger than the {size:,} bytes it says: it is refused")
+                raise OvsegError(f"{archive}: {target.name} is larger than the {size:,} bytes it states: it is refused")
             digest.update(piece)
             stream.write(piece)
     if written < size:
         raise EOFError(f"{target.name} ends after {written:,} of {size:,} bytes")
-    begun.replace(target)
+    part.replace(target)
     return digest.hexdigest()
 
 
-def _no_link(home: Path, target: Path) -> None:
-    """Never write through a link into somebody's own data."""
+def _refuse_links(home: Path, target: Path) -> None:
+    """Never write through a link into the user's own data."""
     for folder in target.relative_to(home).parents:
         if (home / folder).is_symlink():
             raise OvsegError(f"{home / folder} is a link to {(home / folder).resolve()}: nothing is unpacked into it")
 
 
-def _room(home: Path, need: int) -> None:
+def _require_space(home: Path, needed: int) -> None:
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
-    if free < need:
+    if free < needed:
         raise OvsegError(
-            f"{home} has {free:,} bytes free, {need:,} are needed to unpack. Free some space and run it again"
+            f"{home} has {free:,} bytes free, but {needed:,} are needed to unpack. Free some space and run the same command "
+            "again"
         )
