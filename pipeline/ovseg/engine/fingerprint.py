@@ -20,6 +20,8 @@ SOURCE_ROOT = Path(__file__).parents[2]
 PACKAGE = "ovseg"
 NOT_RESULTS = frozenset({"engine", "report", "cli"})
 """Packages that decide how work is run and shown, never what comes out."""
+PARAMETERS = frozenset({"core/options.py", "core/params.py"})
+"""The parameters' own files: a parameter counts by its value, so a new key of another step changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def code_of(module: str) -> dict[str, str]:
     while pending:
         path = _source_file(pending.pop())
         name = "" if path is None else str(path.relative_to(SOURCE_ROOT / PACKAGE))
-        if path is None or name in hashes or name == "__init__.py" or Path(name).parts[0] in NOT_RESULTS:
+        if path is None or name in hashes or name in PARAMETERS or Path(name).parts[0] in {"__init__.py", *NOT_RESULTS}:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         pending += _imported_modules(tree)
