@@ -15,6 +15,7 @@ def main(params: Params) -> None:
         Path("data/nouns"),
         from_environment(),
         model=params.nouns.model,
+        model_version=params.nouns.model_version,
         unit=params.nouns.unit,
         captions_per_image=params.nouns.captions_per_image,
         stop_list=params.nouns.stop_list,

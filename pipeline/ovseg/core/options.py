@@ -75,6 +75,8 @@ class NounsOptions(Options):
 
     model: str = "en_core_web_sm"
     """The spaCy pipeline: the name of an installed one, or a folder."""
+    model_version: str | None = None
+    """Version that the spaCy pipeline must have (3.8.0), so that another one is noticed; null accepts any."""
     unit: NounUnit = "chunk"
     """What counts as a noun: every single noun ("token"), or a compound as a whole ("chunk")."""
     captions_per_image: CaptionsPerImage = 1

@@ -36,6 +36,12 @@ class WatchedPaths(Options):
     """What stands for `propose.path` and `report.annotations`."""
     heldout: FilePath
     """What stands for `heldout.images`; `heldout.annotations` are of `masks` or of this."""
+    clip: FilePath
+    """What stands for `clip.model` if that is a folder; else `requirements.lock`, which pins open_clip."""
+    tagger: FilePath
+    """What stands for `nouns.model` if that is a folder; else `requirements.lock`."""
+    network: FilePath
+    """What stands for `proposal_network.init` if that is a folder; else `requirements.lock`."""
 
 
 WATCHED_BY = {
@@ -47,6 +53,9 @@ WATCHED_BY = {
     "heldout.images": ("heldout",),
     "heldout.annotations": ("masks", "heldout"),
     "report.annotations": ("masks",),
+    "clip.model": ("clip",),
+    "nouns.model": ("tagger",),
+    "proposal_network.init": ("network",),
 }
 """For each path that a stage reads, the keys of section `data` that this stage has as `deps` in dvc.yaml."""
 
@@ -91,7 +100,7 @@ class Params(Options):
         problems = []
         for key, names in WATCHED_BY.items():
             section, name = key.split(".")
-            path: Path | None = getattr(getattr(self, section), name)
+            path = _folder(getattr(getattr(self, section), name))
             watched: dict[str, Path] = {f"data.{name}": getattr(self.data, name) for name in names}
             if path is not None and not any(_stands_for(other, path) for other in watched.values()):
                 listed = " or ".join(f"{key}={other}" for key, other in watched.items())
@@ -164,6 +173,14 @@ def _validate(model: type[S], values: Any, path: Path, *section: str) -> S:
 
 def _missing(section: BaseModel) -> Iterator[str]:
     return (key for key in type(section).model_fields if key not in section.model_fields_set)
+
+
+def _folder(value: str | Path | None) -> Path | None:
+    """The path in a parameter; None for null and for the name of a model that a library resolves."""
+    if not isinstance(value, str):
+        return value
+    folder = value.removeprefix("local-dir:")
+    return Path(folder) if folder != value or ("/" in folder and ":" not in folder) else None
 
 
 def _stands_for(watched: Path, path: Path) -> bool:

@@ -56,6 +56,7 @@ def extract_nouns(
     runtime: Runtime,
     *,
     model: str,
+    model_version: str | None = None,
     unit: NounUnit = "chunk",
     captions_per_image: CaptionsPerImage = 1,
     stop_list: Path | None = None,
@@ -66,6 +67,7 @@ def extract_nouns(
         index: folder of the table `index`.
         out: folder of the table `nouns`.
         model: an installed spaCy pipeline ("en_core_web_sm") or a folder that holds one.
+        model_version: the version that the pipeline must have; None accepts any.
         unit: "token" takes every noun by itself, "chunk" keeps compounds together.
         captions_per_image: 1 (the lowest caption id; the paper's default) or "all".
         stop_list: nouns that name nothing to be seen, one a line; None for the one that comes with ovseg.
@@ -77,6 +79,8 @@ def extract_nouns(
         OvsegError: if the pipeline is not installed or gives no tags and lemmas, or a file is missing.
     """
     stop = read_stop_list(stop_list)
+    if model_version is not None:
+        check_version(model, model_version)
     key = step_key(
         "nouns",
         __name__,
@@ -131,6 +135,26 @@ def load_tagger(model: str) -> Language:
             "one with a tagger and a lemmatizer, such as en_core_web_sm"
         )
     return nlp
+
+
+def check_version(model: str, version: str) -> None:
+    """Check that a spaCy pipeline has the expected version.
+
+    Raises:
+        OvsegError: the pipeline is not installed, or its version is another.
+    """
+    import spacy
+
+    try:
+        installed = spacy.load(model).meta["version"]
+    except OSError:
+        load_tagger(model)  # raises the error that says how to install it
+        raise
+    if installed != version:
+        raise OvsegError(
+            f"the spaCy pipeline {model!r} has version {installed}, but nouns.model_version is {version}; install that "
+            f"version, or set nouns.model_version={installed}"
+        )
 
 
 def model_fingerprint(model: str) -> str:
