@@ -1,4 +1,4 @@
-"""What a person sees of a long step: one bar with rate, ETA, kept and dropped on a terminal, plain lines elsewhere."""
+"""Progress of a long step: a bar with rate, ETA and counts on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rich.progress import Progress as Bar
 
 log = logging.getLogger("ovseg")
 
-EVERY = 10.0  # seconds between plain lines
+LOG_SECONDS = 10.0  # between two log lines
 
 
 class Progress:
@@ -32,18 +32,18 @@ class Progress:
     Counts named `dropped.<reason>` are shown as dropped, the others as kept, with their rates.
 
     Args:
-        step: its name.
-        units: how many there are.
-        word: what they are called.
-        shown: False says nothing (all ranks of a training but one).
+        step: the name of the step.
+        units: the number of units.
+        unit_name: what the units are called ("units", "steps", "images").
+        shown: whether anything is shown; False on all ranks of a training but the first.
     """
 
-    def __init__(self, step: str, units: int, word: str = "units", shown: bool = True) -> None:
-        self.step, self.units, self.word, self.shown = step, units, word, shown
+    def __init__(self, step: str, units: int, unit_name: str = "units", shown: bool = True) -> None:
+        self.step, self.units, self.unit_name, self.shown = step, units, unit_name, shown
         self.counts: Counter[str] = Counter()
         self.done = self.reused = 0
-        self.begun = self.last = time.monotonic()
-        self.fresh: Counter[str] = Counter()
+        self.started = self.last_log = time.monotonic()
+        self.new_counts: Counter[str] = Counter()  # without those of reused units, for the rates
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
             self._bar = Bar(
@@ -54,10 +54,10 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[said]}"),
+                TextColumn("{task.fields[message]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(step, total=units, said="")
+            self._task = self._bar.add_task(step, total=units, message="")
 
     def __enter__(self) -> Progress:
         if self._bar:
@@ -70,50 +70,59 @@ class Progress:
         if self._bar:
             self._bar.stop()
         if kind is not None and self.shown:
-            said = "%s: stopped after %d of %d %s; what is finished is kept"
-            log.warning(said, self.step, self.done, self.units, self.word)
+            message = "%s: stopped after %d of %d %s; what is finished is kept"
+            log.warning(message, self.step, self.done, self.units, self.unit_name)
 
     def add(self, counts: Mapping[str, int], reused: bool = False, note: str = "") -> None:
-        """Note one finished unit; `reused` ones were done by an earlier run and do not count in the rate."""
+        """Record one finished unit.
+
+        Args:
+            counts: the counts of the unit, by name.
+            reused: whether an earlier run did the unit; it then does not count in the rates.
+            note: a text to show before the counts.
+        """
         self.done += 1
         self.reused += reused
         self.counts.update(counts)
         if not reused:
-            self.fresh.update(counts)
+            self.new_counts.update(counts)
         if self._bar:
-            self._bar.update(self._task, completed=self.done, said=", ".join(filter(None, (note, self.summary()))))
-        elif self.shown and not reused and time.monotonic() - self.last > EVERY:
-            self.last = time.monotonic()
-            said = ", ".join(filter(None, (note, self.summary())))
-            log.info("%s: %d/%d %s, ETA %s, %s", self.step, self.done, self.units, self.word, self._eta(), said)
+            self._bar.update(self._task, completed=self.done, message=self._message(note))
+        elif self.shown and not reused and time.monotonic() - self.last_log > LOG_SECONDS:
+            self.last_log = time.monotonic()
+            done = f"{self.done}/{self.units} {self.unit_name}"
+            log.info("%s: %s, ETA %s, %s", self.step, done, self._eta(), self._message(note))
 
-    def say(self, line: str) -> None:
-        """A line above the bar."""
+    def warn(self, line: str) -> None:
+        """Show a line above the bar, or log it as a warning where there is no bar."""
         if self._bar:
             self._bar.console.print(line, highlight=False, markup=False)
         elif self.shown:
             log.warning("%s: %s", self.step, line)
 
     def finish(self, out: Path) -> None:
-        """Say the end of the step."""
-        again = f" ({self.reused} of {self.units} {self.word} were done before)" if self.reused else ""
-        seconds = time.monotonic() - self.begun
-        log.info("%s: %s in %.1f s%s -> %s", self.step, self.summary(), seconds, again, out)
+        """Log the counts of the whole step, its seconds and its output folder."""
+        reused = f" ({self.reused} of {self.units} {self.unit_name} were done before)" if self.reused else ""
+        seconds = time.monotonic() - self.started
+        log.info("%s: %s in %.1f s%s -> %s", self.step, self.summary(), seconds, reused, out)
 
     def summary(self) -> str:
-        """Counts in words: "512 pairs (130/s), dropped 3 missing"."""
-        said = []
-        seconds = max(time.monotonic() - self.begun, 1e-9)
+        """Return the counts as a text: "512 pairs (130/s), dropped 3 missing"."""
+        items = []
+        seconds = max(time.monotonic() - self.started, 1e-9)
         for name, number in self.counts.items():
             if not name.startswith("dropped."):
-                rate = self.fresh[name] / seconds
-                said.append(f"{number:,} {name.replace('_', ' ')}" + (f" ({rate:,.0f}/s)" if rate >= 1 else ""))
+                rate = self.new_counts[name] / seconds
+                items.append(f"{number:,} {name.replace('_', ' ')}" + (f" ({rate:,.0f}/s)" if rate >= 1 else ""))
         dropped = {name[8:]: n for name, n in sorted(self.counts.items()) if name.startswith("dropped.") and n}
         if dropped:
-            said.append("dropped " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in dropped.items()))
-        return ", ".join(said)
+            items.append("dropped " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in dropped.items()))
+        return ", ".join(items)
+
+    def _message(self, note: str) -> str:
+        return ", ".join(filter(None, (note, self.summary())))
 
     def _eta(self) -> str:
-        fresh = self.done - self.reused
-        left = (time.monotonic() - self.begun) / max(fresh, 1) * (self.units - self.done)
-        return f"{int(left // 3600)}:{int(left // 60) % 60:02d}:{int(left) % 60:02d}"
+        seconds_per_unit = (time.monotonic() - self.started) / max(self.done - self.reused, 1)
+        remaining = int(seconds_per_unit * (self.units - self.done))
+        return f"{remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d}"

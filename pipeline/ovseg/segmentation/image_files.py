@@ -90,7 +90,7 @@ def segment_images(
                     _write(out, name, pixels, segmenter.segment_with(pixels, words, classifier), path, key, about)
                     one["images"] += 1
             except BadItem as problem:
-                progress.say(f"{path} is left out: {problem}")
+                progress.warn(f"{path} is left out: {problem}")
                 one[f"dropped.{problem.reason}"] += 1
             counts.update(one)
             progress.add(one)
