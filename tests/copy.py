@@ -43,7 +43,7 @@ class Copy:
 
 
 def copy_repository(folder: Path) -> Copy:
-    """What git has or would take, without what DVC knows of earlier runs but for the demo's own files."""
+    """Copy all files that git tracks or would add, but no dvc.lock, so that DVC knows of no earlier run."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -52,7 +52,7 @@ def copy_repository(folder: Path) -> Copy:
         check=True,
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and (not name.endswith("dvc.lock") or name == "data/demo/dvc.lock"):
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     copy = Copy(folder)

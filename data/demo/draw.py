@@ -1,4 +1,4 @@
-"""Draw the demo data set: `python -m data.demo.draw` (about a minute on two cores). Stage `draw` of data/demo/dvc.yaml."""
+"""Draw the demo's data set: `python -m data.demo.draw`, about a minute on two CPU cores. Stage `draw` of data/demo/dvc.yaml."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ class DemoOptions(Options):
     """Section `demo` of params.yaml."""
 
     seed: Natural
-    """Seed of all that is drawn."""
+    """Seed of everything that is drawn."""
     train: PositiveInt
     """Number of images to mine."""
     val: PositiveInt
-    """Number of held-out images, to choose thresholds and weights on."""
+    """Number of held-out images, on which thresholds and weights are chosen."""
     benchmark: PositiveInt
     """Number of images of the benchmarks."""
 
 
 def main(_: Params) -> None:
-    """Read section demo, write data/demo/{train,val,benchmark}."""
-    demo = read_section(Path("params.yaml"), "demo", DemoOptions)
-    make_split(HERE / "train", "train", demo.train, demo.seed)
-    make_split(HERE / "val", "val", demo.val, demo.seed)
-    make_split(HERE / "benchmark", "benchmark", demo.benchmark, demo.seed)
+    """Read the section demo and write data/demo/{train,val,benchmark}."""
+    options = read_section(Path("params.yaml"), "demo", DemoOptions)
+    make_split(HERE / "train", "train", options.train, options.seed)
+    make_split(HERE / "val", "val", options.val, options.seed)
+    make_split(HERE / "benchmark", "benchmark", options.benchmark, options.seed)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Train the demo's proposal network: `python -m data.demo.train_proposal_network` (34 minutes on one core).
+"""Train the demo's proposal network: `python -m data.demo.train_proposal_network`, 34 minutes on one CPU core.
 
-Frozen stage `proposal_network` of data/demo/dvc.yaml: its result is committed in half precision, and the demo's own stage
-`proposal_network` passes it through. It sees the annotated masks of the train split alone.
+It is trained on the annotated masks of the train split alone; `dvc repro data/demo/dvc.yaml` must have drawn them. The result
+is committed in data/demo/proposal_network in half precision, and the stage `proposal_network` of the default recipe copies it.
 """
 
 import tempfile

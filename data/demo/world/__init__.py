@@ -1,1 +1,1 @@
-"""The drawn demo data set: images, captions and masks from a seed, with no download."""
+"""The drawn world of the demo: images, captions and masks from a seed, without a download."""

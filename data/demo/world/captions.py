@@ -1,7 +1,7 @@
-"""The demo's captions: what people write for COCO, in small. Each comes with its gold tokens and gold nouns.
+"""The demo's captions, in the manner of COCO's. Each comes with its gold tokens and gold nouns.
 
-Each caption names only some of what is there; plurals, compounds, adjectives, synonyms and nouns that name no region
-("photo", "group", "side") make noun extraction non-trivial. Two nouns side by side occur only inside a compound.
+A caption names only a part of what the image shows. Plurals, compounds, adjectives, synonyms and nouns that name no region
+("photo", "group", "side") make the extraction of nouns non-trivial. Two nouns are adjacent only inside a compound.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ import numpy as np
 
 from data.demo.world.colours import COLOURS, PATTERNS
 from data.demo.world.nouns import nouns
-from data.demo.world.wording import Phrase, Seen, idle, listed, say, stuff, thing
+from data.demo.world.wording import Entity, Phrase, idle, listed, say, stuff, thing
 
-MAX_THINGS = 3  # named in one caption
-STUFF_SHARE = 0.6  # of captions name the ground
-FREQUENT = 3.0  # how much likelier `imagine` takes an annotated noun
+MAX_THINGS = 3  # largest number of different things in one caption
+STUFF_FRACTION = 0.6  # fraction of captions that name the ground
+FREQUENT = 3.0  # weight of an annotated noun in `imagine`; the others have weight 1
 
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a caption; `space` if a blank follows."""
+    """One token of a caption.
+
+    Attributes:
+        text: text of the token.
+        lemma: base form, in lower case.
+        pos: universal part of speech.
+        space: True if a space follows.
+    """
 
     text: str
     lemma: str
@@ -34,7 +41,13 @@ class Token:
 
 @dataclass(frozen=True)
 class GoldNoun:
-    """A noun of a caption: its lemma form, its character span, and whether it can name a region."""
+    """A noun of a caption.
+
+    Attributes:
+        text: base form of the noun.
+        start, end: its character span in the caption.
+        visual: True if it can name a region of the image.
+    """
 
     text: str
     start: int
@@ -51,46 +64,48 @@ class Caption:
     nouns: tuple[GoldNoun, ...]
 
 
-def write(seen: Sequence[Seen], rng: Rng) -> Caption:
-    """One caption of an image; larger things are likelier to be named.
+def write_caption(entities: Sequence[Entity], rng: Rng) -> Caption:
+    """Write one caption of an image; large things are named more often.
 
     Args:
-        seen: what is there, at least one entry.
+        entities: contents of the image, at least one.
         rng: source of all choices.
     """
-    things = [what for what in seen if what.kind == "thing"]
-    ground = [what for what in seen if what.kind == "stuff"]
-    subjects = [thing(what, rng) for what in _choose(things, rng)]
+    things = [entity for entity in entities if entity.kind == "thing"]
+    ground = [entity for entity in entities if entity.kind == "stuff"]
+    subjects = [thing(entity, rng) for entity in _choose(things, rng)]
     floor = None
-    if ground and (not subjects or rng.random() < STUFF_SHARE):
+    if ground and (not subjects or rng.random() < STUFF_FRACTION):
         floor = stuff(ground[int(rng.choice(len(ground), p=_weights(ground)))], rng)
     return _finish(_sentence(subjects, floor, rng), rng)
 
 
-def imagine(rng: Rng) -> list[Seen]:
-    """What could be in an image, without drawing it: one to four things, one or two kinds of stuff."""
-    every = {kind: [n for n in nouns() if n.kind == kind] for kind in ("thing", "stuff")}
-    found = []
-    for kind, most in (("thing", 4), ("stuff", 2)):
-        weight = np.array([FREQUENT if n.annotated else 1.0 for n in every[kind]])
-        for i in rng.choice(len(weight), int(rng.integers(1, most + 1)), replace=False, p=weight / weight.sum()):
+def imagine(rng: Rng) -> list[Entity]:
+    """Choose contents of an image without drawing it: one to four things, one or two kinds of stuff."""
+    by_kind = {kind: [n for n in nouns() if n.kind == kind] for kind in ("thing", "stuff")}
+    entities = []
+    for kind, max_number in (("thing", 4), ("stuff", 2)):
+        weight = np.array([FREQUENT if n.annotated else 1.0 for n in by_kind[kind]])
+        number = int(rng.integers(1, max_number + 1))
+        for i in rng.choice(len(weight), number, replace=False, p=weight / weight.sum()):
             colour, pattern = (
                 (str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS))) if kind == "thing" else (None, None)
             )
             count = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.1])) if kind == "thing" else 1
-            found.append(Seen(every[kind][i].name, kind, colour, pattern, count, float(rng.uniform(0.02, 0.5))))
-    return found
+            area = float(rng.uniform(0.02, 0.5))
+            entities.append(Entity(by_kind[kind][i].name, kind, colour, pattern, count, area))
+    return entities
 
 
-def _choose(things: Sequence[Seen], rng: Rng) -> list[Seen]:
+def _choose(things: Sequence[Entity], rng: Rng) -> list[Entity]:
     if len(things) <= 1:
         return list(things)
     number = int(rng.integers(1, min(len(things), MAX_THINGS) + 1))
     return [things[i] for i in rng.choice(len(things), number, replace=False, p=_weights(things))]
 
 
-def _weights(seen: Sequence[Seen]) -> np.ndarray:
-    area = np.array([max(what.area, 1e-3) ** 0.5 for what in seen])
+def _weights(entities: Sequence[Entity]) -> np.ndarray:
+    area = np.array([max(entity.area, 1e-3) ** 0.5 for entity in entities])
     return np.asarray(area / area.sum())
 
 
@@ -129,8 +144,17 @@ def _posture(phrase: Phrase, rng: Rng) -> Phrase:
 
 
 def _beside(rng: Rng) -> Phrase:
-    ways = ("near/ADP", "beside/ADP", "behind/ADP", "above/ADP", "next/ADV to/ADP", "with/ADP", "under/ADP", "by/ADP")
-    return say(ways[int(rng.integers(len(ways)))])
+    prepositions = (
+        "near/ADP",
+        "beside/ADP",
+        "behind/ADP",
+        "above/ADP",
+        "next/ADV to/ADP",
+        "with/ADP",
+        "under/ADP",
+        "by/ADP",
+    )
+    return say(prepositions[int(rng.integers(len(prepositions)))])
 
 
 def _on(rng: Rng) -> Phrase:
@@ -142,8 +166,8 @@ FRONT = say("in/ADP") + idle("front") + say("of/ADP")
 
 def _shot(rng: Rng) -> Phrase:
     words = ("photo", "picture", "image", "view", "photograph")
-    look = say(("", "", "close/ADJ", "nice/ADJ", "blurry/ADJ")[int(rng.integers(5))])
-    return say("a/DET") + look + idle(words[int(rng.integers(len(words)))])
+    adjective = say(("", "", "close/ADJ", "nice/ADJ", "blurry/ADJ")[int(rng.integers(5))])
+    return say("a/DET") + adjective + idle(words[int(rng.integers(len(words)))])
 
 
 def _backdrop(floor: Phrase) -> Phrase:
@@ -151,9 +175,11 @@ def _backdrop(floor: Phrase) -> Phrase:
 
 
 def _place(rng: Rng) -> Phrase:
-    where = ("side", "corner", "middle", "edge")[int(rng.integers(4))]
-    look = say(("left/ADJ", "right/ADJ", "far/ADJ")[int(rng.integers(3))]) if where in ("side", "corner") else Phrase()
-    return say("in/ADP the/DET" if where in ("middle", "corner") else "on/ADP the/DET") + look + idle(where)
+    place = ("side", "corner", "middle", "edge")[int(rng.integers(4))]
+    adjective = Phrase()
+    if place in ("side", "corner"):
+        adjective = say(("left/ADJ", "right/ADJ", "far/ADJ")[int(rng.integers(3))])
+    return say("in/ADP the/DET" if place in ("middle", "corner") else "on/ADP the/DET") + adjective + idle(place)
 
 
 EMPTY: tuple[Callable[..., Phrase], ...] = (
@@ -207,7 +233,7 @@ TWO_ON: tuple[Callable[..., Phrase], ...] = (
 
 
 def _finish(phrase: Phrase, rng: Rng) -> Caption:
-    """Capital and full stop (mostly), blanks, and the spans of the nouns."""
+    """Turn a phrase into a caption: add spaces, in most cases a capital and a full stop, and find the spans of the nouns."""
     if rng.random() < 0.8:
         phrase = phrase + say("./PUNCT")
     capital = rng.random() < 0.85
@@ -219,5 +245,5 @@ def _finish(phrase: Phrase, rng: Rng) -> Caption:
         spans.append((len(text), len(text) + len(shown)))
         text += shown + " " * space
         tokens.append(Token(shown, word.lemma, word.pos, space))
-    gold = tuple(GoldNoun(m.noun, spans[m.first][0], spans[m.last - 1][1], m.visual) for m in phrase.marks)
+    gold = tuple(GoldNoun(n.noun, spans[n.first][0], spans[n.last - 1][1], n.visual) for n in phrase.nouns)
     return Caption(text, tuple(tokens), gold)

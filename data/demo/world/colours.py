@@ -1,4 +1,4 @@
-"""The colours that captions name, and patterns laid over a thing's main parts."""
+"""The colors that captions name, and the patterns on the main parts of things."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ COLOURS: dict[str, Colour] = {
 PATTERNS = ("plain", "striped", "spotted", "checked")
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`first` with `share` (0 to 1) of `second` mixed in."""
-    r, g, b = (round(a + (c - a) * share) for a, c in zip(first, second, strict=True))
+def mix(first: Colour, second: Colour, fraction: float) -> Colour:
+    """Mix two colors; `fraction` is that of `second`, 0 to 1."""
+    r, g, b = (round(a + (c - a) * fraction) for a, c in zip(first, second, strict=True))
     return r, g, b
 
 
 def shade(name: str, rng: np.random.Generator, spread: int = 22) -> Colour:
-    """A random shade of the colour called `name`: every channel moves by at most `spread`."""
+    """Return a random shade of the color called `name`; each channel changes by at most `spread`."""
     r, g, b = (int(np.clip(c + rng.integers(-spread, spread + 1), 0, 255)) for c in COLOURS[name])
     return r, g, b
 
 
 def pattern_mask(name: str, side: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Where the pattern called `name` (one of `PATTERNS`) puts its second colour: bool `[side, side]`, None if plain."""
+    """Return the pixels that have the second color of a pattern: bool `[side, side]`, None for "plain".
+
+    Args:
+        name: one of `PATTERNS`.
+        side: side in pixels.
+        rng: source of the pattern's period and direction.
+    """
     if name == "plain":
         return None
     y, x = np.mgrid[0:side, 0:side] / side

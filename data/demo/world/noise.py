@@ -1,4 +1,4 @@
-"""What textures are made of: smooth and fine noise, cells, slopes, colour ramps; float32, colours about 0 to 255."""
+"""Building blocks of textures: smooth and fine noise, cells, slopes and color ramps; float32, colors about 0 to 255."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ REFERENCE_SIDE = 112
 
 
 def unit_of(width: int, height: int) -> float:
-    """Pixels per unit of length."""
+    """Return the number of pixels in a unit of length."""
     return max(0.6, min(width, height) / REFERENCE_SIDE)
 
 
 def turned_grid(width: int, height: int, turn: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in units, turned by `turn` radians: (along, across), float32 `[height, width]` each."""
+    """Return coordinates in units, turned by `turn` radians: (along, across), float32 `[height, width]` each."""
     unit = unit_of(width, height)
     x = np.arange(width, dtype=np.float32)[None, :] / unit
     y = np.arange(height, dtype=np.float32)[:, None] / unit
@@ -25,7 +25,7 @@ def turned_grid(width: int, height: int, turn: float = 0.0) -> tuple[np.ndarray,
 
 
 def bumps(width: int, height: int, cell_x: float, cell_y: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise with bumps of about `cell_x` by `cell_y` units: float32 `[height, width]`, about 0 to 1."""
+    """Return smooth noise with bumps of about `cell_x` by `cell_y` units: float32 `[height, width]`, about 0 to 1."""
     unit = unit_of(width, height)
     columns = max(2, round(width / (cell_x * unit)) + 1)
     rows = max(2, round(height / (cell_y * unit)) + 1)
@@ -34,7 +34,7 @@ def bumps(width: int, height: int, cell_x: float, cell_y: float, rng: np.random.
 
 
 def cloudy(width: int, height: int, cell: float, rng: np.random.Generator, stretch: float = 1.0) -> np.ndarray:
-    """Three octaves of smooth noise, the widest of `cell` units: float32 `[height, width]`, about 0 to 1."""
+    """Return three octaves of smooth noise, the widest of `cell` units: float32 `[height, width]`, about 0 to 1."""
     parts = [
         bumps(width, height, max(cell * stretch / 2**i, 1), max(cell / 2**i, 1), rng) * (0.55, 0.29, 0.16)[i]
         for i in range(3)
@@ -43,34 +43,36 @@ def cloudy(width: int, height: int, cell: float, rng: np.random.Generator, stret
 
 
 def grain_of(width: int, height: int, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Grey noise pixel by pixel: float32 `[height, width, 1]` with standard deviation `strength`."""
+    """Return gray noise that is independent for each pixel: float32 `[height, width, 1]` with standard deviation `strength`."""
     return np.asarray(rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(strength))
 
 
 def slope_of(relief: np.ndarray) -> np.ndarray:
-    """How much `relief` (`[height, width]`) rises per pixel towards the lower right corner: same shape."""
+    """Return how much `relief` (`[height, width]`) rises per pixel towards the lower right corner, in the same shape."""
     slope = np.zeros_like(relief)
     slope[1:, 1:] = relief[1:, 1:] - relief[:-1, :-1]
     return slope
 
 
 def pick_colour(rng: np.random.Generator, *colours: Colour) -> np.ndarray:
-    """One of `colours`, lightness moved by at most 10 and every channel by at most 4 more: float32 `[3]`."""
+    """Choose one of `colours`, its lightness changed by at most 10 and each channel by at most 4 more: float32 `[3]`."""
     chosen = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
     return chosen + np.float32(rng.uniform(-10, 10)) + rng.uniform(-4, 4, 3).astype(np.float32)
 
 
-def ramp(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`low` where `share` (`[height, width]`) is 0, `high` where it is 1: float32 `[height, width, 3]`."""
-    return np.asarray(low + (high - low) * np.clip(share, 0, 1)[..., None], np.float32)
+def ramp(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Mix two colors: `low` where `fraction` (`[height, width]`) is 0, `high` where it is 1: float32 `[height, width, 3]`."""
+    return np.asarray(low + (high - low) * np.clip(fraction, 0, 1)[..., None], np.float32)
 
 
 def cell_map(
     width: int, height: int, size: float, rng: np.random.Generator, warp: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voronoi cells of about `size` units: (distance to the seed, distance to the next cell, a random value 0 to 1).
+    """Return Voronoi cells of about `size` units.
 
-    Distances are in cell sizes, float32 `[height, width]`; the value is constant within a cell.
+    Returns:
+        distance to the seed of the cell and distance to the next cell, both relative to the size of a cell, and a random
+        value in [0, 1] for each cell; each float32 `[height, width]`.
     """
     x, y = (a / np.float32(size) + 1 for a in turned_grid(width, height))
     x, y = np.broadcast_to(x, (height, width)), np.broadcast_to(y, (height, width))
@@ -95,12 +97,12 @@ def cell_map(
 
 
 def canvas(width: int, height: int, fill: np.ndarray) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An image filled with one colour and the means to draw on it."""
+    """Return an image of one color and Pillow's object to draw on it."""
     image = Image.new("RGB", (width, height), ink_of(fill))
     return image, ImageDraw.Draw(image)
 
 
 def ink_of(colour: np.ndarray) -> Colour:
-    """A colour for Pillow."""
+    """Convert a color to Pillow's format."""
     r, g, b = (int(c) for c in np.clip(colour, 0, 255))
     return r, g, b

@@ -13,11 +13,12 @@ class Noun:
     """One class of the demo.
 
     Attributes:
-        name: lower-case singular; may be a compound ("traffic light").
-        plural: None for stuff, which is not counted.
+        name: singular in lower case; may be a compound ("traffic light").
+        plural: plural; None for stuff, which cannot be counted.
         kind: "thing" or "stuff".
-        annotated: whether the training split's closed vocabulary holds it; the rest are named by captions alone.
-        synonyms: other words for the same class, as (name, plural).
+        annotated: True if the class belongs to the closed vocabulary, whose masks are annotated; the other classes occur in
+            captions alone.
+        synonyms: other names of the class, as (singular, plural).
     """
 
     name: str
@@ -29,7 +30,7 @@ class Noun:
 
 @cache
 def nouns() -> tuple[Noun, ...]:
-    """Every noun in the order of the data file; the place in it + 1 is the category id."""
+    """Return all nouns in the order of vocabulary.json; the category id of a noun is its position + 1."""
     text = resources.files(__package__).joinpath("vocabulary.json").read_text(encoding="utf-8")
     return tuple(
         Noun(**{**row, "synonyms": tuple((s["name"], s["plural"]) for s in row["synonyms"])})

@@ -1,10 +1,10 @@
-"""The demo's five benchmarks, in the roles of the paper's: the same images under five vocabularies.
+"""The demo's five benchmarks: the same images with five vocabularies, each in the role of a benchmark of the paper.
 
-annotated   only nouns of the closed vocabulary (Pascal VOC 20)
-mixed       annotated and not, in equal parts (Pascal Context 59)
-novel       only nouns that captions alone name
-all         every noun (ADE20K 150)
-fine        colour and noun, "red cup" (ADE20K 847)
+annotated   nouns of the closed vocabulary (Pascal VOC 20)
+mixed       as many annotated nouns as others (Pascal Context 59)
+novel       nouns that occur in captions alone
+all         all nouns (ADE20K 150)
+fine        colors and nouns, such as "red cup" (ADE20K 847)
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from data.demo.world.nouns import Noun, nouns
 from ovseg.core import masks
 from ovseg.datasets.benchmark import write_benchmark
 
-IGNORE = {8: 255, 16: 65535}  # by bits of a label
+IGNORE = {8: 255, 16: 65535}  # ignore label by the number of bits of a label
 SOURCE = "ovseg demo: drawn images, Apache-2.0"
 
 Record = dict[str, Any]
 Classes = dict[str, tuple[str, ...]]
-"""What a segment is called -> names of its class."""
+"""Maps the key of a class, see `_plain` and `_fine`, to its names."""
 
 
 def write_role(folder: Path, role: str, images: Sequence[Record], segments: dict[int, list[Record]]) -> None:
-    """Write one benchmark of a split.
+    """Write one benchmark of a split to `folder / role`.
 
     Args:
-        folder: of the split, with its `images/`; the benchmark is a folder in it, of the role's name.
-        role: see the module.
-        images: COCO image records.
-        segments: of each image, by its id: "noun", "colour", and "rle", compressed.
+        folder: folder of the split with its `images/`.
+        role: role of the benchmark, see the docstring of this module.
+        images: image records of COCO.
+        segments: segments of each image by its id, with "noun", "colour" and "rle" (compressed).
     """
-    called = _fine if role == "fine" else _plain
+    class_key = _fine if role == "fine" else _plain
     classes = _classes(role, segments)
     flags = {n.name: n.annotated for n in nouns()}
     write_benchmark(
@@ -45,7 +45,7 @@ def write_role(folder: Path, role: str, images: Sequence[Record], segments: dict
         folder / "images",
         list(classes.values()),
         IGNORE[8 if len(classes) < 255 else 16],
-        _items(images, segments, list(classes), called),
+        _items(images, segments, list(classes), class_key),
         seen=None if role == "fine" else [flags[name] for name in classes],
         source=SOURCE,
     )
@@ -53,16 +53,15 @@ def write_role(folder: Path, role: str, images: Sequence[Record], segments: dict
 
 def _classes(role: str, segments: dict[int, list[Record]]) -> Classes:
     if role == "fine":
-        seen = {_fine(segment) for some in segments.values() for segment in some}
-        return {name: (name,) for name in sorted(name for name in seen if name)}
-    every = nouns()
-    annotated, rest = [n for n in every if n.annotated], [n for n in every if not n.annotated]
-    half = min(len(annotated), len(rest)) // 2
+        keys = {_fine(segment) for of_image in segments.values() for segment in of_image}
+        return {key: (key,) for key in sorted(key for key in keys if key)}
+    annotated, others = [n for n in nouns() if n.annotated], [n for n in nouns() if not n.annotated]
+    half = min(len(annotated), len(others)) // 2
     chosen: list[Noun] = {
         "annotated": annotated,
-        "mixed": [*annotated[: 2 * half : 2], *rest[: 2 * half : 2]],
-        "novel": rest,
-        "all": list(every),
+        "mixed": [*annotated[: 2 * half : 2], *others[: 2 * half : 2]],
+        "novel": others,
+        "all": list(nouns()),
     }[role]
     return {n.name: (n.name, *(synonym for synonym, _ in n.synonyms)) for n in chosen}
 
@@ -79,16 +78,16 @@ def _items(
     images: Sequence[Record],
     segments: dict[int, list[Record]],
     classes: list[str],
-    called: Callable[[Record], str | None],
+    class_key: Callable[[Record], str | None],
 ) -> Iterator[tuple[str, str, NDArray[np.uint16]]]:
-    """Image file, label file and labels; an image with nothing of the vocabulary is left out."""
-    number = {name: i for i, name in enumerate(classes)}
+    """Yield image file, label file and labels of each image; images that show no class of the vocabulary are left out."""
+    label_of = {key: i for i, key in enumerate(classes)}
     for image in images:
         height, width = image["height"], image["width"]
         labels = np.full((height, width), IGNORE[8 if len(classes) < 255 else 16], np.uint16)
         for segment in segments.get(image["id"], []):
-            name = called(segment)
-            if name in number:
-                labels[masks.decode(segment["rle"], height, width)] = number[name]
+            key = class_key(segment)
+            if key in label_of:
+                labels[masks.decode(segment["rle"], height, width)] = label_of[key]
         if (labels < len(classes)).any():
             yield image["file_name"], f"{Path(image['file_name']).stem}.png", labels

@@ -1,4 +1,4 @@
-"""A whole scene: a ground of one to three kinds of stuff, things upon it, and the mask of what is visible of each."""
+"""Compose a scene: a ground of one to three kinds of stuff, things on it, and the mask of what is visible of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from data.demo.world.stuff import texture
 from data.demo.world.things import draw_thing
 
 MAX_STUFF = 3
-MIN_VISIBLE_SHARE = 0.25
+MIN_VISIBLE_FRACTION = 0.25  # fraction of each thing that must stay visible
 MIN_VISIBLE_PIXELS = 40
-TRIES = 20
-_PLAIN_SHARE = 0.65
-_SINGLE_SIZE, _SEVERAL_SIZE = (0.4, 0.85), (0.25, 0.55)
+TRIES = 20  # number of random places that are tried for a thing
+_PLAIN_FRACTION = 0.65  # fraction of things without a pattern
+_SINGLE_SIZE, _SEVERAL_SIZE = (0.4, 0.85), (0.25, 0.55)  # range of sizes, relative to the short side of the frame
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is visible of one thing or one kind of stuff.
+    """The visible part of one thing or one kind of stuff.
 
     Attributes:
-        noun: its name in the vocabulary.
+        noun: name in the vocabulary.
         kind: "thing" or "stuff".
         colour: a key of `COLOURS`; None for stuff.
         pattern: one of `PATTERNS`; None for stuff.
@@ -55,13 +55,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing and where it lies.
+    """A thing and its place in the frame.
 
     Attributes:
-        noun, colour, pattern: as in `Segment`.
-        image: RGBA, cropped.
-        left, top: place of the image's corner in the frame; may be negative.
-        pixels: how many pixels the whole thing has, hidden ones and those outside the frame included.
+        noun, colour, pattern: see `Segment`.
+        image: the cropped drawing, RGBA.
+        left, top: position of the drawing's upper left corner in the frame in pixels; may be negative.
+        pixels: number of pixels of the whole thing, including hidden ones and those outside the frame.
     """
 
     noun: str
@@ -74,13 +74,13 @@ class Placed:
 
 
 def compose(things: Sequence[str], stuff: Sequence[str], width: int, height: int, rng: np.random.Generator) -> Scene:
-    """A random scene.
+    """Draw a random scene.
 
     Args:
-        things: nouns from back to front, none or more; the same noun may come twice. Those that find no place
-            are left out.
-        stuff: one to three different kinds.
-        width, height: of the frame in pixels.
+        things: nouns of the things from back to front; a noun may occur twice. Things for which there is no place are left
+            out.
+        stuff: nouns of one to three different kinds of stuff.
+        width, height: size of the frame in pixels.
         rng: source of all variation.
     """
     if not 1 <= len(stuff) <= MAX_STUFF or len(set(stuff)) < len(stuff):
@@ -93,14 +93,21 @@ def compose(things: Sequence[str], stuff: Sequence[str], width: int, height: int
     placed, owner = place_things(things, width, height, rng)
     _paint(canvas, placed, rng)
     segments = [Segment(name, "stuff", None, None, (ground == i) & (owner < 0)) for i, name in enumerate(kinds)]
-    segments += [Segment(one.noun, "thing", one.colour, one.pattern, owner == i) for i, one in enumerate(placed)]
+    segments += [Segment(item.noun, "thing", item.colour, item.pattern, owner == i) for i, item in enumerate(placed)]
     return Scene(_develop(canvas, rng), tuple(segment for segment in segments if segment.mask.any()))
 
 
 def layout(count: int, width: int, height: int, rng: np.random.Generator, level: bool = False) -> np.ndarray:
-    """The frame divided among `count` kinds of stuff: int `[height, width]`, 0 to `count` - 1.
+    """Divide the frame among `count` kinds of stuff.
 
-    With `level` the first kind lies at the top, above a horizontal or slightly slanted border.
+    Args:
+        count: number of kinds, 1 to `MAX_STUFF`.
+        width, height: size of the frame in pixels.
+        rng: source of all variation.
+        level: True puts the first kind at the top, above a horizontal or slightly slanted border.
+
+    Returns:
+        int `[height, width]`, 0 to `count` - 1.
     """
     ground = np.zeros((height, width), np.int64)
     if count == 1:
@@ -114,18 +121,18 @@ def layout(count: int, width: int, height: int, rng: np.random.Generator, level:
         ground[_beyond(width, height, turn, rng.uniform(-0.35, -0.1), rng)] = 1
         ground[_beyond(width, height, turn, rng.uniform(0.1, 0.35), rng)] = 2
         return ground
-    share = rng.uniform(-0.35, 0.0)
-    ground[_beyond(width, height, turn, share, rng)] = 1
+    position = rng.uniform(-0.35, 0.0)
+    ground[_beyond(width, height, turn, position, rng)] = 1
     if kind == "corner":
         aside = math.pi / 2 + rng.choice((-1, 1)) * rng.uniform(0.6, 1.0)
         ground[_beyond(width, height, aside, rng.uniform(0.1, 0.35), rng)] = 2
     else:
-        ground[(ground == 1) & _path(width, height, 0.5 + share / 2, rng)] = 2
+        ground[(ground == 1) & _path(width, height, 0.5 + position / 2, rng)] = 2
     return ground
 
 
 def _border_turn(rng: np.random.Generator, level: bool) -> float:
-    """The direction in radians in which a border is crossed: pi / 2 is downwards."""
+    """Choose the direction in radians in which a border is crossed; pi / 2 is downwards."""
     choice = rng.random()
     if choice < 0.55 or (level and choice < 0.75):
         return math.pi / 2
@@ -135,10 +142,10 @@ def _border_turn(rng: np.random.Generator, level: bool) -> float:
     return math.pi / 2 + float(rng.uniform(-reach, reach))
 
 
-def _beyond(width: int, height: int, turn: float, share: float, rng: np.random.Generator) -> np.ndarray:
-    """What lies beyond a straight or wavy border crossed in the direction `turn`: bool `[height, width]`.
+def _beyond(width: int, height: int, turn: float, position: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the pixels beyond a straight or wavy border that is crossed in the direction `turn`: bool `[height, width]`.
 
-    `share` places it: -1 at the near end of the frame, 0 through the middle, 1 at the far end.
+    The border lies at the near end of the frame for `position` -1, in the middle for 0, at the far end for 1.
     """
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = x - width / 2, y - height / 2
@@ -150,11 +157,11 @@ def _beyond(width: int, height: int, turn: float, share: float, rng: np.random.G
         tall = rng.uniform(0.01, 0.06) * min(width, height)
         across = across + tall * np.sin(along * rng.uniform(4, 14) + rng.uniform(0, 6))
         across = across + 0.4 * tall * np.sin(along * rng.uniform(14, 30) + rng.uniform(0, 6))
-    return np.asarray(across > share * reach)
+    return np.asarray(across > position * reach)
 
 
 def _path(width: int, height: int, top: float, rng: np.random.Generator) -> np.ndarray:
-    """A path that widens from `top` (0 to 1 of the height) to the lower edge: bool `[height, width]`."""
+    """Return a path that widens from `top` (fraction of the height) to the lower edge: bool `[height, width]`."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     deep = np.clip((y / height - top) / (1 - top), 0, 1)
     start, end = rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.75)
@@ -168,9 +175,12 @@ def place_things(
 ) -> tuple[list[Placed], np.ndarray]:
     """Draw and place things, from back to front.
 
+    Args:
+        things, width, height, rng: see `compose`.
+
     Returns:
-        The things that found a place, and for every pixel which of them owns it: int `[height, width]`, -1 where none.
-        Each owns at least `MIN_VISIBLE_SHARE` of its pixels and `MIN_VISIBLE_PIXELS`.
+        the things for which there is a place, and for every pixel the index of the thing that is visible there: int
+        `[height, width]`, -1 for none. At least `MIN_VISIBLE_FRACTION` of each thing and `MIN_VISIBLE_PIXELS` are visible.
     """
     low, high = _SINGLE_SIZE if len(things) == 1 else _SEVERAL_SIZE
     placed: list[Placed] = []
@@ -178,27 +188,26 @@ def place_things(
     for noun in things:
         size = max(8, round(rng.uniform(low, high) * min(width, height)))
         colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-        pattern = "plain" if rng.random() < _PLAIN_SHARE else PATTERNS[int(rng.integers(1, len(PATTERNS)))]
+        pattern = "plain" if rng.random() < _PLAIN_FRACTION else PATTERNS[int(rng.integers(1, len(PATTERNS)))]
         image = draw_thing(noun, size, colour, pattern, rng)
         spot = _find_spot(_mask(image), placed, owner, rng)
         if spot is None:
             continue
         left, top = spot
-        one = Placed(noun, colour, pattern, image, left, top, int(_mask(image).sum()))
         _claim(owner, _mask(image), left, top, len(placed))
-        placed.append(one)
+        placed.append(Placed(noun, colour, pattern, image, left, top, int(_mask(image).sum())))
     return placed, owner
 
 
 def _find_spot(
     mask: np.ndarray, placed: Sequence[Placed], owner: np.ndarray, rng: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Where to put a thing with this `mask` (bool `[h, w]`) on top of the others: (left, top), None if nowhere.
+    """Find a place on top of the other things for a thing with this `mask` (bool `[h, w]`): (left, top), or None.
 
-    Three times in four the least overlap is sought, otherwise the neighbourhood of another thing.
+    Three times in four it is the place with the smallest overlap, otherwise a place next to another thing.
     """
     beside = bool(placed) and rng.random() < 0.25
-    best, least = None, math.inf
+    best, smallest = None, math.inf
     for _ in range(TRIES):
         left, top = _try_spot(mask, placed if beside else (), owner, rng)
         overlap = _overlap(mask, left, top, placed, owner)
@@ -206,15 +215,15 @@ def _find_spot(
             continue
         if overlap <= 0.04 or beside:
             return left, top
-        if overlap < least:
-            best, least = (left, top), overlap
+        if overlap < smallest:
+            best, smallest = (left, top), overlap
     return best
 
 
 def _try_spot(
     mask: np.ndarray, placed: Sequence[Placed], owner: np.ndarray, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """A random place: next to one of `placed` if there is any, else anywhere, now and then cut by the frame."""
+    """Choose a random place: next to one of `placed` if there is any, else anywhere, sometimes cut off by the frame."""
     (tall, wide), (height, width) = mask.shape, owner.shape
     if placed:
         other = placed[int(rng.integers(len(placed)))]
@@ -229,29 +238,29 @@ def _try_spot(
 
 
 def _overlap(mask: np.ndarray, left: int, top: int, placed: Sequence[Placed], owner: np.ndarray) -> float | None:
-    """The largest share of another thing that the new one would hide, None if the visibility bounds would break."""
+    """Return the largest fraction of another thing that the new one would hide; None if too little would stay visible."""
     under, inside = _window(owner, mask, left, top)
     pixels, kept = int(mask.sum()), int(inside.sum())
-    if kept < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * pixels):
+    if kept < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * pixels):
         return None
     hidden = np.bincount(under[inside] + 1, minlength=len(placed) + 1)[1:]
-    seen = np.bincount(owner.ravel() + 1, minlength=len(placed) + 1)[1:]
+    visible = np.bincount(owner.ravel() + 1, minlength=len(placed) + 1)[1:]
     worst = 0.0
-    for one, lost, before in zip(placed, hidden.tolist(), seen.tolist(), strict=True):
-        if before - lost < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * one.pixels):
+    for item, lost, before in zip(placed, hidden.tolist(), visible.tolist(), strict=True):
+        if before - lost < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * item.pixels):
             return None
-        worst = max(worst, lost / one.pixels)
+        worst = max(worst, lost / item.pixels)
     return worst
 
 
 def _claim(owner: np.ndarray, mask: np.ndarray, left: int, top: int, number: int) -> None:
-    """Mark the pixels under `mask` as owned by thing `number`."""
+    """Assign the pixels under `mask` to the thing `number`."""
     under, inside = _window(owner, mask, left, top)
     under[inside] = number
 
 
 def _window(frame: np.ndarray, patch: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The parts of `frame` and of `patch` that coincide when the patch lies at (left, top); views, perhaps empty."""
+    """Return the parts of `frame` and `patch` that coincide if the patch lies at (left, top), as views, perhaps empty."""
     (height, width), (tall, wide) = frame.shape[:2], patch.shape[:2]
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + wide, width), min(top + tall, height)
     x1, y1 = max(x0, x1), max(y0, y1)
@@ -259,36 +268,36 @@ def _window(frame: np.ndarray, patch: np.ndarray, left: int, top: int) -> tuple[
 
 
 def _mask(image: Image.Image) -> np.ndarray:
-    """Where a thing is more than half opaque: bool `[h, w]`."""
+    """Return the pixels in which a drawing is more than half opaque: bool `[h, w]`."""
     return np.asarray(image.getchannel("A")) > 127
 
 
 def _paint(canvas: np.ndarray, placed: Sequence[Placed], rng: np.random.Generator) -> None:
-    """Lay the things on the canvas (float32 `[H, W, 3]`), all with a shadow or none."""
+    """Paint the things on the canvas (float32 `[H, W, 3]`), either all with a shadow or all without."""
     shadow = rng.random() < 0.45
     depth, reach, turn = rng.uniform(0.2, 0.5), rng.uniform(0.02, 0.08), rng.uniform(0, math.pi)
-    for one in placed:
+    for item in placed:
         if shadow:
-            away = reach * max(one.image.size)
-            _darken(canvas, one, round(away * math.cos(turn)), round(away * math.sin(turn)), depth)
-        rgba = np.asarray(one.image, np.float32)
-        under, over = _window(canvas, rgba, one.left, one.top)
+            distance = reach * max(item.image.size)
+            _darken(canvas, item, round(distance * math.cos(turn)), round(distance * math.sin(turn)), depth)
+        rgba = np.asarray(item.image, np.float32)
+        under, over = _window(canvas, rgba, item.left, item.top)
         under += (over[..., :3] - under) * (over[..., 3:] / 255)
 
 
-def _darken(canvas: np.ndarray, one: Placed, shift_x: int, shift_y: int, depth: float) -> None:
-    """Cast the soft shadow of one thing, `depth` (0 to 1) dark."""
-    blur = max(1.0, 0.03 * max(one.image.size))
+def _darken(canvas: np.ndarray, item: Placed, shift_x: int, shift_y: int, depth: float) -> None:
+    """Paint the soft shadow of a thing; `depth` is its darkness, 0 to 1."""
+    blur = max(1.0, 0.03 * max(item.image.size))
     edge = math.ceil(3 * blur)
-    shape = Image.new("L", (one.image.width + 2 * edge, one.image.height + 2 * edge), 0)
-    shape.paste(one.image.getchannel("A"), (edge, edge))
+    shape = Image.new("L", (item.image.width + 2 * edge, item.image.height + 2 * edge), 0)
+    shape.paste(item.image.getchannel("A"), (edge, edge))
     soft = np.asarray(shape.filter(ImageFilter.GaussianBlur(blur)), np.float32) * np.float32(depth / 255)
-    under, over = _window(canvas, soft, one.left + shift_x - edge, one.top + shift_y - edge)
+    under, over = _window(canvas, soft, item.left + shift_x - edge, item.top + shift_y - edge)
     under *= 1 - over[..., None]
 
 
 def _develop(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light, contrast, colour cast, at times blur, and noise: uint8 of the same shape."""
+    """Apply random light, contrast, color cast, sometimes blur, and noise: uint8 of the same shape."""
     light, contrast = rng.uniform(0.78, 1.15), rng.uniform(0.8, 1.15)
     gain = (light * contrast * (1 + rng.uniform(-0.05, 0.05, 3))).astype(np.float32)
     image = canvas * gain + np.float32(118 * light * (1 - contrast))

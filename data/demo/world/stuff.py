@@ -1,7 +1,7 @@
-"""Textures of the demo's 20 kinds of stuff, drawn with numpy and Pillow alone.
+"""Textures of the demo's 20 kinds of stuff, drawn with numpy and Pillow.
 
-Every function of `_TEXTURES` takes (width, height, rng) and returns float32 `[height, width, 3]`, about 0 to 255;
-`texture` clips it. Lengths are in units of 1/112 of the short side, so a texture looks alike at every size.
+Every function of `_TEXTURES` takes (width, height, rng) and returns float32 `[height, width, 3]` with values of about 0 to
+255, which `texture` clips. Lengths are in units of 1/112 of the short side, so a texture looks alike at every size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data.demo.world.noise import (
 
 
 def texture(name: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A random image of the stuff called `name`: uint8 `[height, width, 3]`."""
+    """Draw a random texture of the stuff called `name`: uint8 `[height, width, 3]`."""
     if name not in _TEXTURES:
         raise ValueError(f"stuff {name!r} is not one of {', '.join(_TEXTURES)}")
     return np.asarray(np.clip(_TEXTURES[name](width, height, rng), 0, 255), np.uint8)
@@ -118,8 +118,8 @@ def _boards(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
         pick_colour(rng, (190, 136, 82), (170, 114, 64)),
     )
     tone = (shift / 40 - 0.5) * 0.3
-    share = 0.5 + 0.22 * rings + 0.45 * (fine - 0.5) + tone
-    return np.asarray(ramp(dark, light, share) * np.where(y % tall < 1.2, 0.45, 1)[..., None])
+    fraction = 0.5 + 0.22 * rings + 0.45 * (fine - 0.5) + tone
+    return np.asarray(ramp(dark, light, fraction) * np.where(y % tall < 1.2, 0.45, 1)[..., None])
 
 
 def _snow(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -132,7 +132,7 @@ def _snow(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _gravel(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Small round pebbles of many greys and browns over dark gaps."""
+    """Small round pebbles of many grays and browns over dark gaps."""
     near, edge, value = cell_map(width, height, rng.uniform(5.0, 7.0), rng)
     low, high = pick_colour(rng, (112, 104, 98), (120, 114, 112)), pick_colour(rng, (214, 204, 192), (206, 206, 206))
     warm = np.asarray([14, 2, -14], np.float32) * ((value * 7 % 1) - 0.5)[..., None] * 2
@@ -141,7 +141,7 @@ def _gravel(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tile(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Square glazed tiles with straight joints, in one colour or as a chessboard."""
+    """Square glazed tiles with straight joints, in one color or as a chessboard."""
     x, y = turned_grid(width, height, float(rng.choice((0.0, 0.0, np.pi / 4))))
     side = np.float32(rng.uniform(13, 20))
     column, row = np.floor(x / side).astype(np.int32), np.floor(y / side).astype(np.int32)
@@ -156,7 +156,7 @@ def _tile(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _carpet(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A deep-coloured rug: nested lozenges in rows, over a soft pile."""
+    """A dark-colored rug: nested lozenges in rows, over a soft pile."""
     x, y = turned_grid(width, height)
     side = np.float32(rng.uniform(18, 28))
     distance = np.abs(x / side % 1 - 0.5) + np.abs(y / (side * np.float32(rng.uniform(0.9, 1.4))) % 1 - 0.5)
@@ -246,8 +246,8 @@ def _marble(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     base, vein = pick_colour(rng, (240, 238, 234), (236, 228, 216)), pick_colour(rng, (112, 116, 124), (128, 108, 92))
     if rng.random() < 0.2:
         base, vein = pick_colour(rng, (36, 40, 44), (26, 54, 46)), pick_colour(rng, (214, 210, 200))
-    share = np.clip(1 - wide * 6, 0, 1) * 0.8 + np.clip(1 - thin * 6, 0, 1) * 0.5 + 0.25 * np.clip(1 - wide, 0, 1)
-    return ramp(base, vein, share)
+    fraction = np.clip(1 - wide * 6, 0, 1) * 0.8 + np.clip(1 - thin * 6, 0, 1) * 0.5 + 0.25 * np.clip(1 - wide, 0, 1)
+    return ramp(base, vein, fraction)
 
 
 def _fence(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -276,8 +276,8 @@ def _netting(width: int, height: int, behind: np.ndarray, rng: np.random.Generat
     """Wire netting over `behind`: float32 `[height, width, 3]`."""
     x, y = turned_grid(width, height)
     side = np.float32(rng.uniform(9, 13))
-    one, other = (x + y) % side, (x - y) % side
-    wire = (one < 1.9) | (other < 1.9)
+    first, second = (x + y) % side, (x - y) % side
+    wire = (first < 1.9) | (second < 1.9)
     post = x % 62 < 4
     steel = pick_colour(rng, (206, 210, 214), (190, 194, 198))
     return np.where(post[..., None], steel * np.float32(0.75), np.where(wire[..., None], steel, behind))

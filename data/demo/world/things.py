@@ -1,4 +1,4 @@
-"""Every thing of the demo by its noun, and the drawing of one of them with colour, pattern and turn."""
+"""The drawing functions of all things by noun, and the drawing of one thing with its color, pattern and rotation."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ _MODULES = (
     things_sky,
     things_town,
 )
-MAX_TURN = 25.0
-MAX_STRETCH = 0.15
-_MIRRORED_SHARE = 0.3
-_CONTRAST = 150.0
+MAX_TURN = 25.0  # degrees
+MAX_STRETCH = 0.15  # largest change of the aspect ratio
+_MIRRORED_FRACTION = 0.3
+_CONTRAST = 150.0  # least distance in RGB between the colors of a thing and its pattern
 
 
 def _gather() -> dict[str, Callable[[Pen], None]]:
-    """The function of every thing by noun, in the order of the vocabulary; its name is the noun with "_" for " "."""
-    found: dict[str, Callable[[Pen], None]] = {}
+    """Map each noun to its function, whose name is the noun with "_" for " ", in the order of the vocabulary."""
+    functions: dict[str, Callable[[Pen], None]] = {}
     for module in _MODULES:
         own = vars(module).items()
-        found |= {key: value for key, value in own if getattr(value, "__module__", "") == module.__name__}
-    return {noun.name: found[noun.name.replace(" ", "_")] for noun in nouns() if noun.kind == "thing"}
+        functions |= {key: value for key, value in own if getattr(value, "__module__", "") == module.__name__}
+    return {noun.name: functions[noun.name.replace(" ", "_")] for noun in nouns() if noun.kind == "thing"}
 
 
 THINGS = _gather()
 
 
 def draw_thing(name: str, size: int, colour: str, pattern: str, rng: np.random.Generator) -> Image.Image:
-    """One thing, cropped to what is visible of it.
+    """Draw one thing.
 
     Args:
-        name: a key of `THINGS`.
-        size: side in pixels of the square it is drawn in, before it is turned and stretched.
-        colour: a key of `COLOURS`; the main parts take a shade of it.
+        name: key of `THINGS`.
+        size: side in pixels of the square that it is drawn in, before it is rotated and stretched.
+        colour: key of `COLOURS`; the main parts have a shade of it.
         pattern: one of `PATTERNS`.
         rng: source of all variation.
 
     Returns:
-        RGBA image, at least 1 x 1.
+        RGBA image, cropped to the pixels that are not transparent, at least 1 x 1.
     """
     main = shade(colour, rng)
     pen = Pen(rng, size, main, shade(_another(colour, main, 0.6 * _CONTRAST, rng), rng))
@@ -73,16 +73,16 @@ def draw_thing(name: str, size: int, colour: str, pattern: str, rng: np.random.G
 
 
 def _another(colour: str, main: Colour, distance: float, rng: np.random.Generator) -> str:
-    """A colour other than `colour`, at least `distance` (in RGB, 0 to 441) from `main`."""
+    """Choose a color other than `colour` with a distance in RGB (0 to 441) of at least `distance` from `main`."""
     names = [name for name in COLOURS if name != colour and math.dist(COLOURS[name], main) >= distance]
     return names[int(rng.integers(len(names)))]
 
 
 def _turn(flat: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """`flat` stretched, turned and at times mirrored, in one resampling, on a canvas that holds it all."""
+    """Stretch, rotate and sometimes mirror a drawing with one resampling, on a canvas that is large enough for the result."""
     angle = math.radians(rng.uniform(-MAX_TURN, MAX_TURN))
     wide = rng.uniform(1 - MAX_STRETCH, 1 + MAX_STRETCH) ** 0.5
-    mirror = -1 if rng.random() < _MIRRORED_SHARE else 1
+    mirror = -1 if rng.random() < _MIRRORED_FRACTION else 1
     cos, sin = math.cos(angle), math.sin(angle)
     half_x, half_y = flat.width / 2, flat.height / 2
     reach_x = wide * half_x * cos + half_y / wide * abs(sin)

@@ -1,4 +1,7 @@
-"""Small objects. Each function draws one thing, upright, filling most of the unit square."""
+"""Small objects.
+
+Each function draws one upright thing that fills most of the unit square; its docstring lists what varies.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +190,7 @@ def balloon(pen: Pen) -> None:
 
 
 def kite(pen: Pen) -> None:
-    """Where the cross of the frame sits; which panels are coloured; the bows on the tail."""
+    """Where the cross of the frame sits; which panels are colored; the bows on the tail."""
     cross, wide, foot = pen.vary(0.24, 0.32), pen.vary(0.28, 0.35), pen.vary(0.66, 0.72)
     bend = 0.09 if pen.chance(0.5) else -0.09
     tail = [(0.5, foot), (0.5 + bend, foot + 0.11), (0.5 - bend, foot + 0.19), (0.5, 0.94)]

@@ -1,4 +1,7 @@
-"""Plants. Each function draws one thing, upright, filling most of the unit square."""
+"""Plants.
+
+Each function draws one upright thing that fills most of the unit square; its docstring lists what varies.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Things of the town and of the road. Each function draws one thing, upright, filling most of the unit square."""
+"""Things of the town and of the road.
+
+Each function draws one upright thing that fills most of the unit square; its docstring lists what varies.
+"""
 
 from __future__ import annotations
 

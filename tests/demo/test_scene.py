@@ -7,7 +7,7 @@ import pytest
 
 from data.demo.world.colours import COLOURS, PATTERNS
 from data.demo.world.nouns import nouns
-from data.demo.world.scene import MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE, Scene, compose, layout, place_things
+from data.demo.world.scene import MIN_VISIBLE_FRACTION, MIN_VISIBLE_PIXELS, Scene, compose, layout, place_things
 from data.demo.world.stuff import STUFF, texture
 from data.demo.world.things import THINGS, draw_thing
 
@@ -29,24 +29,26 @@ def test_every_noun_has_its_drawing() -> None:
     assert sorted(STUFF) == sorted(STUFF_NOUNS)
 
 
-@pytest.mark.parametrize("name", THING_NOUNS)
 @pytest.mark.parametrize("size", [20, 64])
-def test_a_thing_draws(name: str, size: int) -> None:
-    for seed, (colour, pattern) in enumerate(zip(COLOURS, PATTERNS, strict=False)):
-        image = draw_thing(name, size, colour, pattern, np.random.default_rng(seed))
-        alpha = np.asarray(image.getchannel("A"))
-        assert image.mode == "RGBA"
-        assert max(image.size) <= 1.6 * size
-        assert (alpha > 127).sum() > 0.04 * size * size
-        assert alpha[0].any() and alpha[-1].any() and alpha[:, 0].any() and alpha[:, -1].any()
+def test_every_thing_fills_its_square_in_every_pattern(size: int) -> None:
+    for name in THING_NOUNS:
+        for seed, (colour, pattern) in enumerate(zip(COLOURS, PATTERNS, strict=False)):
+            image = draw_thing(name, size, colour, pattern, np.random.default_rng(seed))
+            alpha = np.asarray(image.getchannel("A"))
+            what = f"{name}, {colour}, {pattern}, {size} pixels"
+            assert image.mode == "RGBA", what
+            assert max(image.size) <= 1.6 * size, what
+            assert (alpha > 127).sum() > 0.04 * size * size, what
+            assert alpha[0].any() and alpha[-1].any() and alpha[:, 0].any() and alpha[:, -1].any(), what
 
 
-@pytest.mark.parametrize("name", STUFF_NOUNS)
-def test_a_texture_fills_the_frame_and_varies(name: str) -> None:
-    first, again, other = (texture(name, 100, 70, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert first.shape == (70, 100, 3) and first.dtype == np.uint8
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-    assert first.std() > 2
+def test_every_texture_fills_the_frame_and_varies() -> None:
+    for name in STUFF_NOUNS:
+        first, again, other = (texture(name, 100, 70, np.random.default_rng(seed)) for seed in (0, 0, 1))
+        assert first.shape == (70, 100, 3) and first.dtype == np.uint8, name
+        assert np.array_equal(first, again), f"{name}: the same seed gives two textures"
+        assert not np.array_equal(first, other), f"{name}: two seeds give the same texture"
+        assert first.std() > 2, f"{name} is nearly of one color"
 
 
 def test_an_unknown_stuff_is_refused() -> None:
@@ -54,45 +56,45 @@ def test_an_unknown_stuff_is_refused() -> None:
         texture("plasma", 8, 8, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_masks_are_disjoint_and_cover_the_frame(seed: int) -> None:
-    scene = random_scene(seed)
-    assert scene.image.shape == (HEIGHT, WIDTH, 3) and scene.image.dtype == np.uint8
-    cover = np.zeros((HEIGHT, WIDTH), int)
-    for segment in scene.segments:
-        assert segment.mask.shape == (HEIGHT, WIDTH) and segment.mask.dtype == bool and segment.mask.any()
-        cover += segment.mask
-    assert (cover == 1).all()
-    kinds = [segment.kind for segment in scene.segments]
-    assert kinds == sorted(kinds)  # "stuff" before "thing"
-    for segment in scene.segments:
-        assert (segment.colour in COLOURS and segment.pattern in PATTERNS) == (segment.kind == "thing")
-        assert (segment.colour is None and segment.pattern is None) == (segment.kind == "stuff")
+def test_masks_are_disjoint_and_cover_the_frame() -> None:
+    for seed in range(40):
+        scene = random_scene(seed)
+        assert scene.image.shape == (HEIGHT, WIDTH, 3) and scene.image.dtype == np.uint8, f"seed {seed}"
+        cover = np.zeros((HEIGHT, WIDTH), int)
+        for segment in scene.segments:
+            what = f"seed {seed}, {segment.noun}"
+            assert segment.mask.shape == (HEIGHT, WIDTH) and segment.mask.dtype == bool and segment.mask.any(), what
+            assert (segment.colour in COLOURS and segment.pattern in PATTERNS) == (segment.kind == "thing"), what
+            assert (segment.colour is None and segment.pattern is None) == (segment.kind == "stuff"), what
+            cover += segment.mask
+        assert (cover == 1).all(), f"seed {seed}"
+        kinds = [segment.kind for segment in scene.segments]
+        assert kinds == sorted(kinds), f"seed {seed}: stuff must come before things"
 
 
-def test_same_seed_same_bytes() -> None:
+def test_the_same_seed_gives_the_same_bytes() -> None:
     first, again, other = random_scene(5), random_scene(5), random_scene(6)
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     assert [s.noun for s in first.segments] == [s.noun for s in again.segments]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(first.segments, again.segments, strict=True))
 
 
-def test_enough_of_every_thing_is_visible_and_some_are_occluded() -> None:
+def test_enough_of_every_thing_is_visible_and_some_things_are_occluded() -> None:
     occluded = total = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         placed, owner = place_things(rng.choice(THING_NOUNS, 4).tolist(), WIDTH, HEIGHT, rng)
-        for number, one in enumerate(placed):
+        for number, item in enumerate(placed):
             visible = int((owner == number).sum())
             assert visible >= MIN_VISIBLE_PIXELS
-            assert visible >= MIN_VISIBLE_SHARE * one.pixels
-            occluded += visible < 0.9 * one.pixels
+            assert visible >= MIN_VISIBLE_FRACTION * item.pixels
+            occluded += visible < 0.9 * item.pixels
             total += 1
     assert total > 140
     assert 0.05 * total < occluded < 0.5 * total
 
 
-def test_the_same_noun_may_come_twice() -> None:
+def test_a_noun_may_occur_twice() -> None:
     scene = compose(["star", "star"], ["grass"], WIDTH, HEIGHT, np.random.default_rng(3))
     assert [segment.noun for segment in scene.segments] == ["grass", "star", "star"]
 
@@ -104,11 +106,11 @@ def test_a_ground_needs_one_to_three_different_kinds(stuff: list[str]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_layout_gives_every_kind_a_share(count: int) -> None:
+def test_a_layout_gives_every_kind_an_area(count: int) -> None:
     for seed in range(60):
         ground = layout(count, WIDTH, HEIGHT, np.random.default_rng(seed))
-        shares = np.bincount(ground.ravel(), minlength=count) / ground.size
-        assert len(shares) == count and shares.min() > 0.01
+        fractions = np.bincount(ground.ravel(), minlength=count) / ground.size
+        assert len(fractions) == count and fractions.min() > 0.01
 
 
 def test_the_sky_is_above() -> None:
