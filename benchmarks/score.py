@@ -33,6 +33,7 @@ from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.image_records import read_image_records as listed
 from ovseg.core.images import ImageArray
+from ovseg.core.options import ProposeOptions
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step
@@ -123,7 +124,8 @@ def _tables(found: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
     tables = Tables(found.images, folder / "index", folder / "nouns", folder / "proposals")
     build_index(found.images, found.captions, tables.index, runtime)
     extract_nouns(tables.index, tables.nouns, runtime, model=inputs.tagger())
-    propose_masks(tables.index, found.images, tables.proposals, runtime, source="ground_truth", path=found.masks)
+    options = ProposeOptions(source="ground_truth", path=found.masks)
+    propose_masks(tables.index, found.images, tables.proposals, runtime, options)
     return tables
 
 

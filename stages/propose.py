@@ -10,18 +10,10 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section propose, write data/proposals."""
-    propose_masks(
-        Path("data/index"),
-        Path(params.index.images),
-        Path("data/proposals"),
-        from_environment(),
-        source=params.propose.source,  # type: ignore[arg-type]
-        path=params.propose.path,
-        model="models/proposal_network" if params.propose.source == "proposal_network" else params.propose.model,
-        annotations=params.propose.annotations,
-        mask_threshold=params.propose.mask_threshold,
-        max_proposals=params.propose.max_proposals,
-    )
+    options = params.propose
+    if options.source == "proposal_network":
+        options = options.model_copy(update={"model": "models/proposal_network"})
+    propose_masks(Path("data/index"), params.index.images, Path("data/proposals"), from_environment(), options)
 
 
 if __name__ == "__main__":

@@ -189,6 +189,7 @@ class Mined:
 
 def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runtime) -> Mined:
     """Index, nouns, proposals, candidates and pairs of `coco` in `folder`."""
+    from ovseg.core.options import ProposeOptions
     from ovseg.mining.index import build_index
     from ovseg.mining.nouns import extract_nouns
     from ovseg.mining.propose import propose_masks
@@ -203,9 +204,7 @@ def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runt
         coco.images,
         mined.proposals,
         runtime,
-        source="ground_truth",
-        path=coco.instances,
-        annotations=coco.instances,
+        ProposeOptions(source="ground_truth", path=coco.instances, annotations=coco.instances),
     )
     score_nouns(
         mined.index,

@@ -219,7 +219,7 @@ def test_a_dry_run_says_and_does_nothing(
         ({"clip": "ViT-B-16"}, "must be NAME:WEIGHTS"),
         ({"clip": "ViT-B-61:openai"}, "knows no model"),
         ({"clip": "local-dir:/gone"}, "is missing"),
-        ({"proposals": "magic:x"}, "the source is segmenter, maskformer"),
+        ({"proposals": "magic:x"}, "proposal_network, maskformer"),
         ({"proposals": "ground_truth"}, "needs a path"),
         ({"proposals": "maskformer:"}, "needs a checkpoint"),
         ({"proposals": "ground_truth:/gone.json"}, "/gone.json does not exist"),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import ProposeOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.propose import propose_masks
@@ -96,7 +97,7 @@ def index(coco: Coco, tmp_path: Path, runtime: Runtime) -> Path:
 
 def propose(index: Path, coco: Coco, out: Path, runtime: Runtime, **options: Any) -> dict[bytes, bytes]:
     """Metadata of the first part of the proposals."""
-    propose_masks(index, coco.images, out, runtime, mask_threshold=0.3, **options)
+    propose_masks(index, coco.images, out, runtime, ProposeOptions(mask_threshold=0.3, **options))
     return dict(pq.read_schema(tables.parts(out)[0]).metadata)
 
 
@@ -209,7 +210,7 @@ def test_the_licence_of_a_mask_generator_is_shown_once_a_run(
     caplog.set_level(logging.INFO, "ovseg")
     propose(index, coco, tmp_path / "out", replace(runtime, batch_size=1), source="maskformer", model=REPO)
     stated = "other" if b"other" in card else "not stated"
-    assert caplog.text.count(f"{REPO}: licence {stated}; its masks carry it") == 1
+    assert caplog.text.count(f"{REPO}: license {stated}") == 1
 
 
 def test_our_own_network_is_named_with_the_backbone_it_began_with(

@@ -19,10 +19,11 @@ from ovseg.clip import convert as clip_convert
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.mining.propose import _network
+from ovseg.core.options import ProposeOptions
 from ovseg.proposals.convert import CLIP_PREFIX, MULTI_GRID, convert_segmenter, is_segmenter, read_network
 from ovseg.proposals.network_folder import METADATA, load_network
 from ovseg.proposals.released import released_name
+from ovseg.proposals.sources import table_metadata
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import TINY, random_clip
 from tests.proposals.released import QUERIES, WIDTH, Seen, State, forward, resnet_checkpoint, swin_checkpoint
@@ -249,7 +250,8 @@ def test_a_released_segmenter_segments_an_image(swin: State, known: str, tmp_pat
 def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str, tmp_path: Path) -> None:
     convert_segmenter(write(tmp_path / FILE, with_clip(resnet)), known, tmp_path / "out")
     network = load_network(tmp_path / "out" / "proposal_network")
-    assert _network("proposal_network", str(tmp_path / "out" / "proposal_network"))[tables.LICENCE] == "CC-BY-NC-4.0"
+    options = ProposeOptions(source="proposal_network", model=str(tmp_path / "out" / "proposal_network"))
+    assert table_metadata(options)[tables.LICENCE] == "CC-BY-NC-4.0"
     blocks = network.model.model.pixel_level_module.encoder._backbone["layer4"]
     assert [block.conv2.dilation for block in blocks] == [(1, 1), (2, 2), (4, 4)]
     assert (network.metadata["short_side"], network.metadata["long_side"]) == (512, 2048)

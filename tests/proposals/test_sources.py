@@ -15,12 +15,15 @@ from PIL import Image
 from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
+from ovseg.core.options import ProposeOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.propose import propose_masks
 from ovseg.proposals import Proposal
-from ovseg.proposals.annotated import ground_truth, precomputed
+from ovseg.proposals.ground_truth import ground_truth
 from ovseg.proposals.mask_logits import binarize_proposals
 from ovseg.proposals.maskformer import maskformer
+from ovseg.proposals.precomputed import precomputed
+from ovseg.proposals.sources import SOURCES
 from tests.conftest import SHARED, Coco
 
 W, H = 16, 12
@@ -296,7 +299,7 @@ def test_a_maskformer_is_a_source_of_the_step(network: Path, coco: Coco, tmp_pat
 
     build_index(coco.images, coco.captions, tmp_path / "index", runtime)
     arguments: Row = {"source": "maskformer", "model": str(network), "mask_threshold": 0.3}
-    counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, **arguments)
+    counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, ProposeOptions(**arguments))
     rows = list(tables.rows(tmp_path / "out", "proposals"))
     assert counts["proposals"] == len(rows) > 0 and {row["source"] for row in rows} == {"maskformer"}
     assert all(x >= 0 and y >= 0 and x + w <= 64 and y + h <= 48 for x, y, w, h in (row["box"] for row in rows))
@@ -348,7 +351,7 @@ def test_masks_of_the_step_and_annotated_ones(coco: Coco, tmp_path: Path, runtim
     broken.write_text(json.dumps(whole), encoding="utf-8")
     build_index(coco.images, coco.captions, tmp_path / "index", runtime)
     arguments: Row = {"source": "ground_truth", "path": broken, "annotations": coco.instances}
-    counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, **arguments)
+    counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, ProposeOptions(**arguments))
     rows = list(tables.rows(tmp_path / "out", "proposals"))
     number = len(whole["annotations"])
     assert counts == {
@@ -369,14 +372,15 @@ def test_a_source_without_its_path_says_so(tmp_path: Path, coco: Coco, runtime: 
 
     build_index(coco.images, coco.captions, tmp_path / "index", runtime)
     for arguments, said in (
-        ({"source": "ground_truth", "path": tmp_path / "gone"}, "needs a path"),
-        ({"source": "precomputed"}, "needs a path"),
-        ({"source": "maskformer"}, "needs a model"),
+        ({"source": "ground_truth", "path": tmp_path / "gone"}, "gone"),
+        ({"source": "precomputed"}, r"propose\.path"),
+        ({"source": "maskformer"}, r"propose\.model"),
+        ({"source": "sam3"}, "'sam3'.*" + ", ".join(SOURCES)),
         (
             {"source": "ground_truth", "path": coco.instances, "annotations": tmp_path / "gone"},
-            "'annotations' needs a path",
+            r"propose\.annotations=.*gone",
         ),
     ):
         wrong: Row = dict(arguments)
         with pytest.raises(OvsegError, match=said):
-            propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, **wrong)
+            propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, ProposeOptions(**wrong))

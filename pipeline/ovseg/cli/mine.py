@@ -246,6 +246,7 @@ def propose(
     fresh: Fresh = False,
 ) -> None:
     """Masks of each image, stored as RLE."""
+    from ovseg.core.options import ProposeOptions
     from ovseg.mining.propose import propose_masks
 
     found = _source(proposals)
@@ -254,12 +255,14 @@ def propose(
         images,
         out,
         _runtime(workers, device, 1, "local", fresh),
-        source=found["source"],
-        path=Path(found["path"]) if found["path"] else None,
-        model=found["model"],
-        annotations=annotations,
-        mask_threshold=mask_threshold,
-        max_proposals=max_proposals,
+        ProposeOptions(
+            source=found["source"],
+            path=Path(found["path"]) if found["path"] else None,
+            model=found["model"],
+            annotations=annotations,
+            mask_threshold=mask_threshold,
+            max_proposals=max_proposals,
+        ),
     )
 
 

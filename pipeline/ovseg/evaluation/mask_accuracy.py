@@ -27,7 +27,7 @@ from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
 from ovseg.proposals import Source
-from ovseg.proposals.annotated import ground_truth
+from ovseg.proposals.ground_truth import ground_truth
 
 IntArray = NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from ovseg.datasets.coco import open_coco
 from ovseg.engine.progress import Progress
 from ovseg.evaluation.mask_accuracy import find_image
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.annotated import ground_truth, masks_by_label
+from ovseg.proposals.ground_truth import ground_truth, masks_by_label
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # COCO's
 

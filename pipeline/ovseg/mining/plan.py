@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ovseg.clip.load import load_clip
+from ovseg.core.options import ProposeOptions
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Store
 from ovseg.datasets.webdataset import open_shards
@@ -17,7 +18,7 @@ from ovseg.mining.estimates import BYTES_PER_SAMPLE, duration, nouns_per_image, 
 from ovseg.mining.index import IMAGES_PER_PART
 from ovseg.mining.nouns import load_tagger
 from ovseg.mining.run import Settings
-from ovseg.proposals.annotated import check_path
+from ovseg.proposals.sources import path_of
 
 SAMPLE = 200  # images whose annotations are counted for the estimate
 
@@ -67,7 +68,7 @@ def _masks_per_image(settings: Settings, store: Store, number: int, scratch: Pat
     """Counted on the first images for masks on disk; the most there can be for a model."""
     if settings.path is None:
         return float(settings.max_proposals)
-    path = check_path(Path(settings.path), settings.source)
+    path = path_of(ProposeOptions(source=settings.source, path=Path(settings.path)))
     if path.is_dir() or path.suffix != ".json" or settings.source != "ground_truth":
         return float(settings.max_proposals)
     masks = open_coco(path, scratch / "masks.sqlite")

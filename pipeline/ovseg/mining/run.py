@@ -13,10 +13,11 @@ from ovseg.core import hashing
 from ovseg.core.crops import Fill
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.options import ProposeOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import CaptionsPerImage, NounUnit, extract_nouns
-from ovseg.mining.propose import SourceName, propose_masks
+from ovseg.mining.propose import propose_masks
 from ovseg.mining.select import Rule, select_pairs
 from ovseg.mining.shards import write_shards
 
@@ -29,7 +30,7 @@ class Settings:
 
     images: str
     captions: str
-    source: SourceName
+    source: str
     path: str | None
     model: str | None
     clip_model: str
@@ -89,12 +90,14 @@ def mine(settings: Settings, out: Path, runtime: Runtime) -> dict[str, dict[str,
         images,
         proposals,
         runtime,
-        source=s.source,
-        path=_path(s.path),
-        model=s.model,
-        annotations=_path(s.annotations),
-        mask_threshold=s.mask_threshold,
-        max_proposals=s.max_proposals,
+        ProposeOptions(
+            source=s.source,
+            path=_path(s.path),
+            model=s.model,
+            annotations=_path(s.annotations),
+            mask_threshold=s.mask_threshold,
+            max_proposals=s.max_proposals,
+        ),
     )
     from ovseg.mining.score import score_nouns  # torch and open_clip: not before they are needed
 

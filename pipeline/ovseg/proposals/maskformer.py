@@ -7,15 +7,16 @@ and scores.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.checkpoint import load_checkpoint
-from ovseg.proposals.mask_logits import Extent, binarize_proposals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ovseg.proposals.mask_logits import Extent
 
 MODELS = ("maskformer", "mask2former")
 
@@ -32,6 +33,11 @@ def maskformer(model: str, mask_threshold: float, max_proposals: int, device: st
     Raises:
         OvsegError: transformers is not installed; the checkpoint cannot be loaded, or is not a MaskFormer.
     """
+    import torch
+
+    from ovseg.proposals.checkpoint import load_checkpoint
+    from ovseg.proposals.mask_logits import binarize_proposals
+
     network, processor = load_checkpoint(model, "maskformer", MODELS, "AutoModelForUniversalSegmentation")
     network = network.to(device)
 

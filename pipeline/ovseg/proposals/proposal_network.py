@@ -8,8 +8,6 @@ from pathlib import Path
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.mask_logits import binarize_proposals
-from ovseg.proposals.network_folder import load_network
 
 
 def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: int, device: str) -> Source:
@@ -24,6 +22,9 @@ def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: 
     Raises:
         OvsegError: see `load_network`.
     """
+    from ovseg.proposals.mask_logits import binarize_proposals
+    from ovseg.proposals.network_folder import load_network
+
     network = load_network(folder, device)
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:

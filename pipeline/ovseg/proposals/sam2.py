@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ovseg.core import masks
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.checkpoint import load_checkpoint
 
 MODELS = ("sam", "sam2", "sam_hq")
 POINTS_PER_BATCH = 64
@@ -32,6 +30,10 @@ def sam2(model: str, max_proposals: int, device: str) -> Source:
     Raises:
         OvsegError: transformers is not installed; the checkpoint cannot be loaded, or is not a SAM.
     """
+    import torch
+
+    from ovseg.proposals.checkpoint import load_checkpoint
+
     network, processor = load_checkpoint(model, "sam2", MODELS, "AutoModelForMaskGeneration")
     from transformers import pipeline
 

@@ -22,7 +22,7 @@ from ovseg.core import masks
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
 from ovseg.proposals import Proposal
-from ovseg.proposals.annotated import ground_truth
+from ovseg.proposals.ground_truth import ground_truth
 
 log = logging.getLogger("ovseg")
 

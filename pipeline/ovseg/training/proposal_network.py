@@ -28,8 +28,8 @@ from ovseg.datasets.coco import open_coco
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
-from ovseg.proposals.annotated import CLASSES
 from ovseg.proposals.backbone import identify_backbone
+from ovseg.proposals.ground_truth import CLASSES
 from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, build_network
 from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
 from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, Scene, scenes

@@ -1,27 +1,24 @@
-"""Proposals from masks on disk: annotated masks (`ground_truth`) and masks that another model made (`precomputed`)."""
+"""Proposals from annotated masks on disk: COCO instances or panoptic JSON, or a folder of label maps."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ovseg.core import masks, tables
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core import masks
+from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.core.masks import MaskArray
 from ovseg.datasets.classes import read_classes
-from ovseg.datasets.coco import open_coco, open_results
+from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record
 from ovseg.proposals import Proposal, Source
+from ovseg.proposals.coco_records import coco_mask
 
 UNLABELLED = 255  # in the label maps of COCO-Stuff
 CLASSES = "classes.json"  # class table of a folder of label maps
@@ -51,7 +48,7 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
             if "segments_info" in record:
                 yield from _panoptic_masks(path.with_suffix(""), record, image, names if labels else {})
             else:
-                yield _coco_mask(record, image, names if labels else {})
+                yield coco_mask(record, image, names if labels else {})
 
     return source
 
@@ -76,59 +73,6 @@ def masks_by_label(source: Source, image: ImageRecord, labels: Container[str] | 
             mask = masks.decode(item.rle, image.height, image.width)
             unions[item.label] = unions[item.label] | mask if item.label in unions else mask
     return unions
-
-
-def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
-    """Create a source that yields masks of another model.
-
-    Args:
-        path: COCO results JSON, or a table `proposals` (a Parquet file, or a folder of them).
-        scratch: folder for an indexed copy of the JSON.
-        max_proposals: largest number of proposals for one image; those with the best scores are kept.
-
-    Raises:
-        OvsegError: the path does not exist or is in none of these formats.
-    """
-    store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
-    parts = {} if store else _parts_by_image([path] if path.is_file() else tables.parts(path))
-
-    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
-        records = store.annotations(image.image_id) if store else _table_records(parts.get(image.image_id, ()), image)
-        items = [_coco_mask(record, image, {}) for record in records]
-        proposals = sorted((item for item in items if isinstance(item, Proposal)), key=lambda item: -item.score)
-        return chain(proposals[:max_proposals], (item for item in items if isinstance(item, BadItem)))
-
-    return source
-
-
-def _parts_by_image(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
-    """Map each image id to the parts of a table that contain it, so that not every part is read for every image."""
-    by_image: dict[int, list[Path]] = defaultdict(list)
-    for part in parts:
-        for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
-            by_image[image_id].append(part)
-    return by_image
-
-
-def _table_records(parts: Sequence[Path], image: ImageRecord) -> Iterator[Record]:
-    """Yield an image's rows of a table `proposals` as records of COCO."""
-    for part in parts:
-        for row in pq.read_table(part, filters=[("image_id", "==", image.image_id)]).to_pylist():
-            segmentation = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-            yield {"segmentation": segmentation, "score": row["score"]}
-
-
-def _coco_mask(record: Record, image: ImageRecord, names: Mapping[int, str]) -> Proposal | BadItem:
-    if record.get("iscrowd") and not isinstance(record.get("isthing"), int):
-        return BadItem("crowd", f"annotation {record.get('id')} is a crowd (iscrowd), not one object")
-    score = record.get("score", 1.0)
-    if not isinstance(score, (int, float)) or not math.isfinite(score):
-        return BadItem("score_malformed", f"the score {score!r} is not a number")
-    try:
-        rle = masks.from_coco(record.get("segmentation"), image.height, image.width)
-    except BadItem as problem:
-        return problem
-    return Proposal(rle, float(score), names.get(record.get("category_id", -1)))
 
 
 def _panoptic_masks(
@@ -171,14 +115,3 @@ def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes], NDArr
             "mask_size", f"{path} is {pixels.shape[:2]} (height, width), the image {(image.height, image.width)}"
         )
     return pixels
-
-
-def check_path(path: Path | None, source: str) -> Path:
-    """Return the path to the masks of a proposal source.
-
-    Raises:
-        OvsegError: the path is None or does not exist.
-    """
-    if path is None or not path.exists():
-        raise OvsegError(f"the proposal source {source!r} needs a path to its masks, but {path} does not exist")
-    return path

@@ -1,0 +1,58 @@
+"""Proposals that another model has made: COCO results, or a table `proposals`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ovseg.core import tables
+from ovseg.core.errors import BadItem
+from ovseg.core.image_records import ImageRecord
+from ovseg.datasets.coco import open_results
+from ovseg.datasets.store import Record
+from ovseg.proposals import Proposal, Source
+from ovseg.proposals.coco_records import coco_mask
+
+
+def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
+    """Create a source that yields masks of another model.
+
+    Args:
+        path: COCO results JSON, or a table `proposals` (a Parquet file, or a folder of them).
+        scratch: folder for an indexed copy of the JSON.
+        max_proposals: largest number of proposals for one image; those with the best scores are kept.
+
+    Raises:
+        OvsegError: the path does not exist or is in none of these formats.
+    """
+    store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
+    parts = {} if store else _parts_by_image([path] if path.is_file() else tables.parts(path))
+
+    def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        records = store.annotations(image.image_id) if store else _table_records(parts.get(image.image_id, ()), image)
+        items = [coco_mask(record, image, {}) for record in records]
+        proposals = sorted((item for item in items if isinstance(item, Proposal)), key=lambda item: -item.score)
+        return chain(proposals[:max_proposals], (item for item in items if isinstance(item, BadItem)))
+
+    return source
+
+
+def _parts_by_image(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
+    """Map each image id to the parts of a table that contain it, so that not every part is read for every image."""
+    by_image: dict[int, list[Path]] = defaultdict(list)
+    for part in parts:
+        for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
+            by_image[image_id].append(part)
+    return by_image
+
+
+def _table_records(parts: Sequence[Path], image: ImageRecord) -> Iterator[Record]:
+    """Yield an image's rows of a table `proposals` as records of COCO."""
+    for part in parts:
+        for row in pq.read_table(part, filters=[("image_id", "==", image.image_id)]).to_pylist():
+            segmentation = {"size": [row["height"], row["width"]], "counts": row["rle"]}
+            yield {"segmentation": segmentation, "score": row["score"]}
