@@ -11,7 +11,7 @@ import yaml
 from experiments.paper import SEEDS, VARIANTS, command, document, main
 from ovseg.core.params import read_params
 from ovseg.report.paper import TABLES
-from tests.structure.closure import ROOT
+from tests.structure.imports import ROOT
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -12,7 +12,7 @@ from ovseg.core import options
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Options
 from ovseg.core.params import Params, read_params, read_section
-from tests.structure.closure import ROOT
+from tests.structure.imports import ROOT
 
 RECIPES = [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
 Values = dict[str, Any]
