@@ -207,7 +207,7 @@ def test_a_dry_run_says_and_does_nothing(
 ) -> None:
     """A table of steps with numbers of this data; no output, no scratch."""
     code, out, _ = call([*command(coco, tmp_path / "out", tagger, tiny_clip), "--dry-run"], monkeypatch, capsys)
-    assert code == 0 and "6 images" in out and "crops/s" in out and "Nothing was done" in out
+    assert code == 0 and "6 images" in out and "measured on this machine" in out
     assert not (tmp_path / "out").exists() and list(work.iterdir()) == []
     code, _, err = call([*command(coco, tmp_path / "out", tagger, "ViT-B-61:random"), "--dry-run"], monkeypatch, capsys)
     assert code == 1 and "ViT-B-61" in err

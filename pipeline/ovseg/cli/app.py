@@ -10,7 +10,6 @@ import typer
 
 from ovseg.cli.data import data
 from ovseg.cli.entry import run_app
-from ovseg.cli.plan import plan
 
 app = typer.Typer(
     help="Segment images with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
@@ -155,7 +154,23 @@ def convert_checkpoint(
         typer.echo(f"{out} is ready: clip.model=local-dir:{out}")
 
 
-app.command()(plan)
+@app.command()
+def plan(
+    params: Annotated[Path, typer.Option(help="Parameters, e.g. recipes/coco-vitl.yaml.")] = Path("params.yaml"),
+    gpu: Annotated[str | None, typer.Option(help="cpu, or a GPU: a100, a5000, ...; default: this machine's.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs; default: this machine's, or one.")] = None,
+) -> None:
+    """Show what `dvc repro` would handle, write, download and take; do nothing.
+
+    Example: ovseg plan --params recipes/coco-vitl.yaml --gpu a100 --gpus 8
+    """
+    from ovseg.cli.plan import find_machine, format_plan, plan_pipeline
+    from ovseg.core.params import read_params
+    from ovseg.datasets.fetch.status import free_space
+
+    machine = find_machine(gpu, gpus)
+    typer.echo(format_plan(plan_pipeline(read_params(params), machine), machine, free_space(Path())))
+
 
 if __name__ == "__main__":
     main()

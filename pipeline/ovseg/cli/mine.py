@@ -17,6 +17,7 @@ from ovseg.core.errors import OvsegError
 
 if TYPE_CHECKING:
     from ovseg.engine.runtime import Runtime
+    from ovseg.mining.run import Settings
 
 mine = typer.Typer(
     help="Mine mask-noun pairs: captions and images in, WebDataset shards of masked crops out.",
@@ -177,9 +178,7 @@ def run(
     values |= {"stop_list": _text(stop_list), "annotations": _text(annotations)}
     settings, runtime = Settings(**values), _runtime(workers, device, batch_size, executor, fresh)
     if dry_run:
-        from ovseg.mining.plan import plan
-
-        typer.echo(plan(settings, out, runtime))
+        typer.echo(_plan(settings, out, runtime))
         return
     counts = mine_all(settings, out, runtime)
     from ovseg.report.browser import write_browser
@@ -187,6 +186,39 @@ def run(
 
     write_browser(out, images, out / "pairs.html", number=500)
     typer.echo(summarise(counts, out))
+
+
+def _plan(settings: Settings, out: Path, runtime: Runtime) -> str:
+    """The plan of a run, after the checks that would stop the run at once; the encoder's speed is measured.
+
+    Raises:
+        OvsegError: If a file is missing, or the tagger or the CLIP cannot be loaded.
+    """
+    from ovseg.cli.plan import find_machine, format_plan, plan_mining
+    from ovseg.clip.load import load_clip
+    from ovseg.clip.speed import crops_per_second
+    from ovseg.core import options
+    from ovseg.datasets.fetch.status import free_space
+    from ovseg.mining.nouns import load_tagger
+
+    s = settings
+    load_tagger(s.nouns_model)
+    is_path = s.clip_model.startswith(("local-dir:", "hf-hub:"))
+    clip = load_clip(s.clip_model, s.clip_pretrained if is_path else "random", runtime.devices[0], s.precision)
+    speed = crops_per_second(clip, runtime.batch_size) * len(runtime.devices)
+    machine = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers, crops_per_second=speed)
+    rows = plan_mining(
+        options.ClipOptions(model=s.clip_model, pretrained=s.clip_pretrained),
+        options.IndexOptions(images=Path(s.images), captions=Path(s.captions), limit=s.limit),
+        options.NounsOptions(captions_per_image=s.captions_per_image),
+        options.ProposeOptions(
+            source=s.source, path=None if s.path is None else Path(s.path), model=s.model, max_proposals=s.max_proposals
+        ),
+        options.ScoreOptions(precision=s.precision),
+        options.SelectOptions(annotated_fraction=s.annotated_fraction),
+        machine,
+    )
+    return format_plan(rows, machine, free_space(out.absolute()))
 
 
 def _per_image(text: str) -> Any:

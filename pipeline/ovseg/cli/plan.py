@@ -1,35 +1,244 @@
-"""`ovseg plan`: what `dvc repro` would handle, take and write, before it is started."""
+"""Plans: what each step would handle, write, download and take (`ovseg plan`, `ovseg-mine run --dry-run`). Nothing is run.
+
+Rates and sizes are in rates.json, each with its source. What is not known is NaN, so that all that follows from it is NaN, too;
+it is shown as "unknown" and missing in the totals.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Any, NamedTuple
 
-import typer
+from ovseg.core import options
+from ovseg.core.params import Params
+from ovseg.datasets import official
+from ovseg.datasets.coco import open_coco
+from ovseg.datasets.fetch.releases import parts_of, published_files
+from ovseg.datasets.fetch.status import format_bytes, format_seconds, part_state
+from ovseg.datasets.webdataset import open_shards
+from ovseg.engine.runtime import from_environment
+from ovseg.proposals.sources import SOURCES
+
+UNKNOWN = math.nan
+SAMPLE = 200  # images whose captions or masks are counted
+READ_FROM_FILES = [name for name, source in SOURCES.items() if not source.uses_model]
 
 
-def plan(
-    params: Annotated[Path, typer.Option(help="Parameters, e.g. recipes/coco-vitl.yaml.")] = Path("params.yaml"),
-    gpu: Annotated[
-        str | None, typer.Option(help="What it would run on: a100, h100, a5000, ... or cpu; default: what is here.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="How many of them; default: all that are here, or one.")
-    ] = None,
-) -> None:
-    """Say what the pipeline would handle, take and write with these parameters; do nothing.
+class Machine(NamedTuple):
+    """CPU processes, device of the models ("cpu" or a GPU of rates.json), number of GPUs, and crops per second if measured."""
 
-    Rates are measured, stated or estimated, and each says which. `dvc repro --dry --force` says the order of the stages.
-    """
-    from ovseg.cli.plans.amounts import amounts
-    from ovseg.cli.plans.data import data_rows
-    from ovseg.cli.plans.rates import clip_of, machine
-    from ovseg.cli.plans.stages import memory, stage_rows
-    from ovseg.cli.plans.table import table
-    from ovseg.core.params import read_params
-    from ovseg.engine.runtime import from_environment
+    cores: int
+    device: str = "cpu"
+    gpus: int = 1
+    crops_per_second: float = UNKNOWN
 
-    read, root = read_params(params), Path()
-    on = machine(from_environment(), gpu, gpus, small=clip_of(read.clip.model) == "demo")
-    rows = [*data_rows(read, on, root), *stage_rows(read, amounts(read, root), on, root)]
-    typer.echo(table(rows, on, memory(read)))
+
+class Work(NamedTuple):
+    """Items that are handled in one way: kind, model and, if it matters, precision name their rate in rates.json."""
+
+    kind: str
+    items: float
+    model: str = ""
+    precision: str | None = None
+
+
+class Row(NamedTuple):
+    """What a step handles, the seconds it takes, the bytes it writes and downloads, and where its rates come from."""
+
+    step: str
+    amount: float
+    unit: str
+    seconds: float
+    disk: float
+    download: float = 0
+    sources: tuple[str, ...] = ()
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """The content of rates.json."""
+    return dict(json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8")))
+
+
+def plan_mining(
+    clip: options.ClipOptions,
+    index: options.IndexOptions,
+    nouns: options.NounsOptions,
+    propose: options.ProposeOptions,
+    score: options.ScoreOptions,
+    select: options.SelectOptions,
+    machine: Machine,
+    network: str = "",
+) -> list[Row]:
+    """Plan the steps from `index` to `shards`; `network` is the backbone of the proposal network, if that makes the masks."""
+    disk, images, captions = facts()["bytes"], *_count_captions(index)
+    captions = images if nouns.captions_per_image == 1 else captions
+    first, further = facts()["nouns_per_caption"]
+    num_nouns = images * first + (captions - images) * further
+    masks = images * _masks_per_image(propose)
+    pairs = num_nouns / (1 - select.annotated_fraction) if select.annotated_fraction < 1 else UNKNOWN
+    kind = "read masks" if propose.source in READ_FROM_FILES else "propose"
+    masks_work = Work(kind, images, propose.model or network)
+    encode_work = Work("encode", masks, clip.model, score.precision)
+    return [
+        _row(machine, "index", images, "images", images * disk["index"]),
+        _row(machine, "nouns", captions, "captions", num_nouns * disk["nouns"]),
+        _row(machine, "propose", images, "images", masks * disk["propose"], [masks_work]),
+        _row(machine, "score", masks, "masks at most", num_nouns * disk["score"], [encode_work]),
+        _row(machine, "select", num_nouns, "nouns", pairs * disk["select"]),
+        _row(machine, "shards", pairs, "pairs at most", pairs * disk["shards"]),
+    ]
+
+
+def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
+    """Plan data sets and stages, without `measure` and `report`, which take minutes."""
+    clip, network, evaluate, calibrate = params.clip, params.proposal_network, params.evaluate, params.calibrate
+    sections = (clip, params.index, params.nouns, params.propose, params.score, params.select)
+    mining = plan_mining(*sections, machine, network.backbone)
+    clip_bytes, network_bytes = (_model_bytes("model", name) for name in (clip.model, network.backbone))
+    trained = Work("train network", network.steps * network.batch_size, network.backbone, network.precision)
+    is_new = network.steps and network.pretrained and network.init is None
+    backbone_bytes = _model_bytes("backbone", network.backbone) if is_new else 0
+    rows = [
+        *_data_rows(params, machine),
+        Row("base", 1, "CLIP", 0, clip_bytes, 0 if clip.model.startswith("local-dir:") else clip_bytes),
+        _row(machine, "proposal_network", trained.items, "images", network_bytes, [trained], backbone_bytes),
+        *mining,
+    ]
+    for step, section in (("finetune", params.finetune), ("prompt", params.prompt)):
+        most = None if section.max_steps is None else section.max_steps * section.batch_size
+        samples = _limited(section.epochs and mining[-1].amount * section.epochs, most)
+        kind = "finetune" if getattr(section, "tower_lr", None) else step  # both towers cost as much as finetuning
+        work = Work(kind, samples, clip.model, section.precision)
+        rows.append(_row(machine, step, samples, "pairs at most", clip_bytes, [work]))
+    tasks = [("calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
+    tasks += [(f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks]
+    for step, folder, limit, thresholds in tasks:
+        images = _limited(_count_benchmark(folder), limit)
+        crops = images * network.num_queries * thresholds * len(set(evaluate.models))
+        works = [Work("propose", images, network.backbone), Work("encode", crops, clip.model, params.segment.precision)]
+        disk = images * facts()["bytes"][step.partition("@")[0]]
+        rows.append(_row(machine, step, crops, "masks at most", disk, works))
+    return rows
+
+
+def format_plan(rows: Sequence[Row], machine: Machine, free: int) -> str:
+    """The plan as text, with totals over what is known, and a warning if `free` bytes of disk are too few."""
+    totals = [sum(value for value in column if not math.isnan(value)) for column in list(zip(*rows, strict=True))[3:6]]
+    models = "the CPU" if machine.device == "cpu" else f"{machine.gpus} x {machine.device}"
+    lines = [f"For {machine.cores} CPU cores; models on {models}."]
+    lines += ["", f"{'step':26}{'handles':>26}{'time':>10}{'disk':>10}{'download':>10}"]
+    for step, handles, seconds, disk, download in [
+        *((row.step, f"{_text(row.amount, '{:,.0f}'.format)} {row.unit}", *row[3:6]) for row in rows),
+        ("total of what is known", "", *totals),
+    ]:
+        sizes = f"{_text(disk, format_bytes):>10}{_text(download, format_bytes):>10}"
+        lines.append(f"{step:26}{handles:>26}{_text(seconds, format_seconds):>10}{sizes}")
+    shortage = f": NOT ENOUGH, {format_bytes(totals[1])} are needed" if totals[1] > free else ""
+    lines.append(f"{format_bytes(free)} are free{shortage}. DVC's cache needs the same again if it cannot link files.")
+    rates = dict.fromkeys(f"  {row.step.partition('@')[0]}: {source}" for row in rows for source in row.sources)
+    return "\n".join([*lines, "Rates:", *rates, "Finished work is counted, too. Nothing was done."])
+
+
+def find_machine(gpu: str | None, gpus: int | None) -> Machine:
+    """The machine that the user names, or this one."""
+    runtime = from_environment()
+    here = [device for device in runtime.devices if device.startswith("cuda")]
+    if gpu is None and here:
+        import torch
+
+        gpu = torch.cuda.get_device_name(here[0])
+    return Machine(runtime.workers, (gpu or "cpu").lower(), gpus or len(here) or 1)
+
+
+def _row(
+    machine: Machine, step: str, amount: float, unit: str, disk: float, works: Sequence[Work] = (), download: float = 0
+) -> Row:
+    """A row whose time is the sum of its works; a step without a model is one kind of work of its own."""
+    kind, _, model = step.partition("@")
+    works = works or [Work(kind, amount, model)]
+    rates = [_rate(machine, work) for work in works]
+    seconds = sum(work.items and work.items / rate for work, (rate, _) in zip(works, rates, strict=True))
+    return Row(step, amount, unit, seconds, disk, download, tuple(source for _, source in rates if source))
+
+
+def _rate(machine: Machine, work: Work) -> tuple[float, str]:
+    """Items per second of the whole machine, and where that comes from."""
+    if work.kind == "encode" and not math.isnan(machine.crops_per_second):
+        return machine.crops_per_second, "measured on this machine"
+    for row in facts()["rates"]:
+        on_device = row["device"] == "any CPU" or row["device"] in machine.device
+        of_model = row.get("model", "") in work.model and row.get("precision", work.precision) == work.precision
+        if row["work"] == work.kind and of_model and on_device:
+            devices = machine.cores / row["cores"] if "cores" in row else machine.gpus
+            return row["per_second"] * devices, row["source"]
+    return UNKNOWN, ""
+
+
+def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
+    """What is downloaded, verified and converted for the manifests and benchmarks that params.yaml names."""
+    folders = [params.calibrate.benchmark, *(params.evaluate.folder / name for name in params.evaluate.benchmarks)]
+    converted = dict.fromkeys(folder.name for folder in folders if folder.parent.name == "benchmarks")
+    manifests = [path for path in params.data.model_dump().values() if path and path.match("*/manifests/*.tsv")]
+    parts = [(path.parts[-3], path.stem) for path in manifests]
+    parts += [(official.PARTS[name][0], part) for name in converted for part in official.PARTS[name][1]]
+    for dataset, name in dict.fromkeys(parts):
+        (part,) = parts_of(dataset, (name,))
+        state, files = part_state(part, Path("data", dataset)), sum(holding.files for holding in part.holds)
+        no_size = state.status == "missing" and not part.download  # it takes an account, and no size is published
+        seconds, disk, download = (UNKNOWN,) * 3 if no_size else (state.seconds, state.disk, state.download)
+        yield Row(f"{dataset} {name}", files, f"files, {state.status}", seconds, disk, download)
+    for name in converted:
+        images, kind = official.published(name)["images"], "image" if official.BENCHMARKS[name].short_side else "labels"
+        yield _row(machine, f"convert@{name}", images, "images", images * facts()["bytes"][kind])
+
+
+def _count_captions(index: options.IndexOptions) -> tuple[float, float]:
+    """The number of images and of captions: as published, or counted if the captions are there."""
+    images, per_image = published_files(index.images) or UNKNOWN, facts()["captions_per_image"]
+    if math.isnan(images) and index.captions.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            open_captions = open_shards if index.captions.is_dir() else open_coco
+            store = open_captions(index.captions, Path(folder) / "captions.sqlite")
+            counts = [len(store.annotations(image["id"])) for image in store.images(0, SAMPLE)]
+            images, per_image = store.count(), sum(counts) / max(1, len(counts))
+    images = _limited(images, index.limit)
+    return images, images * per_image
+
+
+def _masks_per_image(propose: options.ProposeOptions) -> float:
+    """Counted on the first images for annotated masks in a JSON file; the most that there can be for a model."""
+    if propose.source not in READ_FROM_FILES:
+        return propose.max_proposals
+    if propose.source != "ground_truth" or propose.path is None or not propose.path.is_file():
+        return UNKNOWN
+    with tempfile.TemporaryDirectory() as folder:
+        masks = open_coco(propose.path, Path(folder) / "masks.sqlite")
+        records = [masks.annotations(image["id"]) for image in islice(masks.images(), SAMPLE)]
+    counts = [len(record.get("segments_info", [0])) for image in records for record in image]
+    return sum(counts) / max(1, len(records))
+
+
+def _count_benchmark(folder: Path) -> float:
+    """The number of images of a benchmark: as listed in its folder, or as published."""
+    if (folder / "items.tsv").is_file():
+        return len((folder / "items.tsv").read_text(encoding="utf-8").splitlines()) - 1
+    return official.published(folder.name)["images"] if folder.name in official.BENCHMARKS else UNKNOWN
+
+
+def _model_bytes(what: str, name: str) -> float:
+    return next((size for model, size in facts()[f"{what}_bytes"].items() if model in name), UNKNOWN)
+
+
+def _limited(number: float, limit: int | None) -> float:
+    return number if limit is None else limit if math.isnan(number) else min(number, limit)
+
+
+def _text(value: float, form: Callable[[float], str]) -> str:
+    return "unknown" if math.isnan(value) else form(value)

@@ -39,7 +39,18 @@ BENCHMARKS: dict[str, ReleaseSpec] = {
     "cocostuff": coco_stuff.COCOSTUFF,
     "cocostuff156": coco_stuff.COCOSTUFF,
 }
-"""The benchmarks by name; the table of each one's classes is classes/<name>.json."""
+"""The benchmarks by name; the class table of each is classes/<name>.json."""
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ade150": ("ade20k", ("ade150",)),
+    "ade847": ("ade20k", ("ade847",)),
+    "pc59": ("pascal_context", ("voc2010", "context")),
+    "pc459": ("pascal_context", ("voc2010", "context")),
+    "pas20": ("pascal_voc", ("voc2012", "aug")),
+    "voc": ("pascal_voc", ("voc2012", "aug")),
+    "cocostuff": ("coco", ("val2017", "stuffthingmaps")),
+    "cocostuff156": ("coco", ("val2017", "stuffthingmaps")),
+}
+"""The data set that each benchmark is converted from, and the parts of it, as in data/*/dvc.yaml."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
-from ovseg.mining.estimates import number_of_shards
 
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's; a loader of another CLIP fills again from the mask
@@ -63,7 +62,7 @@ def write_shards(
     """
     table = tables.read(pairs, "pairs", ["noun"])
     number = table.num_rows
-    shards = number_of_shards(number, samples_per_shard, min_shards)
+    shards = min(number, max(min_shards, -(-number // samples_per_shard)))
     key = step_key(
         "shards",
         __name__,

@@ -116,6 +116,15 @@ def parts_of(dataset: str, names: tuple[str, ...] = (), table: Path = TABLE) -> 
     return tuple(parts[name] for name in names or parts)
 
 
+def published_files(folder: Path) -> int | None:
+    """The published number of files in a folder of a data set, such as data/coco/train2017; None if it is not published."""
+    for name, parts in releases().items():
+        for holding in (holding for part in parts.values() for holding in part.holds):
+            if folder == Path("data", name, holding.path):
+                return holding.files
+    return None
+
+
 def _part(dataset: str, name: str, metadata: dict[str, Any], entry: dict[str, Any]) -> Part:
     return Part(
         dataset=dataset,

@@ -50,14 +50,14 @@ def format_states(states: Sequence[State], root: Path) -> str:
     for state in states:
         part = state.part
         by_hand = state.status == "missing" and any(file.login for file in part.files)
-        download = "by hand" if by_hand else _size(state.download)
+        download = "by hand" if by_hand else format_bytes(state.download)
         licence = "" if part.dataset in datasets else part.licence
         datasets.add(part.dataset)
-        cells = f"{download:>10}{_size(state.disk):>10}{_minutes(state.seconds):>10}"
+        cells = f"{download:>10}{format_bytes(state.disk):>10}{format_seconds(state.seconds):>10}"
         lines.append(f"{part.dataset:16}{part.name:16}{state.status:12}{cells}  {licence}".rstrip())
     disk = sum(state.disk for state in states)
-    cells = f"{_size(sum(state.download for state in states)):>10}{_size(disk):>10}"
-    cells += f"{_minutes(sum(state.seconds for state in states)):>10}"
+    cells = f"{format_bytes(sum(state.download for state in states)):>10}{format_bytes(disk):>10}"
+    cells += f"{format_seconds(sum(state.seconds for state in states)):>10}"
     needed = disk + max((state.part.download for state in states if state.disk), default=0)  # one archive at a time
     free = free_space(root)
     shortage = "" if free > needed else f": NOT ENOUGH, {needed / 1e9:,.0f} GB are needed meanwhile"
@@ -70,9 +70,15 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
-def _size(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 5e7 else f"{number / 1e6:.0f} MB" if number else "-"
+def format_bytes(number: float) -> str:
+    """A number of bytes for people; "-" for none."""
+    if number >= 5e7:
+        return f"{number / 1e9:.1f} GB"
+    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} KB" if number else "-"
 
 
-def _minutes(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
+    """A duration for people; "-" for none."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
     return f"{max(1, round(seconds / 60))} min" if seconds else "-"

@@ -1,0 +1,189 @@
+"""Plans: amounts follow from the parameters, times from amounts and rates, and what is not known stays unknown."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ovseg.cli.app import app
+from ovseg.cli.plan import Machine, Row, facts, format_plan, plan_pipeline
+from ovseg.core.params import Params
+from ovseg.datasets.official import BENCHMARKS, PARTS
+from tests.conftest import ROOT, Coco
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+CPU, A100 = Machine(2), Machine(2, "a100")
+PLENTY = 10**15
+LEFT_OUT = {"measure", "report"}
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is downloaded or mined yet."""
+    monkeypatch.chdir(tmp_path)
+
+
+def changed(recipe: str, **changes: Any) -> Params:
+    """A recipe with some values changed: `index__limit=5` is index.limit=5."""
+    values = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        section, key = name.split("__")
+        values[section][key] = value
+    return Params.model_validate(values)
+
+
+def by_step(params: Params, machine: Machine) -> dict[str, Row]:
+    return {row.step: row for row in plan_pipeline(params, machine)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_plan_needs_nothing_but_the_recipe_and_has_every_stage(recipe: Path, tmp_path: Path) -> None:
+    shutil.copy(recipe, tmp_path / "params.yaml")
+    (tmp_path / "data" / "demo").mkdir(parents=True)  # a section of params.yaml may be that of a data set's folder
+    done = CliRunner().invoke(app, ["plan"])
+    assert done.exit_code == 0, done.output
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].keys() - LEFT_OUT
+    assert stages <= {line.split(" ")[0].split("@")[0] for line in done.output.splitlines()}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["params.yaml"]
+
+
+def test_a_plan_imports_no_torch() -> None:
+    """It answers without what takes seconds to load."""
+    code = "import sys; from typer.testing import CliRunner; from ovseg.cli.app import app\n"
+    code += (
+        "done = CliRunner().invoke(app, ['plan', '--gpu', 'a100']); sys.exit(done.exit_code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in RECIPES])
+@pytest.mark.parametrize("machine", [CPU, A100], ids=lambda machine: machine.device)
+def test_totals_are_the_sums_of_what_is_known(recipe: str, machine: Machine) -> None:
+    rows = plan_pipeline(changed(recipe), machine)
+    known = [row._replace(seconds=0, download=0) for row in rows if not math.isnan(row.disk)]
+    total = sum(row.disk for row in known)
+    assert f"{total / 1e9:.1f} GB" in format_plan(rows, machine, PLENTY) or total < 5e7
+    one = Row("all", 1, "", 0, total)
+    assert format_plan(known, machine, PLENTY).count("unknown") == 0
+    line = re.compile("^total.*", re.MULTILINE)
+    totals = [line.findall(format_plan(of, machine, PLENTY)) for of in (known, [one])]
+    assert totals[0] == totals[1]
+
+
+def test_every_amount_time_and_size_grows_with_the_images() -> None:
+    few, many = (by_step(changed("coco-vitl", index__limit=limit), A100) for limit in (1_000, 100_000))
+    for step in ("index", "nouns", "propose", "score", "select", "shards", "finetune", "prompt"):
+        assert few[step].amount < many[step].amount and few[step].seconds < many[step].seconds, step
+    for step in ("index", "nouns", "propose", "score", "select", "shards"):
+        assert many[step].disk == pytest.approx(100 * few[step].disk), step
+    for step in ("proposal_network", "calibrate", "evaluate@ade150"):
+        assert few[step] == many[step]
+
+
+def test_the_papers_recipe_has_the_papers_counts() -> None:
+    """118,287 images, 100 proposals of each, and 442,117 pairs from one caption of each or 1.3 million from all (table 2)."""
+    one = by_step(changed("coco-vitl"), Machine(2, "a5000"))
+    assert one["index"].amount == 118_287 and one["score"].amount == 100 * 118_287
+    assert one["shards"].amount == pytest.approx(442_117, rel=1e-4)
+    assert one["propose"].seconds + one["score"].seconds == pytest.approx(0.8 * 118_287, rel=1e-3)
+    five = by_step(changed("coco-vitl", nouns__captions_per_image="all"), A100)
+    assert five["nouns"].amount == 5 * 118_287 and five["shards"].amount == pytest.approx(1.3e6, rel=1e-3)
+
+
+def test_more_gpus_and_cores_divide_the_time_of_their_steps() -> None:
+    one, eight = (by_step(changed("coco-vitl"), Machine(number, "a100", number)) for number in (1, 8))
+    for step in ("index", "nouns", "propose", "score", "finetune", "evaluate@ade150", "convert@pc59"):
+        assert eight[step].seconds == pytest.approx(one[step].seconds / 8), step
+
+
+def test_a_step_that_does_nothing_takes_no_time() -> None:
+    changes = {"finetune__epochs": 0, "prompt__max_steps": 0, "proposal_network__steps": 0}
+    rows = by_step(changed("coco-vitl", **changes), A100)
+    assert [rows[step].seconds for step in ("finetune", "prompt", "proposal_network")] == [0, 0, 0]
+    assert rows["proposal_network"].download == 0
+    few = by_step(changed("coco-vitl", finetune__max_steps=7), A100)["finetune"]
+    assert few.amount == 7 * changed("coco-vitl").finetune.batch_size
+
+
+def test_models_thresholds_and_queries_multiply_the_masks() -> None:
+    base = {"calibrate__thresholds": [0.4], "evaluate__models": ["base"]}
+    one, six = (
+        by_step(changed("coco-vitb", **changes), A100)
+        for changes in (base, {"calibrate__thresholds": [0.3, 0.4], "evaluate__models": ["base", "finetune", "prompt"]})
+    )
+    assert six["calibrate"].amount == 6 * one["calibrate"].amount
+    assert six["evaluate@ade150"].amount == 3 * one["evaluate@ade150"].amount
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine", "steps"),
+    [
+        ({}, CPU, {"score", "finetune", "prompt"}),
+        ({}, Machine(2, "tesla p4"), {"propose", "score", "finetune"}),
+        ({"clip__model": "ViT-H-14"}, A100, {"score", "finetune", "prompt"}),
+        ({"score__precision": "fp32"}, A100, {"score"}),
+        ({"propose__source": "sam2", "propose__model": "facebook/sam2.1-hiera-large"}, A100, {"propose"}),
+    ],
+)
+def test_a_time_without_a_rate_stays_unknown(changes: dict[str, Any], machine: Machine, steps: set[str]) -> None:
+    """ViT-L on a CPU, a GPU without rates, another CLIP, precision or source: nobody has measured them."""
+    rows = plan_pipeline(changed("coco-vitl", **changes), machine)
+    text = format_plan(rows, machine, PLENTY).splitlines()
+    for row in (row for row in rows if row.step in steps):
+        assert math.isnan(row.seconds), row.step
+        assert any(line.startswith(f"{row.step} ") and "unknown" in line for line in text)
+
+
+def test_unknown_images_make_all_that_follows_unknown(coco: Coco) -> None:
+    own = {"index__images": "mine/images", "index__captions": "mine/captions.json"}
+    own |= {"data__images": "mine/images", "data__captions": "mine/captions.json"}
+    rows = by_step(changed("coco-vitl", **own), A100)
+    for step in ("index", "nouns", "propose", "score", "select", "shards", "finetune", "prompt"):
+        assert math.isnan(rows[step].amount) and math.isnan(rows[step].seconds), step
+    own |= {key: str(coco.images if "images" in key else coco.captions) for key in own}
+    rows = by_step(changed("coco-vitl", **own), A100)
+    assert rows["index"].amount == 6 and not math.isnan(rows["shards"].disk)
+
+
+def test_a_part_that_takes_an_account_has_no_known_download() -> None:
+    rows = by_step(changed("coco-vitl"), A100)
+    assert math.isnan(rows["ade20k ade847"].download) and rows["coco train2017"].download > 10**10
+    assert not [row for row in plan_pipeline(changed("demo"), CPU) if row.download]
+
+
+def test_a_disk_that_is_too_small_is_reported() -> None:
+    rows = plan_pipeline(changed("coco-vitl"), A100)
+    assert "NOT ENOUGH" in format_plan(rows, A100, 10**9) and "NOT ENOUGH" not in format_plan(rows, A100, PLENTY)
+
+
+def test_a_benchmark_that_is_there_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / changed("demo").evaluate.folder / "all"
+    folder.mkdir(parents=True)
+    (folder / "items.tsv").write_text("image\tlabel\n" + "a\tb\n" * 135, encoding="utf-8")
+    queries, models = (changed("demo").proposal_network.num_queries, changed("demo").evaluate.models)
+    assert by_step(changed("demo"), CPU)["evaluate@all"].amount == 135 * queries * len(models)
+
+
+def test_every_rate_has_its_source_and_the_files_it_names_exist() -> None:
+    for row in facts()["rates"]:
+        assert row["source"].startswith(("measured:", "stated:", "estimate:")) and row["per_second"] > 0, row
+        for name in re.findall(r"benchmarks/\S+\.json", row["source"]):
+            assert (ROOT / name).is_file(), name
+
+
+def test_benchmarks_are_converted_from_the_parts_that_the_dag_names() -> None:
+    assert set(PARTS) == set(BENCHMARKS)
+    for name, (dataset, parts) in PARTS.items():
+        stages = yaml.safe_load((ROOT / "data" / dataset / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        assert name in stages["convert"]["matrix"]["benchmark"]
+        deps = [dep.replace("${item.benchmark}", name) for dep in stages["convert"]["deps"] if "/manifests/" in dep]
+        assert deps == [f"data/{dataset}/manifests/{part}.tsv" for part in parts]
