@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
-from ovseg.evaluation.confusion import confusion, totals
-from ovseg.evaluation.metrics import metrics
+from ovseg.evaluation.confusion import class_totals, confusion
+from ovseg.evaluation.metrics import segmentation_metrics
 
 SIZE, REGIONS, IMAGES, REPEATS = (480, 640), 12, 40, 31
 CASES: dict[int, tuple[type[np.unsignedinteger], int]] = {150: (np.uint8, 255), 847: (np.uint16, 65535)}
@@ -73,8 +73,8 @@ def _timed(maps: Maps, work: Callable[[], object]) -> Callable[[int], float]:
 
 def _ours(maps: Maps, classes: int, ignore: int) -> Callable[[int], float]:
     def work() -> None:
-        cells, pixels = zip(*(confusion(truth, guess, classes, ignore) for truth, guess in maps), strict=True)
-        metrics(totals(list(cells), list(pixels), classes))
+        index, pixels = zip(*(confusion(truth, guess, classes, ignore) for truth, guess in maps), strict=True)
+        segmentation_metrics(class_totals(list(index), list(pixels), classes))
 
     return _timed(maps, work)
 

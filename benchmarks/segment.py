@@ -29,7 +29,7 @@ from ovseg.core.crops import normalise
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.proposals.mask_logits import upsample_mask_probs
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork, build_network
-from ovseg.segmentation.names import Vocabulary
+from ovseg.segmentation.class_names import Vocabulary
 from ovseg.segmentation.segmenter import Segmenter
 
 MODEL, QUERIES, NAMES, MANY, REPEATS = "ViT-B-16", 100, 150, 847, 3

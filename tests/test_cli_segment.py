@@ -19,10 +19,12 @@ from ovseg.cli.segment import read_names
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_labels
+from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.confusion import confusion
-from ovseg.evaluation.evaluate import evaluate, three_classifiers
+from ovseg.evaluation.evaluate import evaluate
+from ovseg.evaluation.predictions import three_classifiers
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import ROOT, Toys
 from tests.evaluation.conftest import IGNORE, draw_benchmark
@@ -92,7 +94,7 @@ def test_every_image_gets_an_overlay_a_label_map_and_a_json(
         assert np.array_equal(labels_in(tmp_path / "out", name), segmenter.segment(noise(i), NAMES).labels)
         about = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         assert about["names"] == list(NAMES)
-        assert (about["how"]["weight"], about["how"]["mask_threshold"]) == (0.7, 0.4)
+        assert (about["settings"]["weight"], about["settings"]["mask_threshold"]) == (0.7, 0.4)
 
 
 def test_it_runs_as_a_command_of_its_own(drawn: Path, toys: Toys, tmp_path: Path) -> None:
@@ -150,9 +152,9 @@ def test_two_images_of_one_name_are_refused(call: Call, drawn: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"names": ""}, "no names are given"),
-        ({"names": "cat,,dog"}, "name 2 of 3 is empty"),
-        ({"names": "cat, dog, Cat"}, "more than once: cat"),
+        ({"names": ""}, "--names"),
+        ({"names": "cat,,dog"}, "2 of 3"),
+        ({"names": "cat, dog, Cat"}, ": cat;"),
         ({"clip": "gone"}, "gone is not a CLIP"),
         ({"network": "gone"}, "gone is not a proposal network"),
     ],
@@ -210,19 +212,20 @@ def test_the_label_map_is_what_the_benchmark_scores(
     call: Call, toys: Toys, tmp_path: Path, runtime: Runtime, classifier: str
 ) -> None:
     folder = draw_benchmark(tmp_path / "set", 3)
-    ways = {"model": three_classifiers(0.45, 0.6)}
-    evaluate(folder, toys.network, {"model": toys.clip}, tmp_path / "table", runtime, ways=ways, templates="vild")
-    found = {
-        row["item"]: (row["cells"], row["pixels"])
-        for row in tables.rows(tmp_path / "table", "segmentations")
+    settings, table = three_classifiers("model", 0.45, 0.6), tmp_path / "table"
+    models = {"model": toys.clip}
+    evaluate(folder, toys.network, models, table, runtime, settings, options=SegmentOptions(), crop=CropOptions())
+    expected = {
+        row["item"]: (row["confusion_index"], row["pixels"])
+        for row in tables.rows(table, "segmentations")
         if row["classifier"] == classifier
     }
     images = tmp_path / "set" / "images"
     assert call(images, classifier=classifier, weight="0.6", mask_threshold="0.45", batch_size="2")[0] == 0
     benchmark = read_benchmark(folder)
     for item in range(3):
-        cells, pixels = confusion(benchmark.read(item)[1], labels_in(tmp_path / "out", str(item)), len(NAMES), IGNORE)
-        assert found[item] == (cells.tolist(), pixels.tolist())
+        index, pixels = confusion(benchmark.read(item)[1], labels_in(tmp_path / "out", str(item)), len(NAMES), IGNORE)
+        assert expected[item] == (index.tolist(), pixels.tolist())
 
 
 def test_names_are_a_list_or_a_file_with_synonyms(tmp_path: Path) -> None:

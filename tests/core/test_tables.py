@@ -44,20 +44,29 @@ def test_another_table_version_or_file_is_refused(tmp_path: Path) -> None:
     """A table under another's name, another version, somebody else's Parquet, a damaged or cut file: said, not read."""
     path = tmp_path / "x.parquet"
     tables.write_part(path, "nouns", [NOUN], "f")
-    with pytest.raises(OvsegError, match=r"'nouns'.*expected 'pairs'"):
+    with pytest.raises(OvsegError, match=r"'nouns'.*'pairs'"):
         tables.read_part(path, "pairs")
     whole = path.read_bytes()
     pq.write_table(pa.table({"image_id": [1]}), path)
     with pytest.raises(OvsegError, match="None"):
         tables.read_part(path, "nouns")
-    schema = tables.NOUNS.with_metadata({"ovseg.table": "nouns", "ovseg.schema": "0"})
+    schema = tables.NOUNS.with_metadata({"ovseg.table": "nouns", "ovseg.schema": "999"})
     pq.write_table(pa.Table.from_pylist([NOUN], schema), path)
-    with pytest.raises(OvsegError, match="schema '0'"):
+    with pytest.raises(OvsegError, match="schema '999'"):
         tables.read_part(path, "nouns")
     for data in (b"", b"PAR1", whole[:-20], whole[20:], b"hello" * 100):
         path.write_bytes(data)
         with pytest.raises(OvsegError, match="cannot be read as Parquet"):
             tables.read_part(path, "nouns")
+
+
+def test_a_folder_of_an_older_version_is_named_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "nouns" / "x.parquet"
+    path.parent.mkdir()
+    schema = tables.NOUNS.with_metadata({"ovseg.table": "nouns", "ovseg.schema": "1"})
+    pq.write_table(pa.Table.from_pylist([NOUN], schema), path)
+    with pytest.raises(OvsegError, match=rf"{path.parent} .*schema 1\b.*schema {tables.SCHEMA_VERSION}\b"):
+        tables.read_part(path, "nouns")
 
 
 def test_a_folder_without_parts_says_what_to_do(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The confusion of an image is what numpy counts pixel by pixel."""
+"""The confusion counts of an image equal numpy's count pixel by pixel."""
 
 from __future__ import annotations
 
@@ -8,100 +8,105 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovseg.evaluation.confusion import Totals, confusion, totals
+from ovseg.evaluation.confusion import ClassTotals, class_totals, confusion
 
 
-def counted(truth: NDArray[Any], guess: NDArray[Any], classes: int, ignore: int) -> NDArray[np.int64]:
-    """The matrix `[K + 1, K + 1]`, true class by guessed class, one pixel at a time."""
-    cells = np.zeros((classes + 1) ** 2, np.int64)
-    for true, guessed in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True):
-        if true != ignore:
-            cells[true * (classes + 1) + guessed] += 1
-    return cells.reshape(classes + 1, classes + 1)
+def count_pixels(gt: NDArray[Any], pred: NDArray[Any], num_classes: int, ignore: int) -> NDArray[np.int64]:
+    """The matrix `[K + 1, K + 1]`, ground-truth class by predicted class, counted one pixel at a time."""
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for gt_class, pred_class in zip(gt.ravel().tolist(), pred.ravel().tolist(), strict=True):
+        if gt_class != ignore:
+            matrix[gt_class, pred_class] += 1
+    return matrix
 
 
-def matrix(truth: NDArray[Any], guess: NDArray[Any], classes: int, ignore: int) -> NDArray[np.int64]:
-    cells, pixels = confusion(truth, guess, classes, ignore)
-    assert (np.diff(cells) > 0).all() and (pixels > 0).all() and cells.dtype == pixels.dtype == np.int64
-    whole = np.zeros((classes + 1) ** 2, np.int64)
-    whole[cells] = pixels
-    return whole.reshape(classes + 1, classes + 1)
+def confusion_matrix(gt: NDArray[Any], pred: NDArray[Any], num_classes: int, ignore: int) -> NDArray[np.int64]:
+    """The same matrix by `confusion`, whose output is sorted and without empty entries."""
+    index, pixels = confusion(gt, pred, num_classes, ignore)
+    assert (np.diff(index) > 0).all() and (pixels > 0).all() and index.dtype == pixels.dtype == np.int64
+    matrix = np.zeros((num_classes + 1) ** 2, np.int64)
+    matrix[index] = pixels
+    return matrix.reshape(num_classes + 1, num_classes + 1)
 
 
-def maps(seed: int, classes: int, ignore: int, kind: Any, size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A truth of runs with holes that are not scored, and a guess of classes and "others"."""
+def label_maps(
+    seed: int, num_classes: int, ignore: int, dtype: Any, size: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A ground truth of runs with pixels that are not scored, and a prediction of classes and "others"."""
     rng = np.random.default_rng(seed)
-    truth = np.repeat(rng.integers(0, classes, size), 3, axis=1).astype(kind)
-    truth[rng.random(truth.shape) < 0.1] = ignore
-    guess = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(0, classes + 1, truth.shape))
-    return truth, np.where(guess == ignore, classes, guess)
+    gt = np.repeat(rng.integers(0, num_classes, size), 3, axis=1).astype(dtype)
+    gt[rng.random(gt.shape) < 0.1] = ignore
+    pred = np.where(rng.random(gt.shape) < 0.5, gt, rng.integers(0, num_classes + 1, gt.shape))
+    return gt, np.where(pred == ignore, num_classes, pred)
 
 
 @pytest.mark.parametrize(
-    ("classes", "ignore", "kind"),
+    ("num_classes", "ignore", "dtype"),
     [(5, 255, np.uint8), (255, 255, np.uint8), (254, 255, np.uint16), (847, 65535, np.uint16), (2, 65535, np.uint16)],
 )
-@pytest.mark.parametrize("guessed", [np.int32, np.uint16, np.int64])
+@pytest.mark.parametrize("pred_dtype", [np.int32, np.uint16, np.int64])
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (20, 13)])
-def test_it_is_what_counting_pixel_by_pixel_gives(
-    classes: int, ignore: int, kind: Any, guessed: Any, size: tuple[int, int]
+def test_it_equals_counting_pixel_by_pixel(
+    num_classes: int, ignore: int, dtype: Any, pred_dtype: Any, size: tuple[int, int]
 ) -> None:
-    truth, guess = maps(classes, classes, ignore, kind, size)
-    before = truth.copy()
-    found = matrix(truth, guess.astype(guessed), classes, ignore)
-    assert np.array_equal(found, counted(truth, guess, classes, ignore))
-    assert np.array_equal(truth, before)
+    gt, pred = label_maps(num_classes, num_classes, ignore, dtype, size)
+    before = gt.copy()
+    matrix = confusion_matrix(gt, pred.astype(pred_dtype), num_classes, ignore)
+    assert np.array_equal(matrix, count_pixels(gt, pred, num_classes, ignore))
+    assert np.array_equal(gt, before)
 
 
-def test_it_is_numpy_s_bincount_of_pairs() -> None:
-    truth, guess = maps(0, 9, 255, np.uint8, (40, 40))
-    scored = truth != 255
-    wanted = np.bincount(truth[scored].astype(np.int64) * 10 + guess[scored], minlength=100)
-    assert np.array_equal(matrix(truth, guess, 9, 255).ravel(), wanted)
+def test_it_equals_bincount_of_pairs() -> None:
+    gt, pred = label_maps(0, 9, 255, np.uint8, (40, 40))
+    scored = gt != 255
+    expected = np.bincount(gt[scored].astype(np.int64) * 10 + pred[scored], minlength=100)
+    assert np.array_equal(confusion_matrix(gt, pred, 9, 255).ravel(), expected)
 
 
-@pytest.mark.parametrize("runs", [[1], [1, 1], [1, 1, 1], [4, 1], [1, 4], [2, 3, 2]])
-def test_runs_of_any_length_are_counted(runs: list[int]) -> None:
-    """The first, the last, and single pixels, wherever a row ends."""
-    truth = np.repeat(np.arange(len(runs)), runs).astype(np.uint8)
+@pytest.mark.parametrize("lengths", [[1], [1, 1], [1, 1, 1], [4, 1], [1, 4], [2, 3, 2]])
+def test_runs_of_any_length_are_counted(lengths: list[int]) -> None:
+    """The first run, the last one, and runs of one pixel, wherever a row ends."""
+    gt = np.repeat(np.arange(len(lengths)), lengths).astype(np.uint8)
     for shape in ((1, -1), (-1, 1)):
-        found = matrix(truth.reshape(shape), truth.reshape(shape).astype(np.int32), 4, 255)
-        assert np.diag(found)[: len(runs)].tolist() == runs and found.sum() == sum(runs)
+        matrix = confusion_matrix(gt.reshape(shape), gt.reshape(shape).astype(np.int32), 4, 255)
+        assert np.diag(matrix)[: len(lengths)].tolist() == lengths and matrix.sum() == sum(lengths)
 
 
-def test_a_map_of_one_class_is_one_cell() -> None:
-    cells, pixels = confusion(np.full((6, 7), 2, np.uint8), np.full((6, 7), 1, np.int32), 3, 255)
-    assert cells.tolist() == [2 * 4 + 1] and pixels.tolist() == [42]
+def test_a_map_of_one_class_has_one_entry() -> None:
+    index, pixels = confusion(np.full((6, 7), 2, np.uint8), np.full((6, 7), 1, np.int32), 3, 255)
+    assert index.tolist() == [2 * 4 + 1] and pixels.tolist() == [42]
 
 
-def test_others_is_a_guess_and_never_right() -> None:
-    truth, guess = np.array([[0, 1, 1]], np.uint8), np.array([[2, 1, 2]], np.int32)
-    cells, pixels = confusion(truth, guess, 2, 255)
-    whole = totals([cells], [pixels], 2)
-    assert (whole.right.tolist(), whole.true.tolist(), whole.guessed.tolist()) == ([[0, 1]], [[1, 2]], [[0, 1]])
+def test_others_is_a_prediction_that_is_never_correct() -> None:
+    gt, pred = np.array([[0, 1, 1]], np.uint8), np.array([[2, 1, 2]], np.int32)
+    index, pixels = confusion(gt, pred, 2, 255)
+    totals = class_totals([index], [pixels], 2)
+    assert totals.intersection.tolist() == [[0, 1]]
+    assert totals.gt_area.tolist() == [[1, 2]]
+    assert totals.pred_area.tolist() == [[0, 1]]
 
 
-def test_nothing_scored_is_no_cell() -> None:
-    cells, pixels = confusion(np.full((3, 4), 255, np.uint8), np.zeros((3, 4), np.int32), 5, 255)
-    assert len(cells) == len(pixels) == 0
-    assert totals([cells], [pixels], 5).true.tolist() == [[0] * 5]
+def test_without_scored_pixels_there_is_no_entry() -> None:
+    index, pixels = confusion(np.full((3, 4), 255, np.uint8), np.zeros((3, 4), np.int32), 5, 255)
+    assert len(index) == len(pixels) == 0
+    assert class_totals([index], [pixels], 5).gt_area.tolist() == [[0] * 5]
 
 
-@pytest.mark.parametrize("turn", [np.asfortranarray, lambda x: x[::-1, ::-1], lambda x: x[:, ::2], np.transpose])
-def test_the_layout_in_memory_does_not_matter(turn: Any) -> None:
-    truth, guess = maps(3, 5, 255, np.uint8, (12, 9))
-    found = matrix(turn(truth), turn(guess), 5, 255)
-    assert np.array_equal(found, matrix(turn(truth).copy("C"), turn(guess).copy("C"), 5, 255))
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda x: x[::-1, ::-1], lambda x: x[:, ::2], np.transpose])
+def test_the_layout_in_memory_does_not_matter(layout: Any) -> None:
+    gt, pred = label_maps(3, 5, 255, np.uint8, (12, 9))
+    matrix = confusion_matrix(layout(gt), layout(pred), 5, 255)
+    assert np.array_equal(matrix, confusion_matrix(layout(gt).copy("C"), layout(pred).copy("C"), 5, 255))
 
 
-def test_totals_are_the_margins_of_the_matrix_and_its_diagonal() -> None:
-    some = [maps(seed, 5, 255, np.uint8, (8, 8)) for seed in range(3)]
-    counts = [confusion(*pair, 5, 255) for pair in some]
-    found = totals([cells for cells, _ in counts], [pixels for _, pixels in counts], 5)
-    for i, pair in enumerate(some):
-        whole = counted(*pair, 5, 255)
-        assert np.array_equal(found.right[i], np.diag(whole)[:5])
-        assert np.array_equal(found.true[i], whole.sum(1)[:5])
-        assert np.array_equal(found.guessed[i], whole.sum(0)[:5])
-    assert found.sum().true.tolist() == [found.true.sum(0).tolist()]
-    assert isinstance(found.sum(), Totals) and found.sum().right.shape == (1, 5)
+def test_totals_are_the_diagonal_and_the_margins_of_the_matrix() -> None:
+    pairs = [label_maps(seed, 5, 255, np.uint8, (8, 8)) for seed in range(3)]
+    counts = [confusion(*pair, 5, 255) for pair in pairs]
+    totals = class_totals([index for index, _ in counts], [pixels for _, pixels in counts], 5)
+    for i, pair in enumerate(pairs):
+        matrix = count_pixels(*pair, 5, 255)
+        assert np.array_equal(totals.intersection[i], np.diag(matrix)[:5])
+        assert np.array_equal(totals.gt_area[i], matrix.sum(1)[:5])
+        assert np.array_equal(totals.pred_area[i], matrix.sum(0)[:5])
+    assert totals.sum().gt_area.tolist() == [totals.gt_area.sum(0).tolist()]
+    assert isinstance(totals.sum(), ClassTotals) and totals.sum().intersection.shape == (1, 5)

@@ -213,7 +213,7 @@ def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
             tmp_path / "proposals" / path.name,
             "proposals",
             tables.read_part(path, "proposals"),
-            about["ovseg.core.hashing"],
+            about["ovseg.fingerprint"],
             {tables.LICENCE: "cc-by-nc-4.0"},
         )
     work = Runtime(workers=1, work=tmp_path / "work")

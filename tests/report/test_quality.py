@@ -1,4 +1,4 @@
-"""Nouns and pairs against what is right."""
+"""Mined nouns and pairs compared with the correct ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_nouns(folder: Path, found: dict[int, list[str]]) -> Path:
     return folder
 
 
-def test_precision_and_recall_are_over_distinct_visual_nouns_of_the_caption_that_was_read(tmp_path: Path) -> None:
+def test_precision_and_recall_count_distinct_visual_nouns_of_the_captions_that_were_read(tmp_path: Path) -> None:
     captions = write_captions(
         tmp_path / "captions.json",
         [
@@ -56,7 +56,7 @@ def test_precision_and_recall_are_over_distinct_visual_nouns_of_the_caption_that
     assert noun_quality(nouns, captions, "all") == {"noun_precision": 3 / 4, "noun_recall": 3 / 4}
 
 
-def test_an_image_whose_nouns_were_all_missed_counts_and_an_unusable_one_does_not(made: Made, tmp_path: Path) -> None:
+def test_an_image_without_extracted_nouns_counts_and_an_unusable_one_does_not(made: Made, tmp_path: Path) -> None:
     captions = write_captions(
         tmp_path / "captions.json", [(1, 1, [gold("dog")]), (2, 2, [gold("cat")]), (77, 3, [gold("x")])]
     )
@@ -66,7 +66,7 @@ def test_an_image_whose_nouns_were_all_missed_counts_and_an_unusable_one_does_no
 
 
 @pytest.mark.parametrize("marked", [None, "elsewhere"])
-def test_captions_without_gold_have_no_quality(tmp_path: Path, marked: str | None) -> None:
+def test_captions_without_marked_nouns_have_no_quality(tmp_path: Path, marked: str | None) -> None:
     captions = write_captions(tmp_path / "captions.json", [(1, 1, None), (1, 2, [gold("dog")] if marked else None)])
     assert noun_quality(write_nouns(tmp_path / "nouns", {1: ["dog"]}), captions, 1) == {}
     assert noun_quality(tmp_path / "nouns", tmp_path, 1) == {}  # a folder of shards
@@ -152,7 +152,7 @@ def test_pairs_that_are_all_annotated_have_no_share(made: Made, tmp_path: Path) 
 
 def test_a_truth_that_is_missing_is_an_error(made: Made, tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(OvsegError, match="not a COCO file"):
+    with pytest.raises(OvsegError, match=r"truth\.json"):
         pair_quality(made[0] / "pairs", made[0] / "proposals", tmp_path / "truth.json", tmp_path)
 
 

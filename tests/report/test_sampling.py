@@ -1,4 +1,4 @@
-"""Which pairs a person is shown."""
+"""The sample of pairs covers all similarities and many nouns."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ def test_the_worst_and_the_best_pairs_are_always_there() -> None:
 
 def test_every_part_of_the_similarity_range_is_there_and_so_are_pairs_without_one() -> None:
     similarity, nouns = many()
-    found = similarity[choose(similarity, nouns, 200)]
+    chosen_values = similarity[choose(similarity, nouns, 200)]
     edges = np.linspace(np.nanmin(similarity), np.nanmax(similarity), BINS + 1)
     filled = np.histogram(similarity[np.isfinite(similarity)], edges)[0] > 0
-    assert (np.histogram(found[np.isfinite(found)], edges)[0] > 0)[filled].all()
-    assert np.isnan(found).any()
+    assert (np.histogram(chosen_values[np.isfinite(chosen_values)], edges)[0] > 0)[filled].all()
+    assert np.isnan(chosen_values).any()
 
 
 def test_even_a_small_sample_has_low_middle_and_high_similarities() -> None:
     similarity, nouns = many()
-    found = similarity[choose(similarity, nouns, 8)]
+    chosen_values = similarity[choose(similarity, nouns, 8)]
     low, high = np.quantile(similarity[np.isfinite(similarity)], [0.1, 0.9])
-    assert (found < low).any()
-    assert (found > high).any()
-    assert ((found > low) & (found < high)).any()
+    assert (chosen_values < low).any()
+    assert (chosen_values > high).any()
+    assert ((chosen_values > low) & (chosen_values < high)).any()
 
 
 def test_a_common_noun_does_not_fill_the_sample() -> None:
     similarity, nouns = many()
-    found = nouns[choose(similarity, nouns, 300)]
-    assert 0 < (found == 0).mean() < 0.6  # of all pairs it is 0.9
-    assert len(np.unique(found)) > 40
+    chosen_values = nouns[choose(similarity, nouns, 300)]
+    assert 0 < (chosen_values == 0).mean() < 0.6  # of all pairs it is 0.9
+    assert len(np.unique(chosen_values)) > 40
 
 
 @pytest.mark.parametrize("values", [[0.2], [0.2] * 9, [np.nan] * 9, [0.1, np.nan, 0.3]])

@@ -6,6 +6,7 @@ import pytest
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
+from ovseg.core.options import SegmentOptions
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Toys
 
@@ -17,4 +18,4 @@ def clip(toys: Toys) -> Clip:
 
 @pytest.fixture(scope="session")
 def segmenter(toys: Toys) -> Segmenter:
-    return Segmenter.load(toys.network, toys.clip, templates="single", mask_threshold=0.5)
+    return Segmenter.load(toys.network, toys.clip, mask_threshold=0.5, options=SegmentOptions(templates="single"))

@@ -182,10 +182,10 @@ def run(
         return
     counts = mine_all(settings, out, runtime)
     from ovseg.report.browser import write_browser
-    from ovseg.report.summary import summarise
+    from ovseg.report.run_text import summarize_run
 
     write_browser(out, images, out / "pairs.html", number=500)
-    typer.echo(summarise(counts, out))
+    typer.echo(summarize_run(counts, out))
 
 
 def _plan(settings: Settings, out: Path, runtime: Runtime) -> str:
@@ -411,9 +411,9 @@ def inspect(
     number: Annotated[int, typer.Option(min=1, help="How many pairs to show.")] = 10,
 ) -> None:
     """What is in a run: counts, the commonest nouns, some pairs."""
-    from ovseg.report.summary import describe
+    from ovseg.report.run_text import describe_run
 
-    typer.echo(describe(run, noun, number))
+    typer.echo(describe_run(run, noun, number))
 
 
 @mine.command()

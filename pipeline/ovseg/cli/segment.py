@@ -12,11 +12,11 @@ import typer
 from ovseg.clip.load import Precision
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import SegmentOptions, Synonyms
 from ovseg.core.vocabulary import Templates
 from ovseg.engine.runtime import devices
 from ovseg.evaluation.calibrate import Choice, read_choice
 from ovseg.segmentation.image_files import list_images, segment_images
-from ovseg.segmentation.names import Synonyms
 from ovseg.segmentation.segmenter import Classifier, Segmenter
 
 log = logging.getLogger("ovseg")
@@ -55,11 +55,9 @@ def segment_with(
         network,
         clip,
         devices(device)[0],
-        precision,
         mask_threshold=choice.mask_threshold,
         weight=choice.weight,
-        templates=templates,
-        synonyms=synonyms,
+        options=SegmentOptions(templates=templates, synonyms=synonyms, precision=precision),
         batch_size=batch_size,
     )
     words = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)

@@ -92,14 +92,14 @@ SAMPLES = pa.schema(
 )
 SEGMENTATIONS = pa.schema(
     [
-        ("item", pa.int64()),  # of the benchmark, from 0
-        ("model", pa.string()),  # the CLIP; empty for what needs none
-        ("threshold", pa.float64()),  # of masks; null for what needs none
+        ("item", pa.int64()),  # number of the image in the benchmark, from 0
+        ("model", pa.string()),  # the CLIP; empty for a classifier that needs none
+        ("threshold", pa.float64()),  # mask threshold; null for a classifier that needs none
         ("classifier", pa.string()),  # clip, proposals, ensemble, oracle_masks, oracle_labels
-        ("cells", pa.list_(pa.int64())),  # true class x (classes + 1) + guessed class, those that occur
-        ("pixels", pa.list_(pa.int64())),  # of each cell
-        ("labels", pa.list_(pa.int32())),  # oracle_masks: the true class of each mask
-        ("guesses", pa.list_(pa.int32())),  # and what CLIP called it
+        ("confusion_index", pa.list_(pa.int64())),  # ground-truth class x (K + 1) + predicted class, those that occur
+        ("pixels", pa.list_(pa.int64())),  # number of pixels of each confusion_index
+        ("gt_classes", pa.list_(pa.int32())),  # oracle_masks: the class of each ground-truth mask; null otherwise
+        ("pred_classes", pa.list_(pa.int32())),  # oracle_masks: the class that CLIP predicts for each; null otherwise
     ]
 )
 FAILURES = pa.schema(
@@ -134,7 +134,7 @@ def write_part(
         fingerprint: of all that they depend on.
         made_with: what models made them ("ovseg.clip", "ovseg.network"), for the file's metadata; see `weights.Weights`.
     """
-    about = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.core.hashing": fingerprint}
+    about = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
     schema = SCHEMAS[name].with_metadata({**about, **(made_with or {})})
     table = rows.cast(SCHEMAS[name]) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMAS[name])
     pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")
@@ -166,18 +166,28 @@ def read_part(path: Path, name: str, columns: list[str] | None = None) -> pa.Tab
 
 
 def check_part(path: Path, name: str) -> dict[str, str]:
-    """The metadata of a part, after checking that it is the table called `name` in the schema of this version."""
+    """Return the metadata of a part, after checking that it is the table called `name` in the schema of this version.
+
+    Raises:
+        OvsegError: the file is damaged, is another table, or was written by another version of ovseg.
+    """
     try:
         raw = pq.read_schema(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
         raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
-    found = {key.decode(): value.decode() for key, value in raw.items()}
-    if found.get("ovseg.table") != name or found.get("ovseg.schema") != SCHEMA_VERSION:
+    metadata = {key.decode(): value.decode() for key, value in raw.items()}
+    table, version = metadata.get("ovseg.table"), metadata.get("ovseg.schema", "")
+    if table == name and version.isdigit() and int(version) < int(SCHEMA_VERSION):
         raise OvsegError(
-            f"{path} is table {found.get('ovseg.table')!r} of schema {found.get('ovseg.schema')!r}; expected {name!r} of "
-            f"schema {SCHEMA_VERSION!r}. Run the step that writes it again with this version"
+            f"{path.parent} was written by an older version of ovseg (schema {version}; this version reads schema "
+            f"{SCHEMA_VERSION}): delete the folder and run the step that makes it again"
         )
-    return found
+    if table != name or version != SCHEMA_VERSION:
+        raise OvsegError(
+            f"{path} is table {table!r} of schema {version!r}, but {name!r} of schema {SCHEMA_VERSION!r} was expected; "
+            "run the step that writes it again with this version"
+        )
+    return metadata
 
 
 def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:

@@ -1,40 +1,40 @@
-"""Choosing the weight of CLIP in the ensemble and the mask threshold, on a held-out split of the training data alone.
+"""Choosing the weight of CLIP in the ensemble and the mask threshold on a held-out split of the training data.
 
-The reference chose both on the benchmarks that it reports (METHODS 4.2). Here they are chosen for each model before any
-benchmark is looked at; what is given by hand instead is labelled so.
+The reference code chose both on the benchmarks that it reports. Here they are chosen for each model before any benchmark is
+evaluated; values that are set by hand are labeled as such.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow.compute as pc
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.files import write_json
+from ovseg.core.files import write_json, write_tsv
+from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.benchmark_metrics import totals_of_rows
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.metrics import metrics
-from ovseg.evaluation.summary import totals_of
+from ovseg.evaluation.metrics import segmentation_metrics
+from ovseg.evaluation.predictions import EvalSetting
 
 CHOICE, GRID = "choice.json", "grid.tsv"
-CALIBRATED, SAME = "calibrate on ", " (THE SAME IMAGES, not held out)"
-Metric = Literal["miou", "miou_gt"]
+CALIBRATED, SAME_IMAGES = "calibrate on ", " (THE SAME IMAGES, not held out)"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a model is used.
+    """The mask threshold and the weight that a model is used with.
 
     Attributes:
         mask_threshold, weight: see `Segmenter`.
-        source: who says so: "calibrate" with the split, or "given".
+        source: where the values come from: "calibrate on <split>", "given", or one of each.
     """
 
     mask_threshold: float
@@ -43,94 +43,124 @@ class Choice:
 
 
 def calibrate(
-    benchmark: Path,
     network: Path,
     clips: Mapping[str, Path],
     out: Path,
     report: Path,
     runtime: Runtime,
+    calibration: CalibrateOptions,
     *,
-    weights: Sequence[float],
-    thresholds: Sequence[float],
-    metric: Metric,
-    limit: int | None,
-    **options: Any,
+    options: SegmentOptions,
+    crop: CropOptions,
 ) -> None:
     """Segment the held-out split with every weight and threshold, and write the best of each model.
 
-    report/choice.json   model -> mask_threshold, weight, source, and the metric reached
-    report/grid.tsv      model, mask_threshold, weight, the metric
+        report/choice.json   model -> mask_threshold, weight, source, and the metric that they reach
+        report/grid.tsv      model, mask_threshold, weight, metric
+
+    Of equal results the smallest weight is chosen, then the lowest threshold, if both lists are ascending.
 
     Args:
-        benchmark: folder of the held-out split.
-        network, clips: see `evaluate`.
-        out: folder of the table `segmentations`.
-        report: folder of the two files; made if needed.
+        network: the folder of the proposal network.
+        clips: the folders of the CLIPs by name, see `evaluate`.
+        out: the folder of the table `segmentations`.
+        report: the folder of the two files; it is created if it does not exist.
         runtime: devices, workers, batch size, scratch folder.
-        weights: of CLIP, to choose among.
-        thresholds: of masks.
-        metric: that is to be greatest; of equals the one with less of CLIP, at the lower threshold.
-        limit: only the first that many images.
-        options: see `evaluate`.
+        calibration: the held-out split, the weights and thresholds to try, and the metric.
+        options: how images are segmented.
+        crop: the crop recipe.
 
     Raises:
-        OvsegError: as `evaluate`; no image could be read.
+        OvsegError: as `evaluate`; or no image of the split can be read, or no pixel of it is scored.
     """
-    grid = {threshold: {f"{weight:g}": weight for weight in weights} for threshold in thresholds}
+    settings = [
+        EvalSetting(model, threshold, f"{weight:g}", weight)
+        for model in clips
+        for threshold in calibration.thresholds
+        for weight in calibration.weights
+    ]
+    split = calibration.benchmark
     evaluate(
-        benchmark, network, clips, out, runtime, ways=dict.fromkeys(clips, grid), oracles=False, limit=limit, **options
+        split,
+        network,
+        clips,
+        out,
+        runtime,
+        settings,
+        options=options,
+        crop=crop,
+        oracles=False,
+        limit=calibration.limit,
     )
-    table, opened = tables.read(out, "segmentations"), read_benchmark(benchmark)
-    if not len(table):
-        raise OvsegError(f"no image of {benchmark} can be read; see {out / 'failures'}")
-    rows: list[tuple[str, float, float, float]] = []
-    for model in clips:
-        for weight in weights:
-            for threshold in thresholds:
-                way = pc.and_(pc.equal(table["model"], model), pc.equal(table["threshold"], threshold))
-                chosen = table.filter(pc.and_(way, pc.equal(table["classifier"], f"{weight:g}")))
-                found = metrics(totals_of(chosen, opened))
-                if not found:
-                    raise OvsegError(f"no pixel of the {len(chosen)} images of {benchmark} is scored; see its labels")
-                rows.append((model, threshold, weight, found[metric]))
+    grid = _grid(out, read_benchmark(split), list(clips), calibration)
     report.mkdir(parents=True, exist_ok=True)
-    best = {model: max((row for row in rows if row[0] == model), key=lambda row: row[3]) for model in clips}
-    source = f"{CALIBRATED}{benchmark}"
-    chosen_ones = {
-        model: {**asdict(Choice(row[1], row[2], source)), metric: round(row[3], 6)} for model, row in best.items()
-    }
-    write_json(report / CHOICE, chosen_ones)
-    lines = [f"{model}\t{threshold:g}\t{weight:g}\t{value:.6f}\n" for model, threshold, weight, value in rows]
-    (report / GRID).write_text(f"model\tmask_threshold\tweight\t{metric}\n" + "".join(lines), encoding="utf-8")
+    choices = {}
+    for model in clips:
+        _, threshold, weight, value = max((row for row in grid if row[0] == model), key=lambda row: row[3])
+        choice = Choice(threshold, weight, f"{CALIBRATED}{split}")
+        choices[model] = {**asdict(choice), calibration.metric: round(value, 6)}
+    write_json(report / CHOICE, choices)
+    rows = [(model, f"{threshold:g}", f"{weight:g}", f"{value:.6f}") for model, threshold, weight, value in grid]
+    write_tsv(report / GRID, ("model", "mask_threshold", "weight", calibration.metric), rows)
+
+
+def _grid(
+    out: Path, split: Benchmark, models: list[str], calibration: CalibrateOptions
+) -> list[tuple[str, float, float, float]]:
+    """Model, mask threshold, weight, and the value of the metric."""
+    table = tables.read(out, "segmentations")
+    if not len(table):
+        raise OvsegError(f"no image of {split.folder} can be read; the reasons are in {out / 'failures'}")
+    grid = []
+    for model in models:
+        for weight in calibration.weights:
+            for threshold in calibration.thresholds:
+                of_model = pc.and_(pc.equal(table["model"], model), pc.equal(table["threshold"], threshold))
+                rows = table.filter(pc.and_(of_model, pc.equal(table["classifier"], f"{weight:g}")))
+                values = segmentation_metrics(totals_of_rows(rows, split))
+                if not values:
+                    raise OvsegError(
+                        f"no pixel of the {len(rows)} images of {split.folder} is scored: all labels are {split.ignore}, "
+                        "which is ignored"
+                    )
+                grid.append((model, threshold, weight, values[calibration.metric]))
+    return grid
 
 
 def read_choice(report: Path, model: str, mask_threshold: float | None, weight: float | None) -> Choice:
-    """What `calibrate` chose for a model; what is given stands in its place and is labelled so.
+    """Read what `calibrate` chose for a model; values that are given take precedence and are labeled as given.
+
+    Args:
+        report: the folder that `calibrate` wrote.
+        model: the name of the model.
+        mask_threshold: None for the chosen one.
+        weight: None for the chosen one.
 
     Raises:
-        OvsegError: calibrate has not chosen for this model.
+        OvsegError: a value is not given and `calibrate` has not chosen for this model.
     """
     if mask_threshold is not None and weight is not None:
         return Choice(mask_threshold, weight, "given")
     path = report / CHOICE
     try:
         row = json.loads(path.read_text(encoding="utf-8"))[model]
-        found = Choice(float(row["mask_threshold"]), float(row["weight"]), str(row["source"]))
+        choice = Choice(float(row["mask_threshold"]), float(row["weight"]), str(row["source"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OvsegError(f"{path} holds no choice for {model} ({error!r}); run the stage `calibrate`") from None
+        raise OvsegError(f"{path} has no choice for the model {model} ({error!r}); run the stage `calibrate`") from None
     if mask_threshold is not None:
-        return Choice(mask_threshold, found.weight, f"mask_threshold given, weight by {found.source}")
+        return Choice(mask_threshold, choice.weight, f"mask_threshold given, weight by {choice.source}")
     if weight is not None:
-        return Choice(found.mask_threshold, weight, f"weight given, mask_threshold by {found.source}")
-    return found
+        return Choice(choice.mask_threshold, weight, f"weight given, mask_threshold by {choice.source}")
+    return choice
 
 
-def labelled(choice: Choice, benchmark: Benchmark) -> Choice:
-    """A choice that was made on images of this very benchmark is labelled so."""
-    _, calibrated, where = choice.source.partition(CALIBRATED)
-    if not calibrated or not Path(where).is_dir():
+def label_same_images(choice: Choice, benchmark: Benchmark) -> Choice:
+    """Return the choice, labeled if it was made on images of the benchmark that is evaluated with it."""
+    _, calibrated, folder = choice.source.partition(CALIBRATED)
+    if not calibrated or not Path(folder).is_dir():
         return choice
-    other = read_benchmark(Path(where))
-    own = {image for image, _ in benchmark.items}
-    same = other.images.resolve() == benchmark.images.resolve() and any(image in own for image, _ in other.items)
-    return replace(choice, source=choice.source + SAME) if same else choice
+    split = read_benchmark(Path(folder))
+    images = {image for image, _ in benchmark.items}
+    same_folder = split.images.resolve() == benchmark.images.resolve()
+    same_images = same_folder and any(image in images for image, _ in split.items)
+    return replace(choice, source=choice.source + SAME_IMAGES) if same_images else choice

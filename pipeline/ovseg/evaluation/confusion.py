@@ -1,4 +1,7 @@
-"""Which class was taken for which, in integers. N images, K classes, H, W image."""
+"""Confusion counts of segmentation maps, in integers.
+
+Shapes: N images, K classes, H, W pixels of an image.
+"""
 
 from __future__ import annotations
 
@@ -11,74 +14,91 @@ IntArray = NDArray[np.int64]
 
 
 def confusion(
-    truth: NDArray[np.unsignedinteger], guess: NDArray[np.integer], classes: int, ignore: int
+    gt: NDArray[np.unsignedinteger], pred: NDArray[np.integer], num_classes: int, ignore: int
 ) -> tuple[IntArray, IntArray]:
-    """Count the pixels of an image by true and guessed class.
+    """Count the pixels of an image for each pair of ground-truth class and predicted class.
 
-    Maps are made of regions: it is runs of equal pairs that are counted, of which there are hundreds of times fewer than
-    pixels (benchmarks/evaluator.py).
+    Label maps consist of regions, so runs of equal pairs are counted instead of pixels: there are hundreds of times fewer of
+    them (benchmarks/evaluator.py).
 
     Args:
-        truth: classes, or `ignore` where nothing is scored, `[H, W]`.
-        guess: classes 0 to K `[H, W]`; K is none of the classes ("others").
-        classes: K.
-        ignore: number of pixels that are not scored.
+        gt: `[H, W]`, the class of each pixel, or `ignore` where nothing is scored.
+        pred: `[H, W]`, a class from 0 to K; K stands for "none of the classes".
+        num_classes: K.
+        ignore: the label of pixels that are not scored.
 
     Returns:
-        cells (truth * (K + 1) + guess) that occur, ascending, and how many pixels each has.
+        confusion_index: int64 `[P]`, gt * (K + 1) + pred of the P pairs that occur, ascending.
+        pixels: int64 `[P]`, the number of pixels of each pair.
     """
-    starts = _starts(truth.ravel(), guess.ravel())
+    starts = _run_starts(gt.ravel(), pred.ravel())
     lengths = np.empty(len(starts))
     np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
-    lengths[-1] = truth.size - starts[-1]
-    rows = np.minimum(truth.take(starts), classes).astype(np.int64)  # what is ignored may be 65535
-    guessed, columns = _few(guess.take(starts))
-    pixels = np.bincount(rows * len(guessed) + columns, lengths, (classes + 1) * len(guessed)).astype(np.int64)
-    pixels.reshape(classes + 1, -1)[min(ignore, classes)] = 0
-    found = np.flatnonzero(pixels)
-    return found // len(guessed) * (classes + 1) + guessed[found % len(guessed)], pixels[found]
+    lengths[-1] = gt.size - starts[-1]
+    rows = np.minimum(gt.take(starts), num_classes).astype(
+        np.int64
+    )  # `ignore` may be 65535: row K holds ignored pixels
+    pred_classes, columns = _unique_with_inverse(pred.take(starts))
+    counts = np.bincount(rows * len(pred_classes) + columns, lengths, (num_classes + 1) * len(pred_classes))
+    pixels = counts.astype(np.int64)
+    pixels.reshape(num_classes + 1, -1)[min(ignore, num_classes)] = 0
+    pairs = np.flatnonzero(pixels)
+    gt_class, column = np.divmod(pairs, len(pred_classes))
+    return gt_class * (num_classes + 1) + pred_classes[column], pixels[pairs]
 
 
-def _starts(truth: NDArray[np.integer], guess: NDArray[np.integer]) -> IntArray:
-    """Where a run of equal pairs begins, int64."""
-    begins = np.empty(truth.size + -truth.size % 8, bool)
-    begins[0], begins[truth.size :] = True, False
-    inner = begins[1 : truth.size]
-    np.not_equal(truth[1:], truth[:-1], out=inner)
-    inner |= guess[1:] != guess[:-1]
-    # most eights are 0: looking for the others first is twice as fast as np.flatnonzero(begins)
-    eights = begins.view(np.uint64)
-    some = np.flatnonzero(eights != 0)
-    within = np.flatnonzero(eights[some].view(bool))
-    starts: IntArray = some[within >> 3] * 8 + (within & 7)
+def _run_starts(gt: NDArray[np.integer], pred: NDArray[np.integer]) -> IntArray:
+    """The positions at which a run of equal pairs starts, int64, ascending."""
+    starts_here = np.empty(gt.size + -gt.size % 8, bool)
+    starts_here[0], starts_here[gt.size :] = True, False
+    inner = starts_here[1 : gt.size]
+    np.not_equal(gt[1:], gt[:-1], out=inner)
+    inner |= pred[1:] != pred[:-1]
+    # Most groups of eight pixels contain no start. Reading eight flags as one integer and searching only the groups that are
+    # not zero is twice as fast as np.flatnonzero(starts_here).
+    groups = starts_here.view(np.uint64)
+    nonzero = np.flatnonzero(groups != 0)
+    within = np.flatnonzero(groups[nonzero].view(bool))
+    starts: IntArray = nonzero[within >> 3] * 8 + (within & 7)
     return starts
 
 
-def _few(values: NDArray[np.integer]) -> tuple[IntArray, IntArray]:
-    """The values that occur, ascending, and the place of each among them; of few small numbers, so without sorting."""
-    there = np.bincount(values) > 0
-    return np.flatnonzero(there), (np.cumsum(there) - 1).take(values)
+def _unique_with_inverse(values: NDArray[np.integer]) -> tuple[IntArray, IntArray]:
+    """As `np.unique(values, return_inverse=True)`, without sorting: the values are few and small."""
+    occurs = np.bincount(values) > 0
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1).take(values)
 
 
 @dataclass(frozen=True)
-class Totals:
-    """What both rules of mIoU need of some images, int64 `[N, K]`: pixels that are right, true, and guessed, by class."""
+class ClassTotals:
+    """Pixel totals of each image and class, from which both rules of mIoU follow; int64 `[N, K]` each.
 
-    right: IntArray
-    true: IntArray
-    guessed: IntArray
+    Attributes:
+        intersection: pixels of the class that are predicted as the class.
+        gt_area: pixels of the class in the ground truth.
+        pred_area: scored pixels that are predicted as the class.
+    """
 
-    def sum(self) -> Totals:
-        """All images as one."""
-        return Totals(*(part.sum(0, keepdims=True) for part in (self.right, self.true, self.guessed)))
+    intersection: IntArray
+    gt_area: IntArray
+    pred_area: IntArray
+
+    def sum(self) -> ClassTotals:
+        """Return the totals over all images, `[1, K]` each."""
+        return ClassTotals(*(part.sum(0, keepdims=True) for part in (self.intersection, self.gt_area, self.pred_area)))
 
 
-def totals(cells: list[IntArray], pixels: list[IntArray], classes: int) -> Totals:
-    """The totals of images from what `confusion` gave for each."""
-    right, true, guessed = (np.zeros((len(cells), classes + 1), np.int64) for _ in range(3))
-    for i, (cell, number) in enumerate(zip(cells, pixels, strict=True)):
-        truth, guess = np.divmod(cell, classes + 1)
-        np.add.at(true[i], truth, number)
-        np.add.at(guessed[i], guess, number)
-        np.add.at(right[i], truth[truth == guess], number[truth == guess])
-    return Totals(right[:, :classes], true[:, :classes], guessed[:, :classes])
+def class_totals(confusion_index: list[IntArray], pixels: list[IntArray], num_classes: int) -> ClassTotals:
+    """Compute the totals of N images.
+
+    Args:
+        confusion_index, pixels: what `confusion` returned for each image.
+        num_classes: K.
+    """
+    intersection, gt_area, pred_area = (np.zeros((len(confusion_index), num_classes + 1), np.int64) for _ in range(3))
+    for i, (index, counts) in enumerate(zip(confusion_index, pixels, strict=True)):
+        gt, pred = np.divmod(index, num_classes + 1)
+        np.add.at(gt_area[i], gt, counts)
+        np.add.at(pred_area[i], pred, counts)
+        np.add.at(intersection[i], gt[gt == pred], counts[gt == pred])
+    return ClassTotals(intersection[:, :num_classes], gt_area[:, :num_classes], pred_area[:, :num_classes])

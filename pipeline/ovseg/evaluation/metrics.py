@@ -1,10 +1,10 @@
-"""Segmentation metrics from integer totals. Both rules of mIoU, always by name: published figures mix them (METHODS 0.3).
+"""Segmentation metrics from integer totals. A value of mIoU always names its rule, because published figures mix two:
 
-miou      mean IoU over classes with true or guessed pixels: a class that is only guessed counts as 0. Rule of OVSeg,
-          SimBaseline, ZegFormer, MAFT and detectron2 up to 0.6.
-miou_gt   mean IoU over classes with true pixels. Rule of detectron2 since July 2022, MaskCLIP++ and CAT-Seg.
+miou      mean IoU over the classes with ground truth or prediction; a class that is predicted but not in the ground truth
+          counts as 0. The rule of OVSeg, SimBaseline, ZegFormer, MAFT, and of detectron2 until July 2022.
+miou_gt   mean IoU over the classes with ground truth. The rule of detectron2 since July 2022, MaskCLIP++ and CAT-Seg.
 
-N images, K classes, B bootstrap samples.
+Shapes: N images, K classes, B bootstrap samples.
 """
 
 from __future__ import annotations
@@ -12,87 +12,95 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.evaluation.confusion import IntArray, Totals
+from ovseg.evaluation.confusion import ClassTotals, IntArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-
-def ious(right: IntArray | Floats, true: IntArray | Floats, guessed: IntArray | Floats) -> Floats:
-    """Intersection over union by class, `[..., K]`; NaN for a class with neither true nor guessed pixels."""
-    union = true + guessed - right
-    return np.asarray(np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0))
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
-def metrics(totals: Totals, seen: Bools | None = None) -> dict[str, float]:
-    """The metrics of all images together.
+def ious(
+    intersection: IntArray | FloatArray, gt_area: IntArray | FloatArray, pred_area: IntArray | FloatArray
+) -> FloatArray:
+    """Return the intersection over union of each class, `[..., K]`; NaN for a class without ground truth and prediction."""
+    union = gt_area + pred_area - intersection
+    return np.asarray(np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union > 0))
+
+
+def segmentation_metrics(totals: ClassTotals, seen: BoolArray | None = None) -> dict[str, float]:
+    """Compute the metrics of all images together.
 
     Args:
-        totals: of N images.
-        seen: which classes were annotated in training `[K]`; None where that is not known.
+        totals: the totals of N images.
+        seen: bool `[K]`, which classes were annotated in training; None where that is not known.
 
     Returns:
-        "miou" and "miou_gt" (see above); "fwiou", IoU weighted by true pixels; "macc", mean over true classes of the share
-        of their pixels that is right; "pacc", share of all pixels. With `seen` also "miou_seen", "miou_unseen" (by the rule
-        of "miou") and "hiou", their harmonic mean. In [0, 1]; what has no pixel at all is left out.
+        values in [0, 1]: "miou" and "miou_gt" (see the module); "fwiou", the IoU weighted by ground-truth pixels; "macc", the
+        mean over the classes with ground truth of the fraction of their pixels that is predicted right; "pacc", the fraction of
+        all pixels. With `seen` also "miou_seen" and "miou_unseen" (the rule of "miou") and "hiou", their harmonic mean. A
+        metric without any pixel is left out.
     """
-    right, true, guessed = (part.sum(0) for part in (totals.right, totals.true, totals.guessed))
-    iou = ious(right, true, guessed)
-    there = true > 0
-    if not there.any():
+    intersection, gt_area, pred_area = (part.sum(0) for part in (totals.intersection, totals.gt_area, totals.pred_area))
+    iou = ious(intersection, gt_area, pred_area)
+    in_gt = gt_area > 0
+    if not in_gt.any():
         return {}
-    found = {
+    metrics = {
         "miou": _mean(iou),
-        "miou_gt": _mean(iou[there]),
-        "fwiou": float((true[there] * iou[there]).sum() / true.sum()),
-        "macc": float((right[there] / true[there]).mean()),
-        "pacc": float(right.sum() / true.sum()),
+        "miou_gt": _mean(iou[in_gt]),
+        "fwiou": float((gt_area[in_gt] * iou[in_gt]).sum() / gt_area.sum()),
+        "macc": float((intersection[in_gt] / gt_area[in_gt]).mean()),
+        "pacc": float(intersection.sum() / gt_area.sum()),
     }
     if seen is not None:
-        for name, chosen in (("miou_seen", seen), ("miou_unseen", ~seen)):
-            if np.isfinite(iou[chosen]).any():
-                found[name] = _mean(iou[chosen])
-        if "miou_seen" in found and "miou_unseen" in found:
-            both = found["miou_seen"] + found["miou_unseen"]
-            found["hiou"] = 2 * found["miou_seen"] * found["miou_unseen"] / both if both else 0.0
-    return found
+        for name, group in (("miou_seen", seen), ("miou_unseen", ~seen)):
+            if np.isfinite(iou[group]).any():
+                metrics[name] = _mean(iou[group])
+        if "miou_seen" in metrics and "miou_unseen" in metrics:
+            both = metrics["miou_seen"] + metrics["miou_unseen"]
+            metrics["hiou"] = 2 * metrics["miou_seen"] * metrics["miou_unseen"] / both if both else 0.0
+    return metrics
 
 
-def intervals(
-    totals: Totals, repeats: int = 1000, seed: int = 0, level: float = 0.95
+def bootstrap_intervals(
+    totals: ClassTotals, repeats: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of "miou" and "miou_gt": images are drawn with replacement, `repeats` times.
+    """Compute bootstrap intervals of "miou" and "miou_gt": images are drawn with replacement, `repeats` times.
 
-    A class whose true pixels are all in images that were not drawn is left out of that sample: it is not one that was only
-    guessed.
+    A class whose ground-truth pixels are all in images that were not drawn is left out of that sample. Otherwise it could count
+    as a class that is predicted but not in the ground truth, which lowers "miou".
 
     Args:
-        totals: of N images.
+        totals: the totals of N images.
         repeats: B.
-        seed: of the draws.
-        level: share of the samples inside the interval.
+        seed: the seed of the draws.
+        level: the fraction of the samples inside the interval.
 
     Returns:
-        lower and upper end of each; empty where no pixel is scored.
+        the lower and upper end of each interval; empty where no pixel is scored.
     """
-    images = len(totals.true)
-    if not totals.true.any():
+    images = len(totals.gt_area)
+    if not totals.gt_area.any():
         return {}
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), repeats).astype(np.float64)
-    right, true, guessed = (drawn @ part for part in (totals.right, totals.true, totals.guessed))
-    lost = (totals.true.sum(0) > 0) & (true == 0)
-    iou = np.where(lost, np.nan, ious(right, true, guessed))
-    values = {"miou": _means(iou), "miou_gt": _means(np.where(true > 0, iou, np.nan))}
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    return {name: tuple(np.quantile(found[np.isfinite(found)], ends).tolist()) for name, found in values.items()}
+    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), repeats).astype(np.float64)
+    intersection, gt_area, pred_area = (
+        draws @ part for part in (totals.intersection, totals.gt_area, totals.pred_area)
+    )
+    not_drawn = (totals.gt_area.sum(0) > 0) & (gt_area == 0)
+    iou = np.where(not_drawn, np.nan, ious(intersection, gt_area, pred_area))
+    samples = {"miou": _row_means(iou), "miou_gt": _row_means(np.where(gt_area > 0, iou, np.nan))}
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: tuple(np.quantile(values[np.isfinite(values)], quantiles).tolist()) for name, values in samples.items()
+    }
 
 
-def _mean(iou: Floats) -> float:
+def _mean(iou: FloatArray) -> float:
     return float(np.nanmean(iou))
 
 
-def _means(iou: Floats) -> Floats:
-    known = np.isfinite(iou)
-    number = known.sum(1)
-    summed = np.where(known, iou, 0).sum(1)
-    return np.asarray(np.divide(summed, number, out=np.full(len(iou), np.nan), where=number > 0))
+def _row_means(iou: FloatArray) -> FloatArray:
+    """The mean of each row over its finite values; NaN for a row without any."""
+    finite = np.isfinite(iou)
+    number = finite.sum(1)
+    total = np.where(finite, iou, 0).sum(1)
+    return np.asarray(np.divide(total, number, out=np.full(len(iou), np.nan), where=number > 0))

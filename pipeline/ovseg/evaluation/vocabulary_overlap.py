@@ -1,9 +1,11 @@
-"""What training has seen of a benchmark's names: annotated masks, mined pairs, or nothing. Is it zero-shot?
+"""Which classes of a benchmark were annotated in training, mined as nouns, or neither: is the result zero-shot?
 
-Two names are the same if their letters are, in lower case, blanks and hyphens aside ("diningtable", "dining table"). There is
-no more to it: a mined noun is a lemma, a class keeps its own form ("curtains" is not the noun "curtain"), a compound is one
-name ("black cat" is not "cat"), and COCO-Stuff's "sky-other" is not "sky": there, what was seen is counted too low. A word
-of two meanings ("mouse") counts as seen in both. What CLIP saw before is not counted: nobody knows.
+Two names are equal if their letters are, ignoring case, blanks and hyphens ("diningtable", "dining table"). Nothing else is
+done: a mined noun is a lemma while a class keeps its form ("curtains" is not the noun "curtain"), a compound is one name
+("black cat" is not "cat"), and "sky-other" of COCO-Stuff is not "sky", so the overlap is rather too small. A name with two
+meanings ("mouse") counts for both. The data that CLIP was pretrained on is not public, so it is not counted.
+
+Shapes: K classes.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ from typing import Literal
 
 import numpy as np
 
-from ovseg.evaluation.metrics import Floats
+from ovseg.evaluation.metrics import FloatArray
 
 Group = Literal["annotated", "mined_only", "neither"]
 GROUPS: tuple[Group, ...] = ("annotated", "mined_only", "neither")
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """What training has seen of one class.
+class ClassOverlap:
+    """The overlap of one class with the training data.
 
     Attributes:
-        name: as shown.
-        annotated: those of its names that are names of annotated masks.
-        mined: pairs of each of its names that is a mined noun.
+        name: the name that is shown.
+        annotated: the names of the class that are also names of annotated masks.
+        mined: the names of the class that are mined nouns, and the number of pairs of each.
     """
 
     name: str
@@ -37,72 +39,74 @@ class Overlap:
 
     @property
     def group(self) -> Group:
-        """Annotated in training, whether mined or not; only mined; or neither."""
+        """ "annotated" (whether mined or not), "mined_only" or "neither"."""
         return "annotated" if self.annotated else "mined_only" if self.mined else "neither"
 
 
-def letters(name: str) -> str:
-    """A name as names are compared: in lower case, without blanks and hyphens."""
+def normalize_name(name: str) -> str:
+    """Return the form in which names are compared: lower case, without blanks and hyphens."""
     return "".join(name.lower().replace("-", " ").split())
 
 
 def vocabulary_overlap(
     classes: Iterable[Sequence[str]], annotated: Iterable[str], mined: Iterable[tuple[str, int]]
-) -> list[Overlap]:
-    """Compare the names of a benchmark with those of training.
+) -> list[ClassOverlap]:
+    """Compare the names of a benchmark with the names of the training data.
 
     Args:
-        classes: names of each of K classes: the shown one, then synonyms; any of them counts.
-        annotated: names of the masks that were annotated in training.
-        mined: mined nouns, and how many pairs each has.
+        classes: the names of each of K classes, the shown one first, then synonyms; all of them count.
+        annotated: the names of the masks that were annotated in training.
+        mined: the mined nouns and their numbers of pairs.
 
     Returns:
-        K, in the order of `classes`.
+        one overlap for each class, in the order of `classes`.
     """
-    known = {letters(name) for name in annotated}
+    annotated_names = {normalize_name(name) for name in annotated}
     pairs: Counter[str] = Counter()
     for noun, number in mined:
-        pairs[letters(noun)] += number
-    return [_overlap(names, known, pairs) for names in classes]
+        pairs[normalize_name(noun)] += number
+    return [_class_overlap(names, annotated_names, pairs) for names in classes]
 
 
-def counts(found: Sequence[Overlap]) -> dict[str, int]:
-    """How many classes there are: "classes", "annotated", "mined" (annotated or not), "mined_only", "neither"; and "pairs" that
-    were mined with any of their names, each once."""
-    groups = Counter(one.group for one in found)
-    pairs = {noun: number for one in found for noun, number in one.mined.items()}
+def group_counts(overlaps: Sequence[ClassOverlap]) -> dict[str, int]:
+    """Count the classes: "classes", "annotated", "mined" (annotated or not), "mined_only", "neither"; and "pairs", the number
+    of pairs of all their names, where a name that two classes share counts once."""
+    groups = Counter(overlap.group for overlap in overlaps)
+    pairs = {noun: number for overlap in overlaps for noun, number in overlap.mined.items()}
     return {
-        "classes": len(found),
+        "classes": len(overlaps),
         "annotated": groups["annotated"],
-        "mined": sum(bool(one.mined) for one in found),
+        "mined": sum(bool(overlap.mined) for overlap in overlaps),
         "mined_only": groups["mined_only"],
         "neither": groups["neither"],
         "pairs": sum(pairs.values()),
     }
 
 
-def miou_by_group(found: Sequence[Overlap], iou: Floats) -> dict[str, float]:
-    """Mean IoU of the classes of each group, by OVSeg's rule: over those with true or guessed pixels.
+def miou_by_group(overlaps: Sequence[ClassOverlap], iou: FloatArray) -> dict[str, float]:
+    """Compute the mean IoU of each group by the rule of "miou": over its classes with ground truth or prediction.
 
     Args:
-        found: of K classes.
-        iou: of each `[K]`, NaN without true or guessed pixels; see `metrics.ious`.
+        overlaps: the overlaps of K classes.
+        iou: float64 `[K]`, NaN for a class without ground truth and prediction; see `metrics.ious`.
 
     Returns:
-        "miou_annotated", "miou_mined_only", "miou_neither", in [0, 1]; a group without such a class has none.
+        "miou_annotated", "miou_mined_only" and "miou_neither" in [0, 1]; a group without such a class is left out.
     """
     means = {}
     for group in GROUPS:
-        known = iou[np.array([one.group == group for one in found]) & np.isfinite(iou)]
-        if len(known):
-            means[f"miou_{group}"] = float(known.mean())
+        in_group = np.array([overlap.group == group for overlap in overlaps])
+        values = iou[in_group & np.isfinite(iou)]
+        if len(values):
+            means[f"miou_{group}"] = float(values.mean())
     return means
 
 
-def _overlap(names: Sequence[str], known: Collection[str], pairs: Mapping[str, int]) -> Overlap:
-    own = {letters(name): " ".join(name.lower().split()) for name in reversed(names)}  # the first of equals is shown
-    return Overlap(
+def _class_overlap(names: Sequence[str], annotated: Collection[str], pairs: Mapping[str, int]) -> ClassOverlap:
+    # Two names of a class may be equal: building the dict backwards keeps the spelling of the first.
+    spelling = {normalize_name(name): " ".join(name.lower().split()) for name in reversed(names)}
+    return ClassOverlap(
         names[0],
-        tuple(own[key] for key in reversed(own) if key in known),
-        {own[key]: pairs[key] for key in reversed(own) if key in pairs},
+        tuple(spelling[name] for name in reversed(spelling) if name in annotated),
+        {spelling[name]: pairs[name] for name in reversed(spelling) if name in pairs},
     )

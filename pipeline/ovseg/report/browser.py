@@ -1,4 +1,4 @@
-"""One HTML page to look through mined pairs: self-contained, opened from the disk, with nothing to install or serve."""
+"""The pair browser: one self-contained HTML page of mined pairs that a browser opens from the disk."""
 
 from __future__ import annotations
 
@@ -22,52 +22,63 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
 from ovseg.core.samples import sample_key
-from ovseg.report.plots import histogram
-from ovseg.report.sampling import Row, index_rows, read_pairs, sample, similarities, split_caption, with_masks
+from ovseg.report.plots import similarity_histogram
+from ovseg.report.sampling import (
+    Row,
+    pairs_by_image,
+    read_index_rows,
+    read_pairs,
+    sample_pairs,
+    similarities,
+    split_caption,
+)
 
 log = logging.getLogger("ovseg")
 
 LONG_SIDE = 208  # of a thumbnail, in pixels
-OVERSAMPLING = 2  # the outline is drawn on a larger image, so that it comes out smooth
-LINES = ((3.0, (255, 224, 32)), (5.0, (16, 16, 24)))  # reach from the mask in drawn pixels, and colour; inner first
-DIMMED = 0.65  # brightness outside of the mask
+OVERSAMPLING = 2  # the outline is drawn on a larger image and shrunk, so that it is smooth
+LINES = (
+    (3.0, (255, 224, 32)),
+    (5.0, (16, 16, 24)),
+)  # distance from the mask in drawn pixels and color, inner line first
+BACKGROUND_BRIGHTNESS = 0.65  # factor on the pixels outside the mask
 JPEG_QUALITY = 74
 IMAGE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
 
 
 def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
-    """Write the page: a sample of the pairs with their images, to be sorted and filtered.
+    """Write the page: a sample of the pairs with their images, which can be sorted and filtered.
 
     Args:
-        run: folder of the tables `index`, `pairs` and `proposals`.
-        images: folder that the index's files are in.
+        run: the folder of the tables `index`, `pairs` and `proposals`.
+        images: the folder that the files of the index are relative to.
         out: the HTML file.
-        number: how many pairs; some 12 kB each. Those whose image cannot be read are left out, and counted
-            on the page.
+        number: the number of pairs, about 12 kB each. Pairs whose image cannot be read are left out; the page says how many.
 
     Raises:
-        OvsegError: if a table is missing.
+        OvsegError: a table is missing.
     """
-    every = read_pairs(run / "pairs")
-    chosen = sample(every, number)
+    all_pairs = read_pairs(run / "pairs")
+    chosen = sample_pairs(all_pairs, number)
     cards = [card for card in _cards(run, images, chosen) if card is not None]
-    counts, edges = histogram(similarities(every))
+    counts, edges = similarity_histogram(similarities(all_pairs))
     data = {
         "cards": cards,
-        "total": every.num_rows,
-        "nouns": pc.count_distinct(every["noun"]).as_py(),
+        "total": all_pairs.num_rows,
+        "nouns": pc.count_distinct(all_pairs["noun"]).as_py(),
         "missing": len(chosen) - len(cards),
         "histogram": {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])},
     }
     template = resources.files(__package__).joinpath("browser.html").read_text(encoding="utf-8")
-    blob = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text can end the script element
+    # Without "<" no caption can end the script element that holds the data.
+    embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(template.replace("__DATA__", blob, 1), encoding="utf-8")
+    out.write_text(template.replace("__DATA__", embedded, 1), encoding="utf-8")
     log.info("browser: %d pairs, %d without an image -> %s", len(cards), data["missing"], out)
 
 
 def thumbnail(pixels: ImageArray, mask: MaskArray) -> bytes:
-    """A small JPEG of an image with a mask outlined and the rest dimmed.
+    """Return a small JPEG of an image with a mask outlined and the background darkened.
 
     Args:
         pixels: uint8 RGB `[H, W, 3]`.
@@ -78,21 +89,21 @@ def thumbnail(pixels: ImageArray, mask: MaskArray) -> bytes:
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     large = (small[0] * OVERSAMPLING, small[1] * OVERSAMPLING)
     canvas = np.asarray(Image.fromarray(pixels).resize(large, Image.Resampling.BICUBIC)).astype(np.float32)
-    inside = _shrink(mask, large)
-    canvas[~inside] *= DIMMED
+    inside = _resize_mask(mask, large)
+    canvas[~inside] *= BACKGROUND_BRIGHTNESS
     distance = ndimage.distance_transform_edt(~inside)
-    nearer = 0.0
-    for reach, colour in LINES:
-        canvas[(distance > nearer) & (distance <= reach)] = colour
-        nearer = reach
+    inner = 0.0
+    for outer, colour in LINES:
+        canvas[(distance > inner) & (distance <= outer)] = colour
+        inner = outer
     stream = io.BytesIO()
     image = Image.fromarray(canvas.astype(np.uint8)).resize(small, Image.Resampling.BOX)
-    image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)  # subsampling would smear the line
+    image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)  # subsampling would blur the lines
     return stream.getvalue()
 
 
-def _shrink(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
-    """A mask at another size (width, height); what is too small for a pixel keeps one."""
+def _resize_mask(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
+    """A mask at another size (width, height); a mask that would vanish keeps one pixel."""
     soft = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
     inside: MaskArray = soft > 127
     if not inside.any():
@@ -102,13 +113,13 @@ def _shrink(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
 
 
 def _cards(run: Path, images: Path, pairs: list[Row]) -> Iterator[dict[str, Any] | None]:
-    """What the page knows of each pair; None if its image cannot be read."""
-    found = index_rows(run / "index", pairs)
-    for image_id, mine, regions in with_masks(pairs, run / "proposals"):
-        row = found[image_id]
+    """The data of each pair for the page; None if its image cannot be read."""
+    index_rows = read_index_rows(run / "index", pairs)
+    for image_id, image_pairs, proposals in pairs_by_image(pairs, run / "proposals"):
+        row = index_rows[image_id]
         record = ImageRecord(root=images, **{name: row[name] for name in IMAGE_FIELDS})
-        for pair in mine:
-            yield _card(pair, row, record, regions[pair["proposal"]]["rle"])
+        for pair in image_pairs:
+            yield _card(pair, row, record, proposals[pair["proposal"]]["rle"])
 
 
 def _card(pair: Row, row: Row, record: ImageRecord, rle: bytes) -> dict[str, Any] | None:

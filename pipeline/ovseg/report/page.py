@@ -1,4 +1,4 @@
-"""reports/index.html: the whole run on one self-contained page, opened from the disk."""
+"""reports/index.html: the whole run on one self-contained page that a browser opens from the disk."""
 
 from __future__ import annotations
 
@@ -9,110 +9,79 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from PIL import Image
 
-from ovseg.report.charts import bars
+from ovseg.report.charts import Chart
+from ovseg.report.metric_tables import Section
 
 JPEG_QUALITY = 82
-CLASSIFIERS = ("clip", "proposals", "ensemble")
+LEAD = (
+    "One run of the pipeline: pairs mined from captions, CLIP adapted to them, and the effect on segmentation. The mined pairs "
+    'are in <a href="pairs.html">pairs.html</a>.'
+)
 
 
 def write_page(
     path: Path,
-    lead: str,
-    facts: Mapping[str, str],
-    charts: Sequence[tuple[str, str, str]],
+    headline: Mapping[str, str],
+    charts: Sequence[Chart],
     overlays: Sequence[Path],
-    tables: Sequence[tuple[str, str, list[list[str]]]],
-    unfolded: int = 1,
+    sections: Sequence[Section],
+    expanded: int = 1,
 ) -> None:
     """Write the page.
 
     Args:
         path: the HTML file.
-        lead: a sentence at the top.
-        facts: value of each name, shown large.
-        charts: title, a sentence, and an `<svg>` element.
-        overlays: images.
-        tables: title, a sentence, and cells with their header.
-        unfolded: how many of the tables, the first ones, are not folded.
+        headline: the values that are shown large at the top, by their labels.
+        charts: the charts; the images are shown after the first.
+        overlays: image files that are embedded.
+        sections: the tables.
+        expanded: the number of tables that are open when the page loads, the first ones.
     """
     first, *others = charts
-    body = [_chart(*first), _gallery(overlays), *(_chart(*chart) for chart in others), "<h2>Tables</h2>"]
-    body += [_table(*table, folded=i >= unfolded) for i, table in enumerate(tables)]
-    told = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in facts.items())
-    page = Template(resources.files(__package__).joinpath("index.html").read_text(encoding="utf-8"))
-    path.write_text(page.substitute(lead=lead, facts=told, body="\n".join(body)), encoding="utf-8")
+    body = [_chart(first), _gallery(overlays), *(_chart(chart) for chart in others), "<h2>Tables</h2>"]
+    body += [_section(section, is_open=i < expanded) for i, section in enumerate(sections)]
+    values = "".join(
+        f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for label, value in headline.items()
+    )
+    template = Template(resources.files(__package__).joinpath("index.html").read_text(encoding="utf-8"))
+    html = template.substitute(lead=LEAD, headline=values, body="\n".join(body))
+    path.write_text(html, encoding="utf-8")
 
 
-def charts(
-    benchmarks: Mapping[str, Any], shown: str, classes: Sequence[Mapping[str, str]], first: str, last: str
-) -> list[tuple[str, str, str]]:
-    """The charts of the page, as `write_page` takes them.
-
-    Args:
-        benchmarks: see `paper.figures`.
-        shown: the one that is shown in detail.
-        classes: rows of its classes.tsv.
-        first, last: the models that are compared.
-    """
-    models = benchmarks[shown]
-    by_model = [
-        (name, [(model, float(figures["ensemble"]["miou"])) for model, figures in some.items()])
-        for name, some in benchmarks.items()
-    ]
-    by_classifier = [
-        (model, [(c, float(figures[c]["miou"])) for c in CLASSIFIERS]) for model, figures in models.items()
-    ]
-    ways = f"{first}/ensemble", f"{last}/ensemble"
-    return [
-        ("Benchmarks", "mIoU of the ensemble.", bars(by_model)),
-        (f"Whose word counts: {shown}", "mIoU by CLIP, by the proposal network, and by both.", bars(by_classifier)),
-        (f"Classes: {shown}", "IoU of the classes that gained and lost most.", class_chart(classes, *ways)),
-    ]
-
-
-def class_chart(rows: Sequence[Mapping[str, str]], first: str, last: str, number: int = 12) -> str:
-    """IoU of the classes that gained and lost most between two ways (columns of classes.tsv)."""
-    known = [(row["class"], float(row[first]), float(row[last])) for row in rows if row[first] and row[last]]
-    order = sorted(known, key=lambda row: row[1] - row[2])
-    chosen = order if len(order) <= 2 * number else [*order[:number], *order[-number:]]
-    names = (first.replace("/", ", "), last.replace("/", ", "))
-    return bars([(name, [(names[0], before), (names[1], after)]) for name, before, after in chosen])
-
-
-def _chart(title: str, sentence: str, svg: str) -> str:
-    return f'<h2>{escape(title)}</h2><p>{escape(sentence)}</p><div class="chart">{svg}</div>'
+def _chart(chart: Chart) -> str:
+    return f'<h2>{escape(chart.title)}</h2><p>{escape(chart.text)}</p><div class="chart">{chart.svg}</div>'
 
 
 def _gallery(overlays: Sequence[Path]) -> str:
     if not overlays:
         return ""
     images = "".join(
-        f'<figure><img alt="{escape(path.stem)}" src="data:image/jpeg;base64,{_embedded(path)}"></figure>'
+        f'<figure><img alt="{escape(path.stem)}" src="data:image/jpeg;base64,{_base64_jpeg(path)}"></figure>'
         for path in overlays
     )
     return (
-        "<h2>Images</h2><p>Spread evenly over the benchmark, whatever came out. Grey: nothing is scored there.</p>"
-        f"{images}"
+        "<h2>Images</h2><p>Images at equal distances in the benchmark, not chosen by their results. Gray pixels have no "
+        f"label.</p>{images}"
     )
 
 
-def _embedded(path: Path) -> str:
+def _base64_jpeg(path: Path) -> str:
     stream = io.BytesIO()
     with Image.open(path) as image:
         image.convert("RGB").save(stream, "JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _table(title: str, sentence: str, cells: list[list[str]], folded: bool) -> str:
-    header, *rows = cells
+def _section(section: Section, is_open: bool) -> str:
+    header, *rows = section.cells
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    said = f"<p>{escape(sentence)}</p>{table}"
-    return (
-        f"<details><summary>{escape(title)}</summary>{said}</details>" if folded else f"<h3>{escape(title)}</h3>{said}"
-    )
+    content = f"<p>{escape(section.text)}</p>{table}"
+    title = escape(section.title)
+    if is_open:
+        return f"<h3>{title}</h3>{content}"
+    return f"<details><summary>{title}</summary>{content}</details>"

@@ -1,4 +1,4 @@
-"""How good the mined nouns and pairs are, where somebody wrote down what is right."""
+"""How many mined nouns and pairs are correct, where the data says what is correct."""
 
 from __future__ import annotations
 
@@ -13,151 +13,153 @@ import pyarrow.compute as pc
 
 from ovseg.core import hashing, masks, tables
 from ovseg.core.errors import BadItem
+from ovseg.core.options import CaptionsPerImage
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
-from ovseg.mining.nouns import CaptionsPerImage
-from ovseg.report.sampling import Row, with_masks
+from ovseg.report.sampling import Row, pairs_by_image
 
 
 def noun_quality(
     nouns: Path, captions: Path, captions_per_image: CaptionsPerImage, index: Path | None = None
 ) -> dict[str, float]:
-    """Precision and recall of the extracted nouns against those marked in the captions, over all images together.
+    """Compute precision and recall of the extracted nouns against the nouns marked in the captions, over all images together.
 
     Args:
-        nouns: folder of the table `nouns`.
+        nouns: the folder of the table `nouns`.
         captions: the captions JSON; its annotations may have "nouns": [{"noun", "start", "end", "visual"}].
-        captions_per_image: as in `extract_nouns`: 1 compares with the caption of the lowest id alone.
-        index: folder of the table `index`; only its usable images count. None: every image of the captions does.
+        captions_per_image: the captions that were read: 1 is the one with the lowest id of each image.
+        index: the folder of the table `index`, whose usable images alone count; None counts every image of the captions.
 
     Returns:
         "noun_precision" and "noun_recall" in [0, 1]; empty where no caption has its nouns marked.
     """
-    if captions.is_dir() or not _mentions(captions, b'"nouns"'):
+    if captions.is_dir() or not _contains(captions, b'"nouns"'):
         return {}
-    gold = _gold(captions, captions_per_image, None if index is None else _usable(index))
-    if not gold:
+    marked = _marked_nouns(captions, captions_per_image, None if index is None else _usable_images(index))
+    if not marked:
         return {}
-    found: dict[int, set[str]] = defaultdict(set)
+    extracted: dict[int, set[str]] = defaultdict(set)
     for row in tables.rows(nouns, "nouns", ["image_id", "noun"]):
-        found[row["image_id"]].add(row["noun"])
-    right = sum(len(found[image_id] & wanted) for image_id, wanted in gold.items())
-    extracted = sum(len(found[image_id]) for image_id in gold)
-    wanted = sum(len(nouns_) for nouns_ in gold.values())
-    return {"noun_precision": right / max(extracted, 1), "noun_recall": right / max(wanted, 1)}
+        extracted[row["image_id"]].add(row["noun"])
+    num_correct = sum(len(extracted[image_id] & image_nouns) for image_id, image_nouns in marked.items())
+    num_extracted = sum(len(extracted[image_id]) for image_id in marked)
+    num_marked = sum(len(image_nouns) for image_nouns in marked.values())
+    return {"noun_precision": num_correct / max(num_extracted, 1), "noun_recall": num_correct / max(num_marked, 1)}
 
 
-def _mentions(path: Path, word: bytes) -> bool:
-    """Whether a file holds a word; a look that costs nothing beside streaming all of COCO's captions."""
+def _contains(path: Path, text: bytes) -> bool:
+    """Whether a file contains a text; this is much faster than parsing all captions of COCO."""
     with path.open("rb") as stream:
         if not path.stat().st_size:
             return False
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(word) >= 0
+            return data.find(text) >= 0
 
 
-def _usable(index: Path) -> set[int]:
+def _usable_images(index: Path) -> set[int]:
     rows = tables.rows(index, "index", ["image_id", "problem"])
     return {row["image_id"] for row in rows if row["problem"] is None}
 
 
-def _gold(captions: Path, policy: CaptionsPerImage, usable: set[int] | None) -> dict[int, set[str]]:
-    """Distinct visual nouns by image, over the captions that were read; no image whose captions are not marked."""
-    gold = {}
+def _marked_nouns(captions: Path, policy: CaptionsPerImage, usable: set[int] | None) -> dict[int, set[str]]:
+    """The distinct visual nouns of each image over the captions that were read; images with unmarked captions are left out."""
+    marked = {}
     with TemporaryDirectory() as scratch:
         store = open_coco(captions, Path(scratch) / "captions.sqlite")
         for image in store.images():
             if usable is not None and image["id"] not in usable:
                 continue
-            found = [a for a in store.annotations(image["id"]) if isinstance(a.get("caption"), str)]
-            read = sorted(found, key=lambda a: int(a.get("id", 0)))[: 1 if policy == 1 else None]
+            annotations = [a for a in store.annotations(image["id"]) if isinstance(a.get("caption"), str)]
+            read = sorted(annotations, key=lambda a: int(a.get("id", 0)))[: 1 if policy == 1 else None]
             if read and all("nouns" in caption for caption in read):
-                gold[image["id"]] = {n["noun"].lower() for caption in read for n in caption["nouns"] if n["visual"]}
-    return gold
+                marked[image["id"]] = {n["noun"].lower() for caption in read for n in caption["nouns"] if n["visual"]}
+    return marked
 
 
-def pair_quality(pairs: Path, proposals: Path, truth: Path, scratch: Path) -> dict[str, float]:
-    """How many mined pairs name what their mask shows.
+def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path) -> dict[str, float]:
+    """Compute the fraction of mined pairs whose noun names what their mask shows.
 
-    A pair is right if, of all segments of its image in the truth, the one that overlaps its mask most (by IoU) has the
-    pair's noun as name or synonym. Left out are annotated pairs, which are not mined, and images without a segment,
-    which cannot be judged.
+    A pair is correct if the annotated segment that overlaps its mask most (by IoU) has the pair's noun as name or synonym.
+    Annotated pairs, which are not mined, and images without a segment, which cannot be judged, are left out.
 
     Args:
-        pairs, proposals: folders of those tables.
-        truth: COCO-format JSON with RLE or polygons; categories have a name and may have "synonyms" and "annotated".
-        scratch: folder for the streamed copy of the truth.
+        pairs: the folder of the table `pairs`.
+        proposals: the folder of the table `proposals`.
+        annotations: COCO JSON with RLE or polygons; its categories have a name and may have "synonyms" and "annotated".
+        scratch: a folder for the database that the annotations are read into.
 
     Returns:
-        shares in [0, 1]: "pairs_in_vocabulary" (of all mined pairs, those whose noun names a category);
-        "pair_precision" over those of them that can be judged; and, if categories say whether they are annotated,
-        "pair_precision_annotated" and "pair_precision_not_annotated". A share of nothing is left out.
+        fractions in [0, 1]: "pairs_in_vocabulary", the mined pairs whose noun names a category; "pair_precision", the correct
+        ones among those of them that can be judged; and, if categories say whether they are annotated,
+        "pair_precision_annotated" and "pair_precision_not_annotated". A fraction of no pairs is left out.
 
     Raises:
-        OvsegError: if the truth is not a COCO file, or a table is missing.
+        OvsegError: the annotations are not a COCO file, or a table is missing.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    store = open_coco(truth, scratch / f"truth-{hashing.sha256_file(truth)[:16]}.sqlite")
+    store = open_coco(annotations, scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}.sqlite")
     categories = store.categories()
-    words = _words(categories)
+    vocabulary = _categories_by_name(categories)
     columns = ["part", "image_id", "noun", "proposal", "source"]
     table = tables.read(pairs, "pairs", columns)
     mined = table.filter(pc.not_equal(table["source"], "annotated")).to_pylist()
-    known = [pair for pair in mined if pair["noun"] in words]
+    in_vocabulary = [pair for pair in mined if pair["noun"] in vocabulary]
     flagged = any("annotated" in record for record in categories.values())
-    right: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
     judged: Counter[str] = Counter()
-    for pair, good in _judged(known, proposals, store, words):
+    for pair, is_correct in _judge(in_vocabulary, proposals, store, vocabulary):
         names = ["pair_precision"]
         if flagged:
-            annotated = any(categories[i].get("annotated") for i in words[pair["noun"]])
+            annotated = any(categories[i].get("annotated") for i in vocabulary[pair["noun"]])
             names.append("pair_precision_annotated" if annotated else "pair_precision_not_annotated")
         judged.update(names)
-        right.update(names if good else ())
-    shares = {name: right[name] / judged[name] for name in sorted(judged)}
-    return shares | ({"pairs_in_vocabulary": len(known) / len(mined)} if mined else {})
+        correct.update(names if is_correct else ())
+    fractions = {name: correct[name] / judged[name] for name in sorted(judged)}
+    return fractions | ({"pairs_in_vocabulary": len(in_vocabulary) / len(mined)} if mined else {})
 
 
-def _words(categories: dict[int, Record]) -> dict[str, set[int]]:
-    """Name or synonym in lower case -> ids of the categories that it names."""
-    words: dict[str, set[int]] = defaultdict(set)
-    for number, record in categories.items():
-        for word in (record["name"], *record.get("synonyms", ())):
-            words[str(word).lower()].add(number)
-    return dict(words)
+def _categories_by_name(categories: dict[int, Record]) -> dict[str, set[int]]:
+    """The ids of the categories that each name or synonym, in lower case, stands for."""
+    by_name: dict[str, set[int]] = defaultdict(set)
+    for category_id, record in categories.items():
+        for name in (record["name"], *record.get("synonyms", ())):
+            by_name[str(name).lower()].add(category_id)
+    return dict(by_name)
 
 
-def _judged(pairs: list[Row], proposals: Path, store: Store, words: dict[str, set[int]]) -> Iterator[tuple[Row, bool]]:
-    """Each pair of an image that has segments, and whether it is right."""
-    for image_id, mine, regions in with_masks(pairs, proposals):
-        best = best_categories([regions[pair["proposal"]] for pair in mine], store.annotations(image_id))
+def _judge(
+    pairs: list[Row], proposals: Path, store: Store, vocabulary: dict[str, set[int]]
+) -> Iterator[tuple[Row, bool]]:
+    """Each pair of an image that has segments, and whether it is correct."""
+    for image_id, image_pairs, image_proposals in pairs_by_image(pairs, proposals):
+        best = best_categories([image_proposals[pair["proposal"]] for pair in image_pairs], store.annotations(image_id))
         if best is not None:
-            yield from ((pair, bool(found & words[pair["noun"]])) for pair, found in zip(mine, best, strict=True))
+            for pair, categories in zip(image_pairs, best, strict=True):
+                yield pair, bool(categories & vocabulary[pair["noun"]])
 
 
-def best_categories(regions: list[Row], segments: list[Record]) -> list[set[int]] | None:
-    """For each mask of one image the categories of the segments that overlap it most.
+def best_categories(proposals: list[Row], segments: list[Record]) -> list[set[int]] | None:
+    """Return, for each mask of one image, the categories of the segments that overlap it most.
 
     Args:
-        regions: rows of the table `proposals`, all of one image.
-        segments: COCO annotations of the same image; those that cannot be read are passed over.
+        proposals: rows of the table `proposals`, all of one image.
+        segments: COCO annotations of the same image; unreadable ones are skipped.
 
     Returns:
-        more than one category only where overlaps are equal, none where nothing overlaps; None if there is no segment.
+        several categories for a mask only where overlaps are equal, none where nothing overlaps; None if there is no segment.
     """
-    height, width = regions[0]["height"], regions[0]["width"]
-    counts, categories = [], []
+    height, width = proposals[0]["height"], proposals[0]["width"]
+    segment_rles, categories = [], []
     for segment in segments:
         try:
-            counts.append(masks.from_coco(segment.get("segmentation"), height, width))
+            segment_rles.append(masks.from_coco(segment.get("segmentation"), height, width))
             categories.append(int(segment["category_id"]))
         except BadItem:
             continue
-    if not counts:
+    if not segment_rles:
         return None
-    overlap = masks.iou_matrix([row["rle"] for row in regions] + counts, height, width)[: len(regions), len(regions) :]
-    best = overlap.max(axis=1)
+    overlap = masks.iou_matrix([row["rle"] for row in proposals], height, width, segment_rles)
     return [
-        {categories[i] for i in np.flatnonzero(row == most)} if most > 0 else set()
-        for row, most in zip(overlap, best, strict=True)
+        {categories[i] for i in np.flatnonzero(row == largest)} if largest > 0 else set()
+        for row, largest in zip(overlap, overlap.max(axis=1), strict=True)
     ]

@@ -1,1 +1,1 @@
-"""The two-stage segmenter: proposals, their names by CLIP and by the proposal network, one map. Also a demo's and the CLI's."""
+"""Two-stage open-vocabulary segmentation: a proposal network finds regions, it and CLIP classify them, one map results."""

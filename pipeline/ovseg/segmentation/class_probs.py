@@ -1,22 +1,39 @@
-"""From similarities to scores: CLIP's word, the proposal network's word, and ensembles of both (paper 3.1, A.3).
+"""Class probabilities of proposals by the proposal network and by CLIP, and their ensemble (paper 3.1, A.3).
 
-Shapes: Q proposals, K classes. Of a proposal, p is what the network says, q what CLIP says.
+Shapes: Q proposals, K classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-TEMPERATURE = 100.0  # of cosines
+TEMPERATURE = 100.0  # factor on cosine similarities before the softmax
 
 
-def by_network(similarity: Tensor, no_object: Tensor) -> Tensor:
-    """p: softmax over the K classes and "no object", of which the K stay as they are (they need not add up to 1).
+@dataclass(frozen=True)
+class ClassProbs:
+    """Probabilities of K classes for Q proposals.
+
+    Attributes:
+        network: float64 `[Q, K]`, by the proposal network; a row adds up to less than 1, the rest is "no object".
+        clip: float64 `[Q, K]`, by CLIP; a row adds up to 1, or is 0 for a proposal that is not valid.
+        valid: bool `[Q]`, whether the proposal has a pixel above the mask threshold, so that CLIP can encode it.
+    """
+
+    network: Tensor
+    clip: Tensor
+    valid: Tensor
+
+
+def network_class_probs(similarity: Tensor, no_object: Tensor) -> Tensor:
+    """Softmax over the K classes and "no object", of which the K classes are kept without normalizing them again.
 
     Args:
-        similarity: cosines `[Q, K]`.
-        no_object: cosines with the learned "no object" `[Q]`.
+        similarity: `[Q, K]`, cosine similarities of proposals and classes.
+        no_object: `[Q]`, cosine similarities with the learned embedding of "no object".
 
     Returns:
         float64 `[Q, K]` in [0, 1].
@@ -24,33 +41,44 @@ def by_network(similarity: Tensor, no_object: Tensor) -> Tensor:
     return (TEMPERATURE * torch.cat([similarity, no_object[:, None].double()], dim=1)).softmax(1)[:, :-1]
 
 
-def by_clip(similarity: Tensor) -> Tensor:
-    """q: softmax over the K classes, float64 `[Q, K]`, of cosines `[Q, K]`."""
+def clip_class_probs(similarity: Tensor) -> Tensor:
+    """Softmax over the K classes, float64 `[Q, K]`, of cosine similarities `[Q, K]`."""
     return (TEMPERATURE * similarity).softmax(1)
 
 
-def ensemble_scores(p: Tensor, q: Tensor, valid: Tensor, weight: float | Tensor, seen: Tensor | None = None) -> Tensor:
-    """p^(1 - w) q^w: the network alone for w = 0, CLIP alone for w = 1.
+def ensemble_scores(probs: ClassProbs, weight: float | Tensor, seen: Tensor | None = None) -> Tensor:
+    """Combine both classifiers: network^(1 - w) * clip^w, the network alone for w = 0 and CLIP alone for w = 1.
 
-    A proposal without a pixel above the mask threshold has nothing that CLIP could see: the network's word stands.
+    A proposal without a pixel above the mask threshold cannot be encoded by CLIP; the network alone classifies it.
 
     Args:
-        p, q: `[Q, K]`; rows of q that are not valid are not looked at.
-        valid: bool `[Q]`.
-        weight: w, weight of CLIP in [0, 1]; one for all or `[K]`, as SimBaseline's and ZegFormer's for seen and unseen.
-        seen: bool `[K]`; CLIP's word on these classes is replaced by its mean over them, so that it ranks the unseen
-            alone (ZegFormer). None leaves it.
+        probs: the probabilities of both; rows of `probs.clip` that are not valid are ignored.
+        weight: w in [0, 1]; a number for all classes, or `[K]`, as SimBaseline and ZegFormer weight seen and unseen classes.
+        seen: bool `[K]`; CLIP's probabilities of these classes are replaced by their mean, so that CLIP only ranks the unseen
+            classes (ZegFormer). None replaces nothing.
 
     Returns:
         `[Q, K]` in [0, 1].
     """
+    clip = probs.clip
     if seen is not None and seen.any():
-        q = torch.where(seen, q[:, seen].mean(1, keepdim=True), q)
-    mixed = p.pow(1 - weight) * q.pow(weight)
-    return torch.where(valid[:, None], mixed, p)
+        clip = torch.where(seen, clip[:, seen].mean(1, keepdim=True), clip)
+    combined = probs.network.pow(1 - weight) * clip.pow(weight)
+    return torch.where(probs.valid[:, None], combined, probs.network)
 
 
 def class_weights(weight: float, weight_seen: float | None, seen: Tensor) -> Tensor:
-    """w of each class `[K]`: `weight_seen` for classes seen in training, where given, and `weight` for the rest."""
-    rest = torch.full(seen.shape, weight, dtype=torch.float64)
-    return rest if weight_seen is None else torch.where(seen, torch.tensor(weight_seen, dtype=torch.float64), rest)
+    """Return the weight of CLIP for each class.
+
+    Args:
+        weight: the weight for classes that were not seen in training.
+        weight_seen: the weight for classes that were seen in training; None for `weight`.
+        seen: bool `[K]`.
+
+    Returns:
+        float64 `[K]`.
+    """
+    weights = torch.full(seen.shape, weight, dtype=torch.float64)
+    return (
+        weights if weight_seen is None else torch.where(seen, torch.tensor(weight_seen, dtype=torch.float64), weights)
+    )

@@ -1,4 +1,7 @@
-"""A map of labels as an image that a person reads: colours over the photograph, borders, a legend. H, W image."""
+"""A label map drawn over its image: class colors, white borders and a legend.
+
+Shapes: H, W image; K classes.
+"""
 
 from __future__ import annotations
 
@@ -13,73 +16,87 @@ from ovseg.core.images import ImageArray
 
 Colour = tuple[int, int, int]
 
-GREY: Colour = (128, 128, 128)  # of what is no class
-GOLDEN = 0.618034  # turns of hue between two classes: neighbours in number are far apart in colour
-STRENGTH = 0.55  # of a colour over the image
-LINE, MARGIN = 26, 12  # pixels of the legend
-LEAST_SIDE, MOST_ROWS = 320, 24
+GREY: Colour = (128, 128, 128)  # of labels that are no class
+HUE_STEP = 0.618034  # golden ratio: classes with consecutive numbers get very different hues
+OPACITY = 0.55
+LINE_HEIGHT, MARGIN = 26, 12  # of the legend, in pixels
+MIN_SIDE = 320  # smaller images are enlarged, so that they are not tiny beside the legend
+MAX_SCALE = 8
+MAX_ROWS = 24
 
 
 def class_colour(number: int) -> Colour:
-    """The colour of class `number`: the same everywhere."""
-    hue = (0.02 + number * GOLDEN) % 1
+    """Return the color of a class; it depends on the number of the class alone, so it is the same in every image."""
+    hue = (0.02 + number * HUE_STEP) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.95)[number % 3], (0.95, 0.9, 0.7)[number // 3 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def paint(pixels: ImageArray, labels: NDArray[np.integer], classes: int) -> ImageArray:
-    """The image `[H, W, 3]` under the colours of its classes, with borders; grey where a label is no class."""
-    table = np.array([*(class_colour(number) for number in range(classes)), GREY], np.float32)
-    place = np.minimum(labels.astype(np.int64), classes)
-    mixed = pixels * (1 - STRENGTH) + table[place] * STRENGTH
+def blend_labels(pixels: ImageArray, labels: NDArray[np.integer], num_classes: int) -> ImageArray:
+    """Blend an image with the colors of its labels, and draw white borders between different labels.
+
+    Args:
+        pixels: uint8 RGB `[H, W, 3]`.
+        labels: `[H, W]`, the class of each pixel; a label of at least K is no class and gray.
+        num_classes: K.
+
+    Returns:
+        uint8 RGB `[H, W, 3]`.
+    """
+    colours = np.array([*(class_colour(number) for number in range(num_classes)), GREY], np.float32)
+    rows = np.minimum(labels.astype(np.int64), num_classes)
+    blended = pixels * (1 - OPACITY) + colours[rows] * OPACITY
     border = np.zeros(labels.shape, bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
-    mixed[border] = 255
-    return mixed.round().astype(np.uint8)
+    blended[border] = 255
+    return blended.round().astype(np.uint8)
 
 
-def overlay(pixels: ImageArray, labels: NDArray[np.integer], names: Sequence[str]) -> Image.Image:
-    """The painted image with a legend of the classes in it, largest first.
+def draw_overlay(pixels: ImageArray, labels: NDArray[np.integer], names: Sequence[str]) -> Image.Image:
+    """Draw the labels over the image, with a legend of the classes that occur, largest first.
 
     Args:
-        pixels: uint8 `[H, W, 3]`.
-        labels: classes `[H, W]`.
-        names: of the K classes.
+        pixels: uint8 RGB `[H, W, 3]`.
+        labels: `[H, W]`, the class of each pixel.
+        names: the names of K classes.
     """
-    painted = _enlarged(Image.fromarray(paint(pixels, labels, len(names))))
+    image = _enlarge(Image.fromarray(blend_labels(pixels, labels, len(names))))
     numbers, counts = np.unique(labels, return_counts=True)
-    order = sorted(zip(numbers.tolist(), (counts / labels.size).tolist(), strict=True), key=lambda row: -row[1])
+    fractions = zip(numbers.tolist(), (counts / labels.size).tolist(), strict=True)
     rows = [
-        (class_colour(n), f"{names[n]}  {share:.0%}" if share >= 0.01 else names[n])
-        for n, share in order
-        if n < len(names)
+        (class_colour(number), f"{names[number]}  {fraction:.0%}" if fraction >= 0.01 else names[number])
+        for number, fraction in sorted(fractions, key=lambda row: -row[1])
+        if number < len(names)
     ]
-    return beside(painted, rows)
+    return add_legend(image, rows)
 
 
-def beside(image: Image.Image, rows: Sequence[tuple[Colour, str]]) -> Image.Image:
-    """An image with a legend at its right."""
-    shown, left = rows[:MOST_ROWS], len(rows) - MOST_ROWS
-    lines = [*shown, *([(GREY, f"and {left} more")] if left > 0 else [])]
+def add_legend(image: Image.Image, rows: Sequence[tuple[Colour, str]]) -> Image.Image:
+    """Return the image with a legend at its right side.
+
+    Args:
+        image: the image.
+        rows: color and text of each row; if there are more than `MAX_ROWS`, the last row says how many are left out.
+    """
+    shown, num_hidden = rows[:MAX_ROWS], len(rows) - MAX_ROWS
+    lines = [*shown, *([(GREY, f"and {num_hidden} more")] if num_hidden > 0 else [])]
     font = ImageFont.load_default(16)
-    width = max((round(font.getlength(text)) for _, text in lines), default=0) + 2 * MARGIN + LINE
-    height = max(image.height, 2 * MARGIN + LINE * len(lines))
-    whole = Image.new("RGB", (image.width + width, height), "white")
-    whole.paste(image, (0, (height - image.height) // 2))
-    pen = ImageDraw.Draw(whole)
+    width = max((round(font.getlength(text)) for _, text in lines), default=0) + 2 * MARGIN + LINE_HEIGHT
+    height = max(image.height, 2 * MARGIN + LINE_HEIGHT * len(lines))
+    canvas = Image.new("RGB", (image.width + width, height), "white")
+    canvas.paste(image, (0, (height - image.height) // 2))
+    draw = ImageDraw.Draw(canvas)
     for i, (colour, text) in enumerate(lines):
-        x, y = image.width + MARGIN, MARGIN + i * LINE
-        pen.rounded_rectangle((x, y + 3, x + LINE - 8, y + LINE - 5), 4, fill=colour)
-        pen.text((x + LINE, y + 2), text, fill="black", font=font)
-    return whole
+        x, y = image.width + MARGIN, MARGIN + i * LINE_HEIGHT
+        draw.rounded_rectangle((x, y + 3, x + LINE_HEIGHT - 8, y + LINE_HEIGHT - 5), 4, fill=colour)
+        draw.text((x + LINE_HEIGHT, y + 2), text, fill="black", font=font)
+    return canvas
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
-    """A small image, enlarged so that it is as large as its legend is readable."""
-    scale = min(LEAST_SIDE / max(image.size), 8)
+def _enlarge(image: Image.Image) -> Image.Image:
+    scale = min(MIN_SIDE / max(image.size), MAX_SCALE)
     if scale <= 1:
         return image
-    return image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.NEAREST
-    )
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST)

@@ -1,9 +1,13 @@
-"""The two-stage segmenter (paper 3.1): the benchmark, the command line and any demo call this one class.
+"""Two-stage segmentation (paper 3.1). Benchmarks, the command line and applications all call this one class.
 
-network.predict -> masks and class embeddings of Q proposals
-cut          -> what CLIP sees of each
-name         -> p and q, the network's and CLIP's word on K classes
-paint        -> their ensemble, composed to a map
+    network.predict   masks and class embeddings of Q proposals
+    binarize          their binary masks
+    crop_regions      the crop of each for CLIP
+    classify          class probabilities by the proposal network and by CLIP
+    ensemble          one score for each proposal and class
+    semantic_map      the class of each pixel
+
+Shapes: Q proposals, K classes, H, W image.
 """
 
 from __future__ import annotations
@@ -20,41 +24,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.clip.load import Clip, Precision
-from ovseg.core import crops, masks
+from ovseg.clip.load import Clip
+from ovseg.core import masks
 from ovseg.core.images import ImageArray
-from ovseg.core.vocabulary import Templates
+from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.proposals.mask_logits import binary_masks
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.proposals.network_folder import check_text_tower, load_network
-from ovseg.segmentation.class_probs import by_clip, by_network, class_weights, ensemble_scores
-from ovseg.segmentation.compose import compose
-from ovseg.segmentation.names import Synonyms, Vocabulary, vocabulary
-from ovseg.segmentation.regions import Regions, View, crop_regions, threads
+from ovseg.segmentation.class_names import Vocabulary, build_vocabulary
+from ovseg.segmentation.class_probs import (
+    ClassProbs,
+    class_weights,
+    clip_class_probs,
+    ensemble_scores,
+    network_class_probs,
+)
+from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads
+from ovseg.segmentation.semantic_map import semantic_map
 
 Classifier = Literal["clip", "proposals", "ensemble"]
 OTHERS = "others"
 
 
 @dataclass(frozen=True)
-class ClassProbs:
-    """The word on each proposal: p by the network and q by CLIP, float64 `[Q, K]`; `valid` as in `Regions`."""
-
-    p: Tensor
-    q: Tensor
-    valid: Tensor
-
-
-@dataclass(frozen=True)
 class Segmentation:
-    """One image, segmented.
+    """The segmentation of one image.
 
     Attributes:
-        names: K.
-        labels: class of each pixel, uint16 `[H, W]`.
-        score: its score, float32 `[H, W]`.
-        proposals: score of each proposal for each class, float64 `[Q, K]`.
-        areas: pixels of each proposal above the mask threshold, int64 `[Q]`.
+        names: the names of K classes.
+        labels: uint16 `[H, W]`, the class of each pixel.
+        score: float32 `[H, W]`, the score of that class.
+        proposals: float64 `[Q, K]`, the score of each proposal for each class.
+        areas: int64 `[Q]`, the number of pixels of each proposal above the mask threshold.
     """
 
     names: tuple[str, ...]
@@ -66,56 +67,61 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A proposal network and a CLIP, and how they are put together.
+    """A proposal network and a CLIP that classifies its proposals.
 
     Attributes:
-        network: proposals.
-        clip: names them; its mask prompts are used.
-        mask_threshold: what is above it is foreground of the crop that CLIP sees.
-        weight: of CLIP in the ensemble, in [0, 1].
-        weight_seen: another one for classes seen in training; None for the same.
-        average_seen: see `ensemble_scores`, ZegFormer's.
-        calibration: taken from the maps of classes seen in training, ZegFormer's gamma.
-        fill, antialias, view: what CLIP is shown, see `crop_regions`.
-        templates, synonyms: of names.
-        batch_size: crops in one forward pass of CLIP.
-        pool: threads that cut.
+        network: the proposal network.
+        clip: the CLIP; its mask prompts are used if it has any.
+        mask_threshold: a pixel belongs to a proposal if its probability is above it, in (0, 1).
+        weight: the weight of CLIP in the ensemble, in [0, 1].
+        options: how regions are viewed, names embedded and seen classes treated.
+        crop: the crop recipe.
+        batch_size: the number of crops in one forward pass of CLIP.
+        pool: the threads that crop.
     """
 
     network: ProposalNetwork
     clip: Clip
     mask_threshold: float = 0.4
     weight: float = 0.7
-    weight_seen: float | None = None
-    average_seen: bool = False
-    calibration: float = 0.0
-    fill: crops.Fill = "mean"
-    antialias: bool = True
-    view: View = "crop-and-mask"
-    templates: Templates = "vild"
-    synonyms: Synonyms = "max"
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    crop: CropOptions = field(default_factory=CropOptions)
     batch_size: int = 64
-    pool: Executor = field(default_factory=threads, repr=False)
+    pool: Executor = field(default_factory=crop_threads, repr=False)
 
     @staticmethod
     def load(
-        network: Path, clip: Path, device: str = "cpu", precision: Precision = "fp32", **options: object
+        network: Path,
+        clip: Path,
+        device: str = "cpu",
+        *,
+        mask_threshold: float = 0.4,
+        weight: float = 0.7,
+        options: SegmentOptions | None = None,
+        crop: CropOptions | None = None,
+        batch_size: int = 64,
+        workers: int | None = None,
     ) -> Segmenter:
         """Load both models.
 
         Args:
-            network: models/proposal_network.
-            clip: models/base, models/finetune, models/prompt, or any CLIP in that layout.
-            device: torch device.
-            precision: of CLIP.
-            options: attributes of the class.
+            network: the folder of the proposal network, such as models/proposal_network.
+            clip: the folder of the CLIP, such as models/prompt.
+            device: the torch device.
+            mask_threshold, weight, batch_size: attributes of the class.
+            options: an attribute of the class; None for the defaults.
+            crop: an attribute of the class; None for the defaults.
+            workers: the number of threads that crop; None for one per core.
 
         Raises:
-            OvsegError: a folder is not what it should be, or CLIP's text tower is not the network's.
+            OvsegError: a folder does not hold such a model, or CLIP's text tower is not the one of the network.
         """
-        loaded, tower = load_network(network, device), load_adapted(clip, device, precision)
-        check_text_tower(loaded, tower, network, clip)
-        return Segmenter(loaded, tower, **options)  # type: ignore[arg-type]
+        options = options or SegmentOptions()
+        loaded_network, loaded_clip = load_network(network, device), load_adapted(clip, device, options.precision)
+        check_text_tower(loaded_network, loaded_clip, network, clip)
+        pool = crop_threads(workers)
+        crop = crop or CropOptions()
+        return Segmenter(loaded_network, loaded_clip, mask_threshold, weight, options, crop, batch_size, pool)
 
     def segment(
         self,
@@ -124,94 +130,110 @@ class Segmenter:
         classifier: Classifier = "ensemble",
         others: bool = False,
     ) -> Segmentation:
-        """Segment an image with any names.
+        """Segment an image with any class names.
 
         Args:
             pixels: uint8 RGB `[H, W, 3]`.
-            names: of K classes; a class may have several, the shown one first.
-            classifier: whose word counts: CLIP's, the proposal network's, or both.
-            others: one more class, for what none of the names fits.
+            names: the names of K classes; a class may have several, the shown one first.
+            classifier: what classifies the proposals: CLIP, the proposal network, or both.
+            others: whether to add the class "others" for pixels that fit none of the names.
 
         Raises:
-            OvsegError: names that cannot be used.
+            OvsegError: there are no names, a name is empty, or two classes have the same names.
         """
         return self.segment_with(pixels, self.vocabulary(names, others), classifier)
 
-    def segment_with(self, pixels: ImageArray, words: Vocabulary, classifier: Classifier = "ensemble") -> Segmentation:
+    def segment_with(
+        self, pixels: ImageArray, vocabulary: Vocabulary, classifier: Classifier = "ensemble"
+    ) -> Segmentation:
         """As `segment`, with names that are embedded already, for many images."""
-        queries = self.network.predict(pixels)
-        rles = self.binarize(pixels, queries)
+        output = self.network.predict(pixels)
+        rles = self.binarize(pixels, output)
         weight = {"clip": 1.0, "proposals": 0.0, "ensemble": self.weight}[classifier]
-        regions = self.crop_regions(
-            pixels, rles if weight else [None] * len(rles)
-        )  # the network's word needs nothing cut
-        scores = self.ensemble(self.classify(queries, regions, words), weight)
-        labels, score = self.semantic_map(pixels, queries, scores)
-        size = pixels.shape[:2]
-        areas = [0 if rle is None else masks.area(rle, *size) for rle in rles]
-        return Segmentation(words.names, labels, score, scores.numpy(), np.array(areas, np.int64))
+        needs_clip = weight > 0
+        regions = self.crop_regions(pixels, rles if needs_clip else [None] * len(rles))
+        scores = self.ensemble(self.classify(output, regions, vocabulary), weight)
+        labels, score = self.semantic_map(pixels, output, scores)
+        height, width = pixels.shape[:2]
+        areas = [0 if rle is None else masks.area(rle, height, width) for rle in rles]
+        return Segmentation(vocabulary.names, labels, score, scores.numpy(), np.array(areas, np.int64))
 
     def vocabulary(self, names: Sequence[str | Sequence[str]], others: bool = False) -> Vocabulary:
-        """Embed the names of K classes; see `names.vocabulary`."""
+        """Embed the names of K classes; see `segment` for the arguments and `build_vocabulary` for the errors."""
         classes = [[name] if isinstance(name, str) else list(name) for name in names]
-        if others and not any(OTHERS in some for some in classes):
+        if others and not any(OTHERS in class_names for class_names in classes):
             classes.append([OTHERS])
-        return vocabulary(classes, self.clip, self.templates, self.synonyms)
+        return build_vocabulary(classes, self.clip, self.options.templates, self.options.synonyms)
 
-    def binarize(
-        self, pixels: ImageArray, queries: NetworkOutput, threshold: float | None = None
-    ) -> list[bytes | None]:
-        """The binary mask of each proposal as RLE, None where no pixel is above the threshold."""
+    def binarize(self, pixels: ImageArray, output: NetworkOutput, threshold: float | None = None) -> list[bytes | None]:
+        """Return the binary mask of each of Q proposals as RLE; None where no pixel is above the threshold.
+
+        Args:
+            pixels: uint8 RGB `[H, W, 3]`.
+            output: the prediction of the network for it.
+            threshold: in (0, 1); None for `mask_threshold`.
+        """
         height, width = pixels.shape[:2]
         above = self.mask_threshold if threshold is None else threshold
-        found = binary_masks(queries.mask_logits, queries.extent, height, width, above)
-        return [masks.encode(mask) if mask.any() else None for mask, _ in found]
+        proposal_masks = binary_masks(output.mask_logits, output.extent, height, width, above)
+        return [masks.encode(mask) if mask.any() else None for mask, _ in proposal_masks]
 
-    def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> Regions:
-        """What CLIP sees of some masks of an image."""
+    def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> RegionCrops:
+        """Return what CLIP encodes of Q masks of an image; see `region_crops.crop_regions`."""
         return crop_regions(
             pixels,
             rles,
             size=self.clip.size,
             mean=self.clip.mean.tolist(),
-            fill=self.fill,
-            antialias=self.antialias,
-            view=self.view,
+            fill=self.crop.fill,
+            antialias=self.crop.antialias,
+            view=self.options.view,
             pool=self.pool,
         )
 
-    def by_clip(self, regions: Regions, words: Vocabulary) -> Tensor:
-        """q of each proposal, float64 `[Q, K]`; rows that are not valid are 0."""
-        q = torch.zeros(len(regions.valid), len(words.names), dtype=torch.float64)
-        if len(regions.crop):
-            size = self.batch_size
-            pieces = zip(torch.split(regions.crop, size), torch.split(regions.mask, size), strict=True)
-            features = torch.cat([self.clip.encode_crops(crop, mask) for crop, mask in pieces])
-            q[regions.valid] = by_clip(words.similarity(features))
-        return q
+    def classify(self, output: NetworkOutput, regions: RegionCrops, vocabulary: Vocabulary) -> ClassProbs:
+        """Return the class probabilities of Q proposals by the network and by CLIP."""
+        similarity = vocabulary.similarity(output.class_embeddings)
+        network = network_class_probs(similarity, output.class_embeddings @ output.no_object)
+        return ClassProbs(network, self.clip_probs(regions, vocabulary), regions.valid)
 
-    def classify(self, queries: NetworkOutput, regions: Regions, words: Vocabulary) -> ClassProbs:
-        """The word of both on each proposal."""
-        p = by_network(words.similarity(queries.class_embeddings), queries.class_embeddings @ queries.no_object)
-        return ClassProbs(p, self.by_clip(regions, words), regions.valid)
+    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary) -> Tensor:
+        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
+        probs = torch.zeros(len(regions.valid), len(vocabulary.names), dtype=torch.float64)
+        if len(regions.crops):
+            batches = zip(
+                torch.split(regions.crops, self.batch_size), torch.split(regions.masks, self.batch_size), strict=True
+            )
+            embeddings = torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
+            probs[regions.valid] = clip_class_probs(vocabulary.similarity(embeddings))
+        return probs
 
-    def ensemble(self, named: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
-        """Scores `[Q, K]` of the ensemble.
+    def ensemble(self, probs: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
+        """Return the score of each proposal for each class, `[Q, K]`.
 
         Args:
-            named: the word of both.
-            weight: of CLIP.
-            seen: which classes were seen in training, bool `[K]`, for `weight_seen` and `average_seen`; None to leave these.
+            probs: the class probabilities by both classifiers.
+            weight: the weight of CLIP, in [0, 1].
+            seen: bool `[K]`, which classes were seen in training; None ignores `options.weight_seen` and
+                `options.average_seen`.
         """
         if seen is None:
-            return ensemble_scores(named.p, named.q, named.valid, weight)
-        weights = class_weights(weight, self.weight_seen, seen)
-        return ensemble_scores(named.p, named.q, named.valid, weights, seen if self.average_seen else None)
+            return ensemble_scores(probs, weight)
+        weights = class_weights(weight, self.options.weight_seen, seen)
+        return ensemble_scores(probs, weights, seen if self.options.average_seen else None)
 
     def semantic_map(
-        self, pixels: ImageArray, queries: NetworkOutput, scores: Tensor, seen: Tensor | None = None
+        self, pixels: ImageArray, output: NetworkOutput, scores: Tensor, seen: Tensor | None = None
     ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-        """Labels and scores of each pixel, `[H, W]` each; `seen` as in `mix`."""
+        """Return the class of each pixel and its score, `[H, W]` each.
+
+        Args:
+            pixels: uint8 RGB `[H, W, 3]`.
+            output: the prediction of the network for it.
+            scores: `[Q, K]`.
+            seen: bool `[K]`, which classes were seen in training; None ignores `options.seen_penalty`.
+        """
         height, width = pixels.shape[:2]
-        discount = None if seen is None or not self.calibration else self.calibration * seen.double()
-        return compose(scores, queries.mask_logits, queries.extent, height, width, discount)
+        penalty = self.options.seen_penalty
+        penalties = None if seen is None or not penalty else penalty * seen.double()
+        return semantic_map(scores, output.mask_logits, output.extent, height, width, penalties)

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 from ovseg.core import tables
+from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.datasets.fetch.parts import fetch, is_whole, verify
 from ovseg.datasets.fetch.releases import TABLE, parts_of, releases
 from ovseg.datasets.official import BENCHMARKS, convert
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation.evaluate import evaluate, three_classifiers
+from ovseg.evaluation.evaluate import evaluate
+from ovseg.evaluation.predictions import three_classifiers
 from ovseg.mining.run import Settings, mine
 from ovseg.mining.verify import verify as verify_shards
 from tests.conftest import ROOT, Toys, digests
@@ -99,9 +101,17 @@ def test_a_benchmark_comes_from_its_official_archives_with_the_known_labels_and_
     assert convert(name, home, out)["images"] == len(truth)
     labels = labels_of(read_benchmark(out))
     assert labels.keys() == truth.keys() and all(np.array_equal(labels[one], truth[one]) for one in truth)
-    ways = {"toy": three_classifiers(0.5, 0.7)}
-    options = {"ways": ways, "oracles": False, "templates": "single"}
-    counts = evaluate(out, toys.network, {"toy": toys.clip}, tmp_path / "table", runtime, **options)  # type: ignore[arg-type]
+    counts = evaluate(
+        out,
+        toys.network,
+        {"toy": toys.clip},
+        tmp_path / "table",
+        runtime,
+        three_classifiers("toy", 0.5, 0.7),
+        options=SegmentOptions(templates="single"),
+        crop=CropOptions(),
+        oracles=False,
+    )
     assert counts == {"images": len(truth)}
     assert {row["item"] for row in tables.rows(tmp_path / "table", "segmentations")} == set(range(len(truth)))
 

@@ -1,4 +1,4 @@
-"""Runs in words."""
+"""The texts about a run for the terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from ovseg.core.errors import OvsegError
-from ovseg.report.summary import collect, describe, summarise
+from ovseg.report.run_text import describe_run, summarize_run
 from tests.report.conftest import EVIL, PAIRS, Made, write_pairs
 
 
-def test_the_summary_lines_up_and_says_what_to_do_next() -> None:
+def test_the_summary_is_aligned_and_says_what_to_do_next() -> None:
     counts = {
         "index": {"images": 1234, "captions": 6170, "dropped.missing": 2, "dropped.not_an_image": 11},
         "shards": {"samples": 9876, "shards": 16, "dropped.truncated": 0},
     }
-    lines = summarise(counts, Path("out dir")).splitlines()
+    lines = summarize_run(counts, Path("out dir")).splitlines()
     assert lines[0].split() == ["step", "kept", "dropped"]
     assert lines[1].index("6,170 captions, 1,234 images") == lines[0].index("kept")
     assert lines[1].index("11 not an image, 2 missing") == lines[0].index("dropped") == lines[2].index("-")
@@ -27,10 +27,10 @@ def test_the_summary_lines_up_and_says_what_to_do_next() -> None:
     assert "'out dir/pairs.html'" in text
 
 
-def test_a_run_is_described_with_counts_nouns_quantiles_and_pairs_the_best_first(made: Made) -> None:
-    text = describe(made[0], None, 10)
+def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: Made) -> None:
+    text = describe_run(made[0], None, 10)
     assert "3 stop noun, 2 repeated" in text
-    assert "Commonest of 5 nouns" in text
+    assert "The most common of 5 nouns" in text
     assert "0.120" in text
     assert "0.310" in text
     table = text.splitlines()[text.splitlines().index(next(x for x in text.splitlines() if "key " in x)) + 1 :]
@@ -41,21 +41,21 @@ def test_a_run_is_described_with_counts_nouns_quantiles_and_pairs_the_best_first
     assert table[-1].split()[-1] == "-"  # an annotated pair has no caption
 
 
-def test_only_pairs_of_one_noun_and_no_more_than_asked_for(made: Made) -> None:
-    text = describe(made[0] / "shards", " Cat ", 1)
+def test_only_the_given_number_of_pairs_of_one_noun_is_described(made: Made) -> None:
+    text = describe_run(made[0] / "shards", " Cat ", 1)
     assert "1 of 2 pairs of 'cat'" in text
     assert text.count("[cat") == 1
     assert "[bus]" not in text
 
 
-def test_an_unknown_noun_names_its_neighbours(made: Made) -> None:
-    with pytest.raises(OvsegError, match=r"no pair has the noun 'buss'.*bus"):
-        describe(made[0], "buss", 5)
+def test_the_error_about_an_unknown_noun_names_similar_nouns(made: Made) -> None:
+    with pytest.raises(OvsegError, match=r"'buss'.*bus"):
+        describe_run(made[0], "buss", 5)
 
 
-def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match=r"is not the folder of a run: it has no index and no pairs"):
-        describe(tmp_path, None, 5)
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match=rf"{tmp_path} .*index.*pairs"):
+        describe_run(tmp_path, None, 5)
 
 
 def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> None:
@@ -68,40 +68,11 @@ def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> N
         for row in rows:
             row["captions"] = [{"id": c["id"], "text": c["text"] + "\x1b[2J\n\tend"} for c in row["captions"]]
         tables.write_part(path, "index", rows, "f")
-    text = describe(made[0], None, 10)
+    text = describe_run(made[0], None, 10)
     assert "\x1b" not in text
     assert "[bus] [2J end" in text
 
 
 def test_pairs_without_any_similarity_are_described(made: Made) -> None:
     write_pairs(made[0] / "pairs", [PAIRS[5]])
-    assert "annotated pairs have no similarity" in describe(made[0], None, 5)
-
-
-def test_all_counts_come_together_for_the_metrics(made: Made) -> None:
-    run = made[0]
-    folders = {
-        "index": run / "index",
-        "nouns": run / "nouns",
-        "propose": run / "proposals",
-        "score": run / "candidates",
-        "select": run / "pairs",
-        "shards": run / "shards",
-    }
-    assert collect(folders) == {
-        "images": 4,
-        "captions": 4,
-        "nouns": 5,
-        "unique_nouns": 4,
-        "proposals": 8,
-        "candidates": 5,
-        "pairs": 6,
-        "samples": 6,
-        "dropped": {"index.missing": 1, "nouns.stop_noun": 3, "nouns.repeated": 2},
-    }
-    assert collect({"index": run / "index"}) == {"images": 4, "captions": 4, "dropped": {"index.missing": 1}}
-
-
-def test_a_folder_under_a_name_that_is_no_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match="candidates: not a step"):
-        collect({"candidates": tmp_path})
+    assert "annotated pairs have no similarity" in describe_run(made[0], None, 5)

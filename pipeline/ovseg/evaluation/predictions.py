@@ -1,0 +1,144 @@
+"""All label maps of one image that an evaluation compares: every model, mask threshold and classifier, and the two oracles.
+
+The output of the proposal network is shared by all of them, and the crops by all models with the same mask threshold.
+
+Shapes: K classes, H, W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ovseg.core.images import ImageArray
+from ovseg.datasets.benchmark import Benchmark
+from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
+from ovseg.proposals.network import NetworkOutput
+from ovseg.segmentation.class_names import Vocabulary
+from ovseg.segmentation.segmenter import Segmenter
+
+SINGLE_CLASSIFIERS = {"clip": 1.0, "proposals": 0.0}
+"""The classifiers that are no ensemble, and their weight of CLIP; the options for seen classes do not apply to them."""
+
+
+@dataclass(frozen=True)
+class EvalSetting:
+    """One way to segment the images of a benchmark.
+
+    Attributes:
+        model: the name of the CLIP.
+        mask_threshold: a pixel belongs to a proposal if its probability is above it, in (0, 1).
+        classifier: the name that the results get. "clip" and "proposals" are the single classifiers; "proposals" needs no CLIP
+            and runs once for all models. Every other name is an ensemble.
+        weight: the weight of CLIP, in [0, 1].
+    """
+
+    model: str
+    mask_threshold: float
+    classifier: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One label map of an image.
+
+    Attributes:
+        model: the name of the CLIP; empty for a classifier that needs none.
+        threshold: the mask threshold; None for a classifier that needs none.
+        classifier: the name of the setting's classifier, "oracle_labels" or "oracle_masks".
+        labels: uint16 `[H, W]`.
+        gt_classes: for "oracle_masks", the class of each ground-truth mask; None otherwise.
+        pred_classes: for "oracle_masks", the class that CLIP predicts for each; None otherwise.
+    """
+
+    model: str
+    threshold: float | None
+    classifier: str
+    labels: NDArray[np.uint16]
+    gt_classes: list[int] | None = None
+    pred_classes: list[int] | None = None
+
+
+def three_classifiers(model: str, mask_threshold: float, weight: float) -> list[EvalSetting]:
+    """Return the settings of CLIP alone, the proposal network alone, and their ensemble with a weight of CLIP."""
+    weights = {**SINGLE_CLASSIFIERS, "ensemble": weight}
+    return [EvalSetting(model, mask_threshold, classifier, value) for classifier, value in weights.items()]
+
+
+def predict_image(
+    segmenters: Mapping[str, Segmenter],
+    settings: Sequence[EvalSetting],
+    pixels: ImageArray,
+    gt: NDArray[np.uint16],
+    vocabulary: Vocabulary,
+    benchmark: Benchmark,
+    oracles: bool,
+) -> Iterator[Prediction]:
+    """Segment one image in every way.
+
+    Args:
+        segmenters: a segmenter for each model; all have the same proposal network and input size.
+        settings: the ways to segment it.
+        pixels: uint8 RGB `[H, W, 3]`.
+        gt: `[H, W]`, the ground truth.
+        vocabulary: the embedded classes of the benchmark.
+        benchmark: the benchmark.
+        oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
+            made for every model, also for those without a setting.
+    """
+    first = next(iter(segmenters.values()))
+    seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
+    output = first.network.predict(pixels)
+    finished: set[str] = set()
+    for threshold in sorted({setting.mask_threshold for setting in settings}):
+        regions = first.crop_regions(pixels, first.binarize(pixels, output, threshold))
+        for model in dict.fromkeys(setting.model for setting in settings if setting.mask_threshold == threshold):
+            segmenter = segmenters[model]
+            probs = segmenter.classify(output, regions, vocabulary)
+            for setting in settings:
+                if (setting.model, setting.mask_threshold) != (model, threshold):
+                    continue
+                needs_clip = setting.classifier != "proposals"
+                if not needs_clip and setting.classifier in finished:
+                    continue
+                seen_classes = None if setting.classifier in SINGLE_CLASSIFIERS else seen
+                scores = segmenter.ensemble(probs, setting.weight, seen_classes)
+                labels, _ = segmenter.semantic_map(pixels, output, scores, seen_classes)
+                yield Prediction(
+                    model if needs_clip else "", threshold if needs_clip else None, setting.classifier, labels
+                )
+                finished.add(setting.classifier)
+        if oracles and "oracle_labels" not in finished:
+            scores = oracle_scores(regions.rles, gt, benchmark.ignore, len(vocabulary.names))
+            yield _oracle_labels(first, pixels, output, scores, threshold)
+            finished.add("oracle_labels")
+    if oracles:
+        yield from _oracle_masks(segmenters, pixels, gt, vocabulary, benchmark)
+
+
+def _oracle_labels(
+    segmenter: Segmenter, pixels: ImageArray, output: NetworkOutput, scores: Tensor, threshold: float
+) -> Prediction:
+    labels, _ = segmenter.semantic_map(pixels, output, scores)
+    return Prediction("", threshold, "oracle_labels", labels)
+
+
+def _oracle_masks(
+    segmenters: Mapping[str, Segmenter],
+    pixels: ImageArray,
+    gt: NDArray[np.uint16],
+    vocabulary: Vocabulary,
+    benchmark: Benchmark,
+) -> Iterator[Prediction]:
+    gt_classes, rles = gt_masks(gt, benchmark.ignore)
+    regions = next(iter(segmenters.values())).crop_regions(pixels, rles)
+    for model, segmenter in segmenters.items():
+        pred_classes = segmenter.clip_probs(regions, vocabulary).argmax(1).tolist()
+        labels = relabel(gt, gt_classes, pred_classes, len(vocabulary.names))
+        yield Prediction(model, None, "oracle_masks", labels, gt_classes, pred_classes)

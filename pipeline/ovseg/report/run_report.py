@@ -1,0 +1,165 @@
+"""The report of a whole run: metrics.json, summary.json, tables.md, plots, overlays, index.html and pairs.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ovseg.core.options import CaptionsPerImage, CropOptions, ReportOptions, SegmentOptions
+from ovseg.datasets.benchmark import read_benchmark
+from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.calibrate import Choice, read_choice
+from ovseg.report.browser import write_browser
+from ovseg.report.charts import run_charts
+from ovseg.report.counts import FOLDERS, collect_counts
+from ovseg.report.metric_tables import benchmark_sections, write_tables
+from ovseg.report.overlays import write_overlays
+from ovseg.report.page import write_page
+from ovseg.report.plots import write_benchmark_plot, write_class_plot, write_distributions
+from ovseg.report.quality import noun_quality, pair_quality
+from ovseg.report.run_metrics import (
+    headline,
+    read_benchmark_metrics,
+    read_measurements,
+    summary,
+    without_intervals,
+)
+from ovseg.report.zero_shot import measure_zero_shot, zero_shot_section
+from ovseg.segmentation.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """Where the results of a run are.
+
+    Attributes:
+        data: the tables of the mining steps and, in data/evaluate, of the benchmarks.
+        shards: the shards.
+        models: the models.
+        reports: the reports; the report of the run is written there.
+    """
+
+    data: Path = Path("data")
+    shards: Path = Path("shards")
+    models: Path = Path("models")
+    reports: Path = Path("reports")
+
+    @property
+    def network(self) -> Path:
+        """The proposal network."""
+        return self.models / "proposal_network"
+
+    def of_steps(self) -> dict[str, Path]:
+        """The folder of each step of mining."""
+        return {step: self.shards if step == "shards" else self.data / name for step, name in FOLDERS.items()}
+
+
+def write_report(
+    folders: RunFolders,
+    runtime: Runtime,
+    report: ReportOptions,
+    *,
+    images: Path,
+    captions: Path,
+    captions_per_image: CaptionsPerImage,
+    benchmark_folder: Path,
+    benchmarks: Sequence[str],
+    models: Sequence[str],
+    mask_threshold: float | None,
+    weight: float | None,
+    options: SegmentOptions,
+    crop: CropOptions,
+) -> None:
+    """Write the report of a run to `folders.reports`.
+
+    Args:
+        folders: the results of the run.
+        runtime: device, batch size, workers.
+        report: what is shown.
+        images: the folder of the mined images.
+        captions: the captions of the mined images.
+        captions_per_image: the captions that were read of each image.
+        benchmark_folder: the folder of the benchmarks.
+        benchmarks: the names of the benchmarks.
+        models: the names of the CLIPs that were evaluated: the first is compared with, the last is the result.
+        mask_threshold, weight: values for all models; None for those that `calibrate` chose for each.
+        options: how images are segmented.
+        crop: the crop recipe.
+
+    Raises:
+        OvsegError: a result of the run is missing.
+    """
+    plots = folders.reports / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    write_browser(folders.data, images, folders.reports / "pairs.html", report.pairs)
+    write_distributions(folders.data / "pairs", folders.data / "index", plots)
+
+    first, last, shown = models[0], models[-1], report.benchmark
+    with_intervals = read_benchmark_metrics(folders.reports, benchmarks)
+    metrics = _mining_metrics(folders, captions, captions_per_image, report.annotations)
+    metrics["measure"] = read_measurements(folders.reports)
+    metrics["benchmarks"] = without_intervals(with_intervals)
+    pairs, evaluated = folders.data / "pairs", folders.data / "evaluate"
+    metrics["zero_shot"] = measure_zero_shot(
+        pairs, folders.network, benchmark_folder, evaluated, benchmarks, last, plots
+    )
+    _write_json(folders.reports / "metrics.json", metrics)
+    _write_json(folders.reports / "summary.json", summary(metrics, last))
+
+    sections = benchmark_sections(with_intervals)
+    sections.insert(1, zero_shot_section(metrics["zero_shot"]))
+    write_tables(folders.reports / "tables.md", sections)
+    write_benchmark_plot(with_intervals, plots)
+    columns = f"{first}/ensemble", f"{last}/ensemble"
+    classes = write_class_plot(folders.reports / "evaluate" / shown, *columns, plots)
+    choices = {
+        model: read_choice(folders.reports / "calibrate", model, mask_threshold, weight)
+        for model in dict.fromkeys((first, last))
+    }
+    overlays = _write_overlays(folders, runtime, benchmark_folder / shown, report.images, choices, options, crop)
+    top, charts = headline(metrics, first, last, shown), run_charts(with_intervals, shown, classes, first, last)
+    write_page(folders.reports / "index.html", top, charts, overlays, sections, expanded=2)
+
+
+def _write_overlays(
+    folders: RunFolders,
+    runtime: Runtime,
+    benchmark: Path,
+    number: int,
+    choices: Mapping[str, Choice],
+    options: SegmentOptions,
+    crop: CropOptions,
+) -> list[Path]:
+    segmenters = {
+        model: Segmenter.load(
+            folders.network,
+            folders.models / model,
+            runtime.devices[0],
+            mask_threshold=choice.mask_threshold,
+            weight=choice.weight,
+            options=options,
+            crop=crop,
+        )
+        for model, choice in choices.items()
+    }
+    return write_overlays(segmenters, read_benchmark(benchmark), folders.reports / "overlays", number)
+
+
+def _mining_metrics(
+    folders: RunFolders, captions: Path, captions_per_image: CaptionsPerImage, annotations: Path
+) -> dict[str, Any]:
+    """The counts of the mining steps, and the quality of nouns and pairs where the data says what is correct."""
+    metrics: dict[str, Any] = collect_counts(folders.of_steps())
+    metrics |= noun_quality(folders.data / "nouns", captions, captions_per_image, folders.data / "index")
+    with TemporaryDirectory() as scratch:
+        pairs, proposals = folders.data / "pairs", folders.data / "proposals"
+        metrics |= pair_quality(pairs, proposals, annotations, Path(scratch))
+    return metrics
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

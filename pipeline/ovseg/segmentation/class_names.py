@@ -1,0 +1,118 @@
+"""The vocabulary of a segmentation: classes, their names, and the text embeddings of the names.
+
+Shapes: K classes, M texts (a class may have synonyms), Q proposals, D joint width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovseg.clip.load import Clip
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import Synonyms, Templates
+from ovseg.core.vocabulary import TEMPLATES, embed
+
+log = logging.getLogger("ovseg")
+
+DIGITS = 5  # decimal digits of a cosine that are kept: later ones depend on the batch size
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes and the embeddings of their names.
+
+    Attributes:
+        names: the shown name of each of K classes.
+        texts: unit vectors, float32 `[M, D]`.
+        owner: the class of each text, int64 `[M]`.
+        phrases: the texts themselves, M.
+    """
+
+    names: tuple[str, ...]
+    texts: Tensor
+    owner: Tensor
+    phrases: tuple[str, ...] = ()
+
+    def similarity(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine similarity of embeddings and classes: the largest over the texts of each class.
+
+        Args:
+            embeddings: unit vectors `[Q, D]`.
+
+        Returns:
+            float64 `[Q, K]` in [-1, 1].
+        """
+        cosines = torch.round((embeddings @ self.texts.T).double(), decimals=DIGITS)
+        largest = cosines.new_full((len(embeddings), len(self.names)), -1.0)
+        return largest.scatter_reduce(1, self.owner.expand(len(embeddings), -1), cosines, "amax")
+
+
+def build_vocabulary(
+    classes: Sequence[Sequence[str]],
+    clip: Clip,
+    templates: Templates,
+    synonyms: Synonyms = "max",
+    batch_size: int = 256,
+) -> Vocabulary:
+    """Embed the names of K classes with the text tower of a CLIP.
+
+    Args:
+        classes: the names of each class: the shown one first, then synonyms.
+        clip: the CLIP.
+        templates: the prompt templates, see `core.vocabulary.embed`.
+        synonyms: "max" embeds every name and takes the largest similarity; "joined" makes one text of all names of a class
+            ("road, route"), as the reference does.
+        batch_size: the number of texts in one forward pass.
+
+    Raises:
+        OvsegError: there is no class, a name is empty, or two classes have the same names.
+    """
+    cleaned = [tuple(dict.fromkeys(" ".join(name.split()) for name in names if name.strip())) for names in classes]
+    check_names(cleaned)
+    texts_by_class = [(", ".join(names),) if synonyms == "joined" else names for names in cleaned]
+    phrases = tuple(text for texts in texts_by_class for text in texts)
+    owner = torch.tensor([k for k, texts in enumerate(texts_by_class) for _ in texts], dtype=torch.int64)
+    _warn_of_truncation(phrases, clip, templates)
+    names = tuple(names[0] for names in cleaned)
+    return Vocabulary(names, embed(phrases, clip.encode_texts, templates, batch_size), owner, phrases)
+
+
+def check_names(classes: Sequence[tuple[str, ...]]) -> None:
+    """Check that classes can be told apart by their names.
+
+    Raises:
+        OvsegError: there is no class, a name is empty, or two classes have the same names.
+    """
+    if not classes:
+        raise OvsegError('no class names are given; give them for example as --names "cat, sofa, grass"')
+    if () in classes:
+        raise OvsegError(f"class name {list(classes).index(()) + 1} of {len(classes)} is empty")
+    counts = Counter(tuple(sorted(name.lower() for name in names)) for names in classes)
+    repeated = [", ".join(names) for names, number in counts.items() if number > 1]
+    if repeated:
+        raise OvsegError(f"class names are given more than once: {'; '.join(repeated[:8])}; remove the repetitions")
+
+
+def _warn_of_truncation(phrases: Sequence[str], clip: Clip, templates: Templates) -> None:
+    """Warn of texts that exceed CLIP's context: without its last letter such a text still has the same tokens."""
+    longest = max(TEMPLATES[templates], key=len)
+    texts = [longest.format(phrase) for phrase in phrases]
+    tokens, tokens_of_shorter = clip.tokenizer(texts), clip.tokenizer([text[:-1] for text in texts])
+    truncated = [
+        phrase
+        for phrase, row, shorter in zip(phrases, tokens, tokens_of_shorter, strict=True)
+        if torch.equal(row, shorter)
+    ]
+    if truncated:
+        log.warning(
+            "%d class names exceed, with their template, the %d tokens of this CLIP and are truncated: %s",
+            len(truncated),
+            tokens.shape[1],
+            "; ".join(f"{phrase[:60]}..." for phrase in truncated[:3]),
+        )

@@ -1,0 +1,140 @@
+"""Class names: which are errors, how they are embedded, and the warning when a name is truncated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from ovseg.clip.load import Clip
+from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import embed
+from ovseg.segmentation.class_names import build_vocabulary
+from ovseg.segmentation.segmenter import Segmenter
+from tests.toys import noise
+
+LONG = "a very long name of a thing that nobody would ever call by it but who can know what people write in a box"
+
+
+def one_each(names: Sequence[str]) -> list[list[str]]:
+    return [[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], r"--names"),
+        ([""], "1 of 1"),
+        (["cat", "  "], "2 of 2"),
+        (["cat", "dog", "cat"], ": cat;"),
+        (["Cat", "cat"], ": cat;"),
+        (["a", "b", "a", "b"], ": a; b;"),
+    ],
+)
+def test_no_name_an_empty_one_and_a_repeated_one_are_errors(clip: Clip, names: list[str], message: str) -> None:
+    with pytest.raises(OvsegError, match=message):
+        build_vocabulary(one_each(names), clip, "none")
+
+
+def test_the_same_name_with_other_spaces_is_the_same(clip: Clip) -> None:
+    with pytest.raises(OvsegError, match=": traffic light;"):
+        build_vocabulary([["traffic light"], [" traffic   light "]], clip, "none")
+
+
+def test_a_class_without_any_name_is_an_error(clip: Clip) -> None:
+    with pytest.raises(OvsegError, match="2 of 2"):
+        build_vocabulary([["cat"], []], clip, "none")
+
+
+@pytest.mark.parametrize("templates", ["none", "single", "vild"])
+def test_each_name_is_embedded_with_its_templates(clip: Clip, templates: str) -> None:
+    names = ["star", "traffic light"]
+    vocabulary = build_vocabulary(one_each(names), clip, templates)  # type: ignore[arg-type]
+    assert vocabulary.names == ("star", "traffic light") and vocabulary.owner.tolist() == [0, 1]
+    torch.testing.assert_close(vocabulary.texts, embed(names, clip.encode_texts, templates, 64))  # type: ignore[arg-type]
+
+
+def test_two_thousand_names_segment_an_image(segmenter: Segmenter, clip: Clip) -> None:
+    names = [f"thing {i}" for i in range(1999)] + ["star"]
+    vocabulary = build_vocabulary(one_each(names), clip, "none", batch_size=512)
+    assert vocabulary.texts.shape == (2000, clip.width)
+    segmentation = segmenter.segment_with(noise(0), vocabulary)
+    assert (
+        len(segmentation.names) == 2000 and segmentation.labels.max() < 2000 and segmentation.proposals.shape[1] == 2000
+    )
+
+
+@pytest.mark.parametrize("names", [["猫", "собака", "père Noël", "🐈"], ["café", "CAFE"], ["{}", "100% \\n", "a|b"]])
+def test_names_in_any_language_and_with_any_character_are_accepted(clip: Clip, names: list[str]) -> None:
+    vocabulary = build_vocabulary(one_each(names), clip, "vild")
+    assert vocabulary.names == tuple(names) and vocabulary.texts.isfinite().all()
+    assert len(torch.unique(vocabulary.texts, dim=0)) == len(names)
+
+
+def test_a_warning_names_what_exceeds_the_context(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
+    build_vocabulary([["star"], [LONG]], clip, "none")
+    assert LONG[:60] in caplog.text and "16 tokens" in caplog.text
+    assert "star" not in caplog.text.replace(LONG[:60], "")
+
+
+def test_there_is_no_warning_of_names_that_fit(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
+    build_vocabulary([["star"], ["a"], ["one two three four five six"]], clip, "none")
+    assert not caplog.text
+
+
+def test_a_warning_names_what_exceeds_the_context_with_its_template(
+    clip: Clip, caplog: pytest.LogCaptureFixture
+) -> None:
+    """12 words fit into 16 tokens; "a photo of a ... ." around them does not."""
+    name = "one two three four five six seven eight nine ten eleven twelve"
+    assert torch.equal(
+        clip.encode_texts([f"a photo of a {name}."]), clip.encode_texts([f"a photo of a {name} and more."])
+    )
+    build_vocabulary([["star"], [name]], clip, "single")
+    assert name[:60] in caplog.text
+
+
+def test_the_most_similar_synonym_of_a_class_counts(clip: Clip) -> None:
+    vocabulary = build_vocabulary([["road", "route", "street"], ["sky"], ["grass", "lawn"]], clip, "none")
+    assert vocabulary.names == ("road", "sky", "grass") and vocabulary.owner.tolist() == [0, 0, 0, 1, 2, 2]
+    features = torch.nn.functional.normalize(
+        torch.randn(7, clip.width, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    cosines = (features @ vocabulary.texts.T).double()
+    expected = torch.stack([cosines[:, :3].amax(1), cosines[:, 3], cosines[:, 4:].amax(1)], dim=1)
+    similarity = vocabulary.similarity(features)
+    assert similarity.shape == (7, 3) and similarity.dtype == torch.float64
+    torch.testing.assert_close(similarity, expected, atol=1e-5, rtol=0)
+
+
+def test_cosines_that_are_all_negative_are_kept(clip: Clip) -> None:
+    vocabulary = build_vocabulary([["star"], ["key"]], clip, "none")
+    features = torch.nn.functional.normalize(-vocabulary.texts.sum(0, keepdim=True), dim=1)
+    torch.testing.assert_close(
+        vocabulary.similarity(features), (features @ vocabulary.texts.T).double(), atol=1e-5, rtol=0
+    )
+
+
+def test_synonyms_may_be_joined_to_one_text(clip: Clip) -> None:
+    vocabulary = build_vocabulary([["road", "route"], ["sky"]], clip, "single", "joined")
+    assert vocabulary.names == ("road", "sky") and vocabulary.owner.tolist() == [0, 1]
+    torch.testing.assert_close(vocabulary.texts, embed(["road, route", "sky"], clip.encode_texts, "single", 64))
+
+
+def test_empty_and_repeated_synonyms_change_nothing(clip: Clip) -> None:
+    plain = build_vocabulary([["road", "route"], ["sky"]], clip, "none")
+    vocabulary = build_vocabulary([["road", "", "route ", "road", "  "], ["sky"]], clip, "none")
+    assert torch.equal(vocabulary.owner, plain.owner)
+    torch.testing.assert_close(vocabulary.texts, plain.texts)
+
+
+def test_empty_synonyms_change_nothing_in_a_joined_text(clip: Clip) -> None:
+    plain, vocabulary = (
+        build_vocabulary([names], clip, "none", "joined") for names in (["road", "route"], ["road ", "", "route"])
+    )
+    torch.testing.assert_close(vocabulary.texts, plain.texts)
+
+
+def test_zero_regions_have_a_similarity_of_zero_rows(clip: Clip) -> None:
+    assert build_vocabulary([["star"], ["key"]], clip, "none").similarity(torch.zeros(0, clip.width)).shape == (0, 2)
