@@ -225,9 +225,9 @@ def test_the_text_tower_is_known_in_bfloat16_too(tiny_clip: Path) -> None:
 
 def test_a_backbone_that_nobody_knows_is_refused_with_those_near_it(toys: Toys) -> None:
     clip = load_adapted(toys.clip)
-    with pytest.raises(OvsegError, match=r"timm knows no backbone 'resnet10000'; near it: .*resnet"):
+    with pytest.raises(OvsegError, match=r"'resnet10000'.*resnet"):
         tiny_model(clip, backbone="resnet10000")
-    with pytest.raises(OvsegError, match=r"holds no config\.json of transformers"):
+    with pytest.raises(OvsegError, match=r"config\.json"):
         tiny_model(clip, backbone=str(toys.clip))
 
 

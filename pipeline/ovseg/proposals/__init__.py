@@ -1,7 +1,7 @@
 """Where masks come from: a proposal source is a function from an image to masks with scores.
 
 Proposals are class-agnostic: only annotated masks carry a class name (`Proposal.label`); the classes that a network predicts
-for its masks are dropped.
+for its masks are dropped. `sources.SOURCES` lists all sources by name; to add one, see there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The sources of masks. To add one: write its file beside this one, and give it a line in `SOURCES`.
+"""The registry of mask sources. To add one, write its file beside this one and add a line to `SOURCES`.
 
-Nothing here imports torch or transformers before a source that needs them is opened.
+transformers is imported only when a source that needs it is opened.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class MaskSource:
     """How to open a source of masks.
 
     Attributes:
-        open: makes the source from the options, a scratch folder (for indexes of files) and a torch device, in the process
-            that uses it.
-        uses_model: whether it runs the model `propose.model`, one process per device; otherwise it reads `propose.path`.
-        on_hub: whether the model may be the name of a repository on the Hugging Face Hub.
+        open: creates the source from the options, a scratch folder (for indexed copies of files) and a torch device, in the
+            process that uses it.
+        uses_model: True if it runs the model `propose.model`, one process for each device; otherwise it reads `propose.path`.
+        on_hub: True if the model may be the name of a repository on the Hugging Face Hub.
     """
 
     open: Callable[[ProposeOptions, Path, str], Source]
