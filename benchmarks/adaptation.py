@@ -26,7 +26,6 @@ from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards
 from ovseg.training.adapt import adapt
-from stages._adapt import recipe_of
 
 DOC = Path("docs/adaptation.md")
 BEGIN, END = "<!-- table: python -m benchmarks.adaptation -->", "<!-- end of table -->"
@@ -67,25 +66,24 @@ def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]
     work = _work(params) / str(seed)
     finetune = params.finetune.model_copy(update={"seed": seed})
     prompt = params.prompt.model_copy(update={"seed": seed})
-    tower = recipe_of(finetune, params, lr=finetune.lr, prompt_lr=None)
-    prompts = recipe_of(prompt, params, lr=None, prompt_lr=prompt.lr, depth=prompt.depth)
-    both = recipe_of(prompt, params, lr=finetune.lr, prompt_lr=prompt.lr, depth=prompt.depth)
+    prompt_alone = prompt.model_copy(update={"tower_lr": None})
+    both = prompt.model_copy(update={"tower_lr": finetune.lr})
     mined = Path("shards")
     ladder = (
-        ("MPT", "prompt", base, mined, prompts),
-        ("FT", "finetune", base, mined, tower),
-        ("FT then MPT", "prompt", work / "FT", mined, prompts),
-        ("MPT then FT", "finetune", work / "MPT", mined, tower),
-        ("both at once", "prompt", base, mined, both),
-        ("FT on ground-truth pairs", "finetune", base, None, tower),
+        ("MPT", base, mined, prompt_alone),
+        ("FT", base, mined, finetune),
+        ("FT then MPT", work / "FT", mined, prompt_alone),
+        ("MPT then FT", work / "MPT", mined, finetune),
+        ("both at once", base, mined, both),
+        ("FT on ground-truth pairs", base, None, finetune),
     )
-    found = {}
-    for name, stage, init, shards, recipe in ladder:
+    folders = {}
+    for name, init, shards, options in ladder:
         if only is None or name in only:
             source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
-            adapt(stage, init, shards or _ground_truth(params), work / name, runtime, recipe, source)
-            found[name] = work / name
-    return found
+            adapt(init, shards or _ground_truth(params), work / name, runtime, options, params.crop, source)
+            folders[name] = work / name
+    return folders
 
 
 def _work(params: Params) -> Path:

@@ -33,7 +33,7 @@ from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
-from ovseg.training.tower import Tower, autocast_context, contiguous_attention, groups
+from ovseg.training.tower import Tower, autocast_context, contiguous_attention, parameter_groups
 
 REPEATS, NOUNS = 5, 100
 Way = Callable[[int], float]
@@ -133,7 +133,7 @@ def _ours(clip: Clip, size: int, prompts: bool) -> Way:
     made = new_prompts(clip.model.visual, 3, 0).to(device) if prompts else None  # type: ignore[arg-type]
     tower = Tower(clip, made, train_tower=not prompts, train_prompts=prompts)
     scale = nn.Parameter(torch.tensor(4.0, device=device))
-    optimiser = torch.optim.AdamW(groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
+    optimiser = torch.optim.AdamW(parameter_groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
     bank = nn.functional.normalize(torch.randn(1, NOUNS, clip.width, device=device), dim=-1)
     batch, world = _batch(clip, size), World(0, 1, device)
 

@@ -1,71 +1,27 @@
-"""What the stages `finetune` and `prompt` share."""
+"""What the stages `finetune` and `prompt` share: where they read and write, and which masks the model card names."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ovseg.core import tables
 from ovseg.core.options import FinetuneOptions, PromptOptions
 from ovseg.core.params import Params
-from ovseg.engine.runtime import from_environment
-from ovseg.training.adapt import Recipe, adapt
-from stages._run import max_steps
+from ovseg.training.adapt import adapt
+from stages._run import training_runtime
+
+MODELS, SHARDS = Path("models"), Path("shards")
 
 
-def run_adaptation(
-    name: str,
-    section: FinetuneOptions | PromptOptions,
-    params: Params,
-    *,
-    lr: float | None,
-    prompt_lr: float | None,
-    depth: int = 0,
-) -> None:
-    """Write models/NAME; `--max-steps N` on the command line stops this run after N steps.
+def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out: Path) -> None:
+    """Train the CLIP of `options.init` on the mined shards and write it to `out`.
 
     Args:
-        name: of the stage.
-        section: its parameters.
-        params: the rest of them.
-        lr: of the image tower; None leaves it frozen.
-        prompt_lr: of mask prompts; None leaves them as they are.
-        depth: of new mask prompts.
+        options: the section of the stage.
+        params: all sections.
+        out: the folder of the result.
     """
-    runtime = replace(from_environment(), stop_after=max_steps())
-    init, out = Path("models") / section.init, Path("models") / name
-    recipe = recipe_of(section, params, lr=lr, prompt_lr=prompt_lr, depth=depth)
-    shards = Path("shards")
-    sources = sorted(tables.read(shards, "samples", ["source"])["source"].unique().to_pylist())
-    licence = tables.licence(shards, "samples") or params.propose.licence  # what the generator states comes first
+    sources = sorted(tables.read(SHARDS, "samples", ["source"])["source"].unique().to_pylist())
+    licence = tables.licence(SHARDS, "samples") or params.propose.licence  # what the generator states comes first
     source = {"mask_source": ", ".join(sources), "mask_licence": licence}
-    adapt(name, init, shards, out, runtime, recipe, source)
-
-
-def recipe_of(
-    section: FinetuneOptions | PromptOptions,
-    params: Params,
-    *,
-    lr: float | None,
-    prompt_lr: float | None,
-    depth: int = 0,
-) -> Recipe:
-    """A section of params.yaml as a recipe; see `run_adaptation`."""
-    return Recipe(
-        epochs=section.epochs,
-        max_steps=section.max_steps,
-        batch_size=section.batch_size,
-        lr=lr,
-        prompt_lr=prompt_lr,
-        depth=depth,
-        weight_decay=section.weight_decay,
-        warmup_steps=section.warmup_steps,
-        loss=section.loss,
-        templates=section.templates,
-        logit_scale=section.logit_scale,
-        crop_scale=section.crop_scale,
-        precision=section.precision,
-        seed=section.seed,
-        fill=params.crop.fill,
-        antialias=params.crop.antialias,
-    )
+    adapt(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.params import Params, read_params
-from ovseg.engine.runtime import from_environment
+from ovseg.engine.runtime import Runtime, from_environment
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:
@@ -56,11 +57,19 @@ def _start_ranks(_: Params) -> None:
         os.execv(sys.executable, [*torchrun, "-m", ".".join(module.parts), *sys.argv[1:]])  # noqa: S606
 
 
-def max_steps() -> int | None:
-    """`--max-steps N` of the command line: the training stops after N steps with a checkpoint, and continues next time."""
+def training_runtime() -> Runtime:
+    """Read the runtime options of a training from the environment, and two more from the command line.
+
+    `--max-steps N` stops this run after N steps with a checkpoint; the next run continues. `--fresh` forgets an unfinished
+    training and starts it anew.
+
+    Raises:
+        OvsegError: a number is not a positive integer.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--max-steps", type=int)
-    most: int | None = parser.parse_args().max_steps
-    if most is not None and most < 1:
-        raise OvsegError(f"--max-steps {most} must be at least 1")
-    return most
+    parser.add_argument("--fresh", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise OvsegError(f"--max-steps {arguments.max_steps} must be at least 1")
+    return replace(from_environment(), stop_after=arguments.max_steps, fresh=arguments.fresh)

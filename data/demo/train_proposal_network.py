@@ -9,15 +9,18 @@ from pathlib import Path
 
 import torch
 
+from ovseg.core.options import ProposalNetworkOptions
 from ovseg.engine.runtime import from_environment
 from ovseg.mining.index import build_index
 from ovseg.proposals.network_folder import load_network, save_network
-from ovseg.training.proposal_network import ProposalNetworkRecipe, train_proposal_network
+from ovseg.training.proposal_network import train_proposal_network
 from stages._run import run_stage
 
 HERE = Path(__file__).parent
 OUT, TRAIN, CLIP = HERE / "proposal_network", HERE / "train", HERE / "clip"
-RECIPE = ProposalNetworkRecipe(
+OPTIONS = ProposalNetworkOptions(
+    annotations=TRAIN / "panoptic.json",
+    licence="Apache-2.0",
     backbone="resnet10t",
     pretrained=False,
     num_queries=20,
@@ -50,11 +53,9 @@ def main(_: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, full = Path(folder) / "index", Path(folder) / "proposal_network"
         build_index(TRAIN / "images", TRAIN / "captions.json", index, runtime)
-        train_proposal_network(
-            index, TRAIN / "images", TRAIN / "panoptic.json", CLIP, None, full, runtime, RECIPE, licence="Apache-2.0"
-        )
+        train_proposal_network(index, TRAIN / "images", CLIP, full, runtime, OPTIONS)
         network = load_network(full)
-    save_network(network.model, OUT, network.metadata, RECIPE.short_side, RECIPE.long_side, torch.float16)
+    save_network(network.model, OUT, network.metadata, OPTIONS.short_side, OPTIONS.long_side, torch.float16)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from ovseg.training.proposal_network import train_proposal_network
 from tests.conftest import Coco, Toys
 from tests.hub import COMMIT, Hub, serving, use
 from tests.toys import LONG, SHORT, tiny_model
-from tests.training.test_proposal_network import RECIPE
+from tests.training.test_proposal_network import OPTIONS
 
 REPO, SWIN, RESNET = "someone/maskformer", "someone/swin", "timm/test_resnet.r160_in1k"
 WEIGHTS = "model.safetensors"
@@ -296,11 +296,11 @@ def test_a_pickled_backbone_runs_no_code(hub: Hub, toys: Toys, tmp_path: Path) -
 def test_a_trained_network_notes_its_backbone_and_is_another_with_other_weights(
     hub: Hub, toys: Toys, index: Path, coco: Coco, tmp_path: Path, runtime: Runtime
 ) -> None:
-    recipe = replace(RECIPE, pretrained=True, steps=0)
+    options = OPTIONS.model_copy(update={"annotations": coco.instances, "pretrained": True, "steps": 0})
 
     def train(name: str) -> dict[str, Any]:
         out = tmp_path / name
-        train_proposal_network(index, coco.images, coco.instances, toys.clip, None, out, runtime, recipe, None)
+        train_proposal_network(index, coco.images, toys.clip, out, runtime, options)
         return {**json.loads((out / METADATA).read_text()), "key": tables.read_step_manifest(out)["fingerprint"]}
 
     first = train("first")

@@ -12,21 +12,23 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ovseg.engine.runtime import Runtime
-from ovseg.training import proposal_network as module
+from ovseg.training import run as module
 from ovseg.training.distributed import distributed_context
-from tests.training.test_proposal_network import LONGER, alike, gradients
+from ovseg.training.proposal_network import train_proposal_network
+from tests.training.test_proposal_network import LONGER, alike, change, gradients
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    index, images, truth, clip = (Path(path) for path in json.loads((folder / "paths.json").read_text()))
+    index, images, annotations, clip = (Path(path) for path in json.loads((folder / "paths.json").read_text()))
     logging.basicConfig(level=logging.INFO)
     with distributed_context(["cpu"]) as world:
         found = gradients(clip, alike(2 * world.rank, 2), 1, world, DistributedDataParallel)
         torch.save(found, folder / f"{world.rank}.pt")
-        setattr(module, "joined", lambda _: nullcontext(world))  # ranks meet once in a process  # noqa: B010
+        setattr(module, "distributed_context", lambda _: nullcontext(world))  # ranks meet once in a process  # noqa: B010
         runtime = Runtime(workers=1, work=folder / "work")
-        module.train_proposal_network(index, images, truth, clip, None, folder / "out", runtime, LONGER, "Apache-2.0")
+        options = change(LONGER, annotations=annotations)
+        train_proposal_network(index, images, clip, folder / "out", runtime, options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 from ovseg.core import masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.image_records import ImageRecord
-from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, Scene, scenes
+from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, Scene, read_scenes
 from tests.toys import noise
 
 W, H, CROP = 64, 48, 32
@@ -67,7 +67,7 @@ def make(folder: Path, number: int = 5, **changes: Any) -> AnnotatedSegmentation
         ("unknown", block(0, 0, 64, 48)),
     ]
     truth = annotate(folder, {i: every[3:] if i == number - 1 else every for i in range(number)})
-    options: dict[str, Any] = {"crop": CROP, "scales": (1.0, 2.0), "colour": True, "seed": 0, **changes}
+    options: dict[str, Any] = {"crop_size": CROP, "scales": (1.0, 2.0), "color_jitter": True, "seed": 0, **changes}
     return AnnotatedSegmentationDataset(images, truth, folder / "scratch", NUMBERS, **options)
 
 
@@ -84,7 +84,7 @@ def equal(one: list[list[Scene]], other: list[list[Scene]]) -> bool:
 def read(
     data: AnnotatedSegmentationDataset, number: int, begin: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1
 ) -> list[list[Scene]]:
-    return list(islice(scenes(data, 4, rank, ranks, begin, workers), number))
+    return list(islice(read_scenes(data, 4, rank, ranks, begin, workers), number))
 
 
 def test_a_scene_has_the_shapes_and_types_that_it_promises(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_every_epoch_has_each_image_once_in_an_order_of_its_own_and_other_crops(
     images = [draw(folder, i, np.full((H, W, 3), 10 * i, np.uint8)) for i in range(8)]
     truth = annotate(folder, {i: [("star", block(2, 2, 30, 30))] for i in range(8)})
     data = AnnotatedSegmentationDataset(
-        images, truth, folder / "s", NUMBERS, crop=CROP, scales=(1.0, 2.0), colour=False, seed=0
+        images, truth, folder / "s", NUMBERS, crop_size=CROP, scales=(1.0, 2.0), color_jitter=False, seed=0
     )
     epochs = [[int(data[8 * epoch + i]["image"].max()) // 10 for i in range(8)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
@@ -163,7 +163,14 @@ def test_all_annotations_of_a_class_are_one_mask_and_unknown_classes_none(tmp_pa
     }
     (tmp_path / "truth.json").write_text(json.dumps(whole))
     data = AnnotatedSegmentationDataset(
-        [small], tmp_path / "truth.json", tmp_path / "s", NUMBERS, crop=48, scales=(1.0, 1.0), colour=False, seed=0
+        [small],
+        tmp_path / "truth.json",
+        tmp_path / "s",
+        NUMBERS,
+        crop_size=48,
+        scales=(1.0, 1.0),
+        color_jitter=False,
+        seed=0,
     )
     turned = set()
     for place in range(8):
@@ -184,7 +191,14 @@ def test_masks_move_with_the_image(tmp_path: Path, scales: tuple[float, float]) 
     pixels = np.where(star[..., None], 255, 0).repeat(3, axis=2).astype(np.uint8)
     truth = annotate(tmp_path, {0: [("star", star)]})
     data = AnnotatedSegmentationDataset(
-        [draw(tmp_path, 0, pixels)], truth, tmp_path / "s", NUMBERS, crop=CROP, scales=scales, colour=False, seed=0
+        [draw(tmp_path, 0, pixels)],
+        truth,
+        tmp_path / "s",
+        NUMBERS,
+        crop_size=CROP,
+        scales=scales,
+        color_jitter=False,
+        seed=0,
     )
     sizes = set()
     for place in range(10):
@@ -200,7 +214,7 @@ def test_what_is_smaller_than_the_crop_is_padded_with_grey_that_belongs_to_no_cl
     truth = annotate(tmp_path, {0: [("star", block(0, 0, W, H))]})
     image = draw(tmp_path, 0, np.full((H, W, 3), 9, np.uint8))
     data = AnnotatedSegmentationDataset(
-        [image], truth, tmp_path / "s", NUMBERS, crop=CROP, scales=(0.5, 0.5), colour=False, seed=0
+        [image], truth, tmp_path / "s", NUMBERS, crop_size=CROP, scales=(0.5, 0.5), color_jitter=False, seed=0
     )
     for place in range(5):
         scene = data[place]
@@ -216,9 +230,9 @@ def test_a_class_that_the_crop_leaves_out_is_left_out(tmp_path: Path) -> None:
         truth,
         tmp_path / "s",
         NUMBERS,
-        crop=CROP,
+        crop_size=CROP,
         scales=(2.0, 2.0),
-        colour=False,
+        color_jitter=False,
         seed=0,
     )
     found = {tuple(data[place]["classes"].tolist()) for place in range(30)}
@@ -254,9 +268,9 @@ def test_pixel_maps_with_a_class_table_are_annotations_too(tmp_path: Path) -> No
         folder,
         tmp_path / "s",
         NUMBERS,
-        crop=CROP,
+        crop_size=CROP,
         scales=(0.5, 0.5),
-        colour=False,
+        color_jitter=False,
         seed=0,
     )
     scene = data[0]
@@ -267,7 +281,14 @@ def test_pixel_maps_with_a_class_table_are_annotations_too(tmp_path: Path) -> No
 def test_without_an_image_there_is_nothing_to_learn_from(tmp_path: Path) -> None:
     make(tmp_path, 1)
     data = AnnotatedSegmentationDataset(
-        [], tmp_path / "truth.json", tmp_path / "s", NUMBERS, crop=CROP, scales=(1.0, 1.0), colour=False, seed=0
+        [],
+        tmp_path / "truth.json",
+        tmp_path / "s",
+        NUMBERS,
+        crop_size=CROP,
+        scales=(1.0, 1.0),
+        color_jitter=False,
+        seed=0,
     )
     with pytest.raises(OvsegError, match=r"truth\.json has no annotated image; is it of the images that are indexed"):
-        scenes(data, 4, 0, 1, 0, 0)
+        read_scenes(data, 4, 0, 1, 0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import CURVES
+from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
@@ -28,13 +29,15 @@ from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training import proposal_network as module
 from ovseg.training.annotated_dataset import Scene
 from ovseg.training.distributed import World
-from ovseg.training.loop import CURVES
-from ovseg.training.proposal_network import Objective, ProposalNetworkRecipe, train_proposal_network
+from ovseg.training.mask_objective import MaskObjective, mask_step
+from ovseg.training.proposal_network import train_proposal_network
 from tests.conftest import ROOT, THINGS, Coco, Toys
 from tests.toys import noise, tiny_model
 
 WEIGHTS = "model.safetensors"
-RECIPE = ProposalNetworkRecipe(
+OPTIONS = ProposalNetworkOptions(
+    annotations=Path("given by the fixture"),
+    licence="Apache-2.0",
     backbone="test_resnet",
     pretrained=False,
     num_queries=5,
@@ -45,21 +48,22 @@ RECIPE = ProposalNetworkRecipe(
     templates="single",
     steps=4,
     batch_size=4,
-    crop_size=32,
     min_scale=1.0,
     max_scale=1.5,
-    color_jitter=True,
-    short_side=32,
     long_side=128,
     lr=1e-3,
     backbone_lr_multiplier=0.5,
-    weight_decay=1e-4,
     warmup_steps=1,
     clip_norm=1.0,
     precision="fp32",
-    seed=0,
-)
-LONGER = dataclasses.replace(RECIPE, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precision="bf16")
+).model_copy(update={"crop_size": 32, "short_side": 32})  # smaller than a user may choose
+
+
+def change(options: ProposalNetworkOptions, **changes: Any) -> ProposalNetworkOptions:
+    return options.model_copy(update=changes)
+
+
+LONGER = change(OPTIONS, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precision="bf16")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,14 @@ Train = Callable[..., Path]
 def run(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> Train:
     """Trains into the folder `name`, with unfinished work in a folder of its own."""
 
-    def trained(name: str, recipe: ProposalNetworkRecipe = RECIPE, init: Path | None = None, **options: Any) -> Path:
-        runtime = Runtime(**{"workers": 1, "work": tmp_path / f"work-{name}", **options})
+    def trained(name: str, options: ProposalNetworkOptions = OPTIONS, init: Path | None = None, **runtime: Any) -> Path:
         train_proposal_network(
-            index, coco.images, coco.instances, toys.clip, init, tmp_path / name, runtime, recipe, "Apache-2.0"
+            index,
+            coco.images,
+            toys.clip,
+            tmp_path / name,
+            Runtime(**{"workers": 1, "work": tmp_path / f"work-{name}", **runtime}),
+            change(options, annotations=coco.instances, init=init),
         )
         return tmp_path / name
 
@@ -102,7 +110,8 @@ def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, 
     network = load_network(out)
     about = network.metadata
     assert about["names"] == list(THINGS) and about["licence"] == "Apache-2.0" and about["init"] is None
-    assert about["recipe"] == vars(RECIPE) and (about["short_side"], about["long_side"]) == (32, 128)
+    assert about["recipe"] == OPTIONS.model_dump(exclude={"init", "annotations", "licence"})
+    assert (about["short_side"], about["long_side"]) == (32, 128)
     assert [int(row["step"]) for row in curves(out)] == [1, 2, 3, 4]
     assert Segmenter.load(out, toys.clip).segment(noise(0), ["star", "sky"]).labels.shape == (48, 64)
 
@@ -110,33 +119,33 @@ def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others(run: Train) -> None:
     one = run("one")
     assert same_files(one, run("two"))
-    assert not same_files(one, run("three", dataclasses.replace(RECIPE, seed=1)))
+    assert not same_files(one, run("three", change(OPTIONS, seed=1)))
 
 
 def test_all_that_learns_has_learnt(run: Train) -> None:
     """Backbone, decoders, queries and classifier; of attention's keys a bias changes nothing, so its gradient is rounding."""
-    recipe = dataclasses.replace(RECIPE, crop_size=64, steps=2)
-    before, after = (load_file(run(str(steps), dataclasses.replace(recipe, steps=steps)) / WEIGHTS) for steps in (0, 2))
+    options = change(OPTIONS, crop_size=64, steps=2)
+    before, after = (load_file(run(str(steps), change(options, steps=steps)) / WEIGHTS) for steps in (0, 2))
     still = {name for name, weight in after.items() if torch.equal(weight, before[name])}
     assert {name for name in still if not name.endswith("k_proj.bias")} == {"criterion.empty_weight"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resume_equals_uninterrupted_bit_for_bit(run: Train, tmp_path: Path, precision: Any) -> None:
-    recipe = dataclasses.replace(RECIPE, steps=5, precision=precision)
-    whole = run("whole", recipe)
+    options = change(OPTIONS, steps=5, precision=precision)
+    whole = run("whole", options)
     for _ in range(2):  # 5 steps are 2 + 2 + 1
         with pytest.raises(KeyboardInterrupt):
-            run("cut", recipe, stop_after=2)
+            run("cut", options, stop_after=2)
         assert not (tmp_path / "cut").exists()
-    assert same_files(whole, run("cut", recipe, stop_after=2))
+    assert same_files(whole, run("cut", options, stop_after=2))
 
 
 def test_a_power_cut_costs_the_steps_since_the_last_checkpoint_alone(
     run: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run("whole")
-    real, calls = module._gradients, []
+    real, calls = mask_step, []
 
     def fails_at_third(*args: Any) -> Tensor:
         calls.append(1)
@@ -144,7 +153,7 @@ def test_a_power_cut_costs_the_steps_since_the_last_checkpoint_alone(
             raise RuntimeError("power cut")
         return real(*args)
 
-    monkeypatch.setattr(module, "_gradients", fails_at_third)
+    monkeypatch.setattr(module, "mask_step", fails_at_third)
     with pytest.raises(RuntimeError, match="power cut"):
         run("cut", checkpoint_seconds=0)
     assert same_files(whole, run("cut", checkpoint_seconds=0))
@@ -157,25 +166,24 @@ def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
     out = run("out")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.raises(OvsegError, match="belongs to another run"):
-        run("out", dataclasses.replace(RECIPE, seed=1))
-    monkeypatch.setattr(module, "_gradients", None)
+        run("out", change(OPTIONS, seed=1))
+    monkeypatch.setattr(module, "mask_step", None)
     run("out")
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
 def test_no_steps_pass_init_through(run: Train) -> None:
     first = run("first")
-    out = run("out", dataclasses.replace(RECIPE, steps=0), first)
+    out = run("out", change(OPTIONS, steps=0), first)
     one, other = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert (out / CURVES).read_text().count("\n") == 1
 
 
 def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train) -> None:
-    none = dataclasses.replace(RECIPE, steps=0)
+    none = change(OPTIONS, steps=0)
     one, two, other = (
-        load_file(run(name, dataclasses.replace(none, seed=seed)) / WEIGHTS)
-        for name, seed in (("one", 0), ("two", 0), ("other", 1))
+        load_file(run(name, change(none, seed=seed)) / WEIGHTS) for name, seed in (("one", 0), ("two", 0), ("other", 1))
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
@@ -183,7 +191,7 @@ def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train) -> None:
 
 def test_training_goes_on_from_init(run: Train) -> None:
     first = run("first", LONGER)
-    again = run("again", dataclasses.replace(RECIPE, lr=1e-6), first)
+    again = run("again", change(OPTIONS, lr=1e-6), first)
     begun, fresh = (float(curves(folder)[0]["loss"]) for folder in (again, first))
     assert begun < 0.8 * fresh
 
@@ -199,16 +207,16 @@ def test_training_goes_on_from_init(run: Train) -> None:
     ],
 )
 def test_an_init_of_another_shape_is_refused(run: Train, toys: Toys, changes: dict[str, Any]) -> None:
-    plain = run("plain", dataclasses.replace(RECIPE, steps=0))
+    plain = run("plain", change(OPTIONS, steps=0))
     with pytest.raises(
         OvsegError, match=rf"{plain} does not fit section proposal_network of params\.yaml: \d+ weights differ"
     ):
-        run("out", dataclasses.replace(RECIPE, **changes), plain)
+        run("out", change(OPTIONS, **changes), plain)
 
 
 def test_an_init_of_another_vocabulary_fits(run: Train, toys: Toys) -> None:
-    """Classes are texts: a network may learn others later. (The toy's classifier is wider than the recipe's.)"""
-    out = run("out", dataclasses.replace(RECIPE, text_proj_dim=64), toys.network)
+    """Classes are texts: a network may learn others later. (The toy's classifier is wider than the options's.)"""
+    out = run("out", change(OPTIONS, text_proj_dim=64), toys.network)
     assert load_network(out).metadata["names"] == list(THINGS)
     assert json.loads((toys.network / METADATA).read_text())["names"] != list(THINGS)
 
@@ -220,26 +228,24 @@ def test_what_is_no_init_is_refused(run: Train, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_falls(run: Train, precision: Any) -> None:
-    rows = [float(row["loss"]) for row in curves(run("out", dataclasses.replace(LONGER, precision=precision)))]
+    rows = [float(row["loss"]) for row in curves(run("out", change(LONGER, precision=precision)))]
     assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
 
 
 def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
     """Of the last group of the optimiser: linear over 3 steps, then (1 - t)^0.9."""
-    rates = [
-        float(row["learning_rate"]) for row in curves(run("out", dataclasses.replace(RECIPE, steps=8, warmup_steps=3)))
-    ]
+    rates = [float(row["learning_rate"]) for row in curves(run("out", change(OPTIONS, steps=8, warmup_steps=3)))]
     wanted = [*(1e-3 * (1e-3 + (1 - 1e-3) * i / 3) for i in range(3)), *(1e-3 * (1 - i / 5) ** 0.9 for i in range(5))]
     share = rates[3] / wanted[3]  # the group's own share of the rate
-    assert any(share == pytest.approx(one) for one in (1.0, RECIPE.backbone_lr_multiplier))
+    assert any(share == pytest.approx(one) for one in (1.0, OPTIONS.backbone_lr_multiplier))
     assert rates == pytest.approx([share * rate for rate in wanted], rel=1e-4)
 
 
 def test_micro_batches_give_about_the_same_training(run: Train) -> None:
     """Batch normalisation sees less at a time, so it is not the same."""
-    recipe = dataclasses.replace(RECIPE, steps=5)
+    options = change(OPTIONS, steps=5)
     one, other = (
-        [float(row["loss"]) for row in curves(run(name, recipe, micro_batch=size))]
+        [float(row["loss"]) for row in curves(run(name, options, micro_batch=size))]
         for name, size in (("one", None), ("other", 2))
     )
     assert other[0] == pytest.approx(one[0], rel=0.1) and other != one
@@ -271,8 +277,8 @@ def gradients(
     tower = load_adapted(clip)
     model = tiny_model(tower)
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
-    objective = Objective(model, "fp32").eval()
-    loss = module._gradients(objective, wrap(objective), batch, len(batch) // parts, world)
+    objective = MaskObjective(model, "fp32").eval()
+    loss = mask_step(objective, wrap(objective), batch, len(batch) // parts, world)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"loss": loss, **found}
 
@@ -292,7 +298,7 @@ def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: 
     tower, batch = load_adapted(toys.clip), alike(0, 2)
     model = tiny_model(tower, decoder_layers=3)
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
-    objective = Objective(model, "fp32").eval()
+    objective = MaskObjective(model, "fp32").eval()
     with torch.no_grad():
         whole = float(objective(batch, 4.0, objective.class_weight(batch)))
         decoder = model.model.transformer_module.decoder
@@ -380,25 +386,16 @@ def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys
 )
 def test_what_cannot_be_trained_is_said(run: Train, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(OvsegError, match=said):
-        run("out", dataclasses.replace(RECIPE, **changes))
+        run("out", change(OPTIONS, **changes))
     assert not (tmp_path / "out").exists()
 
 
 def test_annotations_without_categories_are_refused(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> None:
     truth = json.loads(coco.instances.read_text())
     (tmp_path / "truth.json").write_text(json.dumps({**truth, "categories": []}))
-    with pytest.raises(OvsegError, match="names no categories"):
-        train_proposal_network(
-            index,
-            coco.images,
-            tmp_path / "truth.json",
-            toys.clip,
-            None,
-            tmp_path / "out",
-            Runtime(work=tmp_path / "w"),
-            RECIPE,
-            None,
-        )
+    options = change(OPTIONS, annotations=tmp_path / "truth.json")
+    with pytest.raises(OvsegError, match=r"truth\.json.*categories"):
+        train_proposal_network(index, coco.images, toys.clip, tmp_path / "out", Runtime(work=tmp_path / "w"), options)
 
 
 def test_classes_of_a_table_that_are_not_seen_are_not_learnt(tmp_path: Path) -> None:
@@ -409,7 +406,7 @@ def test_classes_of_a_table_that_are_not_seen_are_not_learnt(tmp_path: Path) -> 
     ]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": rows}))
     assert module.vocabulary(tmp_path, tmp_path, tmp_path / "classes.json") == ["star", "sky"]
-    assert module._class_table(tmp_path, None) == tmp_path / "classes.json"
-    assert len(module.vocabulary(tmp_path, tmp_path, module._class_table(tmp_path, "cocostuff156"))) == 156
+    assert module.find_class_table(tmp_path, None) == tmp_path / "classes.json"
+    assert len(module.vocabulary(tmp_path, tmp_path, module.find_class_table(tmp_path, "cocostuff156"))) == 156
     with pytest.raises(OvsegError, match="neither a class table of ours"):
-        module._class_table(tmp_path, "cocostuf")
+        module.find_class_table(tmp_path, "cocostuf")

@@ -11,7 +11,7 @@ import torch
 from ovseg.clip.adapted import load_adapted
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import TEMPLATES
-from ovseg.training.texts import pick, read_nouns, text_bank
+from ovseg.training.texts import pick_texts, read_nouns, text_bank
 from tests.training.conftest import NOUNS
 
 
@@ -21,7 +21,7 @@ def test_nouns_come_in_the_order_of_their_ids(shards: Path) -> None:
 
 @pytest.mark.parametrize(
     ("nouns", "said"),
-    [({"star": 0, " ": 1}, "id 1 has no text"), ({"star": 0, "key": 2}, "not 0 to 1"), (["star"], "no list of nouns")],
+    [({"star": 0, " ": 1}, "id 1 is empty"), ({"star": 0, "key": 2}, "not 0 to 1"), (["star"], "no list of nouns")],
 )
 def test_a_list_of_nouns_that_cannot_be_used_is_refused(shards: Path, nouns: object, said: str) -> None:
     (shards / "nouns.json").write_text(json.dumps(nouns))
@@ -47,8 +47,8 @@ def test_single_is_one_template_and_random_per_step_is_each_of_vilds(base: Path)
 def test_the_template_of_a_pair_depends_on_seed_and_step_alone() -> None:
     bank = torch.arange(14.0)[:, None, None].expand(14, 6, 3)
     ids = torch.arange(6).repeat(20)
-    first = pick(bank, ids, seed=1, step=5)
-    assert torch.equal(first, pick(bank, ids, seed=1, step=5))
-    assert not torch.equal(first, pick(bank, ids, seed=1, step=6))
-    assert not torch.equal(first, pick(bank, ids, seed=2, step=5))
+    first = pick_texts(bank, ids, seed=1, step=5)
+    assert torch.equal(first, pick_texts(bank, ids, seed=1, step=5))
+    assert not torch.equal(first, pick_texts(bank, ids, seed=1, step=6))
+    assert not torch.equal(first, pick_texts(bank, ids, seed=2, step=5))
     assert len(set(first[:, 0].tolist())) == 14

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,11 @@ from safetensors.torch import load_file
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
-from ovseg.engine.runtime import Runtime
-from ovseg.training.adapt import adapt
 from ovseg.training.tower import Tower
 from tests.towers import TOWERS, WITHOUT_PATCHES, build, save
-from tests.training.test_adapt import FINETUNE, PROMPT, SOURCE
+from tests.training.test_adapt import FINETUNE, PROMPT, change, run
 
-SHORT = dataclasses.replace(FINETUNE, max_steps=2)
+SHORT = change(FINETUNE, max_steps=2)
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -36,7 +33,7 @@ def test_what_is_trained_sees_what_is_used(name: str, tmp_path: Path) -> None:
 def test_finetuning_changes_the_image_tower_alone(name: str, shards: Path, tmp_path: Path) -> None:
     """And what comes out is a CLIP of the same kind: its normalisation, its bias and its text tower as they were."""
     base = save(name, tmp_path / "base")
-    adapt("finetune", base, shards, tmp_path / "out", Runtime(workers=0, work=tmp_path / "w"), SHORT, SOURCE)
+    run(base, shards, tmp_path / "out", tmp_path / "w", SHORT)
     before, after = load_file(base / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert before.keys() == after.keys()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
@@ -52,15 +49,17 @@ def test_mask_prompts_of_a_tower_without_patches_say_what_works_with_it(
     name: str, shards: Path, tmp_path: Path
 ) -> None:
     base = save(name, tmp_path / "base")
-    with pytest.raises(OvsegError, match=rf"prompt: .*{WITHOUT_PATCHES[name]}.*score, finetune, tune and evaluate"):
-        adapt("prompt", base, shards, tmp_path / "out", Runtime(workers=0, work=tmp_path / "w"), PROMPT, SOURCE)
+    with pytest.raises(
+        OvsegError, match=rf"prompt: .*{WITHOUT_PATCHES[name]}.*score, finetune, calibrate and evaluate"
+    ):
+        run(base, shards, tmp_path / "out", tmp_path / "w", PROMPT)
 
 
 @pytest.mark.parametrize("name", ["siglip", "native average"])
 def test_mask_prompts_work_where_a_class_token_is_not_what_is_read(name: str, shards: Path, tmp_path: Path) -> None:
     base = save(name, tmp_path / "base")
-    recipe = dataclasses.replace(PROMPT, max_steps=2)
-    adapt("prompt", base, shards, tmp_path / "out", Runtime(workers=0, work=tmp_path / "w"), recipe, SOURCE)
+    options = change(PROMPT, max_steps=2)
+    run(base, shards, tmp_path / "out", tmp_path / "w", options)
     clip = load_adapted(tmp_path / "out")
     crops = torch.randint(256, (2, 3, clip.size, clip.size), dtype=torch.uint8)
     masks = torch.zeros(2, clip.size, clip.size, dtype=torch.bool)
@@ -75,8 +74,6 @@ def test_a_logit_scale_beyond_clips_bound_is_not_cut(shards: Path, tmp_path: Pat
     network = build(TOWERS["native average"])
     network.logit_scale.data.fill_(4.77)
     save_clip(network, TOWERS["native average"], tmp_path / "base")
-    recipe = dataclasses.replace(SHORT, lr=1e-6, max_steps=1, warmup_steps=0)
-    adapt(
-        "finetune", tmp_path / "base", shards, tmp_path / "out", Runtime(workers=0, work=tmp_path / "w"), recipe, SOURCE
-    )
+    options = change(SHORT, lr=1e-6, max_steps=1, warmup_steps=0)
+    run(tmp_path / "base", shards, tmp_path / "out", tmp_path / "w", options)
     assert load_file(tmp_path / "out" / WEIGHTS)["logit_scale"].item() == pytest.approx(4.77, abs=1e-4)

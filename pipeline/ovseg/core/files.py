@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+CURVES = "training.tsv"  # the curves of a training, in the folder of the model that it made
+
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON to `path` atomically: to a temporary file, synced to disk, then renamed."""

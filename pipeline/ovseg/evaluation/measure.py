@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import crops, hashing, tables
-from ovseg.core.files import write_tsv
+from ovseg.core.files import CURVES, write_tsv
 from ovseg.core.vocabulary import Templates
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
@@ -29,7 +29,6 @@ from ovseg.engine.units import Counts, Scratch, Task, commit, published
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.proposal_recall import measure_recall
 from ovseg.proposals.proposal_network import proposal_network_source
-from ovseg.training.loop import CURVES
 
 log = logging.getLogger("ovseg")
 

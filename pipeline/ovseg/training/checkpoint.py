@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished training: everything that the next step depends on, in one file, whole or absent."""
+"""Checkpoints of unfinished training: all that the next step depends on, in one file that is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.engine.fingerprint import StepKey
 
 log = logging.getLogger("ovseg")
 
@@ -20,104 +22,170 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Stateful(Protocol):
-    """What has a state that can be saved and restored: modules, optimisers, schedules, histories."""
+    """An object whose state can be saved and restored: modules, optimizers, schedules, histories."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore it."""
+        """Restore the state."""
+
+
+class UnfitCheckpointError(Exception):
+    """A checkpoint that was written by other code and whose state does not fit; some parts may have been restored."""
 
 
 class Checkpoint:
     """The checkpoint of one training, in its scratch folder.
 
     Args:
-        folder: scratch folder of the training.
-        key: fingerprint of parameters and inputs.
-        parts: what is saved and restored, by name.
-        every: seconds between two checkpoints.
+        folder: the scratch folder of the training.
+        key: the key of the training; its code is stored with the state.
+        parts: the objects to save and restore, by name.
+        seconds: the time between two checkpoints.
     """
 
-    def __init__(self, folder: Path, key: str, parts: Mapping[str, Stateful], every: float) -> None:
-        self.path, self.key, self.parts, self.every = folder / CHECKPOINT, key, parts, every
+    def __init__(self, folder: Path, key: StepKey, parts: Mapping[str, Stateful], seconds: float) -> None:
+        self.path, self.key, self.parts, self.seconds = folder / CHECKPOINT, key, parts, seconds
         self.last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for another."""
-        return time.monotonic() - self.last >= self.every
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self.last >= self.seconds
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps; a kill meanwhile leaves the one before.
+        """Write the state after `step` steps; if this process is killed meanwhile, the previous checkpoint remains.
 
         Raises:
-            OvsegError: the disk is full; the one before is kept.
+            OvsegError: the disk is full; the previous checkpoint is kept.
         """
-        state: dict[str, Any] = {"key": self.key, "step": step}
+        state: dict[str, Any] = {"key": self.key.fingerprint, "code": dict(self.key.code), "step": step}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
-        begun = self.path.with_name(self.path.name + ".tmp")
-        with explain_full_disk(self.path.parent), begun.open("wb") as stream:
+        unfinished = self.path.with_name(self.path.name + ".tmp")
+        with explain_full_disk(self.path.parent), unfinished.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        begun.replace(self.path)
+        unfinished.replace(self.path)
         self.last = time.monotonic()
 
     def restore(self, device: torch.device) -> int:
-        """Restore the state, if there is one, and say how many steps are done.
+        """Restore the state, if there is a checkpoint.
+
+        A checkpoint of other code is restored too, with a warning that names the files that differ.
+
+        Args:
+            device: the device that tensors are loaded to.
+
+        Returns:
+            the number of steps that are done; 0 without a checkpoint.
 
         Raises:
-            OvsegError: the checkpoint is broken, or of other parameters or inputs.
+            OvsegError: the checkpoint cannot be read, or belongs to other parameters or inputs, or does not fit although
+                the code is the same.
+            UnfitCheckpointError: the checkpoint was written by other code, and does not fit.
         """
         if not self.path.is_file():
             return 0
         try:
             state = torch.load(self.path, map_location=device, weights_only=True)
-        except Exception as error:  # torch.load has no kind of its own for what is no checkpoint
+        except Exception as error:  # torch.load raises errors of many kinds for files that are no checkpoints
             raise OvsegError(f"{self.path} cannot be read ({error!r}); remove it to start anew") from None
-        if state["key"] != self.key:
+        if state["key"] != self.key.fingerprint:
             raise OvsegError(
-                f"{self.path} is of another training: its fingerprint is {state['key']}, this one's is {self.key} (other "
-                "parameters, shards or weights). Remove it to start anew"
+                f"{self.path} is of another training: its fingerprint is {state['key']}, this one's is "
+                f"{self.key.fingerprint} (other parameters, inputs or weights). Remove it to start anew"
             )
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        changed = self.key.changed_code(state["code"])
+        files = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            if changed:
+                raise UnfitCheckpointError(f"{self.path} was written by other code ({files}): {error}") from None
+            raise OvsegError(f"{self.path} does not fit ({error}); remove it to start anew") from None
+        if changed:
+            log.warning(
+                "%s: the training was begun with other code (%s) and continues with the present code; remove %s to start "
+                "anew",
+                self.key.step,
+                files,
+                self.path,
+            )
         return int(state["step"])
 
 
 class TrainableParameters:
-    """What is trained, as a part of a checkpoint; the frozen rest is not."""
+    """Trained tensors as a part of a checkpoint, without the frozen rest of their module.
+
+    Args:
+        named: the tensors by name.
+    """
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         self.named = named
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors by name."""
+        """Return the tensors by name."""
         return {name: parameter.detach() for name, parameter in self.named.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them in place."""
+        """Restore the tensors in place.
+
+        Raises:
+            ValueError: the names or shapes are others.
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.named.items()}
+        if shapes != {name: tuple(tensor.shape) for name, tensor in state_dict.items()}:
+            raise ValueError("the trained parameters have other names or shapes")
         with torch.no_grad():
             for name, parameter in self.named.items():
                 parameter.copy_(state_dict[name])
 
 
-class DataLoaderLayout:
-    """How the samples are read, as a part of a checkpoint: other readers have another order."""
+class OptimizerLayout:
+    """The order of an optimizer's parameters as a part of a checkpoint: the optimizer's own state has no names.
 
-    def __init__(self, ranks: int, workers: int) -> None:
-        self.now = {"ranks": ranks, "workers": workers}
+    Args:
+        optimizer: the optimizer.
+        named: all parameters of the trained module by name.
+    """
+
+    def __init__(self, optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
+        names = {id(parameter): name for name, parameter in named.items()}
+        self.groups = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Ranks, and workers of each."""
-        return self.now
+        """Return the names of each parameter group."""
+        return {"groups": self.groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn if they were others."""
-        if state_dict != self.now:
+        """Compare the names.
+
+        Raises:
+            ValueError: the names or their order are others.
+        """
+        if state_dict["groups"] != self.groups:
+            raise ValueError("the optimizer's parameter groups are others")
+
+
+class DataLoaderLayout:
+    """The numbers of ranks and of loader processes as a part of a checkpoint: others read samples in another order."""
+
+    def __init__(self, ranks: int, workers: int) -> None:
+        self.layout = {"ranks": ranks, "workers": workers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of ranks, and of loader processes of each."""
+        return self.layout
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warn if the numbers are others."""
+        if state_dict != self.layout:
             log.warning(
-                "the training was begun with %s and continues with %s: the order of samples differs, so some come twice in "
-                "this epoch, and the weights are not those of an undisturbed run",
+                "the training was begun with %s and continues with %s: the order of samples differs, so some are repeated in "
+                "this epoch, and the weights are not those of an uninterrupted run",
                 state_dict,
-                self.now,
+                self.layout,
             )

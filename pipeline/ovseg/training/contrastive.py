@@ -1,50 +1,51 @@
-"""One step of contrastive training whose loss is over the global batch, on any number of processes and micro-batches.
+"""One step of contrastive training over the global batch, on any number of processes and micro-batches.
 
-The loss needs the features of all G pairs, but not their graphs. So features come first, the loss and its gradient by
-feature next, and each micro-batch then takes its share of that gradient back through the tower (GradCache, arXiv
-2101.06983). Several micro-batches are run forward twice; a single one keeps its graph and is not.
+The loss needs the embeddings of all G pairs, but not their graphs. The embeddings are computed first, then the loss and its
+gradient by embedding, and each micro-batch then takes its part of that gradient back through the tower (GradCache, arXiv
+2101.06983). Several micro-batches run forward twice; a single one keeps its graph and runs once.
+
+Shapes: n pairs of this rank, G pairs of all ranks, T templates, K nouns, D joint width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ovseg.training.distributed import World, gather
+from ovseg.core.options import Loss, Precision
+from ovseg.training.distributed import World, accumulate, gather
 from ovseg.training.loader import Batch
-from ovseg.training.losses import Loss, contrastive
-from ovseg.training.texts import pick
+from ovseg.training.losses import contrastive
+from ovseg.training.texts import pick_texts
 from ovseg.training.tower import autocast_context
 
 
 def contrastive_step(
     tower: nn.Module,
     log_scale: Tensor,
-    batches: Sequence[Batch],
+    micro_batches: Sequence[Batch],
     bank: Tensor,
     world: World,
     *,
     loss: Loss,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     seed: int,
     step: int,
 ) -> Tensor:
     """Add the gradients of one step to the tower's parameters and to the logit scale.
 
     Args:
-        tower: a `Tower`, in DistributedDataParallel where there are several ranks.
-        log_scale: logarithm of the logit scale, a scalar.
-        batches: this rank's micro-batches; all ranks have as many pairs.
-        bank: text features `[T, K, D]`, see `text_bank`.
+        tower: a `Tower`, wrapped by `wrap_for_ranks`.
+        log_scale: the logarithm of the logit scale, a scalar.
+        micro_batches: the n pairs of this rank; n is the same on all ranks.
+        bank: text embeddings `[T, K, D]`, see `text_bank`.
         world: the ranks.
-        loss: see `contrastive`.
-        precision: of the tower.
-        seed, step: of the choice of templates.
+        loss: the kind of loss, see `contrastive`.
+        precision: the arithmetic of the tower.
+        seed: the seed of the choice of templates.
+        step: the number of the step, from 0; it changes the choice of templates.
 
     Returns:
         the loss over the global batch, a detached scalar.
@@ -52,32 +53,25 @@ def contrastive_step(
 
     def encode(batch: Batch) -> Tensor:
         with autocast_context(world.device, precision):
-            found: Tensor = tower(batch["crop"].to(world.device), batch["mask"].to(world.device))
-        return found
+            embeddings: Tensor = tower(batch["crop"].to(world.device), batch["mask"].to(world.device))
+        return embeddings
 
-    single = len(batches) == 1
+    single = len(micro_batches) == 1
     with torch.set_grad_enabled(single):
-        mine = torch.cat([encode(batch) for batch in batches])
-    every = gather(mine, world).requires_grad_()
-    noun_ids = gather(torch.cat([batch["noun_id"] for batch in batches]).to(world.device), world)
-    value = contrastive(every, pick(bank, noun_ids, seed, step), noun_ids, log_scale.exp(), loss)
+        local = torch.cat([encode(batch) for batch in micro_batches])
+    embeddings = gather(local, world).requires_grad_()
+    noun_ids = gather(torch.cat([batch["noun_id"] for batch in micro_batches]).to(world.device), world)
+    value = contrastive(embeddings, pick_texts(bank, noun_ids, seed, step), noun_ids, log_scale.exp(), loss)
     torch.autograd.backward(value)
-    assert every.grad is not None
-    first = world.rank * len(mine)
-    gradient = every.grad[first : first + len(mine)] * world.size  # DistributedDataParallel takes the mean over ranks
+    assert embeddings.grad is not None
+    first = world.rank * len(local)
+    # times the number of ranks, because DistributedDataParallel takes the mean of their gradients
+    local_gradient = embeddings.grad[first : first + len(local)] * world.size
     with autocast_context(world.device, precision):
         if single:
-            torch.autograd.backward(mine, gradient)
+            torch.autograd.backward(local, local_gradient)
         else:
-            _backward_in_parts(tower, batches, gradient, encode)
+            gradients = torch.split(local_gradient, [len(batch["key"]) for batch in micro_batches])
+            for batch, gradient in accumulate(tower, list(zip(micro_batches, gradients, strict=True))):
+                torch.autograd.backward(encode(batch), gradient)
     return value.detach()
-
-
-def _backward_in_parts(
-    tower: nn.Module, batches: Sequence[Batch], gradient: Tensor, encode: Callable[[Batch], Tensor]
-) -> None:
-    shares = torch.split(gradient, [len(batch["key"]) for batch in batches])
-    for i, (batch, share) in enumerate(zip(batches, shares, strict=True), start=1):
-        alone = isinstance(tower, DistributedDataParallel) and i < len(batches)  # ranks meet once, after the last
-        with tower.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            torch.autograd.backward(encode(batch), share)

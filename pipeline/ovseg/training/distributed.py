@@ -1,20 +1,33 @@
-"""Several processes as one: torchrun's ranks, or the only process. Shapes: n rows here, G = n x ranks in all."""
+"""Training in several processes: the ranks that torchrun starts, or this process alone.
+
+Shapes: n rows of this rank, G = n x ranks rows in all.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: its rank, their number, and its device."""
+    """The place of this process among all processes of a training.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: the number of processes.
+        device: the torch device of this process.
+    """
 
     rank: int
     size: int
@@ -23,49 +36,79 @@ class World:
 
 @contextmanager
 def distributed_context(devices: Sequence[str]) -> Iterator[World]:
-    """Join the other ranks where torchrun has started several; each takes its own of this machine's devices."""
+    """Join the process group where torchrun has started several processes.
+
+    Args:
+        devices: the torch devices of this machine; each process takes the one of its local rank.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)])
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    device = torch.device(devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if size == 1:
-        yield World(0, 1, place)
+        yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(rank, size, place)
+        yield World(rank, size, device)
     finally:
         dist.destroy_process_group()
 
 
 def gather(rows: Tensor, world: World) -> Tensor:
-    """Rows `[n, ...]` of every rank in the order of ranks: `[G, ...]`, without gradient. All ranks must have n rows."""
+    """Gather the rows of all ranks, without gradient.
+
+    Args:
+        rows: `[n, ...]`; n is the same on all ranks.
+        world: the ranks.
+
+    Returns:
+        `[G, ...]` in the order of the ranks.
+    """
     if world.size == 1:
         return rows.detach()
-    found = [torch.empty_like(rows) for _ in range(world.size)]
-    dist.all_gather(found, rows.detach().contiguous())
-    return torch.cat(found)
+    gathered = [torch.empty_like(rows) for _ in range(world.size)]
+    dist.all_gather(gathered, rows.detach().contiguous())
+    return torch.cat(gathered)
 
 
 def any_rank(flag: bool, world: World) -> bool:
     """Whether the flag is set on any rank."""
     if world.size == 1:
         return flag
-    told = torch.tensor(int(flag), device=world.device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told.item())
+    flags = torch.tensor(int(flag), device=world.device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def all_reduce_sum(number: float, world: World) -> float:
     """The sum of a number over all ranks."""
     if world.size == 1:
         return number
-    told = torch.tensor(float(number), device=world.device)
-    dist.all_reduce(told)
-    return float(told.item())
+    numbers = torch.tensor(float(number), device=world.device)
+    dist.all_reduce(numbers)
+    return float(numbers.item())
 
 
 def barrier(world: World) -> None:
-    """Until every rank is here."""
+    """Wait until all ranks are here."""
     if world.size > 1:
         dist.barrier()
+
+
+def wrap_for_ranks(module: nn.Module, world: World) -> nn.Module:
+    """Wrap a module in DistributedDataParallel where there are several ranks."""
+    return DistributedDataParallel(module) if world.size > 1 else module
+
+
+def accumulate(module: nn.Module, micro_batches: Sequence[T]) -> Iterator[T]:
+    """Iterate over the micro-batches of one step; the ranks exchange gradients only in the backward pass of the last one.
+
+    Args:
+        module: the module whose gradients are accumulated, see `wrap_for_ranks`.
+        micro_batches: the parts of this rank's batch.
+    """
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        delayed = isinstance(module, DistributedDataParallel) and number < len(micro_batches)
+        with module.no_sync() if delayed else nullcontext():  # type: ignore[operator]
+            yield micro_batch

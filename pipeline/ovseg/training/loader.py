@@ -1,4 +1,7 @@
-"""Reading mined shards for training: crop, mask, text and noun id of each sample, over any number of workers and ranks."""
+"""Reading mined shards for training: crop, mask, text and noun id of each sample, over any number of workers and ranks.
+
+Shapes: N samples of a batch, S side of the model's input.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,27 @@ from torch.utils.data import DataLoader, get_worker_info
 from ovseg.core import crops
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import ImageArray
+from ovseg.core.options import Fill
 from ovseg.core.samples import decode_sample
 
 log = logging.getLogger("ovseg")
 
-SHUFFLE = 2000  # samples in each worker's buffer
-EPOCHS = 1_000_000  # that a seed has for itself
+SHUFFLE_BUFFER = 2000  # samples in each worker's buffer
+EPOCHS_PER_SEED = (
+    1_000_000  # webdataset adds the epoch to the seed: without room, seed 1 would repeat the epochs of seed 0
+)
 SIZES = "sizes.json"
 
 
 class Batch(TypedDict):
     """N samples.
 
-    `crop` uint8 `[N, 3, S, S]` with its background filled again from the mask; `mask` bool `[N, S, S]`, True is
-    foreground; `text` and `key` N strings; `noun_id` int64 `[N]`, as in nouns.json.
+    Attributes:
+        crop: uint8 `[N, 3, S, S]`; the background is filled again from the mask.
+        mask: bool `[N, S, S]`, True is foreground.
+        text: N texts.
+        noun_id: int64 `[N]`, the ids of nouns.json.
+        key: the N keys of the samples.
     """
 
     crop: Tensor
@@ -50,7 +60,7 @@ def load_shards(
     batch_size: int,
     *,
     mean: tuple[float, float, float],
-    fill: crops.Fill = "mean",
+    fill: Fill = "mean",
     antialias: bool = True,
     workers: int = 0,
     crop_scale: float = 1.0,
@@ -60,66 +70,105 @@ def load_shards(
     epoch: int = 0,
     seed: int = 0,
 ) -> DataLoader[Batch]:
-    """A loader of batches.
+    """Make a loader of batches.
 
-    Ranks come from `RANK` and `WORLD_SIZE`, as torchrun sets them. Every sample comes exactly once an epoch over all ranks
-    and workers, and a worker's last batch may be short. Repeated, epoch follows epoch for ever and every batch is full;
-    resampled, shards are drawn with replacement for ever. The order, and with it a training, is the same for the same
-    number of readers (ranks x workers).
+    Ranks come from `RANK` and `WORLD_SIZE`, as torchrun sets them. Every sample comes exactly once per epoch over all ranks
+    and workers, and a worker's last batch may be short. With `repeat` epoch follows epoch without end and every batch is
+    full; with `resampled` shards are drawn with replacement without end. The order of samples, and with it a training, is
+    the same for the same number of readers (ranks x workers).
 
     Args:
-        folder: shards with their sizes.json.
-        size: S, the model's input side in pixels.
-        batch_size: samples in a batch.
-        mean: normalisation mean of the model, for the fill colour.
-        fill, antialias: of the crop recipe.
-        workers: loading processes; 0 loads in this one.
-        crop_scale: share of a crop that is seen, see `crops.random_crop`; 1 is all of it.
-        repeat: epoch after epoch for ever.
-        resampled: draw shards for ever.
-        shuffle: shards, and samples within a buffer; the order depends on `seed` and `epoch` alone.
-        epoch, seed: of the order.
+        folder: the folder of the shards and their sizes.json.
+        size: S in pixels.
+        batch_size: N.
+        mean: the mean of the model's image normalization, for the fill color.
+        fill: the background of the crops.
+        antialias: whether crops are resized with antialiasing.
+        workers: the number of loader processes; 0 loads in this process.
+        crop_scale: the smallest fraction of a crop's area that random cropping keeps, see `crops.random_crop`; 1 keeps all.
+        repeat: whether the epochs are repeated without end.
+        resampled: whether shards are drawn with replacement without end.
+        shuffle: whether shards, and samples within a buffer, are shuffled; the order depends on `seed` and `epoch` alone.
+        epoch: the number of the (first) epoch.
+        seed: the seed of the order and of random crops.
 
     Raises:
-        OvsegError: no shards, a shard of sizes.json is missing, or fewer shards than ranks x workers.
+        OvsegError: there are no shards, a shard of sizes.json is missing, or there are fewer shards than readers.
     """
     paths = list_shards(folder)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     readers = ranks * max(1, workers)
     if not resampled and len(paths) < readers:
         raise OvsegError(
-            f"{folder} has {len(paths)} shards for {ranks} ranks x {max(1, workers)} workers: each needs one. Set "
+            f"{folder} has {len(paths)} shards for {ranks} ranks x {max(1, workers)} workers, and each needs one. Set "
             f"shards.min_shards to at least {readers}, use fewer workers, or resample"
         )
     colour = crops.fill_colour(fill, mean)
-    first = seed * EPOCHS  # webdataset adds the epoch: without room, seed 1 would repeat the epochs of seed 0
+    first = seed * EPOCHS_PER_SEED
+    before = epoch - 1  # detshuffle counts an epoch up before it is used
     names = [str(path) for path in paths]
     steps: list[Any] = (
         [wds.ResampledShards(names, seed=first + epoch, deterministic=True)]
         if resampled
         else [
             wds.SimpleShardList(names),
-            *([wds.detshuffle(len(names), seed=first, epoch=epoch - 1)] if shuffle else []),
+            *([wds.detshuffle(len(names), seed=first, epoch=before)] if shuffle else []),
             wds.split_by_node,
             wds.split_by_worker,
         ]
     )
-    steps += [wds.tarfile_to_samples(handler=_stop), partial(_whole, read_sizes(folder))]
-    steps += [wds.detshuffle(SHUFFLE, initial=SHUFFLE // 4, seed=first, epoch=epoch - 1)] if shuffle else []
+    steps += [wds.tarfile_to_samples(handler=_stop), partial(_check_complete, read_sizes(folder))]
+    if shuffle:
+        steps.append(wds.detshuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4, seed=first, epoch=before))
     steps += [_Decode(size, colour, antialias, crop_scale, seed, folder)]
     batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
     source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
     pipeline = wds.DataPipeline(*source, batched)
     return wds.WebLoader(  # type: ignore[no-any-return]
-        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals
+        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_ignore_interrupts
     )
 
 
-def read_sizes(folder: Path) -> dict[str, int]:
-    """How many samples each shard has.
+def endless_batches(
+    folder: Path,
+    size: int,
+    batch_size: int,
+    *,
+    mean: tuple[float, float, float],
+    fill: Fill,
+    antialias: bool,
+    workers: int,
+    crop_scale: float,
+    seed: int,
+) -> Iterator[Batch]:
+    """Iterate over full batches without end; the arguments are those of `load_shards`.
 
     Raises:
-        OvsegError: if there are no finished shards.
+        OvsegError: as `load_shards`; or the shards are damaged.
+    """
+    loader = load_shards(
+        folder,
+        size,
+        batch_size,
+        mean=mean,
+        fill=fill,
+        antialias=antialias,
+        workers=workers,
+        crop_scale=crop_scale,
+        repeat=True,
+        seed=seed,
+    )
+    try:
+        yield from loader
+    except OvsegError as error:  # torch puts the traceback of a loader process before its message
+        raise OvsegError(str(error).strip().splitlines()[-1].removeprefix("ovseg.core.errors.OvsegError: ")) from None
+
+
+def read_sizes(folder: Path) -> dict[str, int]:
+    """Read the number of samples of each shard.
+
+    Raises:
+        OvsegError: there are no finished shards, or sizes.json is broken.
     """
     path = folder / SIZES
     try:
@@ -131,10 +180,10 @@ def read_sizes(folder: Path) -> dict[str, int]:
 
 
 def list_shards(folder: Path) -> list[Path]:
-    """The shards that sizes.json lists.
+    """List the shards that sizes.json names.
 
     Raises:
-        OvsegError: if there are none, or one is missing.
+        OvsegError: there are none, or one is missing.
     """
     sizes = folder / SIZES
     paths = [folder / name for name in read_sizes(folder)]
@@ -147,7 +196,7 @@ def list_shards(folder: Path) -> list[Path]:
 
 
 class _Decode:
-    """Raw members -> one element of a batch. A sample that cannot be used is logged, at first and then rarely."""
+    """Decodes the members of each sample. Samples that cannot be used are counted and logged: the first, and every 1000th."""
 
     def __init__(
         self, size: int, colour: ImageArray | None, antialias: bool, crop_scale: float, seed: int, folder: Path
@@ -158,19 +207,19 @@ class _Decode:
         self.dropped = 0
 
     def __call__(self, raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        good, problem = 0, None
+        decoded, problem = 0, None
         for raw in raws:
             try:
-                found = self._element(raw)
-            except BadItem as why:
-                problem = why
+                element = self._element(raw)
+            except BadItem as error:
+                problem = error
                 self.dropped += 1
                 if self.dropped == 1 or self.dropped % 1000 == 0:
-                    log.warning("dropped %d samples; this one: %s", self.dropped, why)
+                    log.warning("dropped %d samples; this one: %s", self.dropped, error)
                 continue
-            good += 1
-            yield found
-        if problem and not good:
+            decoded += 1
+            yield element
+        if problem and not decoded:
             raise OvsegError(f"no sample of {self.folder} can be used; the last one: {problem}. Mine them with ovseg")
 
     def _element(self, raw: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +229,7 @@ class _Decode:
             raise BadItem("no_noun_id", f"sample {sample.key}: noun_id is {noun_id!r}")
         crop, inside = crops.fill_background(sample.crop, sample.mask, self.colour), sample.mask
         if self.crop_scale < 1:
-            if self.rng is None:  # only now: each reader has its own
+            if self.rng is None:  # made here, in the process of the reader: each has its own
                 info = get_worker_info()
                 self.rng = np.random.default_rng([self.seed, int(os.environ.get("RANK", "0")), info.id if info else 0])
             crop, inside = crops.random_crop(crop, inside, self.crop_scale, self.rng)
@@ -189,7 +238,7 @@ class _Decode:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """The same samples as batches of `size`, the last one maybe shorter."""
+    """Split a batch into batches of `size` samples; the last one may be shorter."""
     return [
         {
             "crop": batch["crop"][i : i + size],
@@ -212,13 +261,13 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
     }
 
 
-def _leave_signals(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but what to do about it is the training's own affair."""
+def _ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but only the training handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _whole(sizes: dict[str, int], raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same samples; a tar that ends before its last one is an error, which the tar format itself does not see."""
+def _check_complete(sizes: dict[str, int], raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Raise an error where a tar ends before its last sample, which the tar format itself does not detect."""
     for url, group in groupby(raws, key=lambda raw: raw["__url__"]):
         number = 0
         for number, raw in enumerate(group, start=1):  # noqa: B007
@@ -229,5 +278,5 @@ def _whole(sizes: dict[str, int], raws: Iterator[dict[str, Any]]) -> Iterator[di
 
 
 def _stop(error: Exception) -> bool:
-    """A damaged tar stops the epoch: going on would train on less than the user believes."""
+    """Stop the epoch at a damaged tar: going on would train on fewer samples than the user believes."""
     raise OvsegError(f"a shard cannot be read: {error}. `ovseg-mine verify` says which") from error

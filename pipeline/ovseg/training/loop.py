@@ -1,206 +1,198 @@
-"""The one training loop: schedule, progress, checkpoints, exact resume. What a step computes is a function it is given."""
+"""The training loop: schedule, progress, checkpoints, exact resume. What a step computes is a function that it is given."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, PolynomialLR, SequentialLR
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.progress import Progress
-from ovseg.training.checkpoint import Checkpoint
+from ovseg.training.checkpoint import Checkpoint, OptimizerLayout, Stateful
+from ovseg.training.curves import History
 from ovseg.training.distributed import World, any_rank
 
 log = logging.getLogger("ovseg")
 
-CURVES = "training.tsv"
-ROWS = 200  # of the history, at most
-KEYS = "not-a-number.txt"  # the samples of a batch that spoiled a training
-START = 1e-3  # of the learning rate, at the first step of the warm-up
+KEYS = "not-a-number.txt"  # lists the samples of a batch whose loss or gradient is not a number
+WARMUP_START = 1e-3  # the first factor of a warmup
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says of itself.
+    """The outcome of one training step.
 
     Attributes:
-        loss: of the global batch.
-        items: how many items of the global batch it used.
-        keys: of this rank's items, for the message if the loss is not a number.
-        shown: further numbers for the history.
+        loss: the loss over the global batch, a scalar.
+        items: the number of items of the global batch.
+        keys: the keys of this rank's items, for the message if the loss is not a number.
+        shown: further numbers for the curves, by name.
     """
 
-    loss: torch.Tensor
+    loss: Tensor
     items: int
     keys: list[str]
     shown: dict[str, float]
 
 
-class History:
-    """The curves of a training: one row for every so many steps, at most `ROWS` in all.
+Step = Callable[[int], StepResult]
+"""Computes the gradients of the step of that number, from 0, and leaves them in the parameters."""
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """A training before its first step.
 
     Attributes:
-        rows: step, loss (mean since the row before), learning_rate, and what a step shows.
+        steps: the number of optimizer steps of the whole training.
+        weights: what is saved in checkpoints: all trained parameters and what else changes with them.
+        parameters: the trained parameters by name.
+        optimizer: the optimizer of `parameters`; it takes a step after each `Step`.
+        schedule: the learning rate schedule; it takes a step after the optimizer.
+        begin: makes the step function; its argument is the number of steps that an earlier run has taken.
+        after_step: called after each step of the optimizer, to clamp parameters.
+        clip_norm: the largest norm of all gradients together; longer ones are scaled down to it.
+        extra: further parts of the checkpoints by name.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._losses: list[float] = []
+    steps: int
+    weights: Stateful
+    parameters: Mapping[str, Tensor]
+    optimizer: Optimizer
+    schedule: LRScheduler
+    begin: Callable[[int], Step]
+    after_step: Callable[[], None] = lambda: None
+    clip_norm: float = math.inf
+    extra: Mapping[str, Stateful] = field(default_factory=dict)
 
-    def add(self, number: int, steps: int, loss: float, rest: Mapping[str, float]) -> None:
-        """Note step `number` (from 1) of `steps`."""
-        self._losses.append(loss)
-        if number % math.ceil(steps / ROWS) == 0 or number == steps:
-            self.rows.append({"step": number, "loss": sum(self._losses) / len(self._losses), **rest})
-            self._losses = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Rows, and the losses of the row that is not full yet."""
-        return {"rows": self.rows, "losses": self._losses}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
-        self.rows, self._losses = list(state_dict["rows"]), list(state_dict["losses"])
-
-
-def write_curves(history: History, folder: Path) -> None:
-    """Write training.tsv: a header, and the rows of the history."""
-    names = list(history.rows[0]) if history.rows else ["step", "loss", "learning_rate"]
-    with (folder / CURVES).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history.rows)
+    def checkpoint_parts(self, history: History) -> dict[str, Stateful]:
+        """The parts of a checkpoint by name; the order of restoring is that of checking whether they fit."""
+        return {
+            "layout": OptimizerLayout(self.optimizer, self.parameters),
+            "weights": self.weights,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "history": history,
+            **self.extra,
+        }
 
 
-Step = Callable[[int], StepResult]
-"""Leaves the gradients of step i (from 0) in the parameters."""
-
-
-def warmup_cosine(optimiser: Optimizer, steps: int, warmup: int) -> LRScheduler:
-    """Linear warm-up over `warmup` steps, then a cosine to 0 at the last step (paper A.4)."""
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
+    """Linear warmup over `warmup` steps, then a cosine to 0 at the last of `steps` steps (paper A.4)."""
     warm = min(warmup, steps - 1)
-    return _after_warmup(optimiser, CosineAnnealingLR(optimiser, max(1, steps - warm)), warm)
+    return _after_warmup(optimizer, CosineAnnealingLR(optimizer, max(1, steps - warm)), warm)
 
 
-def warmup_poly(optimiser: Optimizer, steps: int, warmup: int) -> LRScheduler:
-    """Linear warm-up over `warmup` steps, then (1 - t)^0.9 to 0 at the last step (MaskFormer's schedule)."""
+def warmup_poly(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
+    """Linear warmup over `warmup` steps, then (1 - t)^0.9 to 0 at the last of `steps` steps (MaskFormer's schedule)."""
     warm = min(warmup, steps - 1)
-    return _after_warmup(optimiser, PolynomialLR(optimiser, max(1, steps - warm), power=0.9), warm)
+    return _after_warmup(optimizer, PolynomialLR(optimizer, max(1, steps - warm), power=0.9), warm)
 
 
-def _after_warmup(optimiser: Optimizer, schedule: LRScheduler, warm: int) -> LRScheduler:
+def _after_warmup(optimizer: Optimizer, schedule: LRScheduler, warm: int) -> LRScheduler:
     if warm < 1:
         return schedule
-    return SequentialLR(optimiser, [LinearLR(optimiser, START, total_iters=warm), schedule], [warm])
+    return SequentialLR(optimizer, [LinearLR(optimizer, WARMUP_START, total_iters=warm), schedule], [warm])
 
 
 def train(
     name: str,
-    step: Step,
-    optimiser: Optimizer,
-    schedule: LRScheduler,
+    loop: TrainingLoop,
     checkpoint: Checkpoint,
+    history: History,
     world: World,
     *,
-    begin: int,
-    steps: int,
-    history: History,
+    done: int,
     stop_after: int | None = None,
-    clip_norm: float = math.inf,
-    after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Take the steps from `begin` to `steps`.
+    """Take the remaining steps of a training.
 
-    On Ctrl-C or SIGTERM the step under way is finished and a checkpoint written; after a kill the last one counts.
+    On Ctrl-C or SIGTERM the present step is finished and a checkpoint is written; after a kill the last one counts.
 
     Args:
-        name: shown.
-        step: computes gradients.
-        optimiser, schedule: each takes one step after it.
-        checkpoint: written by rank 0 when due, and at the end.
+        name: the name of the training, for messages.
+        loop: the training.
+        checkpoint: written by rank 0 when due, and after the last step.
+        history: the curves; rows are added.
         world: the ranks.
-        begin: from `checkpoint.restore`.
-        steps: of the whole training.
-        history: gets a row now and then.
-        stop_after: stop, as if by Ctrl-C, after that many steps of this run; None for no limit.
-        clip_norm: gradients that are longer, all together, are shortened to it.
-        after: called after each step of the optimiser, to clamp what must be.
+        done: the number of steps that earlier runs have taken, see `Checkpoint.restore`.
+        stop_after: the number of steps after which this run stops as if by Ctrl-C; None for no limit.
 
     Raises:
-        OvsegError: the loss is not a number, or memory is out; the last checkpoint is kept.
-        KeyboardInterrupt: stopped.
+        OvsegError: the loss or a gradient is not a number, or memory is full; the last checkpoint is kept.
+        KeyboardInterrupt: the run was stopped.
     """
-    with Progress(name, steps, "steps", world.rank == 0) as progress, _stop_at_step_end() as stopped:
-        for _ in range(begin):
+    step, optimizer = loop.begin(done), loop.optimizer
+    with Progress(name, loop.steps, "steps", world.rank == 0) as progress, _stop_at_step_end() as stopped:
+        for _ in range(done):
             progress.add({}, reused=True)
-        for i in range(begin, steps):
-            optimiser.zero_grad(set_to_none=True)
+        for i in range(done, loop.steps):
+            optimizer.zero_grad(set_to_none=True)
             try:
-                done = step(i)
+                result = step(i)
             except RuntimeError:
                 if not stopped.is_set():
                     raise
+                # a signal to the whole process group has ended the loader processes; no parameter has changed yet
                 if world.rank == 0:
-                    checkpoint.save(
-                        i
-                    )  # a signal to the whole group has ended the loading workers: nothing has changed yet
+                    checkpoint.save(i)
                 raise KeyboardInterrupt from None
-            loss, norm = float(done.loss), float(_gradient_norm(optimiser))
+            loss, norm = float(result.loss), float(_gradient_norm(optimizer))
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise OvsegError(_nonfinite_message(name, i + 1, loss, norm, done.keys, checkpoint))
-            if norm > clip_norm:
-                torch._foreach_mul_(_gradients(optimiser), clip_norm / norm)
-            rest = {"learning_rate": optimiser.param_groups[-1]["lr"], **done.shown}
-            with explain_out_of_memory(name, done.items):
-                optimiser.step()
-            schedule.step()
-            after()
-            history.add(i + 1, steps, loss, rest)
-            progress.add({"samples": done.items}, note=f"loss {loss:.3f}")
-            stop = any_rank(stopped.is_set() or i + 1 - begin == stop_after, world)
-            if world.rank == 0 and (stop or checkpoint.due() or i + 1 == steps):
+                raise OvsegError(_nonfinite_message(name, i + 1, loss, norm, result.keys, checkpoint))
+            if norm > loop.clip_norm:
+                torch._foreach_mul_(_gradients(optimizer), loop.clip_norm / norm)
+            shown = {"learning_rate": optimizer.param_groups[-1]["lr"], **result.shown}
+            with explain_out_of_memory(name, result.items):
+                optimizer.step()
+            loop.schedule.step()
+            loop.after_step()
+            history.add(i + 1, loop.steps, loss, shown)
+            progress.add({"samples": result.items}, note=f"loss {loss:.3f}")
+            stop = any_rank(stopped.is_set() or i + 1 - done == stop_after, world)
+            if world.rank == 0 and (stop or checkpoint.due() or i + 1 == loop.steps):
                 checkpoint.save(i + 1)
-            if stop and i + 1 < steps:
+            if stop and i + 1 < loop.steps:
                 raise KeyboardInterrupt
 
 
-def _gradient_norm(optimiser: Optimizer) -> torch.Tensor:
-    """Of everything that is trained: a gradient that is no number would spoil the weights before any loss shows it."""
-    return torch.nn.utils.get_total_norm(_gradients(optimiser))
+def _gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The norm of all gradients: one that is not a number would spoil the weights before any loss shows it."""
+    return torch.nn.utils.get_total_norm(_gradients(optimizer))
 
 
-def _gradients(optimiser: Optimizer) -> list[torch.Tensor]:
-    return [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+def _gradients(optimizer: Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _nonfinite_message(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:
     kept = f"The checkpoint of an earlier step is kept: {checkpoint.path}. " if checkpoint.path.is_file() else ""
-    (checkpoint.path.parent / KEYS).write_text("\n".join(keys) + "\n", encoding="utf-8")
+    path = checkpoint.path.parent / KEYS
+    path.write_text("\n".join(keys) + "\n", encoding="utf-8")
     return (
-        f"{name}: the loss of step {step} is {loss}, its gradient {norm:.3g} long; lower {name}.lr or set {name}.precision="
-        f"fp32. {kept}Samples of the batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}, all of them in "
-        f"{checkpoint.path.parent / KEYS}"
+        f"{name}: the loss of step {step} is {loss}, the norm of its gradient {norm:.3g}; lower {name}.lr or set "
+        f"{name}.precision=fp32. {kept}Samples of the batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}; all of "
+        f"them are in {path}"
     )
 
 
 @contextmanager
 def _stop_at_step_end() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that a step is never left half done; a second one stops at once."""
+    """Let Ctrl-C and SIGTERM set the event, so that the present step is finished; a second one stops at once."""
     stopped = threading.Event()
 
-    def note(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         log.warning("stopping after this step; once more to stop at once, back to the last checkpoint")
@@ -209,7 +201,7 @@ def _stop_at_step_end() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopped
     finally:
@@ -220,7 +212,15 @@ def _stop_at_step_end() -> Iterator[threading.Event]:
 
 @contextmanager
 def explain_out_of_memory(name: str, samples: int) -> Iterator[None]:
-    """Turn torch's lack of memory, with so many samples at a time, into what to do about it."""
+    """Turn torch's out-of-memory errors into a message with a remedy.
+
+    Args:
+        name: the name of the training.
+        samples: the number of samples that are in memory at a time.
+
+    Raises:
+        OvsegError: in the place of an out-of-memory error.
+    """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one of them

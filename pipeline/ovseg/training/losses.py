@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-Loss = Literal["multi_positive", "info_nce"]
+from ovseg.core.options import Loss
 
 
 def contrastive(crops: Tensor, texts: Tensor, noun_ids: Tensor, scale: Tensor, loss: Loss) -> Tensor:
-    """Symmetric cross-entropy over the similarities of all crops and all texts of a batch (paper 3.2, CLIP's loss).
+    """Compute the symmetric cross-entropy over the similarities of all crops and all texts (paper 3.2, CLIP's loss).
 
     Args:
-        crops, texts: unit vectors `[G, D]`, row i of both is one pair.
-        noun_ids: int64 `[G]`.
-        scale: logit scale, the factor that cosines are multiplied with.
-        loss: "info_nce", the paper's: the partner alone is right, so another crop of the same noun counts as wrong;
-            "multi_positive": every pair of the same noun is right, in equal parts.
+        crops: unit vectors `[G, D]`.
+        texts: unit vectors `[G, D]`; row i belongs to crop i.
+        noun_ids: the noun of each pair, int64 `[G]`.
+        scale: the logit scale, a scalar that cosines are multiplied with.
+        loss: "info_nce", the paper's: only the own text is a positive, so another crop of the same noun is a negative;
+            "multi_positive": all pairs of the same noun are positives with equal weights.
 
     Returns:
-        a scalar; for "multi_positive" its least possible value is above 0 where nouns repeat.
+        a scalar; the minimum of "multi_positive" is above 0 where nouns repeat.
     """
     logits = scale * crops @ texts.T
     if loss == "info_nce":

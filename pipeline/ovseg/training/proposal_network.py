@@ -1,210 +1,147 @@
 """Training the proposal network on annotated masks of a closed vocabulary (paper 3.1, A.1; MaskFormer's own losses).
 
-B images of a step on all ranks, S side of a crop, K classes of the training vocabulary.
+Shapes: B images of a step on all ranks, K classes of the training vocabulary.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.clip.load import Clip
-from ovseg.core import crops, hashing, tables
+from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.image_records import ImageRecord, read_image_records
-from ovseg.core.vocabulary import Templates, embed
+from ovseg.core.image_records import read_image_records
+from ovseg.core.options import ProposalNetworkOptions
+from ovseg.core.vocabulary import embed
 from ovseg.datasets.classes import find_table, read_classes
 from ovseg.datasets.coco import open_coco
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
 from ovseg.proposals.backbone import identify_backbone
 from ovseg.proposals.ground_truth import CLASSES
-from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, build_network
+from ovseg.proposals.network import build_network
 from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
-from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, Scene, scenes
-from ovseg.training.checkpoint import Checkpoint
-from ovseg.training.distributed import World, all_reduce_sum, barrier, distributed_context
-from ovseg.training.loop import History, StepResult, train, warmup_poly, write_curves
-from ovseg.training.tower import autocast_context
+from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, read_scenes
+from ovseg.training.distributed import World, wrap_for_ranks
+from ovseg.training.loop import Step, StepResult, TrainingLoop, warmup_poly
+from ovseg.training.mask_objective import MaskObjective, mask_step
+from ovseg.training.run import Training, publish_training
 
-log = logging.getLogger("ovseg")
-
-BATCH = 256  # texts in one forward pass
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
-
-
-@dataclass(frozen=True)
-class ProposalNetworkRecipe:
-    """How a proposal network is made; the parameters of the stage `proposal_network`.
-
-    Attributes:
-        backbone, pretrained, num_queries, hidden_dim, decoder_layers, dropout, text_proj_dim: see `network.build_network`.
-        templates: of the classes' texts.
-        steps: of the optimiser; 0 passes `init` through.
-        batch_size: B.
-        crop_size: S, in pixels.
-        min_scale, max_scale, colour: see `annotated.augment`.
-        short_side, long_side: images are resized to them when the network is used.
-        lr: of AdamW.
-        backbone_lr_multiplier: the backbone's rate as a share of it.
-        weight_decay: of all but normalisation and embeddings.
-        warmup_steps: of the rate, which then falls as (1 - t)^0.9.
-        clip_norm: longest gradient.
-        precision: "bf16" (autocast) or "fp32".
-        seed: of weights, order, crops and dropout.
-        classes: class table of annotations that are maps, see `find_table`; None for the folder's own classes.json.
-    """
-
-    backbone: str
-    pretrained: bool
-    num_queries: int
-    hidden_dim: int
-    decoder_layers: int
-    dropout: float
-    text_proj_dim: int
-    templates: Templates
-    steps: int
-    batch_size: int
-    crop_size: int
-    min_scale: float
-    max_scale: float
-    color_jitter: bool
-    short_side: int
-    long_side: int
-    lr: float
-    backbone_lr_multiplier: float
-    weight_decay: float
-    warmup_steps: int
-    clip_norm: float
-    precision: Literal["fp32", "bf16"]
-    seed: int
-    classes: str | None = None
+NAME = "proposal_network"
+TEXT_BATCH_SIZE = 256  # texts in one forward pass
+WITHOUT_WEIGHT_DECAY = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
 
 def train_proposal_network(
-    index: Path,
-    images: Path,
-    annotations: Path,
-    clip: Path,
-    init: Path | None,
-    out: Path,
-    runtime: Runtime,
-    recipe: ProposalNetworkRecipe,
-    licence: str | None,
+    index: Path, images: Path, clip: Path, out: Path, runtime: Runtime, options: ProposalNetworkOptions
 ) -> None:
-    """Train a proposal network and write its folder (see `proposals.network_folder`) and `training.tsv` to `out`.
+    """Train a proposal network, and publish its folder (see `proposals.network_folder`) with `training.tsv` to `out`.
 
     Run under torchrun, every rank calls this. A killed run continues from its last checkpoint.
 
     Args:
-        index, images: the table `index`, and the folder of its images.
-        annotations: masks with class names, see `ground_truth`; classes of a class table that are not seen are left out.
-        clip: folder of the CLIP whose text tower names the classes.
-        init: folder of a trained network to begin with; its weights must fit.
-        out: folder of the result.
-        runtime: device, workers, micro-batch, scratch folder.
-        recipe: parameters.
-        licence: of the annotations, for the account.
+        index: the table `index`.
+        images: the folder of the index's images.
+        clip: the folder of the CLIP whose text tower encodes the class names.
+        out: the folder of the result.
+        runtime: devices, workers, micro-batch, scratch folder.
+        options: the parameters. Classes of a class table that are not "seen" are left out.
 
     Raises:
-        OvsegError: something is missing, does not fit, or the loss is not a number.
+        OvsegError: an input is missing or does not fit, the loss is not a number, or memory or disk is full.
+        KeyboardInterrupt: the run was stopped.
     """
-    began = _began_with(recipe, init)
-    table = _class_table(annotations, recipe.classes)
+    table = find_class_table(options.annotations, options.classes)
+    backbone = asdict(identify_backbone(options.backbone)) if options.pretrained and options.init is None else None
     key = step_key(
-        "proposal_network",
+        NAME,
         __name__,
         index=tables.fingerprint(index, "index"),
-        annotations=hashing.sha256_path(annotations),
+        annotations=hashing.sha256_path(options.annotations),
         clip=tables.content_hash(clip),
-        init=None if init is None else tables.content_hash(init),
-        recipe=vars(recipe),
-        licence=licence,
+        init=None if options.init is None else tables.content_hash(options.init),
+        parameters=options.model_dump(mode="json", exclude={"init", "annotations", "classes"}),
         classes=table and hashing.sha256_file(table),
-        **{name: about["sha256"] for name, about in began.items()},
+        backbone=backbone and backbone["sha256"],
     )
-    with distributed_context(runtime.devices) as world:
-        if published(out, key, runtime) is not None:
-            log.info("proposal_network: done before -> %s", out)
-            return
-        scratch = Scratch(runtime.work, key, runtime.fresh, keyed_by_code=False) if world.rank == 0 else None
-        barrier(world)
-        try:
-            tower = load_adapted(clip, str(world.device), prompts=False)
-            folder = scratch_folder(runtime.work, key, keyed_by_code=False)
-            names = vocabulary(annotations, folder, table)
-            texts = embed(names, tower.encode_texts, recipe.templates, BATCH)
-            model = _model(recipe, len(names), tower, init).to(world.device)
-            model.class_predictor.text_embeddings = texts.to(world.device)
-            history = History()
-            if recipe.steps:
-                data = AnnotatedSegmentationDataset(
-                    _usable(index, images),
-                    annotations,
-                    folder,
-                    {name: i for i, name in enumerate(names)},
-                    crop=recipe.crop_size,
-                    scales=(recipe.min_scale, recipe.max_scale),
-                    colour=recipe.color_jitter,
-                    seed=recipe.seed,
-                    table=table,
-                )
-                _train(model, data, folder, key.fingerprint, runtime, recipe, world, history)
-            if scratch:
-                about = {
-                    "names": names,
-                    "templates": recipe.templates,
-                    "probe": probe_text_tower(tower),
-                    "licence": licence,
-                    "init": None if init is None else load_network(init).metadata,
-                    "recipe": vars(recipe),
-                    **began,
-                }
-                _publish(scratch, out, model, about, recipe, history)
-                log.info("proposal_network -> %s", out)
-            barrier(world)
-        finally:
-            if scratch:
-                scratch.close()
+
+    def build(world: World, scratch: Path) -> Training:
+        text_tower = load_adapted(clip, str(world.device), prompts=False)
+        names = vocabulary(options.annotations, scratch, table)
+        texts = embed(names, text_tower.encode_texts, options.templates, TEXT_BATCH_SIZE)
+        model = build_model(options, len(names), text_tower.width).to(world.device)
+        model.class_predictor.text_embeddings = texts.to(world.device)
+        metadata = {
+            "names": names,
+            "templates": options.templates,
+            "probe": probe_text_tower(text_tower),
+            "licence": options.licence,
+            "init": None if options.init is None else load_network(options.init).metadata,
+            "recipe": options.model_dump(mode="json", exclude={"init", "annotations", "licence"}),
+            **({"backbone": backbone} if backbone else {}),
+        }
+        loop = None
+        if options.steps:
+            data = AnnotatedSegmentationDataset(
+                [record for part in tables.parts(index) for record in read_image_records(part, images)],
+                options.annotations,
+                scratch,
+                {name: number for number, name in enumerate(names)},
+                crop_size=options.crop_size,
+                scales=(options.min_scale, options.max_scale),
+                color_jitter=options.color_jitter,
+                seed=options.seed,
+                table=table,
+            )
+            loop = build_loop(model, data, options, runtime, world)
+        return Training(
+            lambda folder: save_network(model, folder, metadata, options.short_side, options.long_side), loop
+        )
+
+    publish_training(key, build, out, runtime)
 
 
-def _began_with(recipe: ProposalNetworkRecipe, init: Path | None) -> dict[str, Any]:
-    """Exactly which weights the backbone begins with; nothing where it begins with none of its own."""
-    own = recipe.pretrained and init is None
-    return {"backbone": asdict(identify_backbone(recipe.backbone))} if own else {}
+def find_class_table(annotations: Path, classes: str | None) -> Path | None:
+    """Find the class table of annotations.
 
+    Args:
+        annotations: a folder of label maps, or a COCO JSON file.
+        classes: the name or file of the class table; None for the folder's own classes.json.
 
-def _class_table(annotations: Path, classes: str | None) -> Path | None:
-    """The class table of maps; None for a JSON, which names its categories itself."""
+    Returns:
+        the file of the class table; None for a JSON file, which names its categories itself.
+
+    Raises:
+        OvsegError: the class table is missing.
+    """
     if not annotations.is_dir():
         return None
     table = find_table(classes) if classes else annotations / CLASSES
     if not table.is_file():
         raise OvsegError(
-            f"{table} is missing: proposal_network.classes says which class table the maps are numbered by"
+            f"{table} is missing: set proposal_network.classes to the class table that the label maps are numbered by"
         )
     return table
 
 
 def vocabulary(annotations: Path, scratch: Path, table: Path | None) -> list[str]:
-    """The names of the classes that are learnt, as `ground_truth` labels them.
+    """Read the names of the classes to train on, as `ground_truth` labels them.
+
+    Args:
+        annotations: a folder of label maps, or a COCO JSON file.
+        scratch: the folder of the JSON's streamed copy.
+        table: the class table of label maps, see `find_class_table`.
 
     Raises:
-        OvsegError: there are none.
+        OvsegError: a JSON names no categories, or two by the same name.
     """
     if table is not None:
-        return [one.names[0] for one in read_classes(table) if one.seen]
+        return [entry.names[0] for entry in read_classes(table) if entry.seen]
     records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
     names = [str(record["name"]) for record in records]
     if not names or len(set(names)) < len(names):
@@ -212,197 +149,135 @@ def vocabulary(annotations: Path, scratch: Path, table: Path | None) -> list[str
     return names
 
 
-def _usable(index: Path, images: Path) -> list[ImageRecord]:
-    return [image for part in tables.parts(index) for image in read_image_records(part, images)]
+def build_model(options: ProposalNetworkOptions, classes: int, width: int) -> Any:
+    """Make the network that is trained: with new weights from `options.seed`, or with those of `options.init`.
 
+    Args:
+        options: the parameters.
+        classes: K, for the loss.
+        width: the width of CLIP's joint embedding space.
 
-def _model(recipe: ProposalNetworkRecipe, classes: int, clip: Clip, init: Path | None) -> Any:
-    torch.manual_seed(recipe.seed)
+    Raises:
+        OvsegError: the network of `options.init` has another architecture, or dilations, which cannot be trained.
+    """
+    torch.manual_seed(options.seed)
     model = build_network(
-        recipe.backbone,
-        pretrained=recipe.pretrained and init is None,
-        num_queries=recipe.num_queries,
-        hidden_dim=recipe.hidden_dim,
-        decoder_layers=recipe.decoder_layers,
-        dropout=recipe.dropout,
-        text_proj_dim=recipe.text_proj_dim,
-        width=clip.width,
+        options.backbone,
+        pretrained=options.pretrained and options.init is None,
+        num_queries=options.num_queries,
+        hidden_dim=options.hidden_dim,
+        decoder_layers=options.decoder_layers,
+        dropout=options.dropout,
+        text_proj_dim=options.text_proj_dim,
+        width=width,
         classes=classes,
     )
-    if init is not None:
-        network = load_network(init)
-        if network.metadata.get("dilations"):
-            raise OvsegError(
-                f"{init} is a converted ResNet with dilations, which can be used but not trained: set "
-                "proposal_network.steps to 0"
-            )
-        weights = network.model.state_dict()
-        own = model.state_dict()  # the loss's class weights are as many as there are classes
-        weights["criterion.empty_weight"] = own["criterion.empty_weight"]
-        unlike = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-        if unlike or len(weights) != len(own):
-            raise OvsegError(
-                f"{init} does not fit section proposal_network of params.yaml: {len(unlike)} weights differ in shape, "
-                f"among them {', '.join(unlike[:3])}. Set backbone, num_queries, hidden_dim, decoder_layers and "
-                "text_proj_dim as in that folder"
-            )
-        model.load_state_dict(weights)
+    if options.init is not None:
+        _load_weights(model, options.init)
     return model
 
 
-class Objective(nn.Module):
-    """The network with its losses as one module, so that it can be wrapped for several processes."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: Any, precision: Literal["fp32", "bf16"]) -> None:
-        super().__init__()
-        self.model, self.precision = model, precision
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
-
-    def forward(self, batch: list[Scene], masks: float, weight: float) -> Tensor:
-        """The loss of some scenes.
-
-        Args:
-            batch: the scenes.
-            masks: what mask losses are divided by: masks of a share like this one, over all ranks on average.
-            weight: what class losses are divided by: the same of class weights, see `class_weight`.
-        """
-        device = self.mean.device
-        images = crops.normalise(torch.stack([scene["image"] for scene in batch]).to(device), self.mean, self.std)
-        with autocast_context(device, self.precision):
-            found = self.model.model(images, output_hidden_states=True)
-        # transformers' own has the queries before the first layer too, and all but the last without the decoder's norm
-        _, *between, last = (states.float() for states in found.transformer_decoder_hidden_states)
-        norm = self.model.model.transformer_module.decoder.layernorm
-        outputs = SimpleNamespace(
-            pixel_decoder_last_hidden_state=found.pixel_decoder_last_hidden_state.float(),
-            transformer_decoder_hidden_states=(*map(norm, between), last),
-        )
-        classes, queries, auxiliary = self.model.get_logits(outputs)
-        self.model.criterion.get_num_masks = lambda *_, **__: max(masks, 1.0)
-        targets = [scene["masks"].to(device, torch.float32) for scene in batch]
-        labels = [scene["classes"].to(device) for scene in batch]
-        losses: dict[str, Tensor] = self.model.get_loss_dict(queries, classes, targets, labels, auxiliary)
-        share = self.class_weight(batch) / weight  # transformers divides by this batch's own
-        return torch.stack([loss * share if "cross_entropy" in name else loss for name, loss in losses.items()]).sum()
-
-    def class_weight(self, batch: list[Scene]) -> float:
-        """The weights of all queries in the class loss: 1 for one that is matched with a mask, less for "no object"."""
-        config = self.model.config
-        queries = config.decoder_config.num_queries
-        matched = [min(len(scene["classes"]), queries) for scene in batch]
-        return float(sum(m + config.no_object_weight * (queries - m) for m in matched))
-
-
-def _train(
-    model: Any,
-    data: AnnotatedSegmentationDataset,
-    folder: Path,
-    key: str,
-    runtime: Runtime,
-    recipe: ProposalNetworkRecipe,
-    world: World,
-    history: History,
-) -> None:
-    """Train the network in place."""
-    if recipe.batch_size % world.size:
+def _load_weights(model: Any, init: Path) -> None:
+    """Load the weights of a trained network into a new one of the same architecture."""
+    network = load_network(init)
+    if network.metadata.get("dilations"):
         raise OvsegError(
-            f"proposal_network.batch_size={recipe.batch_size} cannot be divided among {world.size} processes"
+            f"{init} is a converted ResNet with dilations, which can be used but not trained: set proposal_network.steps to 0"
+        )
+    weights, own = network.model.state_dict(), model.state_dict()
+    weights["criterion.empty_weight"] = own["criterion.empty_weight"]  # as many as there are classes
+    differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if differing or len(weights) != len(own):
+        raise OvsegError(
+            f"{init} does not fit section proposal_network of params.yaml: {len(differing)} weights differ in shape, among "
+            f"them {', '.join(differing[:3])}. Set backbone, num_queries, hidden_dim, decoder_layers and text_proj_dim as in "
+            "that folder"
+        )
+    model.load_state_dict(weights)
+
+
+def build_loop(
+    model: Any, data: AnnotatedSegmentationDataset, options: ProposalNetworkOptions, runtime: Runtime, world: World
+) -> TrainingLoop:
+    """Make the training of a network: optimizer, schedule, batches, and what a step computes.
+
+    Args:
+        model: the network; it is trained in place.
+        data: the annotated images.
+        options: the parameters of the training.
+        runtime: workers and micro-batch.
+        world: the ranks.
+
+    Raises:
+        OvsegError: the batch cannot be divided among the ranks.
+    """
+    local_size, rest = divmod(options.batch_size, world.size)
+    if rest:
+        raise OvsegError(
+            f"proposal_network.batch_size={options.batch_size} cannot be divided among {world.size} processes"
         )
     if world.device.type == "cuda" and world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    objective = Objective(model.train(), recipe.precision).to(world.device)
-    optimiser = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr, fused=True)
-    schedule = warmup_poly(optimiser, recipe.steps, recipe.warmup_steps)
-    parts = {"weights": model, "optimiser": optimiser, "schedule": schedule, "history": history}
-    checkpoint = Checkpoint(folder, key, parts, runtime.checkpoint_seconds)
-    begin = checkpoint.restore(world.device)
-    if begin:
-        log.info("proposal_network: continues after step %d", begin)
-    batches = scenes(data, recipe.batch_size, world.rank, world.size, begin, _readers(runtime, world))
-    whole = DistributedDataParallel(objective) if world.size > 1 else objective
-    micro = min(runtime.micro_batch or recipe.batch_size, recipe.batch_size // world.size)
+    objective = MaskObjective(model.train(), options.precision).to(world.device)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, options.lr, options.backbone_lr_multiplier, options.weight_decay),
+        lr=options.lr,
+        fused=True,
+    )
+    # on a CPU the network needs all cores
+    workers = max(1, runtime.workers // world.size) if world.device.type == "cuda" else 0
+    micro_size = min(runtime.micro_batch or options.batch_size, local_size)
 
-    def step(number: int) -> StepResult:
-        torch.manual_seed(
-            int(recipe.seed * 1_000_003 + number * world.size + world.rank)
-        )  # dropout; the same on resume
-        return StepResult(_gradients(objective, whole, next(batches), micro, world), recipe.batch_size, [], {})
+    def begin(done: int) -> Step:
+        batches = read_scenes(data, options.batch_size, world.rank, world.size, done, workers)
+        module = wrap_for_ranks(objective, world)
 
-    train(
-        "proposal_network",
-        step,
-        optimiser,
-        schedule,
-        checkpoint,
-        world,
-        begin=begin,
-        steps=recipe.steps,
-        history=history,
-        stop_after=runtime.stop_after,
-        clip_norm=recipe.clip_norm,
+        def step(number: int) -> StepResult:
+            # of dropout; the same when a training is continued
+            torch.manual_seed(int(options.seed * 1_000_003 + number * world.size + world.rank))
+            return StepResult(
+                mask_step(objective, module, next(batches), micro_size, world), options.batch_size, [], {}
+            )
+
+        return step
+
+    return TrainingLoop(
+        options.steps,
+        model,
+        dict(model.named_parameters()),
+        optimizer,
+        warmup_poly(optimizer, options.steps, options.warmup_steps),
+        begin,
+        clip_norm=options.clip_norm,
     )
 
 
-def _gradients(objective: Objective, whole: nn.Module, batch: list[Scene], micro: int, world: World) -> Tensor:
-    """Add the gradients of one step, by micro-batches; returns the loss of the global batch.
+def parameter_groups(
+    model: nn.Module, lr: float, backbone_lr_multiplier: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Make the parameter groups of AdamW: no weight decay for normalization layers, embeddings and biases.
 
     Args:
-        objective: the network with its losses.
-        whole: the same, in DistributedDataParallel where there are several ranks, which takes the mean of their gradients.
-        batch: this rank's share.
-        micro: scenes in memory at a time.
-        world: the ranks.
+        model: the network.
+        lr: the peak learning rate.
+        backbone_lr_multiplier: the factor on the learning rate for the backbone.
+        weight_decay: the weight decay of all other parameters.
     """
-    parts = [batch[i : i + micro] for i in range(0, len(batch), micro)]
-    shares = world.size * len(parts)
-    masks = all_reduce_sum(sum(len(scene["classes"]) for scene in batch), world) / shares
-    weight = all_reduce_sum(objective.class_weight(batch), world) / shares
-    mine = 0.0
-    for i, part in enumerate(parts, start=1):
-        alone = isinstance(whole, DistributedDataParallel) and i < len(parts)  # ranks meet once, after the last
-        with whole.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            loss: Tensor = whole(part, masks, weight) / len(parts)
-            with autocast_context(world.device, objective.precision):
-                torch.autograd.backward(loss)
-        mine += float(loss.detach())
-    return torch.tensor(all_reduce_sum(mine, world) / world.size)
-
-
-def _readers(runtime: Runtime, world: World) -> int:
-    """Loading processes of a rank; none on a CPU, whose cores the network has."""
-    return max(1, runtime.workers // world.size) if runtime.devices[0].startswith("cuda") else 0
-
-
-def _groups(model: nn.Module, recipe: ProposalNetworkRecipe) -> list[dict[str, object]]:
-    """AdamW's groups: a rate of its own for the backbone, no weight decay for normalisation, embeddings and biases."""
-    spared = {
-        id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
+    without_decay = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, WITHOUT_WEIGHT_DECAY)
+        for parameter in module.parameters(recurse=False)
     }
-    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        spare = id(parameter) in spared or parameter.ndim < 2
-        found.setdefault((".encoder." in name, spare), []).append(parameter)
+        plain = id(parameter) in without_decay or parameter.ndim < 2
+        groups.setdefault((".encoder." in name, plain), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": recipe.lr * (recipe.backbone_lr_multiplier if backbone else 1),
-            "weight_decay": 0.0 if spare else recipe.weight_decay,
+            "lr": lr * (backbone_lr_multiplier if backbone else 1),
+            "weight_decay": 0.0 if plain else weight_decay,
         }
-        for (backbone, spare), parameters in found.items()
+        for (backbone, plain), parameters in groups.items()
     ]
-
-
-def _publish(
-    scratch: Scratch, out: Path, model: Any, about: Mapping[str, Any], recipe: ProposalNetworkRecipe, history: History
-) -> None:
-    def write(_: str, folder: Path) -> Counts:
-        save_network(model, folder, dict(about), recipe.short_side, recipe.long_side)
-        write_curves(history, folder)
-        return {"steps": int(history.rows[-1]["step"]) if history.rows else 0}
-
-    counts = commit(scratch.folder, "model", write)
-    scratch.publish(["model"], out, counts)

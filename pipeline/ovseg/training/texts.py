@@ -1,4 +1,7 @@
-"""Text features of the mined nouns, encoded once: the text tower is frozen. T templates, K nouns, D joint width."""
+"""Text embeddings of the mined nouns, encoded once: the text tower is frozen.
+
+Shapes: T templates, K nouns, G pairs of the global batch, D joint width.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,20 @@ from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
-from ovseg.core.vocabulary import TEMPLATES, TrainTemplates, embed
+from ovseg.core.options import TrainTemplates
+from ovseg.core.vocabulary import TEMPLATES, embed
 
-BATCH = 256  # texts in one forward pass
+BATCH_SIZE = 256  # texts in one forward pass
 
 
 def read_nouns(shards: Path) -> list[str]:
-    """The nouns of a set of shards, in the order of their ids.
+    """Read the nouns of a set of shards, in the order of their ids.
+
+    Args:
+        shards: the folder of the shards.
 
     Raises:
-        OvsegError: no list of nouns, ids with gaps, or a noun without text.
+        OvsegError: nouns.json is missing or broken, its ids are not 0 to K - 1, or a noun is empty.
     """
     path = shards / "nouns.json"
     try:
@@ -30,21 +37,40 @@ def read_nouns(shards: Path) -> list[str]:
     if sorted(ids.values()) != list(range(len(ids))):
         raise OvsegError(f"{path}: the ids are not 0 to {len(ids) - 1}; run the stage `shards` again")
     if empty := [number for noun, number in ids.items() if not noun.strip()]:
-        raise OvsegError(f"{path}: the noun with id {empty[0]} has no text; mine again with a stop list that drops it")
+        raise OvsegError(f"{path}: the noun with id {empty[0]} is empty; mine again with a stop list that drops it")
     return sorted(ids, key=ids.__getitem__)
 
 
 def text_bank(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tensor:
-    """Unit vectors `[T, K, D]` of all nouns on the CPU; T is 1 unless templates are drawn at random."""
+    """Encode all nouns.
+
+    Args:
+        nouns: K nouns.
+        clip: the CLIP whose text tower encodes them.
+        templates: the templates; with "random-per-step" each is encoded separately, otherwise T is 1.
+
+    Returns:
+        unit vectors `[T, K, D]` on the CPU.
+    """
     if templates != "random-per-step":
-        return embed(nouns, clip.encode_texts, templates, BATCH)[None]
+        return embed(nouns, clip.encode_texts, templates, BATCH_SIZE)[None]
     forms = TEMPLATES["vild"]
     texts = [form.format(noun) for form in forms for noun in nouns]
-    encoded = torch.cat([clip.encode_texts(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)])
+    encoded = torch.cat([clip.encode_texts(texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)])
     return encoded.reshape(len(forms), len(nouns), -1)
 
 
-def pick(bank: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
-    """Texts `[G, D]` of a batch from the bank `[T, K, D]`; the template of each pair is drawn by seed and step alone."""
+def pick_texts(bank: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
+    """Pick the text of each pair of a batch; its template is drawn by seed and step alone.
+
+    Args:
+        bank: unit vectors `[T, K, D]`, see `text_bank`.
+        noun_ids: the noun of each pair, int64 `[G]`.
+        seed: the seed of the templates.
+        step: the number of the training step.
+
+    Returns:
+        unit vectors `[G, D]`.
+    """
     forms = np.random.default_rng([seed, step]).integers(len(bank), size=len(noun_ids))
     return bank[torch.from_numpy(forms).to(bank.device), noun_ids.to(bank.device)]
