@@ -1,4 +1,4 @@
-"""Files and folders that are replaced in one step: a reader sees the old content or the new one, never half of it."""
+"""Write files and folders. JSON files and folders are replaced in one step, so that a reader never sees half of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints: one short hash for everything that a result depends on."""
+"""Hashes of values, bytes, files and folders."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes of a file in memory at a time
 
 
 def fingerprint(**parts: Any) -> str:
-    """Hash of named JSON values (parameters, fingerprints of inputs, versions): 16 hex digits."""
+    """Hash named JSON values, such as parameters and fingerprints of inputs: 16 hex digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sha256_bytes(data: bytes) -> str:
-    """sha256 of bytes, 64 hex digits."""
+    """Return the sha256 of bytes: 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits, read in pieces."""
+    """Return the sha256 of a file: 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(CHUNK):
@@ -31,7 +31,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Hash of a file, or of every file below a folder with its name: 64 hex digits."""
+    """Return the sha256 of a file, or a hash of the names and contents of all files below a folder: 64 hex digits."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()

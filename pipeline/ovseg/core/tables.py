@@ -1,8 +1,8 @@
-"""The Arrow schema of every table, written once, and how tables are read and written.
+"""The Arrow schema of every table, and functions to read and write tables.
 
-A table is a folder of Parquet parts, one for each unit of work, in order. Every part carries the name and version of
-its schema and the fingerprint of what made it. Image ids are int64; RLE is COCO compressed bytes; boxes are x, y, width,
-height in pixels; similarity is a cosine in [-1, 1].
+A table is a folder of Parquet parts, one for each unit of work, in order. The metadata of each part has the name and version of
+its schema and the fingerprint of the step that wrote it. Image ids are int64; RLE is COCO's compressed counts as bytes; boxes
+are x, y, width, height in pixels; similarity is a cosine in [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 
 SCHEMA_VERSION = "2"
-LICENCE = "ovseg.licence"  # in a table's metadata: of the masks, where the model that made them states one
-STEP_MANIFEST = "step.json"  # in every published folder: fingerprint, counts, sha256 of each file
+LICENCE = "ovseg.licence"  # key of a table's metadata: license of its masks, if the model that made them states one
+STEP_MANIFEST = "step.json"  # manifest of every published folder: fingerprint, counts, sha256 of each file
 
 _caption = pa.struct([("id", pa.int64()), ("text", pa.string())])
 _box = pa.list_(pa.int32(), 4)
@@ -28,21 +28,21 @@ _box = pa.list_(pa.int32(), 4)
 INDEX = pa.schema(
     [
         ("image_id", pa.int64()),
-        ("file", pa.string()),  # below the image folder; the tar file for an image inside a shard
-        ("offset", pa.int64()),  # where its bytes begin in that file
-        ("size", pa.int64()),  # bytes
+        ("file", pa.string()),  # path below the image folder; of the tar file if the image is in a shard
+        ("offset", pa.int64()),  # position of its first byte in that file
+        ("size", pa.int64()),  # number of bytes
         ("sha256", pa.string()),
-        ("width", pa.int32()),  # as seen: EXIF rotation applied
+        ("width", pa.int32()),  # after EXIF rotation
         ("height", pa.int32()),
         ("captions", pa.list_(_caption)),  # sorted by id
-        ("problem", pa.string()),  # why the image cannot be used; null for a good one
+        ("problem", pa.string()),  # rejection reason; null for an image that can be used
         ("detail", pa.string()),
     ]
 )
 NOUNS = pa.schema(
     [
         ("image_id", pa.int64()),
-        ("noun", pa.string()),  # lemma, lower case; a compound keeps its words
+        ("noun", pa.string()),  # lemma in lower case; a compound has several words
         ("caption_id", pa.int64()),
         ("start", pa.int32()),  # character span in that caption
         ("end", pa.int32()),
@@ -51,13 +51,13 @@ NOUNS = pa.schema(
 PROPOSALS = pa.schema(
     [
         ("image_id", pa.int64()),
-        ("proposal", pa.int32()),  # number within the image
+        ("proposal", pa.int32()),  # number of the mask within the image
         ("rle", pa.binary()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("box", _box),
         ("area", pa.int64()),
-        ("score", pa.float32()),  # the source's confidence in [0, 1]; 1 for annotated masks
+        ("score", pa.float32()),  # confidence of the source in [0, 1]; 1 for annotated masks
         ("source", pa.string()),
         ("label", pa.string()),  # class name of an annotated mask; null for a class-agnostic proposal
     ]
@@ -65,10 +65,10 @@ PROPOSALS = pa.schema(
 CANDIDATES = pa.schema(
     [
         *NOUNS,
-        ("rank", pa.int32()),  # 0 is the proposal that fits the noun best
+        ("rank", pa.int32()),  # 0 is the proposal that is most similar to the noun
         ("proposal", pa.int32()),
         ("similarity", pa.float32()),
-        ("margin", pa.float32()),  # similarity minus that of the next rank; null where there is none
+        ("margin", pa.float32()),  # similarity minus that of the next rank; null for the last one
         ("p_proposal", pa.float32()),  # softmax over the image's proposals
         ("p_noun", pa.float32()),  # softmax over the image's nouns
         ("area", pa.int64()),
@@ -77,16 +77,16 @@ CANDIDATES = pa.schema(
 )
 PAIRS = pa.schema(
     [
-        ("pair", pa.int64()),  # number in the whole set, in the order of the shards
-        ("part", pa.int32()),  # of the index and the proposals, where its image is
-        *(field for field in CANDIDATES if field.name != "rank"),  # caption and scores are null if annotated
+        ("pair", pa.int64()),  # number of the pair in the whole set, in the order of the shards
+        ("part", pa.int32()),  # number of the part of index and proposals that has its image
+        *(field for field in CANDIDATES if field.name != "rank"),  # caption and scores are null for an annotated pair
     ]
 )
 SAMPLES = pa.schema(
     [
         ("key", pa.string()),
         *PAIRS,
-        ("status", pa.string()),  # "ok", or why the sample is not in the tar
+        ("status", pa.string()),  # "ok", or the reason why the sample is not in the tar
         ("detail", pa.string()),
     ]
 )
@@ -125,38 +125,44 @@ def write_part(
     fingerprint: str,
     made_with: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one part of the table called `name`; the same rows always give the same bytes.
+    """Write one part of a table; equal rows give equal bytes.
 
     Args:
-        path: of the Parquet file.
+        path: Parquet file to write.
         name: key of `SCHEMAS`.
-        rows: of the table.
-        fingerprint: of all that they depend on.
-        made_with: what models made them ("ovseg.clip", "ovseg.network"), for the file's metadata; see `weights.Weights`.
+        rows: rows of the part.
+        fingerprint: fingerprint of the step.
+        made_with: further metadata: the models that made the rows, as JSON of `weights.Weights`, with the keys "ovseg.clip"
+            and "ovseg.network".
     """
-    about = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
-    schema = SCHEMAS[name].with_metadata({**about, **(made_with or {})})
+    metadata = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
+    schema = SCHEMAS[name].with_metadata({**metadata, **(made_with or {})})
     table = rows.cast(SCHEMAS[name]) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMAS[name])
     pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parts of a table in order.
+    """List the parts of a table in order.
 
     Raises:
-        OvsegError: if the folder holds none.
+        OvsegError: the folder has none.
     """
-    found = sorted(folder.glob("*.parquet"))
-    if not found:
-        raise OvsegError(f"{folder} holds no table (no *.parquet); run the step that writes it first")
-    return found
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise OvsegError(f"{folder} contains no table (no *.parquet file); run the step that writes it first")
+    return paths
 
 
 def read_part(path: Path, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One part of the table called `name`.
+    """Read one part of a table.
+
+    Args:
+        path: Parquet file.
+        name: key of `SCHEMAS`.
+        columns: names of the columns to read; None for all.
 
     Raises:
-        OvsegError: if the file is damaged, or another table or schema version.
+        OvsegError: the file is damaged, or see `check_part`.
     """
     check_part(path, name)
     try:
@@ -191,12 +197,12 @@ def check_part(path: Path, name: str) -> dict[str, str]:
 
 
 def read(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
-    """A whole table in memory; for tables of 100 images x 100 masks prefer `read_part`, part by part."""
+    """Read a whole table into memory; prefer `read_part` for large tables such as `proposals`. See `read_part`."""
     return pa.concat_tables([read_part(path, name, columns) for path in parts(folder)])
 
 
 def rows(folder: Path, name: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a table as dicts, one part in memory at a time."""
+    """Iterate over the rows of a table as dicts, with one part in memory at a time. See `read_part`."""
     for path in parts(folder):
         yield from read_part(path, name, columns).to_pylist()
 
@@ -227,20 +233,24 @@ def content_hash(path: Path) -> str:
 
 
 def licence(folder: Path, name: str) -> str | None:
-    """The licence that the masks behind a table carry; None where no model stated one."""
+    """Return the license of the masks that a table was made from; None if their model stated none."""
     return next((check_part(path, name).get(LICENCE) for path in parts(folder)), None)
 
 
 def read_step_manifest(folder: Path) -> dict[str, Any]:
-    """The account of the step that wrote `folder`: "fingerprint", "counts", "files"; empty if there is none to be read."""
+    """Read the manifest of a published folder.
+
+    Returns:
+        at least "fingerprint", "counts" and "files"; an empty dict if the folder has no manifest that can be read.
+    """
     try:
-        account = json.loads((folder / STEP_MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / STEP_MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    whole = isinstance(account, dict) and {"fingerprint", "counts", "files"} <= set(account)
-    return dict(account) if whole else {}
+    complete = isinstance(manifest, dict) and {"fingerprint", "counts", "files"} <= set(manifest)
+    return dict(manifest) if complete else {}
 
 
 def read_counts(folder: Path) -> dict[str, int]:
-    """What the step that wrote `folder` kept and dropped, by name."""
+    """Return the counts of the step that wrote a folder: what it kept and dropped, by name."""
     return dict(read_step_manifest(folder).get("counts", {}))
