@@ -1,4 +1,4 @@
-"""Made-up runs, small enough to read: two parts, four images, a handful of pairs."""
+"""MadeRun-up runs, small enough to read: two parts, four images, a handful of pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 60, 40
 EVIL = "a <script>document.title = 'owned'</script> dog & </script><!-- \U0001f415 dog"
 
 Row = dict[str, Any]
-Made = tuple[Path, Path]
+MadeRun = tuple[Path, Path]
 """A run's folder, and the folder of its images."""
 
 CAPTIONS = {1: EVIL, 2: "two cats on a mat", 3: "a red bus", 4: "a cat again"}
@@ -30,10 +30,10 @@ def rectangle(x: int, y: int, width: int, height: int) -> bytes:
     return masks.encode(mask)
 
 
-def pair(number: int, image_id: int, noun: str, proposal: int, similarity: float | None, word: str = "") -> Row:
-    """A row of the table `pairs`; `word` is how the noun stands in the caption."""
+def pair(number: int, image_id: int, noun: str, proposal: int, similarity: float | None, written: str = "") -> Row:
+    """A row of the table `pairs`; `written` is how the noun is written in the caption, if it differs."""
     text = CAPTIONS[image_id]
-    start = text.rindex(word or noun) if similarity is not None else None
+    start = text.rindex(written or noun) if similarity is not None else None
     return {
         "pair": number,
         "part": (image_id - 1) // 2,
@@ -41,7 +41,7 @@ def pair(number: int, image_id: int, noun: str, proposal: int, similarity: float
         "noun": noun,
         "caption_id": None if start is None else 10 * image_id,
         "start": start,
-        "end": None if start is None else start + len(word or noun),
+        "end": None if start is None else start + len(written or noun),
         "proposal": proposal,
         "similarity": similarity,
         "margin": None if similarity is None else 0.01 * number,
@@ -55,7 +55,7 @@ def pair(number: int, image_id: int, noun: str, proposal: int, similarity: float
 PAIRS = (
     pair(0, 3, "bus", 0, 0.31),
     pair(1, 4, "cat", 1, 0.24),
-    pair(2, 2, "cat", 0, 0.27, word="cats"),
+    pair(2, 2, "cat", 0, 0.27, written="cats"),
     pair(3, 2, "mat", 1, 0.18),
     pair(4, 1, "dog", 0, 0.12),
     pair(5, 1, "wall", 1, None),
@@ -76,7 +76,7 @@ def write_pairs(folder: Path, rows: list[Row]) -> Path:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
+def made(tmp_path: Path) -> MadeRun:
     """A run whose tables are in two parts, with its images."""
     run, images = tmp_path / "run", tmp_path / "images"
     for folder in (images, *(run / name for name in ("index", "nouns", "proposals", "candidates", "shards"))):
@@ -90,9 +90,9 @@ def made(tmp_path: Path) -> Made:
         tables.write_part(run / "index" / name, "index", [_image(images, i) for i in image_ids], "f")
         regions = [_region(i, n) for i in image_ids for n in range(2)]
         tables.write_part(run / "proposals" / name, "proposals", regions, "f")
-        mine = [p for p in PAIRS if p["image_id"] in image_ids and p["caption_id"] is not None]
-        tables.write_part(run / "nouns" / name, "nouns", [_chosen(p, tables.NOUNS.names) for p in mine], "f")
-        ranked = [{**p, "rank": 0} for p in mine]
+        part_pairs = [p for p in PAIRS if p["image_id"] in image_ids and p["caption_id"] is not None]
+        tables.write_part(run / "nouns" / name, "nouns", [_chosen(p, tables.NOUNS.names) for p in part_pairs], "f")
+        ranked = [{**p, "rank": 0} for p in part_pairs]
         tables.write_part(
             run / "candidates" / name, "candidates", [_chosen(p, tables.CANDIDATES.names) for p in ranked], "f"
         )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ovseg.core.errors import OvsegError
 from ovseg.report.browser import BACKGROUND_BRIGHTNESS, LONG_SIDE, thumbnail, write_browser
-from tests.report.conftest import EVIL, HEIGHT, PAIRS, WIDTH, Made, write_pairs
+from tests.report.conftest import EVIL, HEIGHT, PAIRS, WIDTH, MadeRun, write_pairs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PROBE = """<script>
@@ -59,7 +59,7 @@ def read(page: Path) -> Any:
     return json.loads(found[1])
 
 
-def test_every_pair_has_a_card_with_its_numbers_caption_and_image(made: Made, tmp_path: Path) -> None:
+def test_every_pair_has_a_card_with_its_numbers_caption_and_image(made: MadeRun, tmp_path: Path) -> None:
     write_browser(*made, tmp_path / "sub" / "pairs.html", 600)
     data = read(tmp_path / "sub" / "pairs.html")
     cards = {card["key"]: card for card in data["cards"]}
@@ -77,14 +77,14 @@ def test_every_pair_has_a_card_with_its_numbers_caption_and_image(made: Made, tm
         assert max(image.size) == LONG_SIDE
 
 
-def test_the_same_run_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes(made: MadeRun, tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write_browser(*made, tmp_path / name, 3)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert len(read(tmp_path / "a.html")["cards"]) == 3
 
 
-def test_a_page_loads_nothing_and_no_text_can_end_the_data(made: Made, tmp_path: Path) -> None:
+def test_a_page_loads_nothing_and_no_text_can_end_the_data(made: MadeRun, tmp_path: Path) -> None:
     write_browser(*made, tmp_path / "pairs.html", 600)
     text = (tmp_path / "pairs.html").read_text(encoding="utf-8")
     assert not re.search(
@@ -94,7 +94,7 @@ def test_a_page_loads_nothing_and_no_text_can_end_the_data(made: Made, tmp_path:
     assert "default-src 'none'" in text
 
 
-def test_a_missing_or_changed_image_is_left_out_and_counted(made: Made, tmp_path: Path) -> None:
+def test_a_missing_or_changed_image_is_left_out_and_counted(made: MadeRun, tmp_path: Path) -> None:
     (made[1] / "2.png").unlink()
     Image.new("RGB", (9, 9)).save(made[1] / "3.png")
     write_browser(*made, tmp_path / "pairs.html", 600)
@@ -133,7 +133,7 @@ def _opened(jpeg: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.asarray(image)
 
 
-def test_600_pairs_of_photograph_like_images_stay_below_8_megabytes(made: Made, tmp_path: Path) -> None:
+def test_600_pairs_of_photograph_like_images_stay_below_8_megabytes(made: MadeRun, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for image_id in range(1, 5):  # smooth shapes with noise: larger as JPEG than most photographs
         coarse = Image.fromarray(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8))
@@ -151,7 +151,7 @@ def _size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _note_sizes(made: Made) -> None:
+def _note_sizes(made: MadeRun) -> None:
     """The index's byte sizes are those of the first images: note those of the grainy ones."""
     from ovseg.core import tables
 
@@ -162,7 +162,7 @@ def _note_sizes(made: Made) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_sorting_and_filtering_work_in_a_browser(made: Made, tmp_path: Path) -> None:
+def test_sorting_and_filtering_work_in_a_browser(made: MadeRun, tmp_path: Path) -> None:
     (made[1] / "4.png").unlink()
     page = tmp_path / "pairs.html"
     write_browser(*made, page, 600)

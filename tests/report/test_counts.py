@@ -8,10 +8,10 @@ import pytest
 
 from ovseg.core.errors import OvsegError
 from ovseg.report.counts import collect_counts
-from tests.report.conftest import Made
+from tests.report.conftest import MadeRun
 
 
-def test_the_counts_of_all_steps_are_collected(made: Made) -> None:
+def test_the_counts_of_all_steps_are_collected(made: MadeRun) -> None:
     run = made[0]
     folders = {
         "index": run / "index",

@@ -18,7 +18,7 @@ from ovseg.report.plots import (
     write_distributions,
 )
 from ovseg.report.sampling import read_pairs
-from tests.report.conftest import HEIGHT, PAIRS, WIDTH, Made, pair, write_pairs
+from tests.report.conftest import HEIGHT, PAIRS, WIDTH, MadeRun, pair, write_pairs
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -27,7 +27,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-def test_each_file_has_a_header_and_counts_every_pair_once(made: Made, tmp_path: Path) -> None:
+def test_each_file_has_a_header_and_counts_every_pair_once(made: MadeRun, tmp_path: Path) -> None:
     run, out = made[0], tmp_path / "plots"
     write_distributions(run / "pairs", run / "index", out)
     nouns, similarity, area = (read(out / f"{name}.tsv") for name in ("nouns", "similarity", "area"))
@@ -45,12 +45,12 @@ def test_each_file_has_a_header_and_counts_every_pair_once(made: Made, tmp_path:
     )
 
 
-def test_an_area_fraction_is_relative_to_the_image_of_the_pair(made: Made) -> None:
+def test_an_area_fraction_is_relative_to_the_image_of_the_pair(made: MadeRun) -> None:
     fractions = area_fractions(read_pairs(made[0] / "pairs"), made[0] / "index")
     assert fractions.tolist() == pytest.approx([p["area"] / (WIDTH * HEIGHT) for p in PAIRS])
 
 
-def test_the_thirty_most_common_nouns_are_listed_and_ties_are_ordered_by_name(made: Made, tmp_path: Path) -> None:
+def test_the_thirty_most_common_nouns_are_listed_and_ties_are_ordered_by_name(made: MadeRun, tmp_path: Path) -> None:
     rows = [{**pair(i, 3, "bus", 0, 0.2), "noun": f"noun {i % 40:02d}"} for i in range(85)]
     write_pairs(tmp_path / "pairs", rows)
     write_distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
@@ -59,7 +59,7 @@ def test_the_thirty_most_common_nouns_are_listed_and_ties_are_ordered_by_name(ma
     assert most_common_nouns(read_pairs(tmp_path / "pairs"), 1) == [("noun 00", 3)]
 
 
-def test_a_noun_with_a_tab_or_quote_survives(made: Made, tmp_path: Path) -> None:
+def test_a_noun_with_a_tab_or_quote_survives(made: MadeRun, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", [{**PAIRS[0], "noun": 'a\t"b"'}])
     write_distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
     assert read(tmp_path / "nouns.tsv") == [{"noun": 'a\t"b"', "pairs": "1"}]
@@ -72,7 +72,7 @@ def test_pairs_without_similarity_give_an_empty_histogram_not_an_error() -> None
     assert (edges[0], edges[-1]) == (0, 1)
 
 
-def test_a_mask_smaller_than_the_first_bin_is_counted_in_it(made: Made, tmp_path: Path) -> None:
+def test_a_mask_smaller_than_the_first_bin_is_counted_in_it(made: MadeRun, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", [{**PAIRS[0], "area": 0}])
     write_distributions(tmp_path / "pairs", made[0] / "index", tmp_path)
     assert read(tmp_path / "area.tsv")[0]["pairs"] == "1"

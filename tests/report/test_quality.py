@@ -11,7 +11,7 @@ import pytest
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.report.quality import best_categories, noun_quality, pair_quality
-from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, Made, rectangle, write_pairs
+from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, MadeRun, rectangle, write_pairs
 
 
 def gold(noun: str, visual: bool = True) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def write_captions(path: Path, captions: list[tuple[int, int, list[dict[str, Any
     return path
 
 
-def write_nouns(folder: Path, found: dict[int, list[str]]) -> Path:
+def write_nouns(folder: Path, nouns_by_image: dict[int, list[str]]) -> Path:
     """A table `nouns`."""
     folder.mkdir(parents=True)
     rows = [
         {"image_id": i, "noun": noun, "caption_id": 1, "start": 0, "end": 1}
-        for i, nouns in found.items()
+        for i, nouns in nouns_by_image.items()
         for noun in nouns
     ]
     tables.write_part(folder / "00000.parquet", "nouns", rows, "f")
@@ -56,7 +56,7 @@ def test_precision_and_recall_count_distinct_visual_nouns_of_the_captions_that_w
     assert noun_quality(nouns, captions, "all") == {"noun_precision": 3 / 4, "noun_recall": 3 / 4}
 
 
-def test_an_image_without_extracted_nouns_counts_and_an_unusable_one_does_not(made: Made, tmp_path: Path) -> None:
+def test_an_image_without_extracted_nouns_counts_and_an_unusable_one_does_not(made: MadeRun, tmp_path: Path) -> None:
     captions = write_captions(
         tmp_path / "captions.json", [(1, 1, [gold("dog")]), (2, 2, [gold("cat")]), (77, 3, [gold("x")])]
     )
@@ -96,8 +96,8 @@ CATEGORIES: list[dict[str, Any]] = [
 ]
 
 
-def write_truth(path: Path, annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> Path:
-    """A truth JSON over the four images of the made-up run."""
+def write_annotations(path: Path, annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> Path:
+    """COCO annotations of the four images of the made-up run."""
     images = [{"id": i, "file_name": f"{i}.png"} for i in range(1, 5)]
     path.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
@@ -105,23 +105,23 @@ def write_truth(path: Path, annotations: list[dict[str, Any]], categories: list[
     return path
 
 
-def test_a_pair_is_right_if_the_segment_under_its_mask_has_its_noun_as_name_or_synonym(
-    made: Made, tmp_path: Path
+def test_a_pair_is_correct_if_the_segment_under_its_mask_has_its_noun_as_name_or_synonym(
+    made: MadeRun, tmp_path: Path
 ) -> None:
     x, y, w, h = BOXES[0]
     polygon = {"image_id": 1, "category_id": 1, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
     annotations = [
-        segment(3, 1, *BOXES[0]),  # bus: right
+        segment(3, 1, *BOXES[0]),  # bus: correct
         segment(3, 2, 0, 0, WIDTH, HEIGHT),  # a larger one that overlaps less
-        segment(2, 2, *BOXES[0]),  # cat as the synonym of feline: right
+        segment(2, 2, *BOXES[0]),  # cat as the synonym of feline: correct
         segment(2, 3, *BOXES[1]),
         segment(4, 3, *BOXES[1]),  # cat: wrong, it is a dog
         segment(4, 2, *BOXES[0]),  # there is a cat, but not under the mask
         polygon,  # dog: wrong, it is a bus
     ]
-    truth = write_truth(tmp_path / "truth.json", annotations, CATEGORIES)
+    annotated = write_annotations(tmp_path / "annotations.json", annotations, CATEGORIES)
     run = made[0]
-    assert pair_quality(run / "pairs", run / "proposals", truth, tmp_path / "scratch") == {
+    assert pair_quality(run / "pairs", run / "proposals", annotated, tmp_path / "scratch") == {
         "pair_precision": 2 / 4,
         "pair_precision_annotated": 1 / 2,
         "pair_precision_not_annotated": 1 / 2,
@@ -129,34 +129,36 @@ def test_a_pair_is_right_if_the_segment_under_its_mask_has_its_noun_as_name_or_s
     }
 
 
-def test_without_the_flag_there_is_one_precision_and_unjudged_images_are_left_out(made: Made, tmp_path: Path) -> None:
+def test_without_the_flag_there_is_one_precision_and_unjudged_images_are_left_out(
+    made: MadeRun, tmp_path: Path
+) -> None:
     plain = [{k: v for k, v in category.items() if k != "annotated"} for category in CATEGORIES]
-    truth = write_truth(tmp_path / "truth.json", [segment(3, 1, *BOXES[0])], plain)
-    found = pair_quality(made[0] / "pairs", made[0] / "proposals", truth, tmp_path / "scratch")
-    assert found == {"pair_precision": 1.0, "pairs_in_vocabulary": 4 / 5}
+    annotated = write_annotations(tmp_path / "annotations.json", [segment(3, 1, *BOXES[0])], plain)
+    quality = pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path / "scratch")
+    assert quality == {"pair_precision": 1.0, "pairs_in_vocabulary": 4 / 5}
 
 
-def test_another_truth_in_the_same_scratch_folder_is_read_anew(made: Made, tmp_path: Path) -> None:
+def test_changed_annotations_are_read_again_in_the_same_scratch_folder(made: MadeRun, tmp_path: Path) -> None:
     results = []
     for category in (1, 3):
-        truth = write_truth(tmp_path / "truth.json", [segment(3, category, *BOXES[0])], CATEGORIES)
-        results.append(pair_quality(made[0] / "pairs", made[0] / "proposals", truth, tmp_path)["pair_precision"])
+        annotated = write_annotations(tmp_path / "annotations.json", [segment(3, category, *BOXES[0])], CATEGORIES)
+        results.append(pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path)["pair_precision"])
     assert results == [1.0, 0.0]
 
 
-def test_pairs_that_are_all_annotated_have_no_share(made: Made, tmp_path: Path) -> None:
+def test_annotated_pairs_alone_have_no_quality(made: MadeRun, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", [PAIRS[5]])
-    truth = write_truth(tmp_path / "truth.json", [segment(1, 4, *BOXES[1])], CATEGORIES)
-    assert pair_quality(pairs, made[0] / "proposals", truth, tmp_path) == {}
+    annotated = write_annotations(tmp_path / "annotations.json", [segment(1, 4, *BOXES[1])], CATEGORIES)
+    assert pair_quality(pairs, made[0] / "proposals", annotated, tmp_path) == {}
 
 
-def test_a_truth_that_is_missing_is_an_error(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "truth.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(OvsegError, match=r"truth\.json"):
-        pair_quality(made[0] / "pairs", made[0] / "proposals", tmp_path / "truth.json", tmp_path)
+def test_annotations_that_are_no_coco_file_are_an_error(made: MadeRun, tmp_path: Path) -> None:
+    (tmp_path / "annotations.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(OvsegError, match=r"annotations\.json"):
+        pair_quality(made[0] / "pairs", made[0] / "proposals", tmp_path / "annotations.json", tmp_path)
 
 
-def test_equal_overlaps_count_both_no_overlap_none_and_unreadable_segments_are_passed_over() -> None:
+def test_equal_overlaps_give_both_categories_no_overlap_none_and_unreadable_segments_are_skipped() -> None:
     region = {"rle": rectangle(10, 10, 10, 10), "height": HEIGHT, "width": WIDTH}
     broken = {"image_id": 1, "category_id": 9, "segmentation": {"size": [1, 1], "counts": "0"}}
     both = [segment(1, 1, 10, 10, 10, 5), segment(1, 2, 10, 15, 10, 5), broken]

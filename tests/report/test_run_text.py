@@ -8,7 +8,7 @@ import pytest
 
 from ovseg.core.errors import OvsegError
 from ovseg.report.run_text import describe_run, summarize_run
-from tests.report.conftest import EVIL, PAIRS, Made, write_pairs
+from tests.report.conftest import EVIL, PAIRS, MadeRun, write_pairs
 
 
 def test_the_summary_is_aligned_and_says_what_to_do_next() -> None:
@@ -27,7 +27,7 @@ def test_the_summary_is_aligned_and_says_what_to_do_next() -> None:
     assert "'out dir/pairs.html'" in text
 
 
-def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: Made) -> None:
+def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: MadeRun) -> None:
     text = describe_run(made[0], None, 10)
     assert "3 stop noun, 2 repeated" in text
     assert "The most common of 5 nouns" in text
@@ -41,14 +41,14 @@ def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: 
     assert table[-1].split()[-1] == "-"  # an annotated pair has no caption
 
 
-def test_only_the_given_number_of_pairs_of_one_noun_is_described(made: Made) -> None:
+def test_only_the_given_number_of_pairs_of_one_noun_is_described(made: MadeRun) -> None:
     text = describe_run(made[0] / "shards", " Cat ", 1)
     assert "1 of 2 pairs of 'cat'" in text
     assert text.count("[cat") == 1
     assert "[bus]" not in text
 
 
-def test_the_error_about_an_unknown_noun_names_similar_nouns(made: Made) -> None:
+def test_the_error_about_an_unknown_noun_names_similar_nouns(made: MadeRun) -> None:
     with pytest.raises(OvsegError, match=r"'buss'.*bus"):
         describe_run(made[0], "buss", 5)
 
@@ -58,7 +58,7 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
         describe_run(tmp_path, None, 5)
 
 
-def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> None:
+def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: MadeRun) -> None:
     import pyarrow.parquet as pq
 
     from ovseg.core import tables
@@ -73,6 +73,6 @@ def test_a_caption_cannot_break_the_table_or_steer_the_terminal(made: Made) -> N
     assert "[bus] [2J end" in text
 
 
-def test_pairs_without_any_similarity_are_described(made: Made) -> None:
+def test_pairs_without_any_similarity_are_described(made: MadeRun) -> None:
     write_pairs(made[0] / "pairs", [PAIRS[5]])
     assert "annotated pairs have no similarity" in describe_run(made[0], None, 5)

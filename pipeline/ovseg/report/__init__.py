@@ -1,1 +1,1 @@
-"""What was mined, for people and for DVC: the pair browser, rows for plots, quality against the truth, summaries."""
+"""The report of a run: metrics, tables, plots, overlay sheets, the page and the pair browser; and texts for the terminal."""

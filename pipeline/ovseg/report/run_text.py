@@ -87,11 +87,11 @@ def _descending_similarity(pair: Row) -> tuple[bool, float]:
 
 def _check_noun(noun: str, pairs: pa.Table) -> str:
     """Return the noun as it is written in the pairs; an unknown one is an error that names similar nouns."""
-    wanted, nouns = noun.strip().lower(), pc.unique(pairs["noun"]).to_pylist()
-    if wanted in nouns:
-        return wanted
-    examples = get_close_matches(wanted, nouns, n=5) or [name for name, _ in most_common_nouns(pairs, 5)]
-    raise OvsegError(f"no pair has the noun {wanted!r}; nouns of this run are for example {', '.join(examples)}")
+    lowered, nouns = noun.strip().lower(), pc.unique(pairs["noun"]).to_pylist()
+    if lowered in nouns:
+        return lowered
+    examples = get_close_matches(lowered, nouns, n=5) or [name for name, _ in most_common_nouns(pairs, 5)]
+    raise OvsegError(f"no pair has the noun {lowered!r}; nouns of this run are for example {', '.join(examples)}")
 
 
 def _steps(counts: Mapping[str, Mapping[str, int]]) -> str:

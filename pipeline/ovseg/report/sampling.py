@@ -76,9 +76,8 @@ def choose(similarity: NDArray[np.float64], noun_ids: NDArray[np.integer], numbe
     first_of_bin = np.searchsorted(bins[by_bin], bins[by_bin])
     turn = np.empty_like(by_bin)
     turn[by_bin] = np.arange(len(by_bin)) - first_of_bin  # position of each pair within its own bin
-    round_robin = np.lexsort(
-        (bins * STRIDE % (BINS + 1), turn)
-    )  # the first pair of every bin, then every second one, ...
+    # The first pair of every bin, then the second of every bin, and so on; the bins in an order of large steps.
+    round_robin = np.lexsort((bins * STRIDE % (BINS + 1), turn))
     chosen = dict.fromkeys(np.concatenate([lowest, highest, round_robin]).tolist())
     return np.array(sorted(list(chosen)[:number]), dtype=np.int64)
 
