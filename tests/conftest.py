@@ -1,4 +1,4 @@
-"""What the tests share: a tiny real CLIP, small images in COCO's format, a tagger, and a work folder of their own."""
+"""Fixtures of all tests: a tiny real CLIP, small images in COCO's formats, a tagger, and a work folder for each test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has its own folder of unfinished work, and no settings of the machine."""
+    """Each test has its own folder of unfinished work and none of the machine's environment variables."""
     folder = tmp_path_factory.mktemp("work")
     monkeypatch.setenv("OVSEG_WORK", str(folder))
     for name in (
@@ -56,19 +56,19 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
-    """Nothing that a test runs may leave logging switched off."""
+    """No test may leave logging switched off."""
     yield
     assert logging.root.manager.disable == logging.NOTSET
 
 
 @pytest.fixture
 def runtime(work: Path) -> Runtime:
-    """One process, no threads to speak of."""
+    """One process and small batches."""
     return Runtime(workers=1, batch_size=8, work=work)
 
 
 def random_clip(config: dict[str, Any]) -> Any:
-    """A real CLIP of open_clip with seeded weights and OpenAI's normalisation."""
+    """A real CLIP of open_clip with seeded random weights and OpenAI's normalization."""
     import open_clip
     import torch
 
@@ -92,7 +92,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Toys:
-    """Folders of a CLIP and of a proposal network that was made for its text tower; see `tests.toys`."""
+    """Folders of a CLIP and of a proposal network for its text tower; see `tests.toys`."""
 
     clip: Path
     network: Path
@@ -100,7 +100,7 @@ class Toys:
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
-    """Real models, small, that tell images and words apart; to be read, not written."""
+    """Small real models that tell images and words apart; tests must not write to them."""
     from tests.toys import toy_clip, toy_network
 
     folder = tmp_path_factory.mktemp("toys")
@@ -110,7 +110,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
 
 @pytest.fixture(scope="session")
 def tagger() -> str:
-    """The demo's tagger, or a real English one; both know the captions of these tests."""
+    """The demo's tagger, or a real English one; both tag the captions of these tests correctly."""
     for folder in (TAGGER, EWT):
         if (folder / "meta.json").is_file():
             return str(folder)
@@ -127,7 +127,7 @@ class Coco:
 
 
 def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
-    """`number` noisy images with two to four rectangles each, and captions that name some of them."""
+    """`number` noisy images with two to four rectangles each, and captions that name a part of them."""
     rng = np.random.default_rng(seed)
     images: list[Row] = []
     captions: list[Row] = []
@@ -159,20 +159,20 @@ def write_coco(folder: Path, number: int, seed: int = 0) -> Coco:
             captions.append({"id": image_id * 10 + k, "image_id": image_id, "caption": text})
     categories = [{"id": i, "name": name} for i, name in enumerate(THINGS, start=1)]
     for name, records in (("captions", captions), ("instances", instances)):
-        whole = {"images": images, "annotations": records, "categories": categories}
-        (folder / f"{name}.json").write_text(json.dumps(whole), encoding="utf-8")
+        content = {"images": images, "annotations": records, "categories": categories}
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return Coco(folder / "images", folder / "captions.json", folder / "instances.json")
 
 
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Coco:
-    """Six small images: one unit of work."""
+    """Six small images, which are one unit of work."""
     return write_coco(tmp_path_factory.mktemp("coco"), 6)
 
 
 @pytest.fixture(scope="session")
 def coco_units(tmp_path_factory: pytest.TempPathFactory) -> Coco:
-    """200 small images: four units of work, so that processes and kills have something to do."""
+    """200 small images, which are four units of work."""
     return write_coco(tmp_path_factory.mktemp("coco_units"), 200)
 
 
@@ -222,20 +222,20 @@ def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runt
 
 @pytest.fixture(scope="session")
 def mined(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
-    """Tables of the six small images; to be read, not written."""
+    """Tables of the six small images; tests must not write to them."""
     runtime = Runtime(workers=1, batch_size=8, work=tmp_path_factory.mktemp("work"))
     return mine_tables(coco, tmp_path_factory.mktemp("mined"), tagger, tiny_clip, runtime)
 
 
 @pytest.fixture(scope="session")
 def mined_units(coco_units: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Mined:
-    """Tables of the 200 images, in four parts; to be read, not written."""
+    """Tables of the 200 images, in four parts; tests must not write to them."""
     runtime = Runtime(workers=1, batch_size=64, work=tmp_path_factory.mktemp("work"))
     return mine_tables(coco_units, tmp_path_factory.mktemp("mined_units"), tagger, tiny_clip, runtime)
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
-    """sha256 of every file below a folder, but for the account that says when and where it was made."""
+    """The sha256 of every file below a folder by its path."""
     from ovseg.core import hashing
 
     return {

@@ -1,4 +1,4 @@
-"""Small models that tell things apart although nobody trained them: their last layers are fitted to what the others give."""
+"""Small models that tell images and words apart without training: their last layers are fitted to the outputs of the others."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ovseg.proposals.network_folder import load_network, probe_text_tower, save_
 from tests.conftest import HEIGHT, TINY, WIDTH, random_clip
 
 WORDS = ("star", "key", "boat", "fish", "guitar", "kite", "sky", "grass", "red cup", "traffic light")
-"""Names that `toy_clip` tells apart; those of the first five are what the queries of `toy_network` are nearest to."""
+"""Names that `toy_clip` tells apart; the queries of `toy_network` are nearest to the first five."""
 QUERIES, HIDDEN, SHORT, LONG = 5, 32, 64, 256
 FITTED, SHARPER, RIDGE = 8, 20.0, 1e-3
 
 
 def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> ImageArray:
-    """An image of noise under three rectangles of one colour each."""
+    """An image of noise with three rectangles of one color each."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     for _ in range(3):
@@ -58,7 +58,7 @@ def toy_clip(folder: Path) -> Path:
 
 
 def _blanked(seed: int, size: int) -> ImageArray:
-    """Such an image with a random part left, the rest in CLIP's mean colour."""
+    """An image of `noise` with a random part of it replaced by CLIP's mean color."""
     rng, pixels = np.random.default_rng(seed), noise(seed, size, size)
     kept = np.kron(rng.random((4, 4)) < rng.random(), np.ones((size // 4, size // 4), bool))
     colour = crops.fill_colour("mean", OPENAI_DATASET_MEAN)
@@ -66,7 +66,7 @@ def _blanked(seed: int, size: int) -> ImageArray:
 
 
 def toy_network(folder: Path, clip_folder: Path) -> Path:
-    """A proposal network of five queries, each with masks and a word of its own; made for the text tower of a CLIP."""
+    """A proposal network of five queries, each with its own masks and word, for the text tower of a CLIP."""
     clip = load_adapted(clip_folder)
     model = tiny_model(clip, text_proj_dim=64)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def tiny_model(clip: Clip, **changes: Any) -> Any:
 
 
 def whiten(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Mean `[C]` of some rows `[N, C]`, and a matrix `[C, width]` that gives what is left unit variance in all directions."""
+    """Return the mean `[C]` of rows `[N, C]` and a matrix `[C, width]` that gives the centered rows unit variance."""
     mean = rows.mean(0)
     _, values, directions = torch.linalg.svd(rows - mean, full_matrices=False)
     return mean, directions[:width].T / values[:width]
@@ -111,22 +111,22 @@ def whiten(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _hidden(network: ProposalNetwork, pixels: ImageArray) -> Tensor:
-    """What the decoder says of each query `[Q, hidden]`."""
+    """Return the decoder's output for each query, `[Q, hidden]`."""
     height, width, _ = pixels.shape
-    found = network.model.model(preprocess(pixels, input_size(height, width, SHORT, LONG)))
-    return found.transformer_decoder_last_hidden_state[0]  # type: ignore[no-any-return]
+    output = network.model.model(preprocess(pixels, input_size(height, width, SHORT, LONG)))
+    return output.transformer_decoder_last_hidden_state[0]  # type: ignore[no-any-return]
 
 
-def _fit(layers: nn.Module, hidden: Tensor, wanted: Tensor) -> None:
-    """Set the last linear layer so that of many images, hidden `[N, Q, hidden]`, each query becomes `wanted` `[Q, C]`."""
+def _fit(layers: nn.Module, hidden: Tensor, targets: Tensor) -> None:
+    """Set the last linear layer so that the queries of N images, `[N, Q, hidden]`, are mapped to `targets` `[Q, C]`."""
     linear = [layer for layer in layers.modules() if isinstance(layer, nn.Linear)]
-    seen: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, 1)))
+    inputs_of_last: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: inputs_of_last.append(inputs[0].flatten(0, 1)))
     layers(hidden)
     hook.remove()
-    mean, centre = seen[0].mean(0), wanted.mean(0)
-    rows, aims = seen[0] - mean, (wanted - centre).repeat(len(hidden), 1)
-    ridge = RIDGE * rows.square().mean() * len(rows) * torch.eye(rows.shape[1])
-    weight = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ aims).T
+    mean, target_mean = inputs_of_last[0].mean(0), targets.mean(0)
+    centered, centered_targets = inputs_of_last[0] - mean, (targets - target_mean).repeat(len(hidden), 1)
+    ridge = RIDGE * centered.square().mean() * len(centered) * torch.eye(centered.shape[1])
+    weight = torch.linalg.solve(centered.T @ centered + ridge, centered.T @ centered_targets).T
     linear[-1].weight.copy_(weight)
-    linear[-1].bias.copy_(centre - weight @ mean)
+    linear[-1].bias.copy_(target_mean - weight @ mean)

@@ -1,4 +1,4 @@
-"""THE crop recipe, against a formula written out with none of its code."""
+"""The crop recipe, against a formula that uses none of its code."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def cubic(distance: float, a: float) -> float:
 def weights(source: int, target: int, antialias: bool) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Rows of bicubic weights along one side: wider kernels (a = -0.5) against aliasing, four taps (a = -0.75) without."""
     scale = source / target
-    found = np.zeros((target, source))
+    rows = np.zeros((target, source))
     for i in range(target):
         centre = (i + 0.5) * scale - 0.5
         if antialias:
             reach = max(scale, 1.0)
             for j in range(source):
-                found[i, j] = cubic((j - centre) / reach, -0.5)
-            found[i] /= found[i].sum()
+                rows[i, j] = cubic((j - centre) / reach, -0.5)
+            rows[i] /= rows[i].sum()
         else:
             first = int(np.floor(centre)) - 1
             for j in range(first, first + 4):
-                found[i, min(max(j, 0), source - 1)] += cubic(j - centre, -0.75)
-    return found
+                rows[i, min(max(j, 0), source - 1)] += cubic(j - centre, -0.75)
+    return rows
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [8, 32, 45])
 @pytest.mark.parametrize("fill", ["mean", "zero", "keep"])
 def test_a_region_is_the_formula(fill: crops.Fill, size: int, antialias: bool) -> None:
-    """Tight box, background to one colour, bicubic to a square, nearest for the mask: to two roundings."""
+    """Tight box, background of one color, bicubic to a square, nearest for the mask, up to two roundings."""
     mask = blob()
     box = masks.box(masks.encode(mask), *mask.shape)
     x, y, w, h = box
@@ -72,7 +72,7 @@ def test_a_region_is_the_formula(fill: crops.Fill, size: int, antialias: bool) -
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_a_full_mask_is_a_plain_resize(antialias: bool) -> None:
-    """With every pixel in the mask the crop is what CLIP sees without any mask, whatever the fill."""
+    """With every pixel in the mask the crop is the resized image, whatever the fill."""
     full = np.ones(IMAGE.shape[:2], bool)
     box = (0, 0, IMAGE.shape[1], IMAGE.shape[0])
     plain = torch.nn.functional.interpolate(
@@ -83,8 +83,8 @@ def test_a_full_mask_is_a_plain_resize(antialias: bool) -> None:
         assert torch.equal(pixels, plain) and inside.all()
 
 
-def test_the_steps_one_by_one_are_the_region() -> None:
-    """Shards and loaders that take the steps apart get the very same crop as mining that takes them at once."""
+def test_the_single_steps_give_the_same_crop_as_crop_region() -> None:
+    """Shards and loaders, which call the single steps, get the same crop as mining."""
     mask = blob()
     box = masks.box(masks.encode(mask), *mask.shape)
     for fill in ("mean", "zero", "keep"):
@@ -96,7 +96,7 @@ def test_the_steps_one_by_one_are_the_region() -> None:
 
 
 def test_fill_colours() -> None:
-    """The mean is OpenAI's in whole grey levels, zero is black, keep leaves the image as it is."""
+    """ "mean" is OpenAI's mean in whole gray levels, "zero" is black, "keep" leaves the image unchanged."""
     mean, zero = crops.fill_colour("mean", CLIP_MEAN), crops.fill_colour("zero", CLIP_MEAN)
     assert mean is not None and mean.tolist() == [123, 117, 104]
     assert zero is not None and zero.tolist() == [0, 0, 0]
@@ -110,8 +110,8 @@ def normalised(pixels: Tensor) -> Tensor:
     return crops.normalise(pixels, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))
 
 
-def test_the_mean_fill_is_nothing_to_the_model() -> None:
-    """After normalisation the background is 0 within half a grey level."""
+def test_the_mean_fill_is_zero_after_normalization() -> None:
+    """Up to half a gray level."""
     colour = crops.fill_colour("mean", CLIP_MEAN)
     assert colour is not None
     blank = torch.from_numpy(np.broadcast_to(colour[:, None, None], (3, 4, 4)).copy())[None]
@@ -129,7 +129,7 @@ def test_normalising_is_the_formula() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 500)])
 def test_any_shape_fits(shape: tuple[int, int]) -> None:
-    """One pixel, and boxes as thin as a line, still become a square."""
+    """A single pixel and boxes of one row or column become a square."""
     crop = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
     pixels, inside = crops.resize(crop, np.ones(shape, bool), 32, True)
     assert pixels.shape == (3, 32, 32) and inside.shape == (32, 32) and inside.all()
@@ -138,12 +138,12 @@ def test_any_shape_fits(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.9, 0.5, 0.1])
-def test_jitter_takes_one_rectangle_of_crop_and_mask_of_about_that_share(scale: float) -> None:
-    """Pixels that tell where they were prove that both are cut alike; the aspect changes by a third at most."""
+def test_a_random_crop_is_one_rectangle_of_crop_and_mask_with_about_the_requested_area(scale: float) -> None:
+    """The values of the pixels are their positions; the aspect ratio changes by a third at most."""
     height, width = 60, 45
     y, x = np.mgrid[:height, :width]
     crop = np.stack([y, x, (y + x) % 2], axis=-1).astype(np.uint8)
-    shares = []
+    fractions = []
     for seed in range(200):
         part, inside = crops.random_crop(crop, (y + x) % 2 == 1, scale, np.random.default_rng(seed))
         assert part.shape[:2] == inside.shape
@@ -151,15 +151,15 @@ def test_jitter_takes_one_rectangle_of_crop_and_mask_of_about_that_share(scale: 
         assert np.array_equal(
             part[..., 0], np.broadcast_to(part[:1, :1, 0] + np.arange(len(part))[:, None], inside.shape)
         )
-        shares.append(inside.size / (height * width))
+        fractions.append(inside.size / (height * width))
         if scale == 0.5:
             assert 0.7 < (inside.shape[0] / height) / (inside.shape[1] / width) < 1.45
-    assert min(shares) > scale * 0.7  # a side that would be longer than the crop is cut, and sides are whole pixels
-    assert max(shares) <= 1
-    assert np.std(shares) > 0
+    assert min(fractions) > scale * 0.7  # sides are clipped to those of the crop and rounded to pixels
+    assert max(fractions) <= 1
+    assert np.std(fractions) > 0
 
 
-def test_jitter_never_loses_the_foreground() -> None:
+def test_a_random_crop_never_loses_the_foreground() -> None:
     mask = np.zeros((40, 40), bool)
     mask[0, 0] = True
     for seed in range(50):

@@ -1,4 +1,4 @@
-"""Images as they are found: every mode as RGB the right way up, and a reason for each that is none."""
+"""Reading images: every mode becomes RGB with EXIF rotation applied, and each file that is no image has a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that says it has that size, with hardly any data."""
+    """A PNG whose header states that size, with hardly any data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -44,7 +44,7 @@ def reason_of(data: bytes) -> str:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_any_mode_becomes_rgb(mode: str) -> None:
-    """Grey, CMYK and the rest come as uint8 RGB of the same size, with Pillow's colours."""
+    """The result is uint8 RGB of the same size, with Pillow's colors."""
     image = Image.fromarray(PIXELS).convert("L" if mode == "L" else "RGB")
     if mode == "LAB":
         from PIL import ImageCms
@@ -56,9 +56,9 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     else:
         image = image.convert(mode)
     data = saved(image, "TIFF") if mode != "HSV" else saved(image.convert("RGB"))
-    found = decode_image(data)
-    assert found.shape == (H, W, 3) and found.dtype == np.uint8
-    assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    pixels = decode_image(data)
+    assert pixels.shape == (H, W, 3) and pixels.dtype == np.uint8
+    assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
     assert read_header(data) == (W, H)
 
 
@@ -70,7 +70,7 @@ def test_a_palette_gives_its_colours() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
 def test_transparency_is_laid_on_white(mode: str) -> None:
-    """What is transparent is white, whichever way the format says so; what is opaque keeps its colour."""
+    """Transparent pixels are white, in every way that a format stores transparency; opaque pixels keep their color."""
     alpha = np.zeros((H, W), np.uint8)
     alpha[:, W // 2 :] = 255
     if mode in ("RGBA", "LA"):
@@ -81,22 +81,22 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
         image = Image.fromarray(colours)
         image = image.quantize(2) if mode == "P" else image
         data = saved(image, transparency=int(np.asarray(image)[0, 0]) if mode == "P" else (7, 7, 7))
-    found = decode_image(data)
-    assert (found[:, : W // 2] == 255).all()
-    assert (found[:, W // 2 :] != 255).any()
+    pixels = decode_image(data)
+    assert (pixels[:, : W // 2] == 255).all()
+    assert (pixels[:, W // 2 :] != 255).any()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_rotation_is_applied(orientation: int, format: str) -> None:
-    """All eight EXIF orientations: the pixels as a viewer shows them, and a header that agrees with them."""
+    """For all eight EXIF orientations the pixels are those that a viewer shows, and the header agrees with them."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"exif": exif} | ({"lossless": True} if format == "WEBP" else {})
     data = saved(Image.fromarray(PIXELS), format, **options)
-    found = decode_image(data)
+    pixels = decode_image(data)
     stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    seen = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     by_hand = {
         1: stored,
         2: stored[:, ::-1],
@@ -107,14 +107,14 @@ def test_rotation_is_applied(orientation: int, format: str) -> None:
         7: stored[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(stored),
     }[orientation]
-    if format != "TIFF":  # Pillow turns a TIFF as it opens
-        assert np.array_equal(found, by_hand)
-    assert np.array_equal(found, seen)
-    assert read_header(data) == (found.shape[1], found.shape[0])
+    if format != "TIFF":  # Pillow itself rotates a TIFF when it opens it
+        assert np.array_equal(pixels, by_hand)
+    assert np.array_equal(pixels, shown)
+    assert read_header(data) == (pixels.shape[1], pixels.shape[0])
 
 
 @pytest.mark.parametrize("value", [0, 9, 99])
-def test_an_orientation_that_does_not_exist_turns_nothing(value: int) -> None:
+def test_an_orientation_that_does_not_exist_rotates_nothing(value: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
     data = saved(Image.fromarray(PIXELS), "JPEG", exif=exif)
@@ -123,11 +123,11 @@ def test_an_orientation_that_does_not_exist_turns_nothing(value: int) -> None:
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_sixteen_bits_are_scaled_and_not_clipped(mode: str) -> None:
-    """16-bit grey keeps its gradient: Pillow's own conversion would make all of it white."""
+    """16-bit gray keeps its gradient; Pillow's own conversion would make nearly all of it white."""
     ramp = np.linspace(0, 60000, W * H).reshape(H, W)
     types: dict[str, Any] = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
-    found = decode_image(saved(Image.fromarray(ramp.astype(types[mode])), "TIFF"))
-    grey = found[..., 0].astype(int).ravel()
+    pixels = decode_image(saved(Image.fromarray(ramp.astype(types[mode])), "TIFF"))
+    grey = pixels[..., 0].astype(int).ravel()
     assert grey[0] == 0 and grey[-1] == 255 and (np.diff(grey) >= 0).all() and len(set(grey.tolist())) > 40
 
 
@@ -142,7 +142,7 @@ def test_one_pixel_is_an_image() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_truncated_image_says_so(format: str) -> None:
+def test_a_truncated_image_has_that_reason(format: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), format)
     assert reason_of(whole[: len(whole) // 2]) in ("truncated", "not_an_image")
@@ -151,7 +151,7 @@ def test_a_truncated_image_says_so(format: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 100, b"<html>404</html>", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_not_an_image_says_so(data: bytes) -> None:
+def test_a_file_that_is_not_an_image_has_that_reason(data: bytes) -> None:
     assert reason_of(data) == "not_an_image"
     with pytest.raises(BadItem, match="not_an_image"):
         read_header(data)
@@ -159,7 +159,7 @@ def test_what_is_not_an_image_says_so(data: bytes) -> None:
 
 @pytest.mark.parametrize("size", [(14_000, 14_000), (100_000, 100_000), (2**31 - 1, 1)])
 def test_a_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
-    """A small file that would take gigabytes is refused from its header alone."""
+    """A small file that would take gigabytes is rejected because of its header."""
     data = png(*size)
     assert reason_of(data) in ("too_large", "not_an_image")
     with pytest.raises(BadItem, match=r"too_large|not_an_image"):
@@ -213,7 +213,7 @@ def test_damaged_bytes_never_crash(format: str) -> None:
     ],
 )
 def test_a_name_outside_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    """Absolute, with `..`, with a drive, empty, or impossible: refused before any file is opened."""
+    """Absolute, with `..`, with a drive, empty, or impossible: rejected before any file is opened."""
     for attempt in (lambda: safe_path(tmp_path, name), lambda: read_bytes(tmp_path, name, 0, 10)):
         with pytest.raises(BadItem, match="unsafe_path"):
             attempt()
@@ -225,22 +225,22 @@ def test_names_inside_the_folder_are_kept(tmp_path: Path) -> None:
     assert safe_path(tmp_path, "ein bär 😀.jpg") == tmp_path / "ein bär 😀.jpg"
 
 
-def test_reading_bytes_says_what_is_wrong(tmp_path: Path) -> None:
-    """Missing, a folder, empty, shorter than it should be; and a part of a tar is read at its place."""
+def test_bytes_that_cannot_be_read_have_a_reason(tmp_path: Path) -> None:
+    """A missing file, a folder, an empty and a short file; and a part of a tar file is read from its position."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "some.tar").write_bytes(b"0123456789")
-    cases = {"missing": ["gone.jpg", "folder", "a" * 300], "zero_bytes": ["empty.jpg"], "truncated": ["some.tar"]}
+    (tmp_path / "shard.tar").write_bytes(b"0123456789")
+    cases = {"missing": ["gone.jpg", "folder", "a" * 300], "zero_bytes": ["empty.jpg"], "truncated": ["shard.tar"]}
     for reason, names in cases.items():
         for name in names:
             with pytest.raises(BadItem) as caught:
                 read_bytes(tmp_path, name, 0, 11)
             assert caught.value.reason == reason
-    assert read_bytes(tmp_path, "some.tar", 3, 4) == b"3456"
+    assert read_bytes(tmp_path, "shard.tar", 3, 4) == b"3456"
 
 
-def test_labels_are_numbers_and_never_colours() -> None:
-    """A map of labels in colour is refused instead of being read as something else."""
+def test_labels_are_numbers_and_never_colors() -> None:
+    """A label map in color is rejected."""
     grey = np.arange(W * H, dtype=np.uint8).reshape(H, W)
     assert np.array_equal(decode_labels(saved(Image.fromarray(grey))), grey)
     with pytest.raises(BadItem, match="not_labels"):

@@ -1,4 +1,4 @@
-"""Masks as RLE: round trips, what pycocotools says, and input that must never reach it."""
+"""Masks as RLE: round trips, agreement with pycocotools, and input that must never reach it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_mask_comes_back_from_its_rle(mask: masks.MaskArray) -> None:
 
 @given(any_mask)
 def test_every_form_of_an_rle_gives_the_same_bytes(mask: masks.MaskArray) -> None:
-    """Compressed bytes, text and runs, and runs with empty ones among them, become the one RLE of pycocotools."""
+    """Compressed bytes, text, runs, and runs with empty ones among them become the RLE of pycocotools."""
     mask.flat[0] = True
     size, counts = mask.shape, masks.encode(mask)
     runs = masks.run_lengths(counts)
@@ -53,28 +53,28 @@ def test_every_form_of_an_rle_gives_the_same_bytes(mask: masks.MaskArray) -> Non
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9))
 def test_empty_runs_do_not_move_the_box(runs: list[int]) -> None:
-    """pycocotools' own box is wrong where a run has no pixel; ours is the one of the pixels."""
+    """pycocotools computes a wrong box if a run has no pixel; ours is the box of the pixels."""
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     if not pixels.any():
         return
     height = next(h for h in (4, 3, 2, 1) if len(pixels) % h == 0)
     size = (height, len(pixels) // height)
     mask = pixels.reshape(size[::-1]).T
-    found = masks.from_coco(rle(runs, size), *size)
-    assert np.array_equal(masks.decode(found, *size), mask)
-    assert masks.box(found, *size) == masks.box(masks.encode(mask), *size)
+    counts = masks.from_coco(rle(runs, size), *size)
+    assert np.array_equal(masks.decode(counts, *size), mask)
+    assert masks.box(counts, *size) == masks.box(masks.encode(mask), *size)
 
 
 @given(arrays(bool, (8, 9)), arrays(bool, (8, 9)))
-def test_overlaps_are_intersection_over_union(a: masks.MaskArray, b: masks.MaskArray) -> None:
-    found = masks.iou_matrix([masks.encode(a), masks.encode(b)], 8, 9)
+def test_the_iou_matrix_is_intersection_over_union(a: masks.MaskArray, b: masks.MaskArray) -> None:
+    iou = masks.iou_matrix([masks.encode(a), masks.encode(b)], 8, 9)
     union = (a | b).sum()
-    assert found[0, 1] == pytest.approx((a & b).sum() / union if union else 0)
+    assert iou[0, 1] == pytest.approx((a & b).sum() / union if union else 0)
     assert masks.iou_matrix([], 8, 9).shape == (0, 0)
 
 
 def test_runs_are_those_of_pycocotools() -> None:
-    """The decoder that checks an RLE reads the same runs as the one that uses it, real ones too."""
+    """Checking reads the same runs from real RLEs as pycocotools does."""
     path = SHARED / "cocoapi_vectors" / "instances_val2014_fakesegm100_results.json"
     if not path.is_file():
         pytest.skip("real RLEs are not there: ../shared/data/cocoapi_vectors")
@@ -89,7 +89,7 @@ def test_runs_are_those_of_pycocotools() -> None:
     ("segmentation", "reason"),
     [
         (rle("", (H, W)), "rle_size"),
-        (rle("o"), "rle_malformed"),  # the number goes on, the text does not
+        (rle("o"), "rle_malformed"),  # the text ends within a number
         (rle("é1"), "rle_malformed"),
         (rle("\ud83d"), "rle_malformed"),
         (rle("\x00"), "rle_malformed"),
@@ -127,8 +127,8 @@ def test_runs_are_those_of_pycocotools() -> None:
         ([[1, 1, 1, 1, 1, 1]], "empty_mask"),
     ],
 )
-def test_a_bad_mask_is_refused_with_its_reason(segmentation: Any, reason: str) -> None:
-    """Malformed, negative, truncated, of the wrong size, empty: each has its word, and none reaches pycocotools."""
+def test_a_malformed_mask_is_rejected_with_its_reason(segmentation: Any, reason: str) -> None:
+    """Malformed, negative, truncated, of the wrong size, empty: each has its reason, and none reaches pycocotools."""
     with pytest.raises(BadItem) as caught:
         masks.from_coco(segmentation, H, W)
     assert caught.value.reason == reason
@@ -137,30 +137,30 @@ def test_a_bad_mask_is_refused_with_its_reason(segmentation: Any, reason: str) -
 @settings(max_examples=500)
 @given(st.binary(max_size=20))
 def test_random_counts_never_crash(counts: bytes) -> None:
-    """Any bytes are either refused, or a mask of the right size whose every number can be computed."""
+    """Any bytes are either rejected, or a mask of the right size with an area."""
     try:
-        found = masks.from_coco(rle(counts), H, W)
+        checked = masks.from_coco(rle(counts), H, W)
     except BadItem:
         return
-    mask = masks.decode(found, H, W)
-    assert mask.shape == (H, W) and mask.sum() == masks.area(found, H, W) > 0
+    mask = masks.decode(checked, H, W)
+    assert mask.shape == (H, W) and mask.sum() == masks.area(checked, H, W) > 0
 
 
 @settings(max_examples=300)
 @given(json_value, json_value)
 def test_random_json_never_crashes(size: Any, counts: Any) -> None:
-    """Whatever JSON stands in the place of a segmentation, the answer is a mask or a BadItem."""
+    """Any JSON in the place of a segmentation gives a mask or a BadItem."""
     for segmentation in (size, rle(counts), rle(counts, size), [counts], {"counts": counts}):
         try:
-            found = masks.from_coco(segmentation, H, W)
+            checked = masks.from_coco(segmentation, H, W)
         except BadItem:
             continue
-        assert masks.area(found, H, W) > 0
+        assert masks.area(checked, H, W) > 0
 
 
 def test_polygons_are_those_of_pycocotools() -> None:
-    """Several polygons are one mask, and corners a little outside the image are cut at its edge."""
+    """Several polygons are one mask, and corners a little outside the image are clipped to its edge."""
     polygons: list[list[float]] = [[1, 1, 4, 1, 4, 4, 1, 4], [5, 4, 9, 4, 9, 9, 5.5, 9]]
     expected = coco.decode(coco.merge(coco.frPyObjects(polygons, H, W))).astype(bool)
-    found = masks.decode(masks.from_coco(polygons, H, W), H, W)
-    assert np.array_equal(found, expected) and found.any()
+    mask = masks.decode(masks.from_coco(polygons, H, W), H, W)
+    assert np.array_equal(mask, expected) and mask.any()

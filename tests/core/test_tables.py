@@ -1,4 +1,4 @@
-"""Tables: one schema each, the same bytes for the same rows, and refusal of what is something else."""
+"""Tables: one schema each, equal bytes for equal rows, and errors for other files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOUN = {"image_id": 7, "noun": "dog", "caption_id": 70, "start": 2, "end": 5}
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    """Writing and reading is the identity, for every table, with nulls where a row says nothing."""
+    """Writing and reading is the identity for every table, with nulls for values that are not given."""
     for name, schema in tables.SCHEMAS.items():
         path = tmp_path / name / "00000.parquet"
         path.parent.mkdir()
@@ -28,7 +28,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
-    """Rows or an Arrow table, today or tomorrow: byte for byte."""
+    """From rows and from an Arrow table, byte for byte."""
     for place, rows in enumerate(([NOUN], [NOUN], pa.Table.from_pylist([NOUN], tables.NOUNS))):
         tables.write_part(tmp_path / f"{place}.parquet", "nouns", rows, "f")
     assert len({(tmp_path / f"{place}.parquet").read_bytes() for place in range(3)}) == 1
@@ -41,12 +41,12 @@ def test_a_value_of_the_wrong_type_is_not_written(row: dict[str, Any], tmp_path:
 
 
 def test_another_table_version_or_file_is_refused(tmp_path: Path) -> None:
-    """A table under another's name, another version, somebody else's Parquet, a damaged or cut file: said, not read."""
+    """Another table, another version, another Parquet file, and a damaged or truncated file are errors."""
     path = tmp_path / "x.parquet"
     tables.write_part(path, "nouns", [NOUN], "f")
     with pytest.raises(OvsegError, match=r"'nouns'.*'pairs'"):
         tables.read_part(path, "pairs")
-    whole = path.read_bytes()
+    content = path.read_bytes()
     pq.write_table(pa.table({"image_id": [1]}), path)
     with pytest.raises(OvsegError, match="None"):
         tables.read_part(path, "nouns")
@@ -54,7 +54,7 @@ def test_another_table_version_or_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([NOUN], schema), path)
     with pytest.raises(OvsegError, match="schema '999'"):
         tables.read_part(path, "nouns")
-    for data in (b"", b"PAR1", whole[:-20], whole[20:], b"hello" * 100):
+    for data in (b"", b"PAR1", content[:-20], content[20:], b"hello" * 100):
         path.write_bytes(data)
         with pytest.raises(OvsegError, match="cannot be read as Parquet"):
             tables.read_part(path, "nouns")
@@ -75,23 +75,27 @@ def test_a_folder_without_parts_says_what_to_do(tmp_path: Path) -> None:
             tables.parts(folder)
 
 
-def test_the_fingerprint_is_that_of_every_part(tmp_path: Path) -> None:
-    """It changes with one part's, and with the number of parts; the counts of a folder without account are empty."""
-    found = []
-    for prints in (["a", "b"], ["a", "c"], ["a", "b", "b"]):
-        for number, value in enumerate(prints):
+def test_the_fingerprint_depends_on_every_part(tmp_path: Path) -> None:
+    """It changes with one part and with the number of parts; a folder without a manifest has no counts."""
+    fingerprints = []
+    for values in (["a", "b"], ["a", "c"], ["a", "b", "b"]):
+        for number, value in enumerate(values):
             tables.write_part(tmp_path / f"{number:05d}.parquet", "nouns", [NOUN], value)
-        found.append(tables.fingerprint(tmp_path, "nouns"))
-    assert len(set(found)) == 3
+        fingerprints.append(tables.fingerprint(tmp_path, "nouns"))
+    assert len(set(fingerprints)) == 3
     assert tables.read_step_manifest(tmp_path) == {} and tables.read_counts(tmp_path) == {}
 
 
-def test_a_part_says_which_models_made_it_and_need_not(tmp_path: Path) -> None:
-    """What is said is kept as it is; without it a part has the bytes that it always had, and reads as before."""
-    told, plain, before = (tmp_path / name for name in ("told.parquet", "plain.parquet", "before.parquet"))
-    tables.write_part(told, "nouns", [NOUN], "f", {"ovseg.clip": '{"model": "m"}'})
+def test_a_part_may_say_which_models_made_it(tmp_path: Path) -> None:
+    """The metadata is kept; without it the bytes of a part do not change."""
+    with_models, plain, default = (
+        tmp_path / name for name in ("with_models.parquet", "plain.parquet", "default.parquet")
+    )
+    tables.write_part(with_models, "nouns", [NOUN], "f", {"ovseg.clip": '{"model": "m"}'})
     tables.write_part(plain, "nouns", [NOUN], "f", {})
-    tables.write_part(before, "nouns", [NOUN], "f")
-    assert tables.check_part(told, "nouns")["ovseg.clip"] == '{"model": "m"}'
-    assert "ovseg.clip" not in tables.check_part(plain, "nouns") and plain.read_bytes() == before.read_bytes()
-    assert tables.read_part(told, "nouns").to_pylist() == tables.read_part(before, "nouns").to_pylist() == [NOUN]
+    tables.write_part(default, "nouns", [NOUN], "f")
+    assert tables.check_part(with_models, "nouns")["ovseg.clip"] == '{"model": "m"}'
+    assert "ovseg.clip" not in tables.check_part(plain, "nouns") and plain.read_bytes() == default.read_bytes()
+    assert (
+        tables.read_part(with_models, "nouns").to_pylist() == tables.read_part(default, "nouns").to_pylist() == [NOUN]
+    )

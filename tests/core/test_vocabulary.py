@@ -1,4 +1,4 @@
-"""Words to embeddings."""
+"""From class names to embeddings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ovseg.core.vocabulary import TEMPLATES, Templates, embed
 
 
 class Encoder:
-    """A text tower with one random direction a text, that remembers what it was asked."""
+    """A text encoder with a random unit vector for each text, which records the texts of each call."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.calls: list[list[str]] = []
         self.vectors: dict[str, Tensor] = {}
 
     def __call__(self, texts: list[str]) -> Tensor:
-        self.asked.append(texts)
+        self.calls.append(texts)
         for text in texts:
             generator = torch.Generator().manual_seed(sum(map(ord, text)))
             self.vectors.setdefault(text, torch.nn.functional.normalize(torch.randn(6, generator=generator), dim=0))
@@ -33,20 +33,20 @@ def test_the_templates_are_vilds() -> None:
 
 @pytest.mark.parametrize("templates", ["none", "single", "vild"])
 def test_a_name_is_the_normalised_mean_of_its_texts(templates: Templates) -> None:
-    """Mean of unit vectors, then unit length: by the formula, for every name."""
+    """By the formula: the mean of unit vectors, then unit length."""
     encode = Encoder()
     names = ["dog", "traffic light", "a {brace}"]
-    found = embed(names, encode, templates, 5)
-    for name, vector in zip(names, found, strict=True):
+    vectors = embed(names, encode, templates, 5)
+    for name, vector in zip(names, vectors, strict=True):
         mean = torch.stack([encode.vectors[form.replace("{}", name)] for form in TEMPLATES[templates]]).mean(0)
         assert torch.allclose(vector, mean / mean.norm(), atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 14, 1000])
 def test_batches_change_nothing(batch_size: int) -> None:
-    """Each text goes through the tower once, in batches of at most the size asked for, with the same result."""
+    """Each text is encoded once, in batches of at most the given size, with the same result."""
     encode = Encoder()
     names = ["dog", "cat", "boat"]
-    found = embed(names, encode, "vild", batch_size)
-    assert torch.equal(found, embed(names, Encoder(), "vild", 7))
-    assert sum(map(len, encode.asked)) == 14 * 3 and max(map(len, encode.asked)) <= batch_size
+    vectors = embed(names, encode, "vild", batch_size)
+    assert torch.equal(vectors, embed(names, Encoder(), "vild", 7))
+    assert sum(map(len, encode.calls)) == 14 * 3 and max(map(len, encode.calls)) <= batch_size
