@@ -59,7 +59,7 @@ def as_run(text: str) -> str:
     overrides; and mining is of a few images.
     """
     text = re.sub(r"\bmake ", "make --dry-run ", text)
-    text = re.sub(r"\bdvc repro(?! --dry)", "dvc repro --dry", text)
+    text = re.sub(r"\bdvc repro(?! --dry)", "dvc repro --dry --force", text)
     text = re.sub(r"\bdvc exp run(?! --queue)", "dvc exp run --queue", text)
     text = re.sub(r"--limit \d+", "--limit 10", text)
     return f"set -euo pipefail\n{text}"

@@ -37,6 +37,22 @@ def test_readme_fits_on_a_few_screens() -> None:
     assert len(_text(ROOT / "README.md").split()) <= WORDS
 
 
+def test_the_ladder_of_readme_is_that_of_the_papers_table_3() -> None:
+    """Rows and columns in the same order, ours and the paper's swapped; a spread of 0 is left out."""
+    readme = _table(_text(ROOT / "README.md"), "| CLIP | demo: fine")
+    paper = _table(_text(ROOT / "docs" / "paper.md"), "| Table 3 |")
+    assert len(readme) == len(paper) == 4
+    for ours, theirs in zip(readme, paper, strict=True):
+        swapped = [cell for i in range(1, len(theirs), 2) for cell in (theirs[i + 1], theirs[i])]
+        assert ours[1:] == [cell.removesuffix(" ± 0.0") for cell in swapped]
+
+
+def _table(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table whose heading begins so, row by row."""
+    lines = text[text.index(heading) :].split("\n\n", maxsplit=1)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
 def test_every_block_is_run_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     listed = [block for block in blocks() if block.language not in NOT_CODE]
     with capsys.disabled():
