@@ -48,14 +48,12 @@ def evaluate(
     """Segment the images of a benchmark and write the table `segmentations`.
 
     Args:
-        benchmark: the folder of the benchmark.
-        network: the folder of the proposal network.
+        benchmark, network: the folders of the benchmark and of the proposal network.
         clips: the folders of the CLIPs by name; all have the same input size and text tower.
         out: the folder of the table.
         runtime: devices, workers, batch size, scratch folder.
         settings: the ways to segment each image; a CLIP without a setting only takes part in the oracle of ground-truth masks.
-        options: how images are segmented.
-        crop: the crop recipe.
+        options, crop: how images are segmented, and the crop recipe.
         oracles: whether to add the two oracles: ground-truth masks classified by CLIP, and proposals by the ground truth.
         limit: the number of images, from the first on; None for all.
 
@@ -66,7 +64,7 @@ def evaluate(
         OvsegError: the benchmark or a model cannot be used, or `out` holds something else.
     """
     opened = read_benchmark(benchmark)
-    number = len(opened.items) if limit is None else min(limit, len(opened.items))
+    number = len(opened.items[:limit])
     key = step_key(
         "evaluate",
         __name__,
@@ -81,7 +79,6 @@ def evaluate(
         crop=crop.model_dump(mode="json"),
         schema=tables.SCHEMA_VERSION,
     )
-    units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
     factory = EvaluateTaskFactory(
         benchmark=benchmark,
         network=network,
@@ -95,6 +92,7 @@ def evaluate(
         batch_size=runtime.batch_size,
         fingerprint=key.fingerprint,
     )
+    units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
     return run_step(key, units, factory, out, runtime, uses_model=True)
 
 

@@ -80,15 +80,12 @@ def write_report(
         folders: the results of the run.
         runtime: device, batch size, workers.
         report: what is shown.
-        images: the folder of the mined images.
-        captions: the captions of the mined images.
+        images, captions: the mined images and their captions.
         captions_per_image: the captions that were read of each image.
-        benchmark_folder: the folder of the benchmarks.
-        benchmarks: the names of the benchmarks.
+        benchmark_folder, benchmarks: the folder of the benchmarks, and their names.
         models: the names of the CLIPs that were evaluated: the first is compared with, the last is the result.
         mask_threshold, weight: values for all models; None for those that `calibrate` chose for each.
-        options: how images are segmented.
-        crop: the crop recipe.
+        options, crop: how images are segmented, and the crop recipe.
 
     Raises:
         OvsegError: a result of the run is missing.
