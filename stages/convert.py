@@ -1,4 +1,4 @@
-"""Stage `convert` of data/*/dvc.yaml: a benchmark from the official release of a data set."""
+"""Stage `convert` of data/*/dvc.yaml: converts the official release of a data set into a benchmark."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from stages._run import run_stage
 
 
 def main(_: Params) -> None:
-    """`python -m stages.convert DATASET BENCHMARK` writes data/benchmarks/BENCHMARK."""
+    """Write data/benchmarks/BENCHMARK; the command is `python -m stages.convert DATASET BENCHMARK`."""
     dataset, name = sys.argv[1:]
     out, workers = Path("data/benchmarks", name), from_environment().workers
     convert(name, Path("data", dataset), out, workers=workers, replace=True)

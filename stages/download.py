@@ -1,4 +1,4 @@
-"""Stage `download` of data/*/dvc.yaml: archives of one part of a data set, and a receipt of them."""
+"""Stage `download` of data/*/dvc.yaml: downloads the archives of one part of a data set and writes their receipt."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from stages._run import run_stage
 
 
 def main(_: Params) -> None:
-    """`python -m stages.download DATASET PART` writes data/DATASET/receipts/PART.json."""
+    """Write data/DATASET/receipts/PART.json; the command is `python -m stages.download DATASET PART`."""
     dataset, name = sys.argv[1:]
     home = Path("data", dataset)
     for part in parts_of(dataset, (name,)):

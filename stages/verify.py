@@ -1,4 +1,4 @@
-"""Stage `verify` of data/*/dvc.yaml: one part of a data set unpacked, checked, and listed in a manifest."""
+"""Stage `verify` of data/*/dvc.yaml: unpacks and checks one part of a data set and writes the manifest of its files."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from stages._run import run_stage
 
 
 def main(_: Params) -> None:
-    """`python -m stages.verify DATASET PART` writes data/DATASET/manifests/PART.tsv."""
+    """Write data/DATASET/manifests/PART.tsv; the command is `python -m stages.verify DATASET PART`."""
     dataset, name = sys.argv[1:]
     for part in parts_of(dataset, (name,)):
         verify(part, Path("data", dataset), keep_archives="OVSEG_KEEP_ARCHIVES" in os.environ)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import decode_labels
-from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, read_benchmark, write_benchmark, write_labels
+from ovseg.datasets.benchmark import ITEMS, LABELS, METADATA, read_benchmark, write_benchmark, write_labels
 
 NAMES = [["sky"], ["grass", "lawn"], ["traffic light"]]
 SIZE = (6, 8)
@@ -44,8 +44,8 @@ def make(folder: Path, number: int = 3, **changes: Any) -> Path:
 
 def change(folder: Path, **fields: Any) -> None:
     """Change the description; None leaves a field out."""
-    about = json.loads((folder / ABOUT).read_text()) | fields
-    (folder / ABOUT).write_text(json.dumps({name: value for name, value in about.items() if value is not None}))
+    about = json.loads((folder / METADATA).read_text()) | fields
+    (folder / METADATA).write_text(json.dumps({name: value for name, value in about.items() if value is not None}))
 
 
 @pytest.mark.parametrize("seen", [None, [True, False, True]])
@@ -105,50 +105,50 @@ def test_a_single_name_may_stand_without_brackets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "part"),
     [
-        ({"seen": [True, False]}, "needs names, and as many entries of seen"),
-        ({"seen": []}, "needs names, and as many entries of seen"),
-        ({"names": []}, "needs names"),
-        ({"names": 5}, "not in the benchmark layout"),
-        ({"names": [["sky"], 7]}, "not in the benchmark layout"),
-        ({"names": None}, "not in the benchmark layout"),
-        ({"ignore": None}, "not in the benchmark layout"),
-        ({"ignore": "none"}, "not in the benchmark layout"),
-        ({"images": None}, "not in the benchmark layout"),
-        ({"seen": 1}, "not in the benchmark layout"),
+        ({"seen": [True, False]}, "seen"),
+        ({"seen": []}, "seen"),
+        ({"names": []}, "names"),
+        ({"names": 5}, "int"),
+        ({"names": [["sky"], 7]}, "7"),
+        ({"names": None}, "names"),
+        ({"ignore": None}, "ignore"),
+        ({"ignore": "none"}, "none"),
+        ({"images": None}, "images"),
+        ({"seen": 1}, "int"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, fields: dict[str, Any], part: str) -> None:
     folder = make(tmp_path)
     change(folder, **fields)
-    with pytest.raises(OvsegError, match=f"{folder / ABOUT} .*{said}"):
+    with pytest.raises(OvsegError, match=f"{folder / METADATA} .*{part}"):
         read_benchmark(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", "3", "null", '"set"'])
 def test_a_description_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = make(tmp_path)
-    (folder / ABOUT).write_text(text)
-    with pytest.raises(OvsegError, match="is not in the benchmark layout"):
+    (folder / METADATA).write_text(text)
+    with pytest.raises(OvsegError, match=r"benchmark\.json"):
         read_benchmark(folder)
 
 
 def test_a_folder_that_is_no_benchmark_and_one_without_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match=r"is not a benchmark: benchmark\.json is missing"):
+    with pytest.raises(OvsegError, match=r"benchmark\.json is missing"):
         read_benchmark(tmp_path)
-    with pytest.raises(OvsegError, match="has no labels in labels/"):
+    with pytest.raises(OvsegError, match="labels/"):
         read_benchmark(make(tmp_path, 0))
 
 
 def test_a_broken_line_of_the_list_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path)
     (folder / ITEMS).write_text("image\tlabel\na.png\tb.png\na.png b.png\n")
-    with pytest.raises(OvsegError, match=r"items\.tsv, line 3: 'a\.png b\.png' is not an image and a label file"):
+    with pytest.raises(OvsegError, match=r"items\.tsv, line 3: 'a\.png b\.png'"):
         read_benchmark(folder)
 
 
-def test_what_is_bad_of_an_item_is_its_reason(tmp_path: Path) -> None:
+def test_an_item_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     folder = make(tmp_path, 4)
     label = folder / LABELS / "deep"
     write_labels(label / "0.png", np.zeros((8, 6), np.uint8))
@@ -157,7 +157,7 @@ def test_what_is_bad_of_an_item_is_its_reason(tmp_path: Path) -> None:
     (label / "3.png").write_bytes(b"no image")
     (folder / ITEMS).write_text((folder / ITEMS).read_text() + "../out.png\t0.png\ndeep/0.png\tgone.png\n")
     found = read_benchmark(folder)
-    for item, reason, said in (
+    for item, reason, part in (
         (0, "label_size", r"deep/0\.png is \(8, 6\)"),
         (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
         (2, "not_labels", "RGB"),
@@ -165,7 +165,7 @@ def test_what_is_bad_of_an_item_is_its_reason(tmp_path: Path) -> None:
         (4, "unsafe_path", "out"),
         (5, "missing", "gone"),
     ):
-        with pytest.raises(BadItem, match=f"{reason}.*{said}") as problem:
+        with pytest.raises(BadItem, match=f"{reason}.*{part}") as problem:
             found.read(item)
         assert problem.value.reason == reason
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.datasets import official
 from ovseg.datasets.ade20k import read_index, read_seg, shrink
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
-from ovseg.datasets.classes import HERE, Class, read_classes
+from ovseg.datasets.classes import CLASS_TABLES, Class, read_classes
 from ovseg.datasets.official import BENCHMARKS, convert, published
 from ovseg.datasets.pascal_context import palette
 from tests.conftest import SHARED
@@ -92,7 +93,7 @@ def seg(numbers: Array) -> Array:
 
 
 def table(name: str) -> list[Class]:
-    return read_classes(HERE / f"{name}.json")
+    return read_classes(CLASS_TABLES / f"{name}.json")
 
 
 def labels_of(benchmark: Benchmark) -> dict[str, Array]:
@@ -187,7 +188,7 @@ def write_index(root: Path, objects: Mapping[int, str] = OBJECTS, protocol: int 
 def test_what_is_declared_is_what_was_published(name: str) -> None:
     one = BENCHMARKS[name]
     assert (len(table(name)), one.images, one.ignore) == PUBLISHED[name]
-    assert json.loads((HERE / f"{name}.json").read_text())["ignore"] == one.ignore
+    assert json.loads((CLASS_TABLES / f"{name}.json").read_text())["ignore"] == one.ignore
     unseen = {"voc": 5, "cocostuff156": 15}.get(name, 0)
     assert sum(not entry.seen for entry in table(name)) == unseen
 
@@ -262,9 +263,9 @@ def test_59_of_pascal_context_by_the_names_of_the_release(tmp_path: Path) -> Non
     (home / "labels.txt").unlink()
     with pytest.raises(OvsegError, match=r"labels\.txt"):
         convert("pc59", tmp_path, tmp_path / "other", allow_missing=True)
-    for lines, said in ((["1: accordion"], "lacks aeroplane"), (["accordion"], "not a number, a colon and a name")):
+    for lines, part in ((["1: accordion"], "aeroplane"), (["accordion"], "'accordion'")):
         text(home / "labels.txt", lines)
-        with pytest.raises(OvsegError, match=said):
+        with pytest.raises(OvsegError, match=rf"labels\.txt.*{part}"):
             convert("pc59", tmp_path, tmp_path / "other", allow_missing=True)
 
 
@@ -363,7 +364,7 @@ def test_an_index_that_is_anything_else_runs_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "index.pkl").write_bytes(content)
-    with pytest.raises(OvsegError, match="is not the index"):
+    with pytest.raises(OvsegError, match=r"index\.pkl"):
         read_index(tmp_path / "index.pkl")
     assert not (tmp_path / "pwned").exists()
 
@@ -371,7 +372,7 @@ def test_an_index_that_is_anything_else_runs_nothing(
 def test_an_index_that_counts_otherwise_than_the_images_is_refused(tmp_path: Path) -> None:
     draw_ade847(tmp_path, {"ADE_val_1": spread([5], np.uint16)})
     write_index(tmp_path, {number + 1: name for number, name in OBJECTS.items()})
-    with pytest.raises(OvsegError, match="calls object 5 'object 5'"):
+    with pytest.raises(OvsegError, match=r"object 5 .*'object 5'"):
         convert("ade847", tmp_path, tmp_path / "out", allow_missing=True)
 
 
@@ -388,7 +389,7 @@ def six(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_whole_release_whose_classes_do_not_all_occur_is_an_error(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BENCHMARKS, "ade150", replace(BENCHMARKS["ade150"], counted=True))
-    with pytest.raises(OvsegError, match=r"7 classes occur in .*, 150 are published .*--allow-missing"):
+    with pytest.raises(OvsegError, match=r"7 classes .*150 .*--allow-missing"):
         convert("ade150", six, six / "out")
     assert not (six / "out" / "benchmark.json").exists()
     assert convert("ade150", six, six / "out", allow_missing=True)["classes"] == 7
@@ -406,9 +407,7 @@ def damage(root: Path) -> None:
 def test_bad_images_are_counted_by_reason_and_the_others_converted(six: Path) -> None:
     assert convert("ade150", six, six / "out")["images"] == 6
     damage(six)
-    with pytest.raises(
-        OvsegError, match=r"5 of 6 images cannot be used \(2 missing, 1 truncated, 1 label_size, 1 label_outside\)"
-    ):
+    with pytest.raises(OvsegError, match=r"5 of 6 images .*2 missing, 1 truncated, 1 label_size, 1 label_outside"):
         convert("ade150", six, six / "out")
     assert not (six / "out" / "benchmark.json").exists()  # which an earlier run had written
     found, counts = converted("ade150", six, six / "out")
@@ -427,7 +426,7 @@ def test_bad_images_are_counted_by_reason_and_the_others_converted(six: Path) ->
 
 def test_no_usable_image_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
     draw_ade150(tmp_path, {"a": spread([0])})
-    with pytest.raises(OvsegError, match="1 of 1 images cannot be used"):
+    with pytest.raises(OvsegError, match="1 of 1 images"):
         convert("ade150", tmp_path, tmp_path / "out", allow_missing=True)
 
 
@@ -435,39 +434,39 @@ def test_another_number_of_images_than_published(six: Path) -> None:
     """It is said before anything is written."""
     for folder in ("images", "annotations"):
         next((six / "ADEChallengeData2016" / folder / "validation").glob("ADE_val_6.*")).unlink()
-    with pytest.raises(OvsegError, match=r"5 images of ade150, 6 are published \(ADEChallengeData2016\.zip"):
+    with pytest.raises(OvsegError, match=r"5 images of ade150.* 6 .*ADEChallengeData2016\.zip"):
         convert("ade150", six, six / "out")
     assert not (six / "out").exists()
     assert convert("ade150", six, six / "out", allow_missing=True)["images"] == 5
 
 
 @pytest.mark.parametrize(
-    ("name", "there", "said"),
+    ("name", "there", "parts"),
     [
         (
             "ade150",
             "ADEChallengeData2016/images/training",
-            "images/validation is missing in .*ADEChallengeData2016.*'images'",
+            "images/validation .*ADEChallengeData2016.*'images'",
         ),
-        ("ade847", "images/ADE/training", "images/ADE/validation is missing"),
+        ("ade847", "images/ADE/training", "images/ADE/validation"),
         (
             "pc59",
             "VOCdevkit/VOC2010/JPEGImages",
-            "trainval or SegmentationClassContext is missing.*JPEGImages.*roozbeh",
+            "trainval or SegmentationClassContext .*JPEGImages.*roozbeh",
         ),
-        ("voc", "VOCdevkit/VOC2012/JPEGImages", "SegmentationClassAug or SegmentationClass is missing"),
+        ("voc", "VOCdevkit/VOC2012/JPEGImages", "SegmentationClassAug or SegmentationClass "),
         (
             "cocostuff",
             "val2017",
-            r"stuffthingmaps/val2017 or annotations/val2017 is missing.*\['val2017'\].*cocodataset",
+            r"stuffthingmaps/val2017 or annotations/val2017 .*\['val2017'\].*cocodataset",
         ),
-        ("pas20", "", "is missing"),
-        ("pas21", "", "'pas21' is none of the benchmarks: ade150"),
+        ("pas20", "", "JPEGImages"),
+        ("pas21", "", "'pas21'.*ade150"),
     ],
 )
-def test_a_wrong_folder_is_named(name: str, there: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_folder_is_named(name: str, there: str, parts: str, tmp_path: Path) -> None:
     (tmp_path / "r" / there).mkdir(parents=True)
-    with pytest.raises(OvsegError, match=said):
+    with pytest.raises(OvsegError, match=parts):
         convert(name, tmp_path / "r", tmp_path / "out")
     with pytest.raises(OvsegError):
         convert(name, tmp_path / "nowhere", tmp_path / "out")
@@ -483,7 +482,7 @@ def test_the_folder_of_the_release_itself_will_do(tmp_path: Path) -> None:
 def test_lists_that_are_none(lines: list[str], tmp_path: Path) -> None:
     draw_voc(tmp_path, {"a": spread([3])})
     text(tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", lines)
-    with pytest.raises(OvsegError, match="one name of an image on each line"):
+    with pytest.raises(OvsegError, match=r"val\.txt"):
         convert("pas20", tmp_path, tmp_path / "out", allow_missing=True)
 
 
@@ -509,9 +508,7 @@ def test_broken_label_files_of_every_kind(tmp_path: Path) -> None:
     }
     png(home / "SegmentationClassContext" / "a.png", np.full((*SIZE, 3), 3, np.uint8))
     (home / "trainval").rename(home / "elsewhere")
-    with pytest.raises(
-        OvsegError, match=r"1 not_labels, 5 missing.*not_labels: colour \[3, 3, 3\] is not of VOC's palette"
-    ):
+    with pytest.raises(OvsegError, match=r"1 not_labels, 5 missing.*not_labels: color \[3, 3, 3\]"):
         convert("pc59", tmp_path, tmp_path / "59", allow_missing=True)
 
 
@@ -649,7 +646,7 @@ def test_labels_of_another_benchmark_are_not_continued(tmp_path: Path) -> None:
     draw_voc(tmp_path, {"a": spread([3])})
     draw_stuff(tmp_path, {"a": spread([3])})
     convert("pas20", tmp_path, tmp_path / "out", allow_missing=True)
-    with pytest.raises(OvsegError, match="holds another benchmark"):
+    with pytest.raises(OvsegError, match=re.escape(str(tmp_path / "out"))):
         convert("cocostuff", tmp_path, tmp_path / "out", allow_missing=True)
     assert read_benchmark(tmp_path / "out").items == (("a.jpg", "a.png"),)
 

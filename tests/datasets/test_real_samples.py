@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.datasets.ade20k import key, read_seg, read_seg_by_json, shrink
+from ovseg.datasets.ade20k import normalize_name, read_seg, read_seg_by_json, shrink
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.datasets.official import BENCHMARKS
-from ovseg.datasets.pascal_voc import listed
+from ovseg.datasets.pascal_voc import read_split
 from tests.conftest import SHARED
 from tests.datasets.test_official import (
     ADE,
@@ -117,7 +117,7 @@ def test_raw_numbers_of_the_vector_have_the_names_of_our_150_in_the_full_release
     }
     common = {raw: name for raw, name in objects.items() if raw in number_of}
     assert len(common) > 20
-    assert all({*key(name).split(", ")} <= ours[number_of[raw]] for raw, name in common.items())
+    assert all({*normalize_name(name).split(", ")} <= ours[number_of[raw]] for raw, name in common.items())
 
 
 # ADE20K, 847 classes -------------------------------------------------------------------------------------------------
@@ -129,11 +129,11 @@ def test_full_annotations_of_ade847_have_the_name_of_their_number_at_every_pixel
         link(path, tmp_path / "images" / "ADE" / "validation" / path.name)
     found, counts = converted("ade847", tmp_path, tmp_path / "out")
     ours = names_of(tmp_path / "out")
-    listed_847 = {key(name) for name in json.loads((ADE / "ade847.json").read_text())}
-    places = {key(name): place for place, name in enumerate(ours)}
+    listed_847 = {normalize_name(name) for name in json.loads((ADE / "ade847.json").read_text())}
+    places = {normalize_name(name): place for place, name in enumerate(ours)}
     for path in FULL.glob("*.json"):
         objects = json.loads(path.read_text(encoding="latin-1"))["annotation"]["object"]
-        said = {one["name_ndx"]: key(one["name"]) for one in objects}
+        said = {one["name_ndx"]: normalize_name(one["name"]) for one in objects}
         colours = opened(FULL / f"{path.stem}_seg.png")
         raw = colours[..., 0] // 10 * 256 + colours[..., 1]
         wanted = np.full(raw.shape, "", dtype=object)
@@ -141,12 +141,12 @@ def test_full_annotations_of_ade847_have_the_name_of_their_number_at_every_pixel
             wanted[raw == number] = said[number] if said[number] in listed_847 else ""
         data = (FULL / f"{path.stem}_seg.png").read_bytes()
         whole = read_seg_by_json(data, path, places, 65535)
-        assert np.array_equal(named(whole, [key(name) for name in ours], 65535), wanted)
+        assert np.array_equal(named(whole, [normalize_name(name) for name in ours], 65535), wanted)
         labels = found[f"{path.stem}.jpg"]
         centres = [
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(labels.shape, raw.shape, strict=True)
         ]
-        assert np.array_equal(named(labels, [key(name) for name in ours], 65535), wanted[np.ix_(*centres)])
+        assert np.array_equal(named(labels, [normalize_name(name) for name in ours], 65535), wanted[np.ix_(*centres)])
     assert counts["images"] == 3 and set(places) == listed_847 and len(places) == 847
 
 
@@ -191,7 +191,7 @@ def test_all_four_samples_of_pascal_context_have_the_name_of_their_colour_at_eve
 
 
 def test_the_list_of_pascal_context_is_as_long_as_published() -> None:
-    names = listed(real(LISTS) / "CAT-Seg" / "pascalcontext_val.txt")
+    names = read_split(real(LISTS) / "CAT-Seg" / "pascalcontext_val.txt")
     assert len(names) == BENCHMARKS["pc59"].images == BENCHMARKS["pc459"].images
 
 
@@ -225,7 +225,7 @@ def test_all_ten_maps_of_coco_stuff_have_the_name_of_their_number_at_every_pixel
 )
 def test_our_class_tables_are_the_published_lists_in_their_order(name: str, file: str) -> None:
     published = json.loads((real(LISTS) / "CAT-Seg" / f"{file}.json").read_text())
-    assert [key(", ".join(one.names)) for one in table(name)] == [key(said) for said in published]
+    assert [normalize_name(", ".join(one.names)) for one in table(name)] == [normalize_name(said) for said in published]
 
 
 def test_our_150_classes_are_the_published_ones_by_their_numbers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,10 @@ def test_odd_captions_do_no_harm(tmp_path: Path, runtime: Runtime) -> None:
 
 
 def test_a_folder_without_shards_or_images_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match="holds no shard"):
+    with pytest.raises(OvsegError, match=re.escape(str(tmp_path))):
         open_shards(tmp_path, tmp_path / "s.sqlite")
     tar(tmp_path / "a.tar", [("1.txt", b"one")])
-    with pytest.raises(OvsegError, match="no shard holds an image"):
+    with pytest.raises(OvsegError, match="jpg, png, webp"):
         open_shards(tmp_path, tmp_path / "s.sqlite")
 
 

@@ -22,7 +22,7 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import ITEMS, LABELS, read_benchmark, write_benchmark
-from ovseg.datasets.classes import HERE, read_classes
+from ovseg.datasets.classes import CLASS_TABLES, read_classes
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation import evaluate as module
 from ovseg.evaluation.benchmark_metrics import benchmark_metrics, class_ious, gt_areas
@@ -344,7 +344,7 @@ def test_the_names_of_published_benchmarks_can_be_evaluated(
     toys: Toys, clips: dict[str, Path], tmp_path: Path, runtime: Runtime, name: str
 ) -> None:
     """Some of ADE20K's 847 classes have the same first name."""
-    names = [entry.names for entry in read_classes(HERE / f"{name}.json")]
+    names = [entry.names for entry in read_classes(CLASS_TABLES / f"{name}.json")]
     (tmp_path / "images").mkdir()
     Image.fromarray(noise(0)).save(tmp_path / "images" / "0.png")
     labels = np.arange(48 * 64).reshape(48, 64) % len(names)

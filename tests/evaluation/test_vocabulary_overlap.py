@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg.datasets.classes import HERE, read_classes
+from ovseg.datasets.classes import CLASS_TABLES, read_classes
 from ovseg.evaluation.metrics import ious, segmentation_metrics
 from ovseg.evaluation.vocabulary_overlap import (
     GROUPS,
@@ -107,8 +107,8 @@ def test_the_groups_of_seen_and_unseen_classes_have_their_miou() -> None:
 
 def test_published_benchmarks_overlap_with_coco_stuff_as_far_as_their_spelling_agrees() -> None:
     """COCO-Stuff, which OVSeg's proposal network is trained on, has most classes of VOC, but "airplane" for "aeroplane"."""
-    annotated = [name for entry in read_classes(HERE / "cocostuff.json") for name in entry.names]
-    overlaps = vocabulary_overlap([entry.names for entry in read_classes(HERE / "pas20.json")], annotated, [])
+    annotated = [name for entry in read_classes(CLASS_TABLES / "cocostuff.json") for name in entry.names]
+    overlaps = vocabulary_overlap([entry.names for entry in read_classes(CLASS_TABLES / "pas20.json")], annotated, [])
     not_annotated = {overlap.name for overlap in overlaps if not overlap.annotated}
     assert {"aeroplane", "motorbike", "tvmonitor"} <= not_annotated
     assert {"person", "cat", "dog", "bus", "diningtable", "pottedplant"} <= {

@@ -112,10 +112,10 @@ def convert_benchmark(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Use what there is of a release.")] = False,
 ) -> None:
     """Bring an official release into the benchmark layout (docs/evaluation.md). Stopped, it goes on where it was."""
-    from ovseg.datasets.official import beside_published, convert
+    from ovseg.datasets.official import convert, format_counts
 
     counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)
-    typer.echo(f"{out}\n{beside_published(name, counts)}")
+    typer.echo(f"{out}\n{format_counts(name, counts)}")
 
 
 @app.command()

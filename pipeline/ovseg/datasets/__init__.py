@@ -1,1 +1,1 @@
-"""Readers and makers of data sets: every one yields the same index and benchmark layout."""
+"""Readers and converters of data sets, which all give the same image index and the same benchmark layout."""

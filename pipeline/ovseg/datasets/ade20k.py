@@ -18,12 +18,21 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, list_ids, lookup_of, read_map
+from ovseg.datasets.release import (
+    Item,
+    ReleasePaths,
+    ReleaseSpec,
+    index_by_id,
+    iter_items,
+    label_lookup,
+    list_ids,
+    read_label_map,
+)
 
 log = logging.getLogger("ovseg")
 
-SEG = "_seg.png"
-SAFE = {  # all that a pickle of plain containers and numpy arrays calls
+SEG_SUFFIX = "_seg.png"
+SAFE_GLOBALS = {  # all that a pickle of plain containers and numpy arrays refers to
     ("builtins", "set"),
     ("builtins", "frozenset"),
     ("builtins", "bytearray"),
@@ -36,70 +45,81 @@ SAFE = {  # all that a pickle of plain containers and numpy arrays calls
 }
 
 
-def ade150(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 2,000 validation images of ADEChallengeData2016: 1 to 150 become 0 to 149; 0, not labelled, is ignored."""
-    read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return iter_items(list_ids(found["images"], found["labels"]), read)
+def ade150(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the 2,000 validation images of ADEChallengeData2016: 1 to 150 become 0 to 149; 0, not labeled, is ignored."""
+    read = partial(read_label_map, lookup=label_lookup(index_by_id(classes), ignore))
+    return iter_items(list_ids(paths["images"], paths["labels"]), read)
 
 
-def ade847(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 2,000 validation images of ADE20K_2021_17_01 with the 847 classes of MaskFormer, which are found by name.
+def ade847(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the 2,000 validation images of ADE20K_2021_17_01 with the 847 classes of MaskFormer, which are matched by name.
 
-    `*_seg.png` holds the number of an object class; what that is called stands in the index of the release ("index" in
-    `found`) or, without it, in the JSON beside each image. Objects of other names, and 0, are ignored.
+    A `*_seg.png` holds numbers of object classes. Their names are in the index of the release (the part "index") or, without
+    it, in the JSON file beside each image. Objects with other names, and 0, are ignored.
 
     Raises:
-        OvsegError: an index that is broken, or numbers its names otherwise than the images' JSONs.
+        OvsegError: If the index is broken, or numbers the names otherwise than the JSON files do.
     """
-    folder, places = found["images"], {key(", ".join(one.names)): place for place, one in enumerate(classes)}
-    names = list_ids(folder, folder, SEG)
-    if "index" not in found:
-        for name in names:
-            about = folder / f"{name}.json"
-            yield Item(f"{name}.jpg", name + SEG, partial(read_seg_by_json, about=about, places=places, ignore=ignore))
+    folder = paths["images"]
+    index_of = {normalize_name(", ".join(entry.names)): index for index, entry in enumerate(classes)}
+    ids = list_ids(folder, folder, SEG_SUFFIX)
+    if "index" not in paths:
+        for image_id in ids:
+            reader = partial(read_seg_by_json, json_path=folder / f"{image_id}.json", index_of=index_of, ignore=ignore)
+            yield Item(f"{image_id}.jpg", image_id + SEG_SUFFIX, reader)
         return
-    numbers = read_index(found["index"])
-    _check_index(numbers, found["index"], (folder / f"{name}.json" for name in names))
-    if absent := [name for name in places if name not in numbers.values()]:
-        log.warning("%s lacks %d of the %d names: %s", found["index"], len(absent), len(places), "; ".join(absent))
-    yield from iter_items(names, partial(read_seg, lookup=_by_name(numbers, places, ignore)), SEG)
+    names = read_index(paths["index"])
+    _check_index(names, paths["index"], (folder / f"{image_id}.json" for image_id in ids))
+    if missing := [name for name in index_of if name not in names.values()]:
+        log.warning("%s lacks %d of the %d names: %s", paths["index"], len(missing), len(index_of), "; ".join(missing))
+    yield from iter_items(ids, partial(read_seg, lookup=_lookup_by_name(names, index_of, ignore)), SEG_SUFFIX)
 
 
-def key(name: str) -> str:
-    """A name as names are compared: the release writes "C P U , central processor" and "Lord''s table"."""
+def normalize_name(name: str) -> str:
+    """A name in the form that names are compared in: the release writes "C P U , central processor" and "Lord''s table"."""
     return ", ".join(part.strip() for part in name.replace("''", "'").split(",")).casefold()
 
 
 def read_seg(data: bytes, lookup: Labels) -> Labels:
-    """A `*_seg.png` -> classes uint16 `[H, W]`; red // 10 * 256 + green is the number of the object class.
+    """Read a `*_seg.png` as classes uint16 `[H, W]`; red // 10 * 256 + green is the number of the object class.
+
+    Args:
+        data: Content of the file.
+        lookup: Class of each number; the last entry stands for all higher numbers.
 
     Raises:
-        BadItem: a broken file.
+        BadItem: The reason of a broken file.
     """
-    colours = decode_image(data)
-    numbers = colours[..., 0].astype(np.uint16) // 10 * 256 + colours[..., 1]
+    colors = decode_image(data)
+    numbers = colors[..., 0].astype(np.uint16) // 10 * 256 + colors[..., 1]
     labels: Labels = np.take(lookup, numbers, mode="clip")
     return labels
 
 
-def read_seg_by_json(data: bytes, about: Path, places: Mapping[str, int], ignore: int) -> Labels:
-    """The same by the names in the JSON of the image.
+def read_seg_by_json(data: bytes, json_path: Path, index_of: Mapping[str, int], ignore: int) -> Labels:
+    """Read a `*_seg.png` as `read_seg` does, with the names in the JSON file of the image.
+
+    Args:
+        data: Content of the file.
+        json_path: JSON file of the image.
+        index_of: Class of each normalized name.
+        ignore: Number for objects with other names.
 
     Raises:
-        BadItem: a broken file; `missing` or `bad_json` for the JSON.
+        BadItem: The reason of a broken file, or `missing` or `bad_json` for the JSON file.
     """
-    return read_seg(data, _by_name(read_objects(about), places, ignore))
+    return read_seg(data, _lookup_by_name(read_objects(json_path), index_of, ignore))
 
 
 def read_objects(path: Path) -> dict[int, str]:
-    """Number -> name, as compared, of the objects and parts in the JSON of an image.
+    """Read number -> normalized name of the objects and parts in the JSON file of an image.
 
     Raises:
         BadItem: `missing` or `bad_json`.
     """
     try:
         objects = json.loads(path.read_text(encoding="latin-1"))["annotation"]["object"]
-        return {int(one["name_ndx"]): key(str(one["name"])) for one in objects}
+        return {int(entry["name_ndx"]): normalize_name(str(entry["name"])) for entry in objects}
     except OSError as error:
         raise BadItem("missing", f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -107,59 +127,67 @@ def read_objects(path: Path) -> dict[int, str]:
 
 
 def read_index(path: Path) -> dict[int, str]:
-    """Number, from 1, -> name, as compared, in the index of the release, index_ade20k.pkl.
+    """Read number, from 1, -> normalized name in the index of the release, index_ade20k.pkl.
 
-    A pickle can run any code: only plain containers and numpy arrays are built.
+    A pickle can run any code; this one may only hold plain containers and numpy arrays.
 
     Raises:
-        OvsegError: anything else in the file, or no list of names.
+        OvsegError: If the file holds anything else, or no list of names.
     """
     try:
         with path.open("rb") as stream:
-            names = _Plain(stream).load()["objectnames"]
-        return {number: key(str(name)) for number, name in enumerate(names, start=1)}
-    except Exception as error:  # a damaged pickle raises nearly anything
+            names = _SafeUnpickler(stream).load()["objectnames"]
+        return {number: normalize_name(str(name)) for number, name in enumerate(names, start=1)}
+    except Exception as error:  # a damaged pickle can raise nearly any exception
         raise OvsegError(f"{path} is not the index of ADE20K_2021_17_01 ({error!r})") from None
 
 
-def shrink(pixels: ImageArray, labels: Labels, short: int) -> tuple[ImageArray, Labels] | None:
-    """An image `[H, W, 3]` and its labels `[H, W]` with the short side brought down to `short`; None if it is not longer.
+def shrink(pixels: ImageArray, labels: Labels, short_side: int) -> tuple[ImageArray, Labels] | None:
+    """Reduce an image and its labels to a shorter short side.
 
-    The image bilinear with antialiasing; the labels of the pixel that lies under the centre of each new one.
+    The image is resized bilinearly with antialiasing; a new label is that of the pixel under its center.
+
+    Args:
+        pixels: Image `[H, W, 3]`.
+        labels: Labels `[H, W]`.
+        short_side: Wanted short side in pixels.
+
+    Returns:
+        The smaller image and labels; None if the short side is not longer than `short_side`.
     """
     side = min(labels.shape)
-    if side <= short:
+    if side <= short_side:
         return None
-    height, width = (round(old * short / side) for old in labels.shape)
+    height, width = (round(old * short_side / side) for old in labels.shape)
     small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
     return np.asarray(small), labels[rows[:, None], columns]
 
 
-class _Plain(pickle.Unpickler):
+class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
-        if (module, name) not in SAFE:
+        if (module, name) not in SAFE_GLOBALS:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is neither a plain container nor an array")
         return super().find_class(module, name)
 
 
-def _by_name(numbers: Mapping[int, str], places: Mapping[str, int], ignore: int) -> Labels:
-    lookup = np.full(max(numbers, default=0) + 2, ignore, np.uint16)
-    for number, name in numbers.items():
-        lookup[number] = places.get(name, ignore)
+def _lookup_by_name(names: Mapping[int, str], index_of: Mapping[str, int], ignore: int) -> Labels:
+    lookup = np.full(max(names, default=0) + 2, ignore, np.uint16)
+    for number, name in names.items():
+        lookup[number] = index_of.get(name, ignore)
     return lookup
 
 
-def _check_index(numbers: Mapping[int, str], index: Path, abouts: Iterator[Path]) -> None:
-    """Whether the index counts as the images do: by the first JSON that can be read."""
-    for about in abouts:
+def _check_index(names: Mapping[int, str], index: Path, json_paths: Iterator[Path]) -> None:
+    """Check that the index numbers the names as the first readable JSON file does."""
+    for json_path in json_paths:
         with contextlib.suppress(BadItem):
-            for number, name in read_objects(about).items():
-                if numbers.get(number) != name:
+            for number, name in read_objects(json_path).items():
+                if names.get(number) != name:
                     raise OvsegError(
-                        f"{index} calls object {number} {numbers.get(number)!r}, {about} calls it {name!r}"
+                        f"{index} calls object {number} {names.get(number)!r}, but {json_path} calls it {name!r}"
                     )
             return
 

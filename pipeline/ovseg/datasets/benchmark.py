@@ -1,11 +1,11 @@
-"""The benchmark layout: a folder and a JSON, no code.
+"""The benchmark layout. A benchmark is a folder with a JSON file and label maps; adding one takes no code.
 
-<folder>/benchmark.json   {"names": [[name, synonyms ...], ...] in the order of labels, "ignore": number of pixels that are
-                          not scored, "seen": [was each class annotated in training], "images": folder of the images,
-                          relative to this one, "source": who says so}; "seen" may be left out
-<folder>/labels/*.png     8 or 16 bits, the number of the class of each pixel
-<folder>/items.tsv        image and label file of each item, below `images` and `labels`; without it, every label file with
-                          the image of the same name
+<folder>/benchmark.json   {"names": [[name, synonyms ...], ...] in the order of the labels, "ignore": number of pixels that are
+                          not scored, "seen": [was each class annotated in training], "images": folder of the images relative
+                          to this one, "source": where it comes from}; "seen" may be left out
+<folder>/labels/*.png     number of the class of each pixel, 8 or 16 bits
+<folder>/items.tsv        image and label file of each item, relative to `images` and `labels`; without this file, every label
+                          map with the image of the same name
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ovseg.core.files import write_json
 from ovseg.core.images import ImageArray, decode_image, decode_labels, safe_path
 from ovseg.datasets.classes import names_of
 
-ABOUT, ITEMS, LABELS = "benchmark.json", "items.tsv", "labels"
-SUFFIXES = (".jpg", ".jpeg", ".png")
+METADATA, ITEMS, LABELS = "benchmark.json", "items.tsv", "labels"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Labels = NDArray[np.uint16]
 
 
@@ -35,12 +35,12 @@ class Benchmark:
     """A benchmark on disk.
 
     Attributes:
-        folder: with its labels.
-        images: folder of its images.
-        names: of the K classes; the shown one first, then synonyms.
-        seen: whether each was annotated in training; None where there is no such split.
-        ignore: number of pixels that are not scored.
-        items: image and label file of each.
+        folder: Folder of the benchmark, with its labels.
+        images: Folder of its images.
+        names: Names of the K classes: the displayed name first, then synonyms.
+        seen: Whether each class was annotated in training; None where there is no such split.
+        ignore: Number of pixels that are not scored.
+        items: Image file and label file of each item.
     """
 
     folder: Path
@@ -51,23 +51,23 @@ class Benchmark:
     items: tuple[tuple[str, str], ...]
 
     def read(self, item: int) -> tuple[ImageArray, Labels]:
-        """Image uint8 `[H, W, 3]` and labels uint16 `[H, W]` of an item.
+        """Read the image uint8 `[H, W, 3]` and the labels uint16 `[H, W]` of an item.
 
         Raises:
-            BadItem: `missing`, a broken file, `label_size` if both are not of one size, `label_outside` if a label is neither
-                a class nor `ignore`.
+            BadItem: `missing`; the reason of a broken file; `label_size` if the sizes differ; `label_outside` if a label is
+                neither a class nor `ignore`.
         """
         image, label = self.items[item]
-        pixels = decode_image(_bytes(self.images, image))
-        labels = decode_labels(_bytes(self.folder / LABELS, label)).astype(np.uint16)
+        pixels = decode_image(_read_bytes(self.images, image))
+        labels = decode_labels(_read_bytes(self.folder / LABELS, label)).astype(np.uint16)
         if labels.shape != pixels.shape[:2]:
             raise BadItem("label_size", f"{label} is {labels.shape}, {image} is {pixels.shape[:2]} (rows, columns)")
-        strange = np.unique(labels)
-        strange = strange[(strange >= len(self.names)) & (strange != self.ignore)]
-        if len(strange):
+        values = np.unique(labels)
+        unknown = values[(values >= len(self.names)) & (values != self.ignore)]
+        if len(unknown):
             raise BadItem(
                 "label_outside",
-                f"{label} has {strange[:5].tolist()}; {self.folder / ABOUT} names 0 to {len(self.names) - 1}",
+                f"{label} has {unknown[:5].tolist()}; {self.folder / METADATA} names 0 to {len(self.names) - 1}",
             )
         return pixels, labels
 
@@ -76,23 +76,23 @@ def read_benchmark(folder: Path) -> Benchmark:
     """Open a benchmark.
 
     Raises:
-        OvsegError: not in the layout, or nothing in it.
+        OvsegError: If the folder does not have the benchmark layout, or has no labels.
     """
-    path = folder / ABOUT
+    path = folder / METADATA
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        names = tuple((some,) if isinstance(some, str) else names_of(some) for some in about["names"])
-        if not isinstance(about["names"], list):
-            raise TypeError(f"names are {about['names']!r}, not a list")
-        seen = tuple(map(bool, about["seen"])) if about.get("seen") is not None else None
-        ignore, images = int(about["ignore"]), folder / str(about["images"])
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple((name,) if isinstance(name, str) else names_of(name) for name in metadata["names"])
+        if not isinstance(metadata["names"], list):
+            raise TypeError(f"names are {metadata['names']!r}, not a list")
+        seen = tuple(map(bool, metadata["seen"])) if metadata.get("seen") is not None else None
+        ignore, images = int(metadata["ignore"]), folder / str(metadata["images"])
     except FileNotFoundError:
-        raise OvsegError(f"{folder} is not a benchmark: {ABOUT} is missing; see docs/evaluation.md") from None
+        raise OvsegError(f"{folder} is not a benchmark: {METADATA} is missing; see docs/evaluation.md") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OvsegError(f"{path} is not in the benchmark layout ({error!r}); see docs/evaluation.md") from None
+        raise OvsegError(f"{path} does not have the benchmark layout ({error!r}); see docs/evaluation.md") from None
     if not names or (seen is not None and len(seen) != len(names)):
-        raise OvsegError(f"{path} needs names, and as many entries of seen")
-    items = tuple(_items(folder, images))
+        raise OvsegError(f"{path} needs names, and as many values in seen as names")
+    items = tuple(_list_items(folder, images))
     if not items:
         raise OvsegError(f"{folder} has no labels in {LABELS}/")
     return Benchmark(folder, images, names, seen, ignore, items)
@@ -108,16 +108,19 @@ def write_benchmark(
     seen: Sequence[bool] | None,
     source: str,
 ) -> int:
-    """Write a benchmark; see the layout.
+    """Write a benchmark; the layout is described at the top of this module.
 
     Args:
-        folder: of the benchmark; made if needed.
-        images: folder of the images.
-        names, ignore, seen, source: of benchmark.json.
-        items: image file, label file (".png"), labels `[H, W]`.
+        folder: Folder of the benchmark; it is made if needed.
+        images: Folder of the images.
+        names: Names of each class, the displayed one first.
+        ignore: Number of pixels that are not scored.
+        items: Image file, label file (".png") and labels `[H, W]` of each item.
+        seen: Whether each class was annotated in training; None where there is no such split.
+        source: Where the benchmark comes from.
 
     Returns:
-        how many items there are.
+        The number of items.
     """
     (folder / LABELS).mkdir(parents=True, exist_ok=True)
     rows = []
@@ -125,43 +128,43 @@ def write_benchmark(
         write_labels(folder / LABELS / label, labels)
         rows.append(f"{image}\t{label}\n")
     (folder / ITEMS).write_text("image\tlabel\n" + "".join(rows), encoding="utf-8")
-    write_about(folder, images, names, ignore, seen=seen, source=source)
+    write_metadata(folder, images, names, ignore, seen=seen, source=source)
     return len(rows)
 
 
-def write_about(
+def write_metadata(
     folder: Path, images: Path, names: Sequence[Sequence[str]], ignore: int, *, seen: Sequence[bool] | None, source: str
 ) -> None:
-    """Write benchmark.json, after everything else: with it the benchmark is there. See `write_benchmark`."""
-    about: dict[str, object] = {"source": source, "images": Path(os.path.relpath(images, folder)).as_posix()}
-    about |= {"ignore": ignore, "names": [list(some) for some in names]}
-    write_json(folder / ABOUT, about if seen is None else {**about, "seen": list(seen)})
+    """Write benchmark.json, as the last file, because it makes the folder a benchmark. See `write_benchmark`."""
+    metadata: dict[str, object] = {"source": source, "images": Path(os.path.relpath(images, folder)).as_posix()}
+    metadata |= {"ignore": ignore, "names": [list(of_class) for of_class in names]}
+    write_json(folder / METADATA, metadata if seen is None else {**metadata, "seen": list(seen)})
 
 
 def write_labels(path: Path, labels: NDArray[np.integer]) -> None:
-    """Write labels `[H, W]` as a grey PNG of 8 bits where they fit, else of 16."""
+    """Write labels `[H, W]` as a gray PNG of 8 bits if they fit, else of 16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
-    Image.fromarray(labels.astype(kind)).save(path)
+    dtype = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    Image.fromarray(labels.astype(dtype)).save(path)
 
 
-def _items(folder: Path, images: Path) -> Iterable[tuple[str, str]]:
-    listed = folder / ITEMS
-    if listed.is_file():
-        for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines()[1:], start=2):
+def _list_items(folder: Path, images: Path) -> Iterable[tuple[str, str]]:
+    path = folder / ITEMS
+    if path.is_file():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], start=2):
             cells = line.split("\t")
             if len(cells) != 2:
                 raise OvsegError(
-                    f"{listed}, line {number}: {line!r} is not an image and a label file with a tab between"
+                    f"{path}, line {number}: {line!r} must be an image file and a label file, separated by a tab"
                 )
             yield cells[0], cells[1]
         return
     for label in sorted((folder / LABELS).glob("*.png")):
-        found = [name for suffix in SUFFIXES if (images / (name := label.stem + suffix)).is_file()]
-        yield (found or [label.stem + SUFFIXES[0]])[0], label.name
+        names = [name for suffix in IMAGE_SUFFIXES if (images / (name := label.stem + suffix)).is_file()]
+        yield (names or [label.stem + IMAGE_SUFFIXES[0]])[0], label.name
 
 
-def _bytes(folder: Path, name: str) -> bytes:
+def _read_bytes(folder: Path, name: str) -> bytes:
     path = safe_path(folder, name)
     try:
         return path.read_bytes()

@@ -1,6 +1,6 @@
-"""COCO's JSON files: captions, instances, panoptic (2014 and 2017 releases, and any folder in that format).
+"""COCO's JSON files: captions, instances and panoptic of the 2014 and 2017 releases, and other files in that format.
 
-They are streamed, never loaded whole: instances_train2017.json alone would take gigabytes in every worker.
+They are streamed and never loaded whole: instances_train2017.json alone would take gigabytes in every worker process.
 """
 
 from __future__ import annotations
@@ -13,70 +13,71 @@ from typing import Any
 import ijson
 
 from ovseg.core.errors import OvsegError
-from ovseg.datasets.store import Record, Store, Writer, build
+from ovseg.datasets.store import Record, Store, Writer, open_store
 
 
 def open_coco(path: Path, database: Path) -> Store:
-    """The images, annotations and categories of a COCO file.
+    """Open the images, annotations and categories of a COCO file.
 
     Args:
-        path: captions, instances or panoptic JSON: an object with lists "images" and "annotations".
-        database: where the streamed copy is kept; made if it is not there.
+        path: Captions, instances or panoptic JSON: an object with the lists "images" and "annotations".
+        database: File that the records are copied to; it is made if it does not exist.
 
     Raises:
-        OvsegError: if the file is missing, broken JSON, or not COCO; the message says where and what was expected.
+        OvsegError: If the file is missing, is not valid JSON, or is not in COCO's format; the message says where.
     """
-    _check_file(path)
-    return build(database, partial(_fill, path))
+    _check_is_file(path)
+    return open_store(database, partial(_fill, path))
 
 
 def open_results(path: Path, database: Path) -> Store:
-    """A COCO results file: a list of `{"image_id", "segmentation", "score"}`, as an annotation store without images.
+    """Open a COCO results file, a list of `{"image_id", "segmentation", "score"}`, as annotations without images.
+
+    Args:
+        path: Results JSON.
+        database: File that the records are copied to; it is made if it does not exist.
 
     Raises:
-        OvsegError: if the file is missing, broken JSON, or not a list of results.
+        OvsegError: If the file is missing, is not valid JSON, or is not a list of results.
     """
-    _check_file(path)
+    _check_is_file(path)
 
     def fill(writer: Writer) -> None:
-        if not writer.add_annotations(_items(path, "item", ("image_id", "segmentation"))):
+        if not writer.add_annotations(_read_records(path, "item", ("image_id", "segmentation"))):
             raise OvsegError(
-                f"{path} is not a COCO results file: expected a list of objects with image_id, segmentation"
+                f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected"
             )
 
-    return build(database, fill)
+    return open_store(database, fill)
 
 
-def _check_file(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
     if not path.is_file():
-        raise OvsegError(
-            f"{path} is {'a folder' if path.is_dir() else 'missing'}; a JSON file in COCO's format is needed"
-        )
+        problem = "a folder" if path.is_dir() else "missing"
+        raise OvsegError(f"{path} is {problem}; a JSON file in COCO's format is needed")
 
 
 def _fill(path: Path, writer: Writer) -> None:
-    images = writer.add_images(_items(path, "images.item", ("id", "file_name")))
-    annotations = writer.add_annotations(_items(path, "annotations.item", ("image_id",)))
-    writer.add_categories(_items(path, "categories.item", ("id", "name")))
-    if not images or not annotations:
-        missing = [name for name, n in (("images", images), ("annotations", annotations)) if not n]
+    images = writer.add_images(_read_records(path, "images.item", ("id", "file_name")))
+    annotations = writer.add_annotations(_read_records(path, "annotations.item", ("image_id",)))
+    writer.add_categories(_read_records(path, "categories.item", ("id", "name")))
+    if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
         raise OvsegError(
-            f"{path} is not a COCO file: its list{'s' if len(missing) > 1 else ''} {' and '.join(missing)} "
-            f"{'are' if len(missing) > 1 else 'is'} missing or empty (top-level keys: {_keys(path)})"
+            f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {_top_level_keys(path)})"
         )
 
 
-def _items(path: Path, prefix: str, needed: tuple[str, ...]) -> Iterator[Record]:
-    """The objects under `prefix`, each checked for the keys that it must have; the first of them is its number."""
+def _read_records(path: Path, prefix: str, required: tuple[str, ...]) -> Iterator[Record]:
+    """The objects under `prefix`, each checked for the required keys; the first of these is its id."""
     try:
         with path.open("rb") as stream:
             for number, record in enumerate(ijson.items(stream, prefix, use_float=True)):
-                absent = [key for key in needed if not isinstance(record, dict) or key not in record]
-                if absent:
-                    raise OvsegError(f"{path}: {prefix}[{number}] has no {absent[0]!r}; is this a COCO file?")
-                if not _is_id(record[needed[0]]):
+                missing = [key for key in required if not isinstance(record, dict) or key not in record]
+                if missing:
+                    raise OvsegError(f"{path}: {prefix}[{number}] has no {missing[0]!r}; is this a COCO file?")
+                if not _is_id(record[required[0]]):
                     raise OvsegError(
-                        f"{path}: {prefix}[{number}] has {needed[0]} {record[needed[0]]!r}; COCO's are whole numbers"
+                        f"{path}: {prefix}[{number}] has {required[0]} {record[required[0]]!r}, which is not a whole number"
                     )
                 yield record
     except ijson.JSONError as error:
@@ -97,7 +98,7 @@ def _is_id(value: Any) -> bool:
         return False
 
 
-def _keys(path: Path) -> str:
+def _top_level_keys(path: Path) -> str:
     with path.open("rb") as stream:
-        found: list[Any] = [value for prefix, event, value in ijson.parse(stream) if not prefix and event == "map_key"]
-    return ", ".join(map(str, found)) or "none"
+        keys: list[Any] = [value for prefix, event, value in ijson.parse(stream) if not prefix and event == "map_key"]
+    return ", ".join(map(str, keys)) or "none"

@@ -1,4 +1,4 @@
-"""COCO-Stuff, the plainest release: a folder of images and a folder of grey maps with the same names."""
+"""COCO-Stuff, the plainest release: a folder of images, and a folder of gray label maps with the same names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, list_ids, lookup_of, read_map
+from ovseg.datasets.release import (
+    Item,
+    ReleasePaths,
+    ReleaseSpec,
+    index_by_id,
+    iter_items,
+    label_lookup,
+    list_ids,
+    read_label_map,
+)
 
 
-def cocostuff(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 5,000 images of val2017 with their stuffthingmaps (Caesar et al., arXiv 1612.03716).
+def cocostuff(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the 5,000 images of val2017 with their stuffthingmaps (Caesar et al., arXiv 1612.03716).
 
-    A pixel is its category id less 1, and 255 where nothing is labelled. 11 of the 182 ids were never used: the class
-    table closes these gaps, and their numbers are ignored.
+    The value of a pixel is its category id less 1, or 255 where nothing is labeled. 11 of the 182 ids were never used: the
+    class table leaves them out, and pixels with their numbers are ignored.
     """
-    read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return iter_items(list_ids(found["images"], found["labels"]), read)
+    read = partial(read_label_map, lookup=label_lookup(index_by_id(classes), ignore))
+    return iter_items(list_ids(paths["images"], paths["labels"]), read)
 
 
 COCOSTUFF = ReleaseSpec(

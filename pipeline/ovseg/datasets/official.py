@@ -1,4 +1,4 @@
-"""Official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/evaluation.md."""
+"""Convert official releases of benchmarks, as they unpack, into the layout of benchmark.py; see docs/evaluation.md."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
-from ovseg.datasets.benchmark import ABOUT, ITEMS, LABELS, Labels, write_about, write_labels
-from ovseg.datasets.classes import HERE, Class, read_classes
+from ovseg.datasets.benchmark import ITEMS, LABELS, METADATA, Labels, write_labels, write_metadata
+from ovseg.datasets.classes import CLASS_TABLES, Class, read_classes
 from ovseg.datasets.release import UNFINISHED, Item, ReleaseSpec, read_file, write_atomically, write_table
 from ovseg.engine.progress import Progress
 
-IMAGES, DROPPED, COUNTS, BEGUN, UNSCORED = "images", "dropped.tsv", "counts.json", "begun", "unscored"
+IMAGES, DROPPED, COUNTS, IN_PROGRESS = "images", "dropped.tsv", "counts.json", "in_progress"
+UNSCORED = "unscored"  # reason of images without a pixel of any class, which is no fault
+ALLOW_MISSING_REMEDY = "Unpack it again, or use what is there with --allow-missing"
 
 BENCHMARKS: dict[str, ReleaseSpec] = {
     "ade150": ade20k.ADE150,
@@ -55,19 +57,41 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class _Job:
+    """What the processes of a conversion share.
+
+    Attributes:
+        images: Folder of the release's images.
+        labels: Folder of the release's label files.
+        out: Folder of the benchmark.
+        ignore: Number of pixels that are not scored.
+        short_side: Short side that larger images are reduced to, in pixels; None keeps all sizes.
+        lists_mtime_ns: Time when the lists of the release were last changed; labels made before are stale.
+    """
+
     images: Path
     labels: Path
     out: Path
     ignore: int
     short_side: int | None
-    since: int  # when the lists of the release were written, in ns: older labels are stale
+    lists_mtime_ns: int
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    cells: tuple[str, ...]  # image and label file; or image, reason and detail
-    good: bool = False
-    classes: tuple[int, ...] = ()  # that occur
+    """What became of one image.
+
+    Attributes:
+        cells: Image and label file; of an image that cannot be used, image file, reason and detail.
+        usable: Whether the image is part of the benchmark.
+        classes: Classes that occur in it.
+        pixels: Number of its pixels.
+        ignored: Number of its pixels that are not scored.
+        reused: Whether its labels are from an earlier run.
+    """
+
+    cells: tuple[str, ...]
+    usable: bool = False
+    classes: tuple[int, ...] = ()
     pixels: int = 0
     ignored: int = 0
     reused: bool = False
@@ -78,130 +102,143 @@ def convert(
 ) -> dict[str, int]:
     """Convert an official release. Its images stay where they are, except those of ade847.
 
-    Images that cannot be used, or have no scored pixel (`unscored`, no fault), are left out and listed in dropped.tsv.
-    A killed conversion continues: finished labels are kept while they are newer than what they were made of. counts.json
-    holds what is returned but for `reused`, and what was published.
+    Images that cannot be used, or have no scored pixel (`unscored`), are left out and listed in dropped.tsv. A killed
+    conversion continues: finished labels are kept if they are newer than the files they were made from. counts.json holds the
+    returned counts without `reused`, and the published ones.
 
     Args:
-        name: of BENCHMARKS.
-        root: folder that the release was unpacked in, or the release's own.
-        out: folder of the benchmark.
-        workers: processes.
-        allow_missing: make do with what is there.
-        replace: start over where `out` holds another benchmark, or this one by other classes.
+        name: Name of the benchmark, a key of BENCHMARKS.
+        root: Folder that the release was unpacked in, or the release's own folder.
+        out: Folder of the benchmark.
+        workers: Number of processes.
+        allow_missing: Whether an incomplete release is converted as far as possible.
+        replace: Whether to start over if `out` holds another benchmark, or this one with other classes.
 
     Returns:
-        how many `images`, `classes` that occur, `pixels`, `ignored_pixels`, `reused` from before, `dropped.<reason>`.
+        The number of `images`, of `classes` that occur, of `pixels` and `ignored_pixels`, of images `reused` from an earlier
+        run, and of those `dropped.<reason>`.
 
     Raises:
-        OvsegError: an unknown name, not this release, `out` holds another benchmark, no usable image; and, unless
-            `allow_missing`, other than the published number of images or of classes, or some that cannot be used.
+        OvsegError: If the name is unknown, `root` is not this release, `out` holds another benchmark, or no image is usable.
+            Unless `allow_missing`, also if the number of images or of classes is not the published one, or an image cannot
+            be used.
     """
     if name not in BENCHMARKS:
         raise OvsegError(f"{name!r} is none of the benchmarks: {', '.join(BENCHMARKS)}")
-    official, classes = BENCHMARKS[name], read_classes(HERE / f"{name}.json")
-    found = official.locate(root)
-    items = list(official.items(found, classes, official.ignore))
-    if not items or (len(items) != official.images and not allow_missing):
-        said = f"{found['images']} has {len(items):,} images of {name}, {official.images:,} are published"
-        raise OvsegError(f"{said} ({official.where}). Unpack it again, or use what there is: --allow-missing")
-    since = max((path.stat().st_mtime_ns for path in found.values() if path.is_file()), default=0)
-    job = _Job(found["images"], found["labels"], out, official.ignore, official.short_side, since)
+    spec, classes = BENCHMARKS[name], read_classes(CLASS_TABLES / f"{name}.json")
+    paths = spec.locate(root)
+    items = list(spec.items(paths, classes, spec.ignore))
+    if not items or (len(items) != spec.images and not allow_missing):
+        raise OvsegError(
+            f"{paths['images']} has {len(items):,} images of {name}, but {spec.images:,} are published ({spec.where}). "
+            f"{ALLOW_MISSING_REMEDY}"
+        )
+    lists_mtime_ns = max((path.stat().st_mtime_ns for path in paths.values() if path.is_file()), default=0)
+    job = _Job(paths["images"], paths["labels"], out, spec.ignore, spec.short_side, lists_mtime_ns)
     outcomes: list[_Outcome] = []
     with explain_full_disk(out), Progress("convert", len(items), "images") as progress:
-        made_of = (sorted(found), Path(items[0].label).suffix, [(one.id, one.names) for one in classes])
+        made_of = (sorted(paths), Path(items[0].label).suffix, [(entry.id, entry.names) for entry in classes])
         _begin(out, hashing.fingerprint(name=name, made_of=made_of), replace)
-        with closing(_outcomes(job, items, workers)) as done:
-            for one in done:
-                progress.add({"images" if one.good else f"dropped.{one.cells[1]}": 1}, one.reused)
-                outcomes.append(one)
-        _check(name, outcomes, out / DROPPED, allow_missing)
-        write_table(out / ITEMS, ("image", "label"), [one.cells for one in outcomes if one.good])
-        counts = _counts(outcomes)
-        if official.counted and counts["classes"] != published(name)["classes"] and not allow_missing:
-            said = f"{counts['classes']} classes occur in {found['labels']}, {published(name)['classes']} are published"
+        with closing(_convert_all(job, items, workers)) as results:
+            for outcome in results:
+                count = "images" if outcome.usable else f"dropped.{outcome.cells[1]}"
+                progress.add({count: 1}, outcome.reused)
+                outcomes.append(outcome)
+        _check_outcomes(name, outcomes, out / DROPPED, allow_missing)
+        write_table(out / ITEMS, ("image", "label"), [outcome.cells for outcome in outcomes if outcome.usable])
+        counts = _count(outcomes)
+        if spec.counted and counts["classes"] != published(name)["classes"] and not allow_missing:
             raise OvsegError(
-                f"{name}: {said} ({official.where}). Unpack it again, or use what there is: --allow-missing"
+                f"{name}: {counts['classes']} classes occur in {paths['labels']}, but {published(name)['classes']} are "
+                f"published ({spec.where}). {ALLOW_MISSING_REMEDY}"
             )
-        lasting = {what: number for what, number in counts.items() if what != "reused"}  # the same however often it ran
+        # `reused` is left out, so that counts.json is the same however often the conversion was interrupted
+        lasting = {key: number for key, number in counts.items() if key != "reused"}
         write_json(out / COUNTS, {**lasting, "published": published(name)})
-        _finish(official, classes, out / IMAGES if official.short_side else found["images"], out)
+        _finish(spec, classes, out / IMAGES if spec.short_side else paths["images"], out)
     progress.finish(out)
     return counts
 
 
 def published(name: str) -> dict[str, int]:
-    """How many `images` and, among them, `classes` that occur a benchmark has, as its makers or its users published it."""
-    official = BENCHMARKS[name]
-    return {"images": official.images, "classes": official.occurring or len(read_classes(HERE / f"{name}.json"))}
+    """The published number of `images` of a benchmark, and of `classes` that occur in them."""
+    spec = BENCHMARKS[name]
+    return {"images": spec.images, "classes": spec.occurring or len(read_classes(CLASS_TABLES / f"{name}.json"))}
 
 
-def beside_published(name: str, counts: Mapping[str, int]) -> str:
-    """What `convert` returned as a table for people, with the published numbers beside it."""
-    known = {what: f"{number:,}" for what, number in published(name).items()}
+def format_counts(name: str, counts: Mapping[str, int]) -> str:
+    """The counts that `convert` returned as a table for people, with the published numbers beside them."""
+    known = {key: f"{number:,}" for key, number in published(name).items()}
     rows = [("", "here", "published")]
-    rows += [(what.replace("_", " ").replace(".", " "), f"{n:,}", known.get(what, "")) for what, n in counts.items()]
+    rows += [(key.replace("_", " ").replace(".", " "), f"{n:,}", known.get(key, "")) for key, n in counts.items()]
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(f"{a:<{first}}  {b:>{second}}  {c:>{third}}".rstrip() for a, b, c in rows)
 
 
 def _begin(out: Path, key: str, replace: bool) -> None:
-    """From here to the end `out` is no benchmark; labels that it has already must be of this one."""
-    begun = (out / BEGUN).read_text(encoding="utf-8") if (out / BEGUN).is_file() else None
-    if begun != key and (begun or (out / LABELS).exists()):
+    """Mark `out` as a conversion in progress; labels that it holds already must be of the same benchmark and classes."""
+    path = out / IN_PROGRESS
+    earlier_key = path.read_text(encoding="utf-8") if path.is_file() else None
+    if earlier_key != key and (earlier_key or (out / LABELS).exists()):
         if not replace:
-            raise OvsegError(f"{out} holds another benchmark, or this one by other classes; take another folder")
+            raise OvsegError(f"{out} holds another benchmark, or this one with other classes; give another folder")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, BEGUN, lambda path: path.write_text(key, encoding="utf-8"))
-    (out / ABOUT).unlink(missing_ok=True)
+    write_atomically(out, IN_PROGRESS, lambda tmp_path: tmp_path.write_text(key, encoding="utf-8"))
+    (out / METADATA).unlink(missing_ok=True)
 
 
-def _outcomes(job: _Job, items: Sequence[Item], workers: int) -> Generator[_Outcome]:
+def _convert_all(job: _Job, items: Sequence[Item], workers: int) -> Generator[_Outcome]:
     if workers == 1:
         yield from (_convert_one(job, item) for item in items)
         return
-    context = multiprocessing.get_context("spawn")  # and Ctrl-C is for this process, not for its workers
+    context = multiprocessing.get_context("spawn")  # and Ctrl-C is handled by this process, not by its workers
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from pool.map(partial(_convert_one, job), items, chunksize=8)
         except BrokenProcessPool:
-            raise OvsegError(f"a worker died; run it again, what is finished is kept in {job.out}") from None
+            raise OvsegError(
+                f"a worker process died. Finished labels are kept in {job.out}: run the same command again"
+            ) from None
 
 
 def _convert_one(job: _Job, item: Item) -> _Outcome:
     name = PurePosixPath(item.image).with_suffix(".png").as_posix()
     try:
-        image, source = safe_path(job.images, item.image), safe_path(job.labels, item.label)
-        labels = before = _finished(job, item, name, image, source)
+        image, label = safe_path(job.images, item.image), safe_path(job.labels, item.label)
+        labels = earlier_labels = _read_finished(job, item, name, image, label)
         if labels is None:
-            labels = _make(job, item, name, image, source)
+            labels = _make_labels(job, item, name, image, label)
     except BadItem as bad:
         return _Outcome((item.image, bad.reason, " ".join(bad.detail.split())))
     scored = labels[labels != job.ignore]
     classes = tuple(np.unique(scored).tolist())
-    return _Outcome((item.image, name), True, classes, labels.size, labels.size - scored.size, before is not None)
+    ignored = labels.size - scored.size
+    return _Outcome((item.image, name), True, classes, labels.size, ignored, earlier_labels is not None)
 
 
-def _finished(job: _Job, item: Item, name: str, image: Path, source: Path) -> Labels | None:
-    """Labels of an earlier run, if they are whole and newer than what they were made of."""
-    done = job.out / LABELS / name
+def _read_finished(job: _Job, item: Item, name: str, image: Path, label: Path) -> Labels | None:
+    """The labels of an earlier run, if they are whole and newer than the files they were made from."""
+    path = job.out / LABELS / name
     try:
-        stale = done.stat().st_mtime_ns < max(job.since, image.stat().st_mtime_ns, source.stat().st_mtime_ns)
-        lacks = job.short_side is not None and not (job.out / IMAGES / item.image).is_file()
-        return None if stale or lacks else decode_labels(done.read_bytes()).astype(np.uint16)
+        sources_mtime_ns = max(job.lists_mtime_ns, image.stat().st_mtime_ns, label.stat().st_mtime_ns)
+        if path.stat().st_mtime_ns < sources_mtime_ns:
+            return None
+        if job.short_side is not None and not (job.out / IMAGES / item.image).is_file():
+            return None
+        return decode_labels(path.read_bytes()).astype(np.uint16)
     except (OSError, BadItem):
         return None
 
 
-def _make(job: _Job, item: Item, name: str, image: Path, source: Path) -> Labels:
-    pixels, labels = decode_image(read_file(image)), item.read(read_file(source))
+def _make_labels(job: _Job, item: Item, name: str, image: Path, label: Path) -> Labels:
+    pixels, labels = decode_image(read_file(image)), item.read(read_file(label))
     if labels.shape != pixels.shape[:2]:
-        raise BadItem("label_size", f"{source} is {labels.shape}, {image} is {pixels.shape[:2]} (rows, columns)")
+        raise BadItem("label_size", f"{label} is {labels.shape}, {image} is {pixels.shape[:2]} (rows, columns)")
     small = ade20k.shrink(pixels, labels, job.short_side) if job.short_side else None
     labels = small[1] if small else labels
     if (labels == job.ignore).all():
-        raise BadItem(UNSCORED, f"{source} has no pixel of any class")
+        raise BadItem(UNSCORED, f"{label} has no pixel of any class")
     if small:
         resized = Image.fromarray(small[0])
         write_atomically(job.out, f"{IMAGES}/{item.image}", lambda path: resized.save(path, format="JPEG", quality=95))
@@ -211,35 +248,33 @@ def _make(job: _Job, item: Item, name: str, image: Path, source: Path) -> Labels
     return labels
 
 
-def _check(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: bool) -> None:
-    bad = [one.cells for one in outcomes if not one.good]
-    write_table(path, ("image", "reason", "detail"), bad)
-    faults = [cells for cells in bad if cells[1] != UNSCORED]
-    if len(bad) == len(outcomes) or (faults and not allow_missing):
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(cells[1] for cells in bad).items())
+def _check_outcomes(name: str, outcomes: Sequence[_Outcome], path: Path, allow_missing: bool) -> None:
+    """List the images that cannot be used, and raise an error if there are any that `allow_missing` does not excuse."""
+    dropped = [outcome.cells for outcome in outcomes if not outcome.usable]
+    write_table(path, ("image", "reason", "detail"), dropped)
+    faults = [cells for cells in dropped if cells[1] != UNSCORED]
+    if len(dropped) == len(outcomes) or (faults and not allow_missing):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in Counter(cells[1] for cells in dropped).items())
         raise OvsegError(
-            f"{name}: {len(bad):,} of {len(outcomes):,} images cannot be used ({reasons}), see {path}; the first: "
-            f"{': '.join((faults or bad)[0])}. Mend them and run it again (finished ones are kept), or use the others: "
-            "--allow-missing"
+            f"{name}: {len(dropped):,} of {len(outcomes):,} images cannot be used ({reasons}); {path} lists them, the first is "
+            f"{': '.join((faults or dropped)[0])}. Repair them and run the same command again (finished ones are kept), or use "
+            "the others with --allow-missing"
         )
 
 
-def _finish(official: ReleaseSpec, classes: Sequence[Class], images: Path, out: Path) -> None:
+def _finish(spec: ReleaseSpec, classes: Sequence[Class], images: Path, out: Path) -> None:
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    seen = [one.seen for one in classes]
-    write_about(
-        out,
-        images,
-        [one.names for one in classes],
-        official.ignore,
-        seen=None if all(seen) else seen,
-        source=official.source,
-    )
+    names, seen = [entry.names for entry in classes], [entry.seen for entry in classes]
+    write_metadata(out, images, names, spec.ignore, seen=None if all(seen) else seen, source=spec.source)
 
 
-def _counts(outcomes: Sequence[_Outcome]) -> dict[str, int]:
-    good = [one for one in outcomes if one.good]
-    counts = {"images": len(good), "classes": len({number for one in good for number in one.classes})}
-    counts |= {"pixels": sum(one.pixels for one in good), "ignored_pixels": sum(one.ignored for one in good)}
-    counts["reused"] = sum(one.reused for one in good)
-    return counts | Counter(f"dropped.{one.cells[1]}" for one in outcomes if not one.good)
+def _count(outcomes: Sequence[_Outcome]) -> dict[str, int]:
+    usable = [outcome for outcome in outcomes if outcome.usable]
+    return {
+        "images": len(usable),
+        "classes": len({number for outcome in usable for number in outcome.classes}),
+        "pixels": sum(outcome.pixels for outcome in usable),
+        "ignored_pixels": sum(outcome.ignored for outcome in usable),
+        "reused": sum(outcome.reused for outcome in usable),
+        **Counter(f"dropped.{outcome.cells[1]}" for outcome in outcomes if not outcome.usable),
+    }

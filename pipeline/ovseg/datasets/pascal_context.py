@@ -1,9 +1,9 @@
-"""Pascal Context (Mottaghi et al., CVPR 2014): every pixel of VOC 2010, with 59 classes or with all 459.
+"""Pascal Context (Mottaghi et al., CVPR 2014): every pixel of VOC 2010, with the 59 frequent classes or with all 459.
 
-The release has one .mat for each image, whose `LabelMap` counts 1 to 459, 0 for none, in the order of its labels.txt.
-For the 59, PNGs of 0 to 59 are in use as well: grey, with a palette, or in the colours of VOC's palette. They count in one of
-two ways: as 59_labels.txt of the release does, VOC's 20 classes first, or by alphabet, as mmsegmentation's
-SegmentationClassContext does. Nothing in a map tells which.
+The release has a .mat file for each image, whose `LabelMap` holds 1 to 459, and 0 for none, in the order of its labels.txt.
+For the 59 classes, PNGs of 0 to 59 are in use as well: gray, with a palette, or in the colors of VOC's palette. There are two
+numberings of them: that of the release's 59_labels.txt, VOC's 20 classes first, and the alphabetical one of mmsegmentation's
+SegmentationClassContext. Nothing in a label map tells which one it has.
 """
 
 from __future__ import annotations
@@ -21,56 +21,62 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import decode_image, decode_labels
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
-from ovseg.datasets.pascal_voc import listed
-from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, lookup_of, remap_labels
+from ovseg.datasets.pascal_voc import read_split
+from ovseg.datasets.release import (
+    Item,
+    ReleasePaths,
+    ReleaseSpec,
+    index_by_id,
+    iter_items,
+    label_lookup,
+    remap_labels,
+)
 
 ALPHABETICAL = "SegmentationClassContext"
-RELEASE_NAMES = {"diningtable": "table"}  # what labels.txt calls a class that the usual lists of 59 take from VOC
+RELEASE_NAMES = {"diningtable": "table"}  # names in labels.txt of classes that the usual lists of 59 call as VOC does
 
 
-def context459(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 5,104 images of pascalcontext_val.txt with all classes: LabelMap less 1, and 0 is ignored."""
-    read = partial(read_mat, lookup=lookup_of(by_id(classes), ignore))
-    return iter_items(listed(found["list"]), read, ".mat")
+def context459(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the 5,104 images of pascalcontext_val.txt with all classes: LabelMap less 1, and 0 is ignored."""
+    read = partial(read_mat, lookup=label_lookup(index_by_id(classes), ignore))
+    return iter_items(read_split(paths["list"]), read, ".mat")
 
 
-def context59(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The same images with the 59 frequent classes; everything else is ignored.
+def context59(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the same images with the 59 frequent classes; everything else is ignored.
 
-    From .mat files by the names of labels.txt, where the folder of labels has any; else from PNGs, by the names of
-    59_labels.txt or, without it and for SegmentationClassContext alone, by the class table.
+    The labels are .mat files, with the names of labels.txt, if their folder holds any. Otherwise they are PNGs, with the names
+    of 59_labels.txt or, only for SegmentationClassContext without that file, of the class table.
 
     Raises:
-        OvsegError: the list of names is missing, or lacks some of the 59.
+        OvsegError: If the list of names is missing, or lacks some of the 59.
     """
-    mats = next(found["labels"].glob("*.mat"), None) is not None
-    part = "names" if mats else "names59"
-    if part in found:
-        numbers = read_names(found[part])
-    elif not mats and found["labels"].name == ALPHABETICAL:
-        numbers = {one.names[0]: one.id for one in classes}
+    is_mat = next(paths["labels"].glob("*.mat"), None) is not None
+    part = "names" if is_mat else "names59"
+    if part in paths:
+        numbers = read_names(paths[part])
+    elif not is_mat and paths["labels"].name == ALPHABETICAL:
+        numbers = {entry.names[0]: entry.id for entry in classes}
     else:
-        wanted = (
-            "labels.txt of the release" if mats else '59_labels.txt, whose lines "number: name" say how the PNGs count,'
+        file = (
+            "labels.txt of the release" if is_mat else '59_labels.txt, whose lines "number: name" number the classes,'
         )
-        raise OvsegError(f"{wanted} is needed beside {found['labels']} for the 59 classes")
-    names = [
-        RELEASE_NAMES.get(name, name) if name not in numbers else name for name in (one.names[0] for one in classes)
-    ]
-    if absent := [name for name in names if name not in numbers]:
-        raise OvsegError(f"{found[part]} lacks {', '.join(absent)}; is it of Pascal Context?")
-    places = {numbers[name]: place for place, name in enumerate(names)}
-    lookup = lookup_of(places, ignore, max(numbers.values()) + 1)
-    return iter_items(
-        listed(found["list"]), partial(read_mat if mats else read_png, lookup=lookup), ".mat" if mats else ".png"
-    )
+        raise OvsegError(f"{file} is needed beside {paths['labels']} for the 59 classes")
+    usual_names = [entry.names[0] for entry in classes]
+    names = [name if name in numbers else RELEASE_NAMES.get(name, name) for name in usual_names]
+    if missing := [name for name in names if name not in numbers]:
+        raise OvsegError(f"{paths[part]} lacks {', '.join(missing)}; is it the list of Pascal Context?")
+    index_of = {numbers[name]: index for index, name in enumerate(names)}
+    lookup = label_lookup(index_of, ignore, max(numbers.values()) + 1)
+    read = partial(read_mat if is_mat else read_png, lookup=lookup)
+    return iter_items(read_split(paths["list"]), read, ".mat" if is_mat else ".png")
 
 
 def read_names(path: Path) -> dict[str, int]:
-    """The number of each name in labels.txt or 59_labels.txt, whose lines are "number: name".
+    """Read the number of each name in labels.txt or 59_labels.txt, whose lines are "number: name".
 
     Raises:
-        OvsegError: a line of another kind.
+        OvsegError: If a line has another form.
     """
     numbers: dict[str, int] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -83,7 +89,7 @@ def read_names(path: Path) -> dict[str, int]:
 
 
 def read_mat(data: bytes, lookup: Labels) -> Labels:
-    """The `LabelMap` of a .mat file -> classes uint16 `[H, W]`.
+    """Read the `LabelMap` of a .mat file as classes uint16 `[H, W]`.
 
     Raises:
         BadItem: `truncated`, `not_labels`, or `label_outside`.
@@ -92,7 +98,7 @@ def read_mat(data: bytes, lookup: Labels) -> Labels:
 
     try:
         numbers = loadmat(io.BytesIO(data), variable_names=["LabelMap"]).get("LabelMap")
-    except Exception as error:  # whatever the reader makes of damaged bytes
+    except Exception as error:  # damaged bytes can raise nearly any exception
         raise BadItem("truncated", f"{type(error).__name__}: {error}") from None
     if numbers is None or numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.number):
         raise BadItem("not_labels", "the .mat file has no LabelMap of rows and columns")
@@ -100,44 +106,44 @@ def read_mat(data: bytes, lookup: Labels) -> Labels:
 
 
 def read_png(data: bytes, lookup: Labels) -> Labels:
-    """A PNG of 0 to 59, as numbers or as colours of VOC's palette -> classes uint16 `[H, W]`.
+    """Read a PNG of 0 to 59, as numbers or as colors of VOC's palette, as classes uint16 `[H, W]`.
 
     Raises:
-        BadItem: a broken file, `not_labels` for a colour that is not of the palette, or `label_outside`.
+        BadItem: The reason of a broken file, `not_labels` for a color that is not in the palette, or `label_outside`.
     """
     try:
         numbers: NDArray[np.integer] = decode_labels(data)
     except BadItem as bad:
         if bad.reason != "not_labels":
             raise
-        numbers = numbers_of(decode_image(data))
+        numbers = palette_indices(decode_image(data))
     return remap_labels(numbers, lookup)
 
 
-def numbers_of(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Numbers `[H, W]` of colours `[H, W, 3]` of VOC's palette.
+def palette_indices(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The indices `[H, W]` of colors `[H, W, 3]` in VOC's palette.
 
     Raises:
-        BadItem: `not_labels` for another colour.
+        BadItem: `not_labels` for a color that is not in the palette.
     """
-    keys, wanted = _keys(palette()), _keys(colours)
-    order = np.argsort(keys)
-    found: NDArray[np.int64] = order[np.searchsorted(keys, wanted, sorter=order).clip(max=255)]
-    if (strange := keys[found] != wanted).any():
-        raise BadItem("not_labels", f"colour {colours[strange][0].tolist()} is not of VOC's palette")
-    return found
+    known, given = _color_codes(palette()), _color_codes(colors)
+    order = np.argsort(known)
+    indices: NDArray[np.int64] = order[np.searchsorted(known, given, sorter=order).clip(max=255)]
+    if (unknown := known[indices] != given).any():
+        raise BadItem("not_labels", f"color {colors[unknown][0].tolist()} is not in VOC's palette")
+    return indices
 
 
 def palette() -> NDArray[np.uint8]:
-    """VOC's 256 colours, uint8 `[256, 3]`: bits 0, 3, 6 of a number are red's highest, 1, 4, 7 green's, 2, 5 blue's."""
+    """VOC's 256 colors, uint8 `[256, 3]`: bits 0, 3, 6 of a number are red's highest, 1, 4, 7 green's, 2, 5 blue's."""
     numbers = np.arange(256)
     channels = [sum((numbers >> (3 * i + c) & 1) << (7 - i) for i in range(3)) for c in range(3)]
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def _keys(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
-    keys: NDArray[np.int64] = colours.astype(np.int64) @ np.array([2**16, 2**8, 1])
-    return keys
+def _color_codes(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
+    codes: NDArray[np.int64] = colors.astype(np.int64) @ np.array([2**16, 2**8, 1])
+    return codes
 
 
 CONTEXT459 = ReleaseSpec(

@@ -1,4 +1,4 @@
-"""Pascal VOC 2012: the 20 classes without background, all alike (pas20) or 15 seen and 5 unseen (voc)."""
+"""Pascal VOC 2012: the 20 classes without background, all of them scored alike (pas20) or as 15 seen and 5 unseen (voc)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import Class
-from ovseg.datasets.release import Found, Item, ReleaseSpec, by_id, iter_items, lookup_of, read_map
+from ovseg.datasets.release import (
+    Item,
+    ReleasePaths,
+    ReleaseSpec,
+    index_by_id,
+    iter_items,
+    label_lookup,
+    read_label_map,
+)
 
 
-def voc(found: Found, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
-    """The 1,449 images of ImageSets/Segmentation/val.txt (Everingham et al. 2010).
+def voc(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterator[Item]:
+    """List the 1,449 images of ImageSets/Segmentation/val.txt (Everingham et al. 2010).
 
-    Labels are grey or palette PNGs, of SegmentationClassAug (Hariharan et al. 2011) or SegmentationClass: 1 to 20 become 0 to
-    19. Background, 0, is not a class and is ignored, as are the borders of objects, 255.
+    The labels are gray or palette PNGs of SegmentationClassAug (Hariharan et al. 2011) or SegmentationClass: 1 to 20 become
+    0 to 19. The background, 0, is not a class and is ignored, as are the borders of objects, 255.
     """
-    read = partial(read_map, lookup=lookup_of(by_id(classes), ignore))
-    return iter_items(listed(found["list"]), read)
+    read = partial(read_label_map, lookup=label_lookup(index_by_id(classes), ignore))
+    return iter_items(read_split(paths["list"]), read)
 
 
-def listed(path: Path) -> list[str]:
-    """Names in a list of a split, one on each line.
+def read_split(path: Path) -> list[str]:
+    """Read the names of a split, one on each line.
 
     Raises:
-        OvsegError: no list of names, or a name twice.
+        OvsegError: If the file is not a list of names, or a name occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -33,7 +41,7 @@ def listed(path: Path) -> list[str]:
         raise OvsegError(f"{path} is not a list of names ({error})") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names or len(set(names)) < len(names) or any(len(name.split()) > 1 for name in names):
-        raise OvsegError(f"{path} must have one name of an image on each line, and each once")
+        raise OvsegError(f"{path} must have one name of an image on each line, and each name once")
     return names
 
 

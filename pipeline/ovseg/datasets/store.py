@@ -1,4 +1,4 @@
-"""Annotations of any size, looked up by image: a JSON file is streamed once into SQLite, so memory stays flat."""
+"""Annotations of any size, looked up by image: a JSON file is streamed once into SQLite, so that memory use stays constant."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Record = dict[str, Any]
 
 
 class Store:
-    """Images, their annotations, and categories, as JSON records. Open for reading; see `build`."""
+    """Images, their annotations, and categories, as JSON records that are read from disk; see `open_store`."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
     def count(self) -> int:
-        """Number of images."""
+        """The number of images."""
         return int(self._db.execute("SELECT count(*) FROM images").fetchone()[0])
 
     def images(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        """Image records in the order of their ids, from the `start`-th to before the `stop`-th."""
-        number = -1 if stop is None else stop - start
+        """Image records sorted by id, from index `start` up to but not including index `stop`."""
+        limit = -1 if stop is None else stop - start
         query = "SELECT record FROM images ORDER BY id LIMIT ? OFFSET ?"
-        return (json.loads(row[0]) for row in self._db.execute(query, (number, start)))
+        return (json.loads(row[0]) for row in self._db.execute(query, (limit, start)))
 
     def annotations(self, image_id: int) -> list[Record]:
         """Annotation records of one image, in the order of the file."""
@@ -39,11 +39,6 @@ class Store:
     def categories(self) -> dict[int, Record]:
         """Category records by id."""
         return {row[0]: json.loads(row[1]) for row in self._db.execute("SELECT id, record FROM categories")}
-
-    def orphans(self) -> int:
-        """Number of annotations whose image is not listed."""
-        query = "SELECT count(*) FROM annotations WHERE image_id NOT IN (SELECT id FROM images)"
-        return int(self._db.execute(query).fetchone()[0])
 
 
 class Writer:
@@ -59,15 +54,15 @@ class Writer:
         )
 
     def add_images(self, records: Iterable[Record]) -> int:
-        """Add image records by their "id"; a repeated id keeps its first record. Returns how many there were."""
+        """Add image records by their "id" and return their number; of a repeated id the first record is kept."""
         return self._add("INSERT OR IGNORE INTO images VALUES (?, ?)", "id", records)
 
     def add_annotations(self, records: Iterable[Record]) -> int:
-        """Add annotation records by their "image_id". Returns how many there were."""
+        """Add annotation records by their "image_id" and return their number."""
         return self._add("INSERT INTO annotations VALUES (?, ?)", "image_id", records)
 
     def add_categories(self, records: Iterable[Record]) -> int:
-        """Add category records by their "id". Returns how many there were."""
+        """Add category records by their "id" and return their number; of a repeated id the first record is kept."""
         return self._add("INSERT OR IGNORE INTO categories VALUES (?, ?)", "id", records)
 
     def _add(self, statement: str, key: str, records: Iterable[Record]) -> int:
@@ -78,7 +73,7 @@ class Writer:
         return number
 
     def close(self) -> None:
-        """Index and finish."""
+        """Build the index of annotations and finish the file."""
         self._execute("CREATE INDEX by_image ON annotations (image_id)")
         self._execute("COMMIT")
         self._db.close()
@@ -92,19 +87,19 @@ class Writer:
             raise
 
 
-def build(path: Path, fill: Callable[[Writer], None]) -> Store:
-    """The store at `path`, filled by `fill` if it is not there yet; a killed fill leaves nothing behind."""
+def open_store(path: Path, fill: Callable[[Writer], None]) -> Store:
+    """Open the store at `path`. If it does not exist, `fill` fills it first; a fill that is killed leaves nothing behind."""
     if not path.exists():
-        begun = path.with_name(path.name + f".{os.getpid()}.tmp")
-        begun.unlink(missing_ok=True)
+        tmp_path = path.with_name(path.name + f".{os.getpid()}.tmp")
+        tmp_path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = Writer(begun)
+        writer = Writer(tmp_path)
         try:
             with explain_full_disk(path):
                 fill(writer)
                 writer.close()
         except BaseException:
-            begun.unlink(missing_ok=True)
+            tmp_path.unlink(missing_ok=True)
             raise
-        begun.replace(path)
+        tmp_path.replace(path)
     return Store(path)

@@ -1,7 +1,6 @@
-"""Shards of image + caption (img2dataset's layout: `key.jpg`, `key.txt`, `key.json`), read in place.
+"""WebDataset shards of images and captions (the layout of img2dataset: `key.jpg`, `key.txt`, `key.json`), read in place.
 
-Only headers and captions are read here. The index then holds where each image lies in its tar, so that later steps
-read it by offset.
+Only tar headers and captions are read here. The index records where each image is in its tar, for the steps that read it.
 """
 
 from __future__ import annotations
@@ -12,68 +11,74 @@ import tarfile
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
-from ovseg.datasets.store import Record, Store, Writer, build
+from ovseg.datasets.store import Record, Store, Writer, open_store
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 MAX_ID = 2**63 - 1
 
 
-def shards(folder: Path) -> list[Path]:
-    """The tars of a folder in order.
+def list_shards(folder: Path) -> list[Path]:
+    """The tars of a folder, sorted by name.
 
     Raises:
-        OvsegError: if there is none.
+        OvsegError: If there are none.
     """
-    found = sorted(folder.glob("*.tar"))
-    if not found:
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
         raise OvsegError(f"{folder} holds no shard (*.tar)")
-    return found
+    return paths
 
 
 def open_shards(folder: Path, database: Path) -> Store:
-    """The images of all shards with their captions, as the store that COCO files give.
+    """Open the images of all shards with their captions, as the same store that COCO files give.
 
-    A tar that ends early gives what it holds; the rest is listed as one record whose "problem" says so. So is an image
-    whose key, and with it its number, stood before: the first one keeps it, with its own caption.
+    A tar that ends early gives the samples it holds, and one more record whose "problem" says so. An image whose key has
+    occurred before gets such a record, too: the first image keeps the key and its caption.
+
+    Args:
+        folder: Folder of the shards.
+        database: File that the records are written to; it is made if it does not exist.
 
     Raises:
-        OvsegError: if the folder holds no shard, or no shard an image with a caption.
+        OvsegError: If the folder holds no shard, or the shards hold no image.
     """
-    paths = shards(folder)
+    paths = list_shards(folder)
 
     def fill(writer: Writer) -> None:
-        found = 0
-        seen: set[int] = set()
+        num_images = 0
+        known_ids: set[int] = set()
         for path in paths:
             images, captions = _scan(path)
-            again = {record["id"] for record in images if record["id"] in seen}
-            seen.update(record["id"] for record in images)
-            found += writer.add_images(_renamed(record) if record["id"] in again else record for record in images)
-            writer.add_annotations(caption for caption in captions if caption["image_id"] not in again)
-        if not found:
+            repeated = {record["id"] for record in images if record["id"] in known_ids}
+            known_ids.update(record["id"] for record in images)
+            records = (_duplicate(record) if record["id"] in repeated else record for record in images)
+            num_images += writer.add_images(records)
+            writer.add_annotations(caption for caption in captions if caption["image_id"] not in repeated)
+        if not num_images:
             raise OvsegError(f"{folder}: no shard holds an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
-    return build(database, fill)
+    return open_store(database, fill)
 
 
 def image_id(key: str) -> int:
-    """The number of a sample: its key if that is digits, else 60 bits of the key's hash."""
+    """The id of a sample: its key if that is a number, else 60 bits of the key's hash."""
     if key.isascii() and key.isdigit() and int(key) <= MAX_ID:
         return int(key)
     return int(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:15], 16)
 
 
-def _renamed(record: Record) -> Record:
+def _duplicate(record: Record) -> Record:
     place = f"{record['file_name']}#{record.get('offset')}"
-    detail = f"{place} repeats the number {record['id']} of an earlier image"
+    detail = f"{place} repeats the id {record['id']} of an earlier image"
     return {"id": image_id(place), "file_name": record["file_name"], "problem": "duplicate_key", "detail": detail}
 
 
 def _scan(path: Path) -> tuple[list[Record], list[Record]]:
+    """The image records and the caption records of a shard."""
     images: dict[str, Record] = {}
     captions: dict[str, str] = {}
     try:
-        with tarfile.open(path, "r:") as tar:  # a compressed one has no offsets to read at
+        with tarfile.open(path, "r:") as tar:  # uncompressed: members of a compressed tar have no offset to read from
             for member in tar:
                 if not member.isfile():
                     continue
@@ -86,15 +91,15 @@ def _scan(path: Path) -> tuple[list[Record], list[Record]]:
                 elif suffix == "txt":
                     captions[key] = _read(tar, member).decode("utf-8", "replace").strip()
                 elif suffix == "json" and key not in captions:
-                    said = str(_json(_read(tar, member)).get("caption") or "")
-                    captions[key] = said.encode("utf-8", "replace").decode().strip()  # JSON can hold half an emoji
+                    caption = str(_parse_json(_read(tar, member)).get("caption") or "")
+                    captions[key] = caption.encode("utf-8", "replace").decode().strip()  # JSON can hold half an emoji
     except (tarfile.TarError, OSError, EOFError) as error:
         images[f"{path.name}#rest"] = {"file_name": path.name, "problem": "truncated_tar", "detail": str(error)}
-    records = [{"id": image_id(key), **record} for key, record in images.items()]
-    texts = [
+    image_records = [{"id": image_id(key), **record} for key, record in images.items()]
+    caption_records = [
         {"image_id": image_id(key), "id": image_id(key), "caption": captions[key]} for key in images if key in captions
     ]
-    return records, texts
+    return image_records, caption_records
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -102,7 +107,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return stream.read() if stream else b""
 
 
-def _json(data: bytes) -> Record:
+def _parse_json(data: bytes) -> Record:
     try:
         value = json.loads(data)
     except ValueError:

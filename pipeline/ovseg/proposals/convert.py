@@ -21,7 +21,7 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.clip.convert import LICENCE, check_keys, read_state, write_clip
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
-from ovseg.datasets.classes import HERE, read_classes
+from ovseg.datasets.classes import CLASS_TABLES, read_classes
 from ovseg.proposals.backbone import dilate
 from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, build_network, import_transformers
 from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
@@ -220,7 +220,7 @@ def _write_swin(folder: Path, sizes: Mapping[str, Any]) -> str:
 
 def _training_vocabulary() -> list[str]:
     """The class names of COCO-Stuff, which the authors trained with."""
-    return [row.names[0] for row in read_classes(HERE / "cocostuff.json")]
+    return [row.names[0] for row in read_classes(CLASS_TABLES / "cocostuff.json")]
 
 
 def _concatenate(chunks: list[Tensor]) -> Tensor:

@@ -111,7 +111,7 @@ def _network_names(proposal_network: Path) -> list[str]:
 
 
 def _source(folder: Path) -> str:
-    return str(json.loads((folder / layout.ABOUT).read_text(encoding="utf-8")).get("source", ""))
+    return str(json.loads((folder / layout.METADATA).read_text(encoding="utf-8")).get("source", ""))
 
 
 def _rows(benchmark: str, overlaps: Sequence[ClassOverlap], iou: FloatArray) -> list[tuple[object, ...]]:

@@ -1,6 +1,6 @@
-"""Class tables: which number of a label map is which class. One JSON for each benchmark, beside this file.
+"""Class tables: the class that each number of an official label map stands for, in one JSON file for each benchmark.
 
-{"source": who says so, "ignore": number of pixels that count for nothing,
+{"source": where the table comes from, "ignore": number of pixels that are not scored,
  "classes": [{"id": number in the official label maps, "names": [name, synonyms ...], "seen": was it annotated in training}]}
 """
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 
-HERE = Path(__file__).parent
+CLASS_TABLES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Class:
-    """One class.
+    """One class of a benchmark.
 
     Attributes:
-        id: its number in the official label maps.
-        names: its name, then synonyms.
-        seen: whether its masks are annotated in training; True where there is no such split.
+        id: Number of the class in the official label maps.
+        names: Name of the class, then its synonyms.
+        seen: Whether masks of the class are annotated in training; True where there is no such split.
     """
 
     id: int
@@ -31,24 +31,27 @@ class Class:
 
 
 def find_table(name: str) -> Path:
-    """The class table of a benchmark by its name, or a file of one's own.
+    """Find a class table.
+
+    Args:
+        name: Name of a benchmark, or path of a file of the user's.
 
     Raises:
-        OvsegError: neither.
+        OvsegError: If it is neither.
     """
-    ours = {path.stem: path for path in sorted(HERE.glob("*.json"))}
-    if name in ours:
-        return ours[name]
+    tables = {path.stem: path for path in sorted(CLASS_TABLES.glob("*.json"))}
+    if name in tables:
+        return tables[name]
     if not Path(name).is_file():
-        raise OvsegError(f"{name!r} is neither a class table of ours ({', '.join(ours)}) nor a file")
+        raise OvsegError(f"{name!r} is neither a class table of ovseg ({', '.join(tables)}) nor a file")
     return Path(name)
 
 
 def names_of(value: object) -> tuple[str, ...]:
-    """A list of names.
+    """Check and return a list of names.
 
     Raises:
-        TypeError: it is none; a text is not taken for a list of letters.
+        TypeError: If it is not a list; a text is not taken for a list of letters.
     """
     if not isinstance(value, list):
         raise TypeError(f"names are {value!r}, not a list")
@@ -56,16 +59,16 @@ def names_of(value: object) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> list[Class]:
-    """The classes of a table, in its order.
+    """Read the classes of a table, in its order.
 
     Raises:
-        OvsegError: not a class table; a number that comes twice, or a class without a name.
+        OvsegError: If the file is not a class table, a number occurs twice, or a class has no name.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        found = [Class(int(row["id"]), names_of(row["names"]), bool(row.get("seen", True))) for row in rows]
+        classes = [Class(int(row["id"]), names_of(row["names"]), bool(row.get("seen", True))) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"{path} is not a class table ({error!r}); see pipeline/ovseg/datasets/classes") from None
-    if not found or len({one.id for one in found}) < len(found) or not all(one.names for one in found):
-        raise OvsegError(f"{path}: every class needs a number of its own and a name")
-    return found
+    if not classes or len({entry.id for entry in classes}) < len(classes) or not all(entry.names for entry in classes):
+        raise OvsegError(f"{path}: every class needs a name and a number that no other class has")
+    return classes
