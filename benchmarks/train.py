@@ -33,7 +33,8 @@ from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
-from ovseg.training.tower import Tower, autocast_context, contiguous_attention, parameter_groups
+from ovseg.training.precision import autocast_context
+from ovseg.training.tower import Tower, contiguous_attention, parameter_groups
 
 REPEATS, NOUNS = 5, 100
 Way = Callable[[int], float]

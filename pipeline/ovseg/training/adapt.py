@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import foreground_patches, new_prompts, vit_hook_points
+from ovseg.clip.prompts import foreground_patches, vit_hook_points
 from ovseg.clip.save import model_config
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
@@ -28,7 +28,7 @@ from ovseg.training.loader import Batch, endless_batches, list_shards, read_size
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import read_nouns, text_bank
-from ovseg.training.tower import ADAM_BETAS, ADAM_EPS, Tower, parameter_groups
+from ovseg.training.tower import Tower, build_optimizer, build_tower, learning_rates
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
 CHECKED_BATCHES = 4  # first batches that must have patches of background alone, before prompts are trained
@@ -107,44 +107,6 @@ def count_steps(shards: Path, epochs: int, max_steps: int | None, batch_size: in
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def learning_rates(options: FinetuneOptions | PromptOptions) -> tuple[float | None, float | None]:
-    """The peak learning rates of the image tower and of the mask prompts; None for what is not trained."""
-    if isinstance(options, FinetuneOptions):
-        return options.lr, None
-    return options.tower_lr, options.lr
-
-
-def build_tower(name: str, clip: Clip, options: FinetuneOptions | PromptOptions) -> Tower:
-    """Make the module that is trained, with new mask prompts where prompts are trained and the CLIP has none.
-
-    Args:
-        name: the name of the training, for messages.
-        clip: the CLIP to start from; its image tower is trained in place.
-        options: the parameters of the training.
-
-    Raises:
-        OvsegError: mask prompts are to be trained, and the image tower is not a plain ViT, has fewer blocks than
-            `options.depth`, or has mask prompts of another depth.
-    """
-    tower_lr, prompt_lr = learning_rates(options)
-    prompts = clip.prompts
-    if isinstance(options, PromptOptions):
-        try:
-            vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
-        except OvsegError as error:
-            raise OvsegError(
-                f"{name}: {error}. The stages base, score, finetune, calibrate and evaluate work with it"
-            ) from None
-        if prompts is None:
-            prompts = new_prompts(clip.model.visual, options.depth, options.seed).to(clip.mean.device)  # type: ignore[arg-type]
-        elif len(prompts) != options.depth:
-            raise OvsegError(
-                f"{name}.depth={options.depth}, but the CLIP to start from has mask prompts of depth {len(prompts)}; set it to "
-                f"{len(prompts)}, or start from a CLIP without prompts"
-            )
-    return Tower(clip, prompts, train_tower=tower_lr is not None, train_prompts=prompt_lr is not None)
-
-
 def build_loop(
     name: str,
     clip: Clip,
@@ -182,44 +144,9 @@ def build_loop(
     workers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
 
     def begin(done: int) -> Step:
-        """The samples of the steps that are done are read and skipped."""
-        batches = endless_batches(
-            shards,
-            clip.size,
-            local_size,
-            mean=cast("tuple[float, float, float]", tuple(clip.mean.tolist())),
-            fill=crop.fill,
-            antialias=crop.antialias,
-            workers=workers,
-            crop_scale=options.crop_scale,
-            seed=options.seed,
-        )
-        if isinstance(options, PromptOptions):
-            batches = with_background_patches(name, batches, clip, shards)
-        batches = islice(batches, done, None)
-        module = wrap_for_ranks(tower, world)
-
-        def step(number: int) -> StepResult:
-            batch = next(batches)
-            if int(batch["noun_id"].max()) >= bank.shape[1]:
-                raise OvsegError(
-                    f"{shards}: a sample has a noun_id that nouns.json does not list; run the stage `shards` again"
-                )
-            with explain_out_of_memory(name, micro_size):
-                loss = contrastive_step(
-                    module,
-                    log_scale,
-                    split(batch, micro_size),
-                    bank,
-                    world,
-                    loss=options.loss,
-                    precision=options.precision,
-                    seed=options.seed,
-                    step=number,
-                )
-            return StepResult(loss, options.batch_size, batch["key"], {"logit_scale": float(log_scale.detach().exp())})
-
-        return step
+        batches = _read_batches(name, clip, shards, local_size, workers, options, crop)
+        batches = islice(batches, done, None)  # the samples of the steps that are done are read and skipped
+        return _Step(name, wrap_for_ranks(tower, world), log_scale, bank, batches, micro_size, options, shards, world)
 
     def clamp() -> None:
         if options.logit_scale == "train":
@@ -239,22 +166,63 @@ def build_loop(
     )
 
 
-def build_optimizer(
-    tower: Tower, log_scale: nn.Parameter, tower_lr: float | None, prompt_lr: float | None, weight_decay: float
-) -> AdamW:
-    """Make AdamW for all that is trained.
+def _read_batches(
+    name: str,
+    clip: Clip,
+    shards: Path,
+    local_size: int,
+    workers: int,
+    options: FinetuneOptions | PromptOptions,
+    crop: CropOptions,
+) -> Iterator[Batch]:
+    batches = endless_batches(
+        shards,
+        clip.size,
+        local_size,
+        mean=cast("tuple[float, float, float]", tuple(clip.mean.tolist())),
+        fill=crop.fill,
+        antialias=crop.antialias,
+        workers=workers,
+        crop_scale=options.crop_scale,
+        seed=options.seed,
+    )
+    return with_background_patches(name, batches, clip, shards) if isinstance(options, PromptOptions) else batches
 
-    Args:
-        tower: the image tower with mask prompts.
-        log_scale: the logarithm of the logit scale, a scalar; trained without weight decay if it requires a gradient.
-        tower_lr: the peak learning rate of the image tower; None if it is frozen.
-        prompt_lr: the peak learning rate of the mask prompts; None if they are frozen.
-        weight_decay: the weight decay of the image tower's matrices.
-    """
-    groups = parameter_groups(tower, lr=tower_lr or 0.0, prompt_lr=prompt_lr or 0.0, weight_decay=weight_decay)
-    if log_scale.requires_grad:
-        groups.append({"params": [log_scale], "lr": tower_lr or prompt_lr, "weight_decay": 0.0})
-    return AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+
+@dataclass(frozen=True)
+class _Step:
+    """Computes the gradients of one training step; a `Step`."""
+
+    name: str
+    tower: nn.Module
+    log_scale: nn.Parameter
+    bank: Tensor
+    batches: Iterator[Batch]
+    micro_size: int
+    options: FinetuneOptions | PromptOptions
+    shards: Path
+    world: World
+
+    def __call__(self, number: int) -> StepResult:
+        batch, options = next(self.batches), self.options
+        if int(batch["noun_id"].max()) >= self.bank.shape[1]:
+            raise OvsegError(
+                f"{self.shards}: a sample has a noun_id that nouns.json does not list; run the stage `shards` again"
+            )
+        with explain_out_of_memory(self.name, self.micro_size):
+            loss = contrastive_step(
+                self.tower,
+                self.log_scale,
+                split(batch, self.micro_size),
+                self.bank,
+                self.world,
+                loss=options.loss,
+                precision=options.precision,
+                seed=options.seed,
+                step=number,
+            )
+        shown = {"logit_scale": float(self.log_scale.detach().exp())}
+        return StepResult(loss, options.batch_size, batch["key"], shown)
 
 
 def split_batch(name: str, batch_size: int, world: World, micro_batch: int | None) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from ovseg.core.options import Loss, Precision
 from ovseg.training.distributed import World, accumulate, gather
 from ovseg.training.loader import Batch
 from ovseg.training.losses import contrastive
+from ovseg.training.precision import autocast_context
 from ovseg.training.texts import pick_texts
-from ovseg.training.tower import autocast_context
 
 
 def contrastive_step(

@@ -95,6 +95,18 @@ def load_shards(
     Raises:
         OvsegError: there are no shards, a shard of sizes.json is missing, or there are fewer shards than readers.
     """
+    steps = _read_steps(folder, workers, resampled, shuffle, epoch, seed)
+    steps.append(_Decode(size, crops.fill_colour(fill, mean), antialias, crop_scale, seed, folder))
+    batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
+    source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
+    pipeline = wds.DataPipeline(*source, batched)
+    return wds.WebLoader(  # type: ignore[no-any-return]
+        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_ignore_interrupts
+    )
+
+
+def _read_steps(folder: Path, workers: int, resampled: bool, shuffle: bool, epoch: int, seed: int) -> list[Any]:
+    """The steps of webdataset that read this reader's samples in order; see `load_shards`."""
     paths = list_shards(folder)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     readers = ranks * max(1, workers)
@@ -103,30 +115,18 @@ def load_shards(
             f"{folder} has {len(paths)} shards for {ranks} ranks x {max(1, workers)} workers, and each needs one. Set "
             f"shards.min_shards to at least {readers}, use fewer workers, or resample"
         )
-    colour = crops.fill_colour(fill, mean)
-    first = seed * EPOCHS_PER_SEED
-    before = epoch - 1  # detshuffle counts an epoch up before it is used
-    names = [str(path) for path in paths]
-    steps: list[Any] = (
-        [wds.ResampledShards(names, seed=first + epoch, deterministic=True)]
-        if resampled
-        else [
-            wds.SimpleShardList(names),
-            *([wds.detshuffle(len(names), seed=first, epoch=before)] if shuffle else []),
-            wds.split_by_node,
-            wds.split_by_worker,
-        ]
-    )
+    names, first = [str(path) for path in paths], seed * EPOCHS_PER_SEED
+    before = epoch - 1  # detshuffle counts its epoch up before it is used
+    steps: list[Any]
+    if resampled:
+        steps = [wds.ResampledShards(names, seed=first + epoch, deterministic=True)]
+    else:
+        steps = [wds.SimpleShardList(names)]
+        steps += [wds.detshuffle(len(names), seed=first, epoch=before)] if shuffle else []
+        steps += [wds.split_by_node, wds.split_by_worker]
     steps += [wds.tarfile_to_samples(handler=_stop), partial(_check_complete, read_sizes(folder))]
-    if shuffle:
-        steps.append(wds.detshuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4, seed=first, epoch=before))
-    steps += [_Decode(size, colour, antialias, crop_scale, seed, folder)]
-    batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
-    source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
-    pipeline = wds.DataPipeline(*source, batched)
-    return wds.WebLoader(  # type: ignore[no-any-return]
-        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_ignore_interrupts
-    )
+    steps += [wds.detshuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4, seed=first, epoch=before)] if shuffle else []
+    return steps
 
 
 def endless_batches(

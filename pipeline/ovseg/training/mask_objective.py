@@ -20,7 +20,7 @@ from ovseg.core.options import Precision
 from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD
 from ovseg.training.annotated_dataset import Scene
 from ovseg.training.distributed import World, accumulate, all_reduce_sum
-from ovseg.training.tower import autocast_context
+from ovseg.training.precision import autocast_context
 
 
 class MaskObjective(nn.Module):

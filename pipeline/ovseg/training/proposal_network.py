@@ -5,6 +5,7 @@ Shapes: B images of a step on all ranks, K classes of the training vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.image_records import read_image_records
+from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.datasets.classes import find_table, read_classes
@@ -87,21 +88,10 @@ def train_proposal_network(
         }
         loop = None
         if options.steps:
-            data = AnnotatedSegmentationDataset(
-                [record for part in tables.parts(index) for record in read_image_records(part, images)],
-                options.annotations,
-                scratch,
-                {name: number for number, name in enumerate(names)},
-                crop_size=options.crop_size,
-                scales=(options.min_scale, options.max_scale),
-                color_jitter=options.color_jitter,
-                seed=options.seed,
-                table=table,
-            )
-            loop = build_loop(model, data, options, runtime, world)
-        return Training(
-            lambda folder: save_network(model, folder, metadata, options.short_side, options.long_side), loop
-        )
+            records = [record for part in tables.parts(index) for record in read_image_records(part, images)]
+            loop = build_loop(model, build_dataset(options, records, names, table, scratch), options, runtime, world)
+        sides = options.short_side, options.long_side
+        return Training(lambda folder: save_network(model, folder, metadata, *sides), loop)
 
     publish_training(key, build, out, runtime)
 
@@ -147,6 +137,35 @@ def vocabulary(annotations: Path, scratch: Path, table: Path | None) -> list[str
     if not names or len(set(names)) < len(names):
         raise OvsegError(f"{annotations} names no categories, or two by the same name: {len(names)} in all")
     return names
+
+
+def build_dataset(
+    options: ProposalNetworkOptions,
+    images: Sequence[ImageRecord],
+    names: Sequence[str],
+    table: Path | None,
+    scratch: Path,
+) -> AnnotatedSegmentationDataset:
+    """Make the annotated images to train on.
+
+    Args:
+        options: the parameters of crops and colors, and the annotations.
+        images: the images.
+        names: the classes of the training vocabulary.
+        table: the class table of label maps, see `find_class_table`.
+        scratch: the folder of the annotations' streamed copy.
+    """
+    return AnnotatedSegmentationDataset(
+        images,
+        options.annotations,
+        scratch,
+        {name: number for number, name in enumerate(names)},
+        crop_size=options.crop_size,
+        scales=(options.min_scale, options.max_scale),
+        color_jitter=options.color_jitter,
+        seed=options.seed,
+        table=table,
+    )
 
 
 def build_model(options: ProposalNetworkOptions, classes: int, width: int) -> Any:

@@ -1,22 +1,21 @@
-"""The module that is trained: CLIP's image tower with mask prompts, and the precision that it is trained in.
+"""The module that is trained, CLIP's image tower with mask prompts, and its optimizer.
 
 Shapes: n crops of a micro-batch, S input side, D joint width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import AdamW
 
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.clip.prompts import mask_prompts_applied, new_prompts, vit_hook_points
 from ovseg.core.crops import normalise
-from ovseg.core.options import Precision
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import FinetuneOptions, PromptOptions
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.98), 1e-6  # open_clip's for ViTs, as in the paper's scripts
 
@@ -103,18 +102,57 @@ def parameter_groups(tower: Tower, *, lr: float, prompt_lr: float, weight_decay:
     return [group for group in groups if group["params"]]
 
 
-@contextmanager
-def autocast_context(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Set the precision of forward and backward, and on CPUs the attention kernel whose backward is faster.
-
-    On CPUs the backward of the fused `scaled_dot_product_attention` is slow: a step of a small ViT (128 crops of 65 tokens)
-    takes 0.57 s with it and 0.40 s with plain matrix products; at ViT-B/16's shapes both are alike (benchmarks/train.py). On
-    GPUs the fused kernels are the fast ones.
+def build_optimizer(
+    tower: Tower, log_scale: nn.Parameter, tower_lr: float | None, prompt_lr: float | None, weight_decay: float
+) -> AdamW:
+    """Make AdamW for all that is trained.
 
     Args:
-        device: the torch device of the computation.
-        precision: "bf16" (autocast) or "fp32".
+        tower: the image tower with mask prompts.
+        log_scale: the logarithm of the logit scale, a scalar; trained without weight decay if it requires a gradient.
+        tower_lr: the peak learning rate of the image tower; None if it is frozen.
+        prompt_lr: the peak learning rate of the mask prompts; None if they are frozen.
+        weight_decay: the weight decay of the image tower's matrices.
     """
-    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        yield
+    groups = parameter_groups(tower, lr=tower_lr or 0.0, prompt_lr=prompt_lr or 0.0, weight_decay=weight_decay)
+    if log_scale.requires_grad:
+        groups.append({"params": [log_scale], "lr": tower_lr or prompt_lr, "weight_decay": 0.0})
+    return AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+
+
+def learning_rates(options: FinetuneOptions | PromptOptions) -> tuple[float | None, float | None]:
+    """The peak learning rates of the image tower and of the mask prompts; None for what is not trained."""
+    if isinstance(options, FinetuneOptions):
+        return options.lr, None
+    return options.tower_lr, options.lr
+
+
+def build_tower(name: str, clip: Clip, options: FinetuneOptions | PromptOptions) -> Tower:
+    """Make the module that is trained, with new mask prompts where prompts are trained and the CLIP has none.
+
+    Args:
+        name: the name of the training, for messages.
+        clip: the CLIP to start from; its image tower is trained in place.
+        options: the parameters of the training.
+
+    Raises:
+        OvsegError: mask prompts are to be trained, and the image tower is not a plain ViT, has fewer blocks than
+            `options.depth`, or has mask prompts of another depth.
+    """
+    tower_lr, prompt_lr = learning_rates(options)
+    prompts = clip.prompts
+    if isinstance(options, PromptOptions):
+        try:
+            vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
+        except OvsegError as error:
+            raise OvsegError(
+                f"{name}: {error}. The stages base, score, finetune, calibrate and evaluate work with it"
+            ) from None
+        if prompts is None:
+            prompts = new_prompts(clip.model.visual, options.depth, options.seed).to(clip.mean.device)  # type: ignore[arg-type]
+        elif len(prompts) != options.depth:
+            raise OvsegError(
+                f"{name}.depth={options.depth}, but the CLIP to start from has mask prompts of depth {len(prompts)}; set it to "
+                f"{len(prompts)}, or start from a CLIP without prompts"
+            )
+    return Tower(clip, prompts, train_tower=tower_lr is not None, train_prompts=prompt_lr is not None)
