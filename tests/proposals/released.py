@@ -17,14 +17,14 @@ State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 DEPTHS, HEADS, EMBED, WINDOW = (2, 1, 2, 1), (2, 2, 4, 8), 16, 4
-QUERIES, HIDDEN, LAYERS, MIDDLE, WIDTH, CLASSES = 5, 32, 2, 24, 16, 171
+QUERIES, HIDDEN, LAYERS, TEXT_PROJ, WIDTH, CLASSES = 5, 32, 2, 24, 16, 171
 DECODER_HEADS, GROUPS = 8, 32
 PREDICTOR = "sem_seg_head.predictor"
 BLOCKS, STEM = (3, 4, 6, 3), 64
 
 
-class Seen(NamedTuple):
-    """What a network gives: `[1, C, h, w]`, `[1, Q, hidden]`, `[1, Q, h, w]`, and logits of texts and no object."""
+class Outputs(NamedTuple):
+    """Outputs of a network: `[1, C, h, w]`, `[1, Q, hidden]`, `[1, Q, h, w]`, and the logits of texts and "no object"."""
 
     pixels: Tensor
     queries: Tensor
@@ -35,21 +35,21 @@ class Seen(NamedTuple):
 def draw(shapes: Shapes, seed: int = 0) -> State:
     """Random tensors that keep activations near 1."""
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    state = {}
     for name, shape in shapes.items():
         values = torch.randn(shape, generator=generator)
         if name.endswith("running_var"):
-            found[name] = 0.5 + values.abs()
+            state[name] = 0.5 + values.abs()
         elif len(shape) == 1:
-            found[name] = 0.1 * values + float("norm" in name and name.endswith("weight"))
+            state[name] = 0.1 * values + float("norm" in name and name.endswith("weight"))
         else:
             sharper = 3 if "in_proj" in name or "qkv" in name or "query_embed" in name else 1  # attention that differs
-            found[name] = sharper * values * math.prod(shape[1:]) ** -0.5
-    return found
+            state[name] = sharper * values * math.prod(shape[1:]) ** -0.5
+    return state
 
 
 def swin_checkpoint() -> State:
-    """As the Swin-B one, without its CLIP."""
+    """A checkpoint like the one with Swin-B, without its CLIP."""
     shapes: Shapes = {"backbone.patch_embed.proj.weight": (EMBED, 3, 4, 4), "backbone.patch_embed.proj.bias": (EMBED,)}
     shapes |= _norm("backbone.patch_embed.norm", EMBED)
     for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
@@ -68,12 +68,12 @@ def swin_checkpoint() -> State:
     index = _relative_positions()
     for name in [name for name in state if name.endswith("relative_position_bias_table")]:
         state[name.replace("bias_table", "index")] = index.clone()
-        state[name] = 10 * state[name]  # so that a wrong position would be seen
+        state[name] = 10 * state[name]  # so that a wrong position changes the result
     return state | _constants()
 
 
 def resnet_checkpoint() -> State:
-    """As the R101c one, with 50 layers and a narrower stem, without its CLIP."""
+    """A checkpoint like the one with R101c, but with 50 layers, without its CLIP."""
     half = STEM // 2
     shapes: Shapes = {}
     for name, before, after in (("conv1", 3, half), ("conv2", half, half), ("conv3", half, STEM)):
@@ -127,8 +127,8 @@ def _head(widths: list[int]) -> Shapes:
     shapes |= _norm(f"{PREDICTOR}.transformer.decoder.norm", HIDDEN)
     for i in range(3):
         shapes |= _linear(f"{PREDICTOR}.mask_embed.layers.{i}", HIDDEN, HIDDEN)
-    shapes |= _linear(f"{PREDICTOR}.class_embed.layers.0", HIDDEN, MIDDLE)
-    return shapes | _linear(f"{PREDICTOR}.class_embed.layers.1", MIDDLE, WIDTH)
+    shapes |= _linear(f"{PREDICTOR}.class_embed.layers.0", HIDDEN, TEXT_PROJ)
+    return shapes | _linear(f"{PREDICTOR}.class_embed.layers.1", TEXT_PROJ, WIDTH)
 
 
 def _norm(name: str, width: int) -> Shapes:
@@ -140,7 +140,7 @@ def _linear(name: str, before: int, after: int) -> Shapes:
 
 
 def _conv_norm(name: str, before: int, after: int, side: int) -> Shapes:
-    """A convolution with a frozen batch normalisation, as detectron2's."""
+    """A convolution with frozen batch normalization, as in detectron2."""
     running = {f"{name}.norm.running_mean": (after,), f"{name}.norm.running_var": (after,)}
     return {f"{name}.weight": (after, before, side, side), **_norm(f"{name}.norm", after), **running}
 
@@ -152,19 +152,19 @@ def _relative_positions() -> Tensor:
     return dy * (2 * WINDOW - 1) + dx
 
 
-def forward(state: State, images: Tensor, texts: Tensor, dilations: tuple[int, ...] = (1, 1, 1)) -> Seen:
-    """What the network of a checkpoint gives of normalised images `[1, 3, H, W]` and texts `[K, D]`."""
+def forward(state: State, images: Tensor, texts: Tensor, dilations: tuple[int, ...] = (1, 1, 1)) -> Outputs:
+    """Compute the network of a checkpoint for normalized images `[1, 3, H, W]` and texts `[K, D]`."""
     features = swin(state, images) if "backbone.patch_embed.proj.weight" in state else resnet(state, images, dilations)
     pixels = pixel_decoder(state, features)
     queries = transformer_decoder(state, features[-1])
     masks = torch.einsum("bqc,bchw->bqhw", _mlp(state, f"{PREDICTOR}.mask_embed", 3, queries), pixels)
-    seen = F.normalize(_mlp(state, f"{PREDICTOR}.class_embed", 2, queries), dim=-1)
-    every = F.normalize(torch.cat([texts, state["clip_adapter.non_object_embedding"]]), dim=-1)
-    return Seen(pixels, queries, masks, 100 * seen @ every.T)
+    embedded = F.normalize(_mlp(state, f"{PREDICTOR}.class_embed", 2, queries), dim=-1)
+    classes = F.normalize(torch.cat([texts, state["clip_adapter.non_object_embedding"]]), dim=-1)
+    return Outputs(pixels, queries, masks, 100 * embedded @ classes.T)
 
 
 def swin(state: State, images: Tensor) -> list[Tensor]:
-    """Features of four stages, each normalised before the next one's patches are merged."""
+    """Features of four stages, each normalized; the next stage merges the patches before normalization."""
     patches = "backbone.patch_embed"
     x = F.conv2d(images, state[f"{patches}.proj.weight"], state[f"{patches}.proj.bias"], stride=4)
     x = _layer_norm(state, f"{patches}.norm", x.permute(0, 2, 3, 1))
@@ -187,7 +187,7 @@ def swin(state: State, images: Tensor) -> list[Tensor]:
 
 
 def windows(state: State, name: str, x: Tensor, heads: int, shift: int) -> Tensor:
-    """Attention within windows of x `[1, h, w, C]`, shifted if asked; what comes round an edge is not seen."""
+    """Attention within windows of x `[1, h, w, C]` shifted by `shift`, where positions do not attend around an edge."""
     _, height, width, channels = x.shape
     x = F.pad(x, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
     x = x.roll((-shift, -shift), (1, 2))
@@ -199,10 +199,10 @@ def windows(state: State, name: str, x: Tensor, heads: int, shift: int) -> Tenso
     bias = state[f"{name}.relative_position_bias_table"][_relative_positions()].permute(2, 0, 1)
     qkv = _line(state, f"{name}.qkv", _cut(x, rows, columns))
     query, key, value = qkv.reshape(*qkv.shape[:2], 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
-    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None] + hidden[:, None])
-    seen = _line(state, f"{name}.proj", seen.transpose(1, 2).flatten(2))
-    seen = seen.reshape(rows, columns, WINDOW, WINDOW, channels).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return seen[None].roll((shift, shift), (1, 2))[:, :height, :width]
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None] + hidden[:, None])
+    attended = _line(state, f"{name}.proj", attended.transpose(1, 2).flatten(2))
+    attended = attended.reshape(rows, columns, WINDOW, WINDOW, channels).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return attended[None].roll((shift, shift), (1, 2))[:, :height, :width]
 
 
 def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -241,15 +241,15 @@ def pixel_decoder(state: State, features: list[Tensor]) -> Tensor:
 
 
 def transformer_decoder(state: State, features: Tensor) -> Tensor:
-    """Queries `[1, Q, hidden]` after all layers and the last normalisation."""
+    """Queries `[1, Q, hidden]` after all layers and the last normalization."""
     image = F.conv2d(features, state[f"{PREDICTOR}.input_proj.weight"], state[f"{PREDICTOR}.input_proj.bias"])
-    memory, where = image.flatten(2)[0].T, positions(*image.shape[2:]).to(image.dtype)
+    memory, encoding = image.flatten(2)[0].T, positions(*image.shape[2:]).to(image.dtype)
     asked = state[f"{PREDICTOR}.query_embed.weight"]
     x = torch.zeros_like(asked)
     for i in range(LAYERS):
         layer = f"{PREDICTOR}.transformer.decoder.layers.{i}"
         x = _layer_norm(state, f"{layer}.norm1", x + attention(state, f"{layer}.self_attn", x + asked, x + asked, x))
-        seen = attention(state, f"{layer}.multihead_attn", x + asked, memory + where, memory)
+        seen = attention(state, f"{layer}.multihead_attn", x + asked, memory + encoding, memory)
         x = _layer_norm(state, f"{layer}.norm2", x + seen)
         inner = F.relu(_line(state, f"{layer}.linear1", x))
         x = _layer_norm(state, f"{layer}.norm3", x + _line(state, f"{layer}.linear2", inner))
@@ -257,7 +257,7 @@ def transformer_decoder(state: State, features: Tensor) -> Tensor:
 
 
 def attention(state: State, name: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """torch's own attention with the checkpoint's weights in one piece."""
+    """torch's attention, whose query, key and value weights are in one tensor as in the checkpoint."""
     module = torch.nn.MultiheadAttention(HIDDEN, DECODER_HEADS, batch_first=True).eval().to(query.dtype)
     module.load_state_dict({key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")})
     return module(query[None], key[None], value[None])[0][0]  # type: ignore[no-any-return]

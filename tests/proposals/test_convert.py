@@ -1,4 +1,4 @@
-"""Released segmenters: a converted network computes what the checkpoint's own tensors do, and no key goes unaccounted for."""
+"""Released segmenters: a converted network computes the same as the tensors of its checkpoint, and every key is used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ovseg.proposals.released import released_name
 from ovseg.proposals.sources import table_metadata
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import TINY, random_clip
-from tests.proposals.released import QUERIES, WIDTH, Seen, State, forward, resnet_checkpoint, swin_checkpoint
+from tests.proposals.released import QUERIES, WIDTH, Outputs, State, forward, resnet_checkpoint, swin_checkpoint
 from tests.toys import noise
 
 NAME = "tiny-test-vit"
@@ -37,19 +37,19 @@ QKV = "backbone.layers.0.blocks.1.attn.qkv.weight"
 
 @pytest.fixture(scope="module")
 def swin() -> State:
-    """As the Swin-B checkpoint, small; to be read, not written."""
+    """A small checkpoint like the one with Swin-B; tests must not write to it."""
     return swin_checkpoint()
 
 
 @pytest.fixture(scope="module")
 def resnet() -> State:
-    """As the R101c checkpoint, with 50 layers; to be read, not written."""
+    """A small checkpoint like the one with R101c, but with 50 layers; tests must not write to it."""
     return resnet_checkpoint()
 
 
 @pytest.fixture
 def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A small CLIP under a name of open_clip."""
+    """The name of a small CLIP that open_clip knows."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / f"{NAME}.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path / "configs")
@@ -58,7 +58,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def with_clip(state: State, **changes: Any) -> State:
-    """A checkpoint with a random CLIP in it, mask prompts included."""
+    """Add a random CLIP with mask prompts to a checkpoint."""
     inner = random_clip({**TINY, **changes}).state_dict()
     prompts = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
     return (
@@ -73,22 +73,22 @@ def write(path: Path, state: State) -> Path:
     return path
 
 
-def seen_by(model: Any, images: Tensor, texts: Tensor) -> Seen:
-    found = model.model(images)
-    hidden = found.transformer_decoder_last_hidden_state
+def outputs(model: Any, images: Tensor, texts: Tensor) -> Outputs:
+    output = model.model(images)
+    hidden = output.transformer_decoder_last_hidden_state
     model.class_predictor.text_embeddings = texts.float()
-    masks = torch.einsum("bqc,bchw->bqhw", model.mask_embedder(hidden), found.pixel_decoder_last_hidden_state)
-    return Seen(found.pixel_decoder_last_hidden_state, hidden, masks, model.class_predictor(hidden).double())
+    masks = torch.einsum("bqc,bchw->bqhw", model.mask_embedder(hidden), output.pixel_decoder_last_hidden_state)
+    return Outputs(output.pixel_decoder_last_hidden_state, hidden, masks, model.class_predictor(hidden).double())
 
 
 @torch.inference_mode()
-def both(state: State, dilations: tuple[int, ...]) -> tuple[Seen, Seen]:
-    """What the converted network gives of an image, and what the checkpoint's tensors give, in double precision."""
+def both(state: State, dilations: tuple[int, ...]) -> tuple[Outputs, Outputs]:
+    """The outputs of the converted network and of the checkpoint's tensors for an image, in double precision."""
     generator = torch.Generator().manual_seed(3)
-    images = torch.randn(1, 3, 72, 100, generator=generator, dtype=torch.float64)  # windows and merging need padding
+    images = torch.randn(1, 3, 72, 100, generator=generator, dtype=torch.float64)  # needs padding
     texts = F.normalize(torch.randn(4, WIDTH, generator=generator, dtype=torch.float64), dim=-1)
     double = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    return seen_by(read_network(state, FILE)[0].double(), images, texts), forward(double, images, texts, dilations)
+    return outputs(read_network(state, FILE)[0].double(), images, texts), forward(double, images, texts, dilations)
 
 
 @pytest.mark.parametrize(("kind", "dilations"), [("swin", ()), ("resnet", MULTI_GRID)])
@@ -96,17 +96,17 @@ def test_a_converted_network_computes_what_the_original_tensors_do(
     request: pytest.FixtureRequest, kind: str, dilations: tuple[int, ...]
 ) -> None:
     """Backbone, pixel decoder, transformer decoder, mask embeddings and text classifier, against tests.proposals.released."""
-    found, wanted = both(request.getfixturevalue(kind), dilations)
+    converted, original = both(request.getfixturevalue(kind), dilations)
     for part in ("pixels", "queries", "masks"):
-        torch.testing.assert_close(getattr(found, part), getattr(wanted, part), atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(getattr(converted, part), getattr(original, part), atol=1e-9, rtol=1e-9)
     # the classifier computes in float32
-    torch.testing.assert_close(found.classes, wanted.classes, atol=1e-3, rtol=1e-4)
-    assert wanted.queries.std(dim=1).mean() > 0.05  # queries that are alike would prove little of attention
+    torch.testing.assert_close(converted.classes, original.classes, atol=1e-3, rtol=1e-4)
+    assert original.queries.std(dim=1).mean() > 0.05  # equal queries would prove little about attention
 
 
 def test_a_resnet_without_its_dilations_would_be_another_network(resnet: State) -> None:
-    found, wanted = both(resnet, (1, 1, 1))
-    assert (found.pixels - wanted.pixels).abs().max() > 0.1
+    converted, original = both(resnet, (1, 1, 1))
+    assert (converted.pixels - original.pixels).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
@@ -115,12 +115,12 @@ def test_every_number_of_a_checkpoint_is_kept_once(request: pytest.FixtureReques
     own = {name: t for name, t in read_network(state, FILE)[0].state_dict().items() if released_name(name)}
     kept = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
     given = [tensor for name, tensor in state.items() if not name.startswith("clip_adapter.pixel")]
-    one, other = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (given, kept.values()))
-    assert torch.equal(one.sort().values, other.sort().values)
+    before, after = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (given, kept.values()))
+    assert torch.equal(before.sort().values, after.sort().values)
 
 
 @pytest.mark.parametrize("name", ["criterion.empty_weight", "backbone.layers.2.blocks.1.attn.relative_position_index"])
-def test_a_checkpoint_may_lack_what_is_computed_anyway(swin: State, name: str) -> None:
+def test_a_checkpoint_may_lack_constants(swin: State, name: str) -> None:
     whole, less = (read_network(state, FILE)[0] for state in (swin, {k: v for k, v in swin.items() if k != name}))
     assert all(torch.equal(tensor, less.state_dict()[key]) for key, tensor in whole.state_dict().items())
 
@@ -167,7 +167,7 @@ def has_a_damaged_clip(state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lacks, rf"missing .*{QKV}.*unexpected nothing.*shape nothing"),
         (exceeds, r"missing nothing.*unexpected .*sem_seg_head\.predictor\.further"),
@@ -181,16 +181,16 @@ def has_a_damaged_clip(state: State) -> None:
         (has_a_damaged_clip, rf"is not a {NAME}: missing 1 keys \(text_projection\)"),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_refused_by_the_names_of_its_keys_and_nothing_is_written(
-    swin: State, known: str, tmp_path: Path, damage: Callable[[State], None], said: str
+def test_an_incomplete_checkpoint_is_refused_with_the_names_of_its_keys_and_nothing_is_written(
+    swin: State, known: str, tmp_path: Path, damage: Callable[[State], None], message: str
 ) -> None:
     state = with_clip(swin)
     damage(state)
     path = write(tmp_path / FILE, state)
     before = set(tmp_path.iterdir())
-    with pytest.raises(OvsegError, match=said) as problem:
+    with pytest.raises(OvsegError, match=message) as error:
         convert_segmenter(path, known, tmp_path / "out")
-    assert str(path) in str(problem.value)
+    assert str(path) in str(error.value)
     assert set(tmp_path.iterdir()) == before
 
 
@@ -205,7 +205,7 @@ def test_a_clip_of_another_width_than_the_classes_is_refused(
         convert_segmenter(path, known, tmp_path / "out")
 
 
-def test_what_was_written_is_never_written_over(swin: State, known: str, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(swin: State, known: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OvsegError, match="exists"):
         convert_segmenter(write(tmp_path / FILE, with_clip(swin)), known, tmp_path / "out")
@@ -218,7 +218,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, known: str) -> None:
         convert_segmenter(tmp_path / FILE, known, tmp_path / "out")
 
 
-def test_a_segmenter_is_told_from_a_clip(swin: State) -> None:
+def test_a_segmenter_is_distinguished_from_a_clip(swin: State) -> None:
     clip = {key.removeprefix(CLIP_PREFIX): value for key, value in with_clip({}).items()}
     assert is_segmenter(with_clip(swin)) and not is_segmenter(clip)
 
@@ -232,18 +232,18 @@ def convert(path: Path, out: Path) -> str:
 def test_a_released_segmenter_segments_an_image(swin: State, known: str, tmp_path: Path) -> None:
     state = with_clip(swin)
     path = write(tmp_path / FILE, state)
-    said = convert(path, tmp_path / "deep" / "out")
+    output = convert(path, tmp_path / "deep" / "out")
     network, clip = tmp_path / "deep" / "out" / "proposal_network", tmp_path / "deep" / "out" / "clip"
-    assert f"--network {network} --clip {clip}" in said
-    about = json.loads((network / METADATA).read_text())
-    assert len(about["names"]) == 171 and about["names"][0] == "person"
-    assert (about["short_side"], about["long_side"], about["licence"]) == (640, 2560, "CC-BY-NC-4.0")
-    assert about["checkpoint"] == {"name": path.name, "weights": hashing.sha256_file(path)}
-    assert "tmp" not in (network / "config.json").read_text()  # no folder of this machine
+    assert f"--network {network} --clip {clip}" in output
+    metadata = json.loads((network / METADATA).read_text())
+    assert len(metadata["names"]) == 171 and metadata["names"][0] == "person"
+    assert (metadata["short_side"], metadata["long_side"], metadata["licence"]) == (640, 2560, "CC-BY-NC-4.0")
+    assert metadata["checkpoint"] == {"name": path.name, "weights": hashing.sha256_file(path)}
+    assert "tmp" not in (network / "config.json").read_text()  # not the temporary folder
     prompts = load_adapted(clip).prompts
     assert prompts is not None and torch.equal(prompts, state[PROMPTS])
-    found = Segmenter.load(network, clip).segment(noise(0), ["grass", "sky", "person"])
-    assert found.labels.shape == (48, 64) and found.proposals.shape == (QUERIES, 3)
+    segmentation = Segmenter.load(network, clip).segment(noise(0), ["grass", "sky", "person"])
+    assert segmentation.labels.shape == (48, 64) and segmentation.proposals.shape == (QUERIES, 3)
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
 
 
@@ -257,7 +257,7 @@ def test_a_released_resnet_keeps_its_dilations_on_disk(resnet: State, known: str
     assert (network.metadata["short_side"], network.metadata["long_side"]) == (512, 2048)
 
 
-def test_a_released_clip_is_still_read_into_the_folder_itself(known: str, tmp_path: Path) -> None:
+def test_a_released_clip_is_converted_into_the_folder_itself(known: str, tmp_path: Path) -> None:
     state = {f"module.{key.removeprefix(CLIP_PREFIX)}": value for key, value in with_clip({}).items()}
     torch.save({"state_dict": state}, tmp_path / FILE)
     assert f"clip.model=local-dir:{tmp_path / 'out'}" in convert(tmp_path / FILE, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Soft masks at the size of the image: what is interpolated, what is cut, and where padding ends."""
+"""Mask probabilities and binary masks at the size of the image: interpolation, thresholds and padding."""
 
 from __future__ import annotations
 
@@ -22,63 +22,73 @@ def test_without_padding_it_is_the_sigmoid_of_bilinear_interpolation(
     grid: tuple[int, int], size: tuple[int, int]
 ) -> None:
     logits = random_logits(3, *grid)
-    wanted = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].sigmoid()
-    torch.testing.assert_close(upsample_mask_probs(logits, grid, *size), wanted, atol=1e-5, rtol=0)
+    expected = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].sigmoid()
+    torch.testing.assert_close(upsample_mask_probs(logits, grid, *size), expected, atol=1e-5, rtol=0)
 
 
-def test_rows_are_those_of_the_whole() -> None:
+def test_a_strip_of_rows_equals_the_same_rows_of_the_whole() -> None:
     logits = random_logits(3, 8, 8)
-    whole = upsample_mask_probs(logits, (6.5, 7), 29, 31)
-    assert whole.shape == (3, 29, 31)
+    all_rows = upsample_mask_probs(logits, (6.5, 7), 29, 31)
+    assert all_rows.shape == (3, 29, 31)
     for top, bottom in ((0, 1), (3, 17), (28, 29), (5, 5)):
-        torch.testing.assert_close(upsample_mask_probs(logits, (6.5, 7), 29, 31, top, bottom), whole[:, top:bottom])
-    torch.testing.assert_close(upsample_mask_probs(logits, (6.5, 7), 29, 31, 20), whole[:, 20:])
+        torch.testing.assert_close(upsample_mask_probs(logits, (6.5, 7), 29, 31, top, bottom), all_rows[:, top:bottom])
+    torch.testing.assert_close(upsample_mask_probs(logits, (6.5, 7), 29, 31, 20), all_rows[:, 20:])
 
 
 def test_padding_is_cut_off_before_the_grid_is_enlarged() -> None:
-    """Of a grid of 8 x 8, 6 x 4 are image, four times as large."""
+    """In a grid of 8 x 8 cells, 6 x 4 cells are image."""
     logits = random_logits(3, 8, 8)
-    wanted = F.interpolate(logits[None, :, :6, :4], (24, 16), mode="bilinear", align_corners=False)[0].sigmoid()
-    torch.testing.assert_close(upsample_mask_probs(logits, (6, 4), 24, 16), wanted, atol=1e-5, rtol=0)
+    expected = F.interpolate(logits[None, :, :6, :4], (24, 16), mode="bilinear", align_corners=False)[0].sigmoid()
+    torch.testing.assert_close(upsample_mask_probs(logits, (6, 4), 24, 16), expected, atol=1e-5, rtol=0)
 
 
-def test_padding_is_never_seen() -> None:
+def test_padding_changes_nothing() -> None:
     logits = random_logits(3, 8, 8)
-    other = logits.clone()
-    other[:, 6:] = other[:, :, 4:] = 1e4
+    changed = logits.clone()
+    changed[:, 6:] = changed[:, :, 4:] = 1e4
     torch.testing.assert_close(
-        upsample_mask_probs(logits, (6, 4), 24, 16), upsample_mask_probs(other, (6, 4), 24, 16), atol=1e-2, rtol=0
+        upsample_mask_probs(logits, (6, 4), 24, 16), upsample_mask_probs(changed, (6, 4), 24, 16), atol=1e-2, rtol=0
     )
 
 
 @pytest.mark.parametrize("extent", [4.0, 5.25, 7.8])
-def test_the_image_ends_where_the_extent_says_even_inside_a_cell(extent: float) -> None:
-    """A ramp over the grid's columns stays a ramp up to the middle of the image's last cell."""
+def test_the_extent_may_end_inside_a_cell(extent: float) -> None:
+    """A ramp over the columns of the grid stays a ramp up to the center of the image's last cell."""
     logits = torch.arange(8.0).repeat(1, 3, 1)
-    found = upsample_mask_probs(logits, (3, extent), 3, 40).logit()[0, 1]
-    wanted = ((torch.arange(40) + 0.5) * extent / 40 - 0.5).clamp(0, extent - 1)
-    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+    values = upsample_mask_probs(logits, (3, extent), 3, 40).logit()[0, 1]
+    expected = ((torch.arange(40) + 0.5) * extent / 40 - 0.5).clamp(0, extent - 1)
+    torch.testing.assert_close(values, expected, atol=2e-3, rtol=0)
 
 
-def test_a_mask_is_what_is_above_the_threshold_and_its_score_the_mean_inside() -> None:
+def test_a_mask_is_where_the_probability_is_above_the_threshold_and_its_score_the_mean_inside() -> None:
     logits = random_logits(4, 6, 6)
     logits[2] = -20.0
-    soft = upsample_mask_probs(logits, (6, 6), 20, 30).numpy()
-    found = list(binary_masks(logits, (6, 6), 20, 30, 0.4))
-    for (mask, score), expected in zip(found, soft, strict=True):
+    probs = upsample_mask_probs(logits, (6, 6), 20, 30).numpy()
+    scored_masks = list(binary_masks(logits, (6, 6), 20, 30, 0.4))
+    for (mask, score), expected in zip(scored_masks, probs, strict=True):
         assert np.array_equal(mask, expected > 0.4)
         assert score == pytest.approx(expected[mask].mean() if mask.any() else 0.0, abs=1e-6)
-    assert found[2][1] == 0.0
+    assert scored_masks[2][1] == 0.0
 
 
 def test_proposals_come_best_first_and_without_empty_ones() -> None:
     logits = random_logits(4, 6, 6)
     logits[2] = -20.0
-    found = binarize_proposals(logits, (6, 6), 20, 30, 0.4)
-    wanted = {score: mask for mask, score in binary_masks(logits, (6, 6), 20, 30, 0.4) if mask.any()}
-    assert [p.score for p in found] == sorted(wanted, reverse=True)
-    assert len(found) == 3
-    for proposal in found:
-        assert np.array_equal(masks.decode(proposal.rle, 20, 30), wanted[proposal.score])
+    proposals = binarize_proposals(logits, (6, 6), 20, 30, 0.4)
+    mask_by_score = {score: mask for mask, score in binary_masks(logits, (6, 6), 20, 30, 0.4) if mask.any()}
+    assert [p.score for p in proposals] == sorted(mask_by_score, reverse=True)
+    assert len(proposals) == 3
+    for proposal in proposals:
+        assert np.array_equal(masks.decode(proposal.rle, 20, 30), mask_by_score[proposal.score])
     assert binarize_proposals(torch.full((2, 4, 4), -20.0), (4, 4), 20, 30, 0.4) == []
     assert binarize_proposals(torch.zeros(0, 4, 4), (4, 4), 20, 30, 0.4) == []
+
+
+def test_padding_is_cut_off_before_the_mask_is_enlarged() -> None:
+    """A mask of the left half of the unpadded cells is a mask of the left half of the image."""
+    logits = torch.full((2, 8, 8), -9.0)
+    logits[0, :6, :2] = 9.0  # 6 rows and 4 columns of the grid are image
+    logits[:, 6:] = logits[:, :, 4:] = 9.0  # padding, which must not matter
+    (proposal,) = binarize_proposals(logits, (6, 4), 12, 16, 0.5)
+    mask = masks.decode(proposal.rle, 12, 16)
+    assert mask[:, :8].all() and not mask[:, 8:].any() and proposal.score > 0.8

@@ -1,4 +1,4 @@
-"""SAM as a source of masks: a real one, random and small, in the folder that transformers writes."""
+"""SAM of transformers as a source of masks: a real one, small and random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovseg.proposals.sam2 import sam2
 
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its decoder is made to say something different of each point, and to be sure of it; nobody trained it."""
+    """The folder of a random SAM whose weights are scaled so that its masks differ from point to point and have high scores."""
     transformers = pytest.importorskip("transformers")
     vision = transformers.SamVisionConfig(
         hidden_size=16,
@@ -75,16 +75,16 @@ def image(tmp_path: Path) -> ImageRecord:
 
 
 def test_masks_come_best_first_at_the_size_of_the_image(sam: Path, image: ImageRecord) -> None:
-    found = [item for item in sam2(str(sam), 100, "cpu")(image) if isinstance(item, Proposal)]
-    assert len(found) > 3
-    scores = [proposal.score for proposal in found]
+    proposals = [item for item in sam2(str(sam), 100, "cpu")(image) if isinstance(item, Proposal)]
+    assert len(proposals) > 3
+    scores = [proposal.score for proposal in proposals]
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
-    assert all(0 < masks.area(proposal.rle, 48, 64) <= 48 * 64 for proposal in found)
-    assert all(proposal.label is None for proposal in found)
-    assert [*sam2(str(sam), 2, "cpu")(image)] == found[:2]
+    assert all(0 < masks.area(proposal.rle, 48, 64) <= 48 * 64 for proposal in proposals)
+    assert all(proposal.label is None for proposal in proposals)
+    assert [*sam2(str(sam), 2, "cpu")(image)] == proposals[:2]
 
 
-def test_an_image_in_which_nothing_is_sure_has_no_masks(sam: Path, tmp_path: Path, image: ImageRecord) -> None:
+def test_masks_of_low_predicted_iou_are_left_out(sam: Path, tmp_path: Path, image: ImageRecord) -> None:
     folder = Path(shutil.copytree(sam, tmp_path / "sam"))
     state = load_file(folder / "model.safetensors")
     state["mask_decoder.iou_prediction_head.proj_out.bias"].fill_(-9)
@@ -93,7 +93,7 @@ def test_an_image_in_which_nothing_is_sure_has_no_masks(sam: Path, tmp_path: Pat
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(sam: Path, tmp_path: Path) -> None:
-    """transformers would leave them random and only warn."""
+    """transformers initializes them randomly and only warns."""
     folder = Path(shutil.copytree(sam, tmp_path / "sam"))
     state = load_file(folder / "model.safetensors")
     del state["mask_decoder.iou_prediction_head.proj_in.bias"]
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(sam: Path, tmp_path: Path) -
         sam2(str(folder), 100, "cpu")
 
 
-def test_what_is_no_sam_is_said_in_one_line(sam: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_sam_is_refused_in_one_line(sam: Path, tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match=r"gone' is neither a folder nor a name on the Hub"):
         sam2(str(tmp_path / "gone"), 100, "cpu")
     (tmp_path / "empty").mkdir()
@@ -113,6 +113,6 @@ def test_what_is_no_sam_is_said_in_one_line(sam: Path, tmp_path: Path) -> None:
         sam2(str(tmp_path / "empty"), 100, "cpu")
     folder = Path(shutil.copytree(sam, tmp_path / "sam"))
     (folder / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(OvsegError, match="cannot load the folder") as said:
+    with pytest.raises(OvsegError, match="cannot load the folder") as error:
         sam2(str(folder), 100, "cpu")
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
