@@ -91,6 +91,17 @@ def test_recipes_of_published_data_use_nothing_of_the_demo() -> None:
         assert "data/demo" not in recipe.read_text(encoding="utf-8"), recipe.name
 
 
+def test_the_library_does_not_know_the_demo() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.suffix in (".py", ".json", ".html", ".txt")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if "demo" in line.lower()
+    ]
+    assert not found, "\n".join(found)
+
+
 def _script(stage: dict[str, Any]) -> Path:
     module = str(stage["cmd"]).split()[2]  # python -m MODULE
     return ROOT / (module.replace(".", "/") + ".py")
