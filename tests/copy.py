@@ -1,4 +1,4 @@
-"""A fresh copy of the repository, with its own git history and DVC cache."""
+"""Copy the repository, with a git history and a DVC cache of its own."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ DVC = [sys.executable, "-m", "dvc"]
 
 
 class Copy:
-    """A copy of the repository, and commands that run in it."""
+    """A copy of the repository, and commands to run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        bin_ = str(Path(sys.executable).parent)
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHONPATH"))}
+        scripts = str(Path(sys.executable).parent)
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHONPATH"))}
         self.env = {
-            **clean,
-            "PATH": f"{bin_}{os.pathsep}{clean['PATH']}",
+            **variables,
+            "PATH": f"{scripts}{os.pathsep}{variables['PATH']}",
             "PYTHONPATH": str(folder / "pipeline"),
             "OVSEG_WORK": str(folder.parent / "work"),
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+        process = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
+        assert not check or process.returncode == 0, process.stdout + process.stderr
+        return process
 
     def dvc(self, *arguments: str, check: bool = True) -> str:
-        done = self.run(*DVC, *arguments, check=check)
-        return done.stdout + done.stderr
+        process = self.run(*DVC, *arguments, check=check)
+        return process.stdout + process.stderr
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
@@ -63,5 +63,5 @@ def copy_repository(folder: Path) -> Copy:
 
 
 def stages_ran(output: str) -> list[str]:
-    """The stages that DVC ran, in order, by what it printed."""
+    """The stages that DVC ran, in order, according to its output."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]

@@ -1,4 +1,4 @@
-"""CLIPs of other makes than OpenAI's, real and small: timm's towers, average and attention pooling, SigLIP's texts."""
+"""Small real CLIPs unlike OpenAI's: towers of timm, average and attention pooling, SigLIP's text tower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ovseg.clip.save import save_clip
 
 TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 NATIVE: dict[str, Any] = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
-BOTH_WAYS: dict[str, Any] = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+BIDIRECTIONAL: dict[str, Any] = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 INCEPTION = (0.5, 0.5, 0.5)
 
 
@@ -32,7 +32,11 @@ TOWERS: dict[str, dict[str, Any]] = {
     "timm average": _clip(_timm("test_vit2", 160, timm_pool="avg"), custom_text=True),
     "convnext": _clip(_timm("test_convnext", 64, timm_pool="")),
     "siglip": _clip(
-        _timm("test_vit3", 160, timm_pool="map", timm_proj="none"), BOTH_WAYS, 96, custom_text=True, init_logit_bias=-10
+        _timm("test_vit3", 160, timm_pool="map", timm_proj="none"),
+        BIDIRECTIONAL,
+        96,
+        custom_text=True,
+        init_logit_bias=-10,
     ),
     "scale as a vector": _clip(NATIVE, custom_text=True, init_logit_bias=-10, nonscalar_logit_scale=True),
 }
@@ -40,7 +44,7 @@ WITHOUT_PATCHES = {"resnet": "ModifiedResNet", "convnext": "ConvNeXt"}
 
 
 def build(config: dict[str, Any]) -> Any:
-    """A seeded network, normalised as SigLIP is."""
+    """A network with seeded random weights and SigLIP's normalization."""
     config = dict(config)
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
@@ -52,6 +56,6 @@ def build(config: dict[str, Any]) -> Any:
 
 
 def save(name: str, folder: Path) -> Path:
-    """One of `TOWERS` in the local-dir layout."""
+    """Write one of `TOWERS` in open_clip's local-dir layout."""
     save_clip(build(TOWERS[name]), TOWERS[name], folder)
     return folder

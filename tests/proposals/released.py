@@ -244,13 +244,15 @@ def transformer_decoder(state: State, features: Tensor) -> Tensor:
     """Queries `[1, Q, hidden]` after all layers and the last normalization."""
     image = F.conv2d(features, state[f"{PREDICTOR}.input_proj.weight"], state[f"{PREDICTOR}.input_proj.bias"])
     memory, encoding = image.flatten(2)[0].T, positions(*image.shape[2:]).to(image.dtype)
-    asked = state[f"{PREDICTOR}.query_embed.weight"]
-    x = torch.zeros_like(asked)
+    query_embed = state[f"{PREDICTOR}.query_embed.weight"]
+    x = torch.zeros_like(query_embed)
     for i in range(LAYERS):
         layer = f"{PREDICTOR}.transformer.decoder.layers.{i}"
-        x = _layer_norm(state, f"{layer}.norm1", x + attention(state, f"{layer}.self_attn", x + asked, x + asked, x))
-        seen = attention(state, f"{layer}.multihead_attn", x + asked, memory + encoding, memory)
-        x = _layer_norm(state, f"{layer}.norm2", x + seen)
+        x = _layer_norm(
+            state, f"{layer}.norm1", x + attention(state, f"{layer}.self_attn", x + query_embed, x + query_embed, x)
+        )
+        attended = attention(state, f"{layer}.multihead_attn", x + query_embed, memory + encoding, memory)
+        x = _layer_norm(state, f"{layer}.norm2", x + attended)
         inner = F.relu(_line(state, f"{layer}.linear1", x))
         x = _layer_norm(state, f"{layer}.norm3", x + _line(state, f"{layer}.linear2", inner))
     return _layer_norm(state, f"{PREDICTOR}.transformer.decoder.norm", x)[None]

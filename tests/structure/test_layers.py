@@ -53,15 +53,15 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 def test_the_library_imports_nothing_of_stages_data_and_dvc() -> None:
     forbidden = {"dvc", "stages", "data", "tests", "benchmarks", "experiments"}
-    found = [f"{path.relative_to(ROOT)}: {name}" for path in FILES for name in _imports(path) if name in forbidden]
-    assert not found, "\n".join(found)
+    violations = [f"{path.relative_to(ROOT)}: {name}" for path in FILES for name in _imports(path) if name in forbidden]
+    assert not violations, "\n".join(violations)
 
 
 def test_optional_packages_are_imported_inside_functions_alone() -> None:
     optional = _optional_packages()
     assert {"transformers", "ray"} <= optional
-    found = [f"{p.relative_to(ROOT)}: {name}" for p in FILES for name in _imports(p, top=True) if name in optional]
-    assert not found, "imported when the module is:\n" + "\n".join(found)
+    violations = [f"{p.relative_to(ROOT)}: {name}" for p in FILES for name in _imports(p, top=True) if name in optional]
+    assert not violations, "imported when the module is:\n" + "\n".join(violations)
 
 
 def _level(path: Path) -> int:
