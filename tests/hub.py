@@ -23,10 +23,10 @@ class Hub:
     """A running server.
 
     Attributes:
-        root: Folder of the repositories, root/OWNER/NAME.
-        url: Address, for `HF_ENDPOINT`.
-        cache: Folder of downloaded files.
-        asked: Path of every request.
+        root: folder of the repositories, root/OWNER/NAME.
+        url: address, for `HF_ENDPOINT`.
+        cache: folder of downloaded files.
+        asked: path of every request.
     """
 
     root: Path

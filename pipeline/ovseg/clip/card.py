@@ -42,10 +42,10 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool) -
     """Write README.md with the metadata that the Hub reads.
 
     Args:
-        folder: Folder of the model.
+        folder: folder of the model.
         provenance: "base" with model, pretrained, weights, licence and, if known, source, revision and sha256; and "steps", a
             list of {stage, shards, mask_source, mask_licence, recipe}.
-        has_prompts: Whether mask prompts are stored beside the weights.
+        has_prompts: whether mask prompts are stored beside the weights.
     """
     base, steps = provenance.get("base", {}), provenance.get("steps", [])
     licences = {base.get("licence"), *(step.get("mask_licence") for step in steps)}

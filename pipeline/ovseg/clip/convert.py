@@ -29,13 +29,13 @@ def convert_clip(checkpoint: Path, model: str | None, folder: Path) -> None:
     """Convert a training checkpoint of OVSeg's fork of open_clip, such as ovseg_clip_l.
 
     Args:
-        checkpoint: File that holds {"state_dict": {"module.visual...", ...}} or the weights alone. It is loaded with
+        checkpoint: file that holds {"state_dict": {"module.visual...", ...}} or the weights alone. It is loaded with
             `weights_only`.
-        model: Name of the model in open_clip; None recognizes ViT-L-14-quickgelu and ViT-B-16-quickgelu by their sizes.
-        folder: Folder to write; it must not exist.
+        model: name of the model in open_clip; None recognizes ViT-L-14-quickgelu and ViT-B-16-quickgelu by their sizes.
+        folder: folder to write; it must not exist.
 
     Raises:
-        OvsegError: If `folder` exists, the file cannot be read, a key is missing or unexpected, or the mask prompts do not fit.
+        OvsegError: if `folder` exists, the file cannot be read, a key is missing or unexpected, or the mask prompts do not fit.
     """
     if folder.exists():
         raise OvsegError(f"{folder} exists; give another folder, or remove it")
@@ -48,13 +48,13 @@ def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None,
     """Write a CLIP's folder from weights that have OpenAI's names.
 
     Args:
-        state: The weights, with mask prompts as `visual.mask_embedding` `[depth, patches or 1, width]`.
-        checkpoint: File that they come from, for provenance and messages.
-        model: Name of the model in open_clip, as in `convert_clip`.
-        folder: Folder to write; it is made if needed.
+        state: the weights, with mask prompts as `visual.mask_embedding` `[depth, patches or 1, width]`.
+        checkpoint: file that they come from, for provenance and messages.
+        model: name of the model in open_clip, as in `convert_clip`.
+        folder: folder to write; it is made if needed.
 
     Raises:
-        OvsegError: As `convert_clip`.
+        OvsegError: as `convert_clip`.
     """
     name = model or _recognize(state, checkpoint)
     _check_name(name)
@@ -79,7 +79,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read the weights of a training checkpoint, without the prefix that DistributedDataParallel adds to their names.
 
     Raises:
-        OvsegError: If there is no such file, or it is not a checkpoint of tensors.
+        OvsegError: if there is no such file, or it is not a checkpoint of tensors.
     """
     try:
         mmap = zipfile.is_zipfile(path)  # torch's older format cannot be read lazily
@@ -98,13 +98,13 @@ def check_keys(
     """Check that a checkpoint has exactly the expected keys and shapes.
 
     Args:
-        problem: What a difference means, as the beginning of the message.
-        state: Tensors of the checkpoint.
-        expected: Tensors with the expected names and shapes.
-        optional: Keys of `expected` that the checkpoint may lack.
+        problem: what a difference means, as the beginning of the message.
+        state: tensors of the checkpoint.
+        expected: tensors with the expected names and shapes.
+        optional: keys of `expected` that the checkpoint may lack.
 
     Raises:
-        OvsegError: If a key is missing, unexpected, or of another shape; the message names the keys.
+        OvsegError: if a key is missing, unexpected, or of another shape; the message names the keys.
     """
     missing = sorted(key for key in expected.keys() - state.keys() if key not in optional)
     unexpected = sorted(state.keys() - expected.keys())

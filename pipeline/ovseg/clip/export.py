@@ -17,12 +17,12 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
     The folder holds weights, config, model card, mask prompts if there are any, and the tokenizer's files if it has its own.
 
     Args:
-        model: Folder of an adapted CLIP.
-        out: Folder to write; it must not exist.
-        half: Whether floating-point weights are stored as float16.
+        model: folder of an adapted CLIP.
+        out: folder to write; it must not exist.
+        half: whether floating-point weights are stored as float16.
 
     Raises:
-        OvsegError: If `out` exists, or `model` cannot be loaded.
+        OvsegError: if `out` exists, or `model` cannot be loaded.
     """
     if out.exists():
         raise OvsegError(f"{out} exists; give another folder, or remove it")

@@ -25,14 +25,14 @@ def check_activation(model: str, config: dict[str, Any], quick_gelu: bool, weigh
     """Refuse a model with another activation than its weights: open_clip only warns, and the features are wrong.
 
     Args:
-        model: Name of the model, as the user gives it.
-        config: Its "model_cfg".
-        quick_gelu: Whether the weights were trained with QuickGELU.
-        weights_name: What the weights are called in the message.
-        suggestion: Models with the right activation, for the message.
+        model: name of the model, as the user gives it.
+        config: its "model_cfg".
+        quick_gelu: whether the weights were trained with QuickGELU.
+        weights_name: what the weights are called in the message.
+        suggestion: models with the right activation, for the message.
 
     Raises:
-        OvsegError: If the activations differ.
+        OvsegError: if the activations differ.
     """
     if bool(config.get("quick_gelu", False)) != quick_gelu:
         trained, built = ("with", "without") if quick_gelu else ("without", "with")
@@ -46,14 +46,14 @@ def pretrained_metadata(path: Path) -> dict[str, Any]:
     """What is known of the weights in a file: "quick_gelu" and the keys of `PREPROCESS`.
 
     Args:
-        path: Weights file. It is recognized by the config beside it, by the repository of the Hub that it comes from, or by
+        path: weights file. It is recognized by the config beside it, by the repository of the Hub that it comes from, or by
             the name that open_clip downloads it under.
 
     Returns:
-        The known values; an empty dict if the file is not recognized.
+        the known values; an empty dict if the file is not recognized.
 
     Raises:
-        OvsegError: If the config beside it cannot be read.
+        OvsegError: if the config beside it cannot be read.
     """
     config_path = path.with_name(CONFIG)
     if config_path.is_file():
@@ -79,7 +79,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read the "model_cfg" of open_clip_config.json.
 
     Raises:
-        OvsegError: If the file holds none.
+        OvsegError: if the file holds none.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]

@@ -18,7 +18,7 @@ def parse(text: str) -> tuple[str, str | None]:
             "local-dir:FOLDER", or "hf-hub:OWNER/NAME".
 
     Raises:
-        OvsegError: If the text is none of these.
+        OvsegError: if the text is none of these.
     """
     if text.startswith(SCHEMAS):
         return text, None

@@ -29,9 +29,9 @@ class LocatedClip:
     """A CLIP whose files are on this machine.
 
     Attributes:
-        config: Config that open_clip builds the model from ("model_cfg" of open_clip_config.json).
-        path: File of the weights; None for random weights.
-        preprocess: Preprocessing of its images, where the config does not state it; see `metadata.PREPROCESS`.
+        config: config that open_clip builds the model from ("model_cfg" of open_clip_config.json).
+        path: file of the weights; None for random weights.
+        preprocess: preprocessing of its images, where the config does not state it; see `metadata.PREPROCESS`.
     """
 
     config: dict[str, Any]
@@ -43,11 +43,11 @@ def locate(model: str, pretrained: str | None) -> LocatedClip:
     """Find the files of a CLIP, and download them if needed and allowed.
 
     Args:
-        model: A name of open_clip, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
-        pretrained: For a name of open_clip, a tag of it, a weights file, or "random".
+        model: a name of open_clip, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+        pretrained: for a name of open_clip, a tag of it, a weights file, or "random".
 
     Raises:
-        OvsegError: If the name or tag is unknown, a file is missing, or the model has another activation than its weights.
+        OvsegError: if the name or tag is unknown, a file is missing, or the model has another activation than its weights.
     """
     if model.startswith("local-dir:"):
         folder = Path(model.removeprefix("local-dir:"))
@@ -66,11 +66,11 @@ def identify(model: str, pretrained: str | None) -> Weights:
     """Identify the weights of a CLIP by the sha256 of their file and, if they come from the Hub, by their revision.
 
     Args:
-        model: Name of the CLIP, as for `locate`.
-        pretrained: Name of its weights, as for `locate`.
+        model: name of the CLIP, as for `locate`.
+        pretrained: name of its weights, as for `locate`.
 
     Raises:
-        OvsegError: As `locate`.
+        OvsegError: as `locate`.
     """
     path = locate(model, pretrained).path
     if path is None:
@@ -84,11 +84,11 @@ def weights_fingerprint(model: str, pretrained: str | None) -> str:
     """A hash that identifies a CLIP: that of its folder's content, or of its weights and config.
 
     Args:
-        model: Name of the CLIP, as for `locate`.
-        pretrained: Name of its weights, as for `locate`.
+        model: name of the CLIP, as for `locate`.
+        pretrained: name of its weights, as for `locate`.
 
     Raises:
-        OvsegError: As `locate`.
+        OvsegError: as `locate`.
     """
     located = locate(model, pretrained)
     if located.path is None:

@@ -14,7 +14,7 @@ def crops_per_second(clip: Clip, batch_size: int) -> float:
 
     Args:
         clip: CLIP on its device.
-        batch_size: Crops in one forward pass.
+        batch_size: crops in one forward pass.
     """
     crops = torch.zeros(batch_size, 3, clip.size, clip.size, dtype=torch.uint8)
     clip.encode_crops(crops)

@@ -15,10 +15,10 @@ class Weights:
     """Exactly which weights something was made with.
 
     Attributes:
-        model: Name of the model, as the user gives it.
-        pretrained: Name of its weights, as the user gives it; None where the model's name says it all.
+        model: name of the model, as the user gives it.
+        pretrained: name of its weights, as the user gives it; None where the model's name says it all.
         source: "hf-hub:OWNER/NAME/FILE", an address, "file" for a file of the user's, or "random".
-        revision: Commit of the repository on the Hub; None for weights from elsewhere.
+        revision: commit of the repository on the Hub; None for weights from elsewhere.
         sha256: sha256 of the file, 64 hex digits; None for random weights.
     """
 
@@ -33,9 +33,9 @@ def identify(model: str, pretrained: str | None, paths: Sequence[Path]) -> Weigh
     """Identify weights by the file that holds them.
 
     Args:
-        model: Name of the model, as the user gives it.
-        pretrained: Name of its weights, as the user gives it.
-        paths: The file, or the shards of one, in the Hub's cache or elsewhere.
+        model: name of the model, as the user gives it.
+        pretrained: name of its weights, as the user gives it.
+        paths: the file, or the shards of one, in the Hub's cache or elsewhere.
     """
     repo = repository(paths[0])
     source = "file" if repo is None else f"hf-hub:{repo}/{paths[0].name}"

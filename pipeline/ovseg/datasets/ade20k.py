@@ -58,7 +58,7 @@ def ade847(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Iterat
     it, in the JSON file beside each image. Objects with other names, and 0, are ignored.
 
     Raises:
-        OvsegError: If the index is broken, or numbers the names otherwise than the JSON files do.
+        OvsegError: if the index is broken, or numbers the names otherwise than the JSON files do.
     """
     folder = paths["images"]
     index_of = {normalize_name(", ".join(entry.names)): index for index, entry in enumerate(classes)}
@@ -84,11 +84,11 @@ def read_seg(data: bytes, lookup: Labels) -> Labels:
     """Read a `*_seg.png` as classes uint16 `[H, W]`; red // 10 * 256 + green is the number of the object class.
 
     Args:
-        data: Content of the file.
-        lookup: Class of each number; the last entry stands for all higher numbers.
+        data: content of the file.
+        lookup: class of each number; the last entry stands for all higher numbers.
 
     Raises:
-        BadItem: The reason of a broken file.
+        BadItem: the reason of a broken file.
     """
     colors = decode_image(data)
     numbers = colors[..., 0].astype(np.uint16) // 10 * 256 + colors[..., 1]
@@ -100,13 +100,13 @@ def read_seg_by_json(data: bytes, json_path: Path, index_of: Mapping[str, int], 
     """Read a `*_seg.png` as `read_seg` does, with the names in the JSON file of the image.
 
     Args:
-        data: Content of the file.
+        data: content of the file.
         json_path: JSON file of the image.
-        index_of: Class of each normalized name.
-        ignore: Number for objects with other names.
+        index_of: class of each normalized name.
+        ignore: number for objects with other names.
 
     Raises:
-        BadItem: The reason of a broken file, or `missing` or `bad_json` for the JSON file.
+        BadItem: the reason of a broken file, or `missing` or `bad_json` for the JSON file.
     """
     return read_seg(data, _lookup_by_name(read_objects(json_path), index_of, ignore))
 
@@ -132,7 +132,7 @@ def read_index(path: Path) -> dict[int, str]:
     A pickle can run any code; this one may only hold plain containers and numpy arrays.
 
     Raises:
-        OvsegError: If the file holds anything else, or no list of names.
+        OvsegError: if the file holds anything else, or no list of names.
     """
     try:
         with path.open("rb") as stream:
@@ -148,12 +148,12 @@ def shrink(pixels: ImageArray, labels: Labels, short_side: int) -> tuple[ImageAr
     The image is resized bilinearly with antialiasing; a new label is that of the pixel under its center.
 
     Args:
-        pixels: Image `[H, W, 3]`.
-        labels: Labels `[H, W]`.
-        short_side: Wanted short side in pixels.
+        pixels: image `[H, W, 3]`.
+        labels: labels `[H, W]`.
+        short_side: wanted short side in pixels.
 
     Returns:
-        The smaller image and labels; None if the short side is not longer than `short_side`.
+        the smaller image and labels; None if the short side is not longer than `short_side`.
     """
     side = min(labels.shape)
     if side <= short_side:

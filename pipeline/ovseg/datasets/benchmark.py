@@ -35,12 +35,12 @@ class Benchmark:
     """A benchmark on disk.
 
     Attributes:
-        folder: Folder of the benchmark, with its labels.
-        images: Folder of its images.
-        names: Names of the K classes: the displayed name first, then synonyms.
-        seen: Whether each class was annotated in training; None where there is no such split.
-        ignore: Number of pixels that are not scored.
-        items: Image file and label file of each item.
+        folder: folder of the benchmark, with its labels.
+        images: folder of its images.
+        names: names of the K classes: the displayed name first, then synonyms.
+        seen: whether each class was annotated in training; None where there is no such split.
+        ignore: number of pixels that are not scored.
+        items: image file and label file of each item.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ def read_benchmark(folder: Path) -> Benchmark:
     """Open a benchmark.
 
     Raises:
-        OvsegError: If the folder does not have the benchmark layout, or has no labels.
+        OvsegError: if the folder does not have the benchmark layout, or has no labels.
     """
     path = folder / METADATA
     try:
@@ -111,16 +111,16 @@ def write_benchmark(
     """Write a benchmark; the layout is described at the top of this module.
 
     Args:
-        folder: Folder of the benchmark; it is made if needed.
-        images: Folder of the images.
-        names: Names of each class, the displayed one first.
-        ignore: Number of pixels that are not scored.
-        items: Image file, label file (".png") and labels `[H, W]` of each item.
-        seen: Whether each class was annotated in training; None where there is no such split.
-        source: Where the benchmark comes from.
+        folder: folder of the benchmark; it is made if needed.
+        images: folder of the images.
+        names: names of each class, the displayed one first.
+        ignore: number of pixels that are not scored.
+        items: image file, label file (".png") and labels `[H, W]` of each item.
+        seen: whether each class was annotated in training; None where there is no such split.
+        source: where the benchmark comes from.
 
     Returns:
-        The number of items.
+        the number of items.
     """
     (folder / LABELS).mkdir(parents=True, exist_ok=True)
     rows = []

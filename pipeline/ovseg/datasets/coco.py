@@ -20,11 +20,11 @@ def open_coco(path: Path, database: Path) -> Store:
     """Open the images, annotations and categories of a COCO file.
 
     Args:
-        path: Captions, instances or panoptic JSON: an object with the lists "images" and "annotations".
-        database: File that the records are copied to; it is made if it does not exist.
+        path: captions, instances or panoptic JSON: an object with the lists "images" and "annotations".
+        database: file that the records are copied to; it is made if it does not exist.
 
     Raises:
-        OvsegError: If the file is missing, is not valid JSON, or is not in COCO's format; the message says where.
+        OvsegError: if the file is missing, is not valid JSON, or is not in COCO's format; the message says where.
     """
     _check_is_file(path)
     return open_store(database, partial(_fill, path))
@@ -34,11 +34,11 @@ def open_results(path: Path, database: Path) -> Store:
     """Open a COCO results file, a list of `{"image_id", "segmentation", "score"}`, as annotations without images.
 
     Args:
-        path: Results JSON.
-        database: File that the records are copied to; it is made if it does not exist.
+        path: results JSON.
+        database: file that the records are copied to; it is made if it does not exist.
 
     Raises:
-        OvsegError: If the file is missing, is not valid JSON, or is not a list of results.
+        OvsegError: if the file is missing, is not valid JSON, or is not a list of results.
     """
     _check_is_file(path)
 

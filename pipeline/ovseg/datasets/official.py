@@ -60,12 +60,12 @@ class _Job:
     """What the processes of a conversion share.
 
     Attributes:
-        images: Folder of the release's images.
-        labels: Folder of the release's label files.
-        out: Folder of the benchmark.
-        ignore: Number of pixels that are not scored.
-        short_side: Short side that larger images are reduced to, in pixels; None keeps all sizes.
-        lists_mtime_ns: Time when the lists of the release were last changed; labels made before are stale.
+        images: folder of the release's images.
+        labels: folder of the release's label files.
+        out: folder of the benchmark.
+        ignore: number of pixels that are not scored.
+        short_side: short side that larger images are reduced to, in pixels; None keeps all sizes.
+        lists_mtime_ns: time when the lists of the release were last changed; labels made before are stale.
     """
 
     images: Path
@@ -81,12 +81,12 @@ class _Outcome:
     """What became of one image.
 
     Attributes:
-        cells: Image and label file; of an image that cannot be used, image file, reason and detail.
-        usable: Whether the image is part of the benchmark.
-        classes: Classes that occur in it.
-        pixels: Number of its pixels.
-        ignored: Number of its pixels that are not scored.
-        reused: Whether its labels are from an earlier run.
+        cells: image and label file; of an image that cannot be used, image file, reason and detail.
+        usable: whether the image is part of the benchmark.
+        classes: classes that occur in it.
+        pixels: number of its pixels.
+        ignored: number of its pixels that are not scored.
+        reused: whether its labels are from an earlier run.
     """
 
     cells: tuple[str, ...]
@@ -107,19 +107,19 @@ def convert(
     returned counts without `reused`, and the published ones.
 
     Args:
-        name: Name of the benchmark, a key of BENCHMARKS.
-        root: Folder that the release was unpacked in, or the release's own folder.
-        out: Folder of the benchmark.
-        workers: Number of processes.
-        allow_missing: Whether an incomplete release is converted as far as possible.
-        replace: Whether to start over if `out` holds another benchmark, or this one with other classes.
+        name: name of the benchmark, a key of BENCHMARKS.
+        root: folder that the release was unpacked in, or the release's own folder.
+        out: folder of the benchmark.
+        workers: number of processes.
+        allow_missing: whether an incomplete release is converted as far as possible.
+        replace: whether to start over if `out` holds another benchmark, or this one with other classes.
 
     Returns:
-        The number of `images`, of `classes` that occur, of `pixels` and `ignored_pixels`, of images `reused` from an earlier
+        the number of `images`, of `classes` that occur, of `pixels` and `ignored_pixels`, of images `reused` from an earlier
         run, and of those `dropped.<reason>`.
 
     Raises:
-        OvsegError: If the name is unknown, `root` is not this release, `out` holds another benchmark, or no image is usable.
+        OvsegError: if the name is unknown, `root` is not this release, `out` holds another benchmark, or no image is usable.
             Unless `allow_missing`, also if the number of images or of classes is not the published one, or an image cannot
             be used.
     """

@@ -49,7 +49,7 @@ def context59(paths: ReleasePaths, classes: Sequence[Class], ignore: int) -> Ite
     of 59_labels.txt or, only for SegmentationClassContext without that file, of the class table.
 
     Raises:
-        OvsegError: If the list of names is missing, or lacks some of the 59.
+        OvsegError: if the list of names is missing, or lacks some of the 59.
     """
     is_mat = next(paths["labels"].glob("*.mat"), None) is not None
     part = "names" if is_mat else "names59"
@@ -76,7 +76,7 @@ def read_names(path: Path) -> dict[str, int]:
     """Read the number of each name in labels.txt or 59_labels.txt, whose lines are "number: name".
 
     Raises:
-        OvsegError: If a line has another form.
+        OvsegError: if a line has another form.
     """
     numbers: dict[str, int] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -109,7 +109,7 @@ def read_png(data: bytes, lookup: Labels) -> Labels:
     """Read a PNG of 0 to 59, as numbers or as colors of VOC's palette, as classes uint16 `[H, W]`.
 
     Raises:
-        BadItem: The reason of a broken file, `not_labels` for a color that is not in the palette, or `label_outside`.
+        BadItem: the reason of a broken file, `not_labels` for a color that is not in the palette, or `label_outside`.
     """
     try:
         numbers: NDArray[np.integer] = decode_labels(data)

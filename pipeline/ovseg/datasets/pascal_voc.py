@@ -33,7 +33,7 @@ def read_split(path: Path) -> list[str]:
     """Read the names of a split, one on each line.
 
     Raises:
-        OvsegError: If the file is not a list of names, or a name occurs twice.
+        OvsegError: if the file is not a list of names, or a name occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

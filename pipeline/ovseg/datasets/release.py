@@ -31,9 +31,9 @@ class Item(NamedTuple):
     """One image of a release.
 
     Attributes:
-        image: Image file, relative to the folder "images".
-        label: Official label file, relative to the folder "labels".
-        read: Reader of the label file.
+        image: image file, relative to the folder "images".
+        label: official label file, relative to the folder "labels".
+        read: reader of the label file.
     """
 
     image: str
@@ -46,17 +46,17 @@ class ReleaseSpec:
     """How a benchmark is made from its official release.
 
     Attributes:
-        items: Function that lists the images and their label readers, given the release's paths, the classes and `ignore`.
-        ignore: Number of pixels that are not scored.
-        images: Published number of images.
-        source: Who made the benchmark, for benchmark.json.
-        where: What to download from where, for error messages.
-        homes: Folders below the unpacked release that its parts may be in.
-        parts: Paths below such a folder that each required part may have; the first that exists is taken.
-        extra: The same for optional parts.
-        short_side: Short side in pixels that larger images are reduced to and written again; None keeps all sizes.
-        occurring: Number of classes that have a pixel, if it is known not to be all of them.
-        counted: Whether that number is reliable and labels keep their size, so that another number is an error.
+        items: function that lists the images and their label readers, given the release's paths, the classes and `ignore`.
+        ignore: number of pixels that are not scored.
+        images: published number of images.
+        source: who made the benchmark, for benchmark.json.
+        where: what to download from where, for error messages.
+        homes: folders below the unpacked release that its parts may be in.
+        parts: paths below such a folder that each required part may have; the first that exists is taken.
+        extra: the same for optional parts.
+        short_side: short side in pixels that larger images are reduced to and written again; None keeps all sizes.
+        occurring: number of classes that have a pixel, if it is known not to be all of them.
+        counted: whether that number is reliable and labels keep their size, so that another number is an error.
     """
 
     items: Callable[[ReleasePaths, Sequence[Class], int], Iterator[Item]]
@@ -75,10 +75,10 @@ class ReleaseSpec:
         """Find the parts of the release.
 
         Args:
-            root: Folder that the release was unpacked in, or the release's own folder.
+            root: folder that the release was unpacked in, or the release's own folder.
 
         Raises:
-            OvsegError: If a required part is missing; the message says what is there instead, and where the release is.
+            OvsegError: if a required part is missing; the message says what is there instead, and where the release is.
         """
         home = next((root / name for name in self.homes if (root / name).is_dir()), root)
         located: dict[str, Path] = {}
@@ -118,9 +118,9 @@ def label_lookup(index_of: Mapping[int, int], ignore: int, numbers: int = 0) -> 
     """Make a table from official numbers to classes, for `np.take(..., mode="clip")`.
 
     Args:
-        index_of: Class of each scored number.
-        ignore: Value for all other numbers up to the highest one, and for 255 if it is above that.
-        numbers: How many numbers the release has, if more than are scored.
+        index_of: class of each scored number.
+        ignore: value for all other numbers up to the highest one, and for 255 if it is above that.
+        numbers: how many numbers the release has, if more than are scored.
 
     Returns:
         uint16 `[at least highest + 2]`; the last entry, OUTSIDE, stands for all higher numbers.
@@ -148,7 +148,7 @@ def read_label_map(data: bytes, lookup: Labels) -> Labels:
     """Read a gray or palette PNG of official numbers as classes uint16 `[H, W]`.
 
     Raises:
-        BadItem: The reason of a broken file, `not_labels`, or `label_outside`.
+        BadItem: the reason of a broken file, `not_labels`, or `label_outside`.
     """
     return remap_labels(decode_labels(data), lookup)
 
@@ -169,9 +169,9 @@ def write_atomically(out: Path, name: str, write: Callable[[Path], object]) -> N
     """Write the file `name` in the folder `out`, so that it is there as a whole or not at all.
 
     Args:
-        out: Folder.
-        name: Path of the file relative to `out`.
-        write: Function that writes the file to the path it is given.
+        out: folder.
+        name: path of the file relative to `out`.
+        write: function that writes the file to the path it is given.
     """
     tmp_path = out / UNFINISHED / name
     for path in (tmp_path, out / name):

@@ -21,7 +21,7 @@ def list_shards(folder: Path) -> list[Path]:
     """The tars of a folder, sorted by name.
 
     Raises:
-        OvsegError: If there are none.
+        OvsegError: if there are none.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
@@ -36,11 +36,11 @@ def open_shards(folder: Path, database: Path) -> Store:
     occurred before gets such a record, too: the first image keeps the key and its caption.
 
     Args:
-        folder: Folder of the shards.
-        database: File that the records are written to; it is made if it does not exist.
+        folder: folder of the shards.
+        database: file that the records are written to; it is made if it does not exist.
 
     Raises:
-        OvsegError: If the folder holds no shard, or the shards hold no image.
+        OvsegError: if the folder holds no shard, or the shards hold no image.
     """
     paths = list_shards(folder)
 

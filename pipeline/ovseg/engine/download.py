@@ -43,7 +43,7 @@ def offline() -> bool:
     """Whether `OVSEG_OFFLINE` keeps this process off the network.
 
     Raises:
-        OvsegError: If `OVSEG_OFFLINE` is neither 0 nor 1.
+        OvsegError: if `OVSEG_OFFLINE` is neither 0 nor 1.
     """
     value = os.environ.get(OFFLINE, "0")
     if value not in ("", "0", "1"):
@@ -59,15 +59,15 @@ def download(
     Processes that ask for the same file at the same time wait for the first of them.
 
     Args:
-        url: Address of the file, http or https.
-        path: File to write. Its folder is made if needed.
-        remedy: What else the user can do, for error messages: an imperative clause without a full stop.
-        size: Published size in bytes; None accepts the size that the server states.
-        timeout: Seconds without a byte after which the connection is made anew.
-        pause: Seconds before the second attempt, doubled after each further one.
+        url: address of the file, http or https.
+        path: file to write. Its folder is made if needed.
+        remedy: what else the user can do, for error messages: an imperative clause without a full stop.
+        size: published size in bytes; None accepts the size that the server states.
+        timeout: seconds without a byte after which the connection is made anew.
+        pause: seconds before the second attempt, doubled after each further one.
 
     Raises:
-        OvsegError: If the server cannot be reached, refuses, redirects too often, or answers with a web page or a file of
+        OvsegError: if the server cannot be reached, refuses, redirects too often, or answers with a web page or a file of
             another size; or if no space is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

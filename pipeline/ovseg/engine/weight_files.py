@@ -44,8 +44,8 @@ def find_cached(repo: str, name: str, commit: str | None = None) -> Path | None:
 
     Args:
         repo: "OWNER/NAME".
-        name: Name of the file in the repository.
-        commit: Commit of the repository; None for the newest that was cached.
+        name: name of the file in the repository.
+        commit: commit of the repository; None for the newest that was cached.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -64,16 +64,16 @@ def fetch_from_hub(
     """Return the place of a file of the Hub, after downloading it into the cache if needed.
 
     Args:
-        what: What the file is, for messages ("the weights of ViT-B-16:openai").
+        what: what the file is, for messages ("the weights of ViT-B-16:openai").
         repo: "OWNER/NAME".
-        names: Names that the file may have; the first that the repository holds is taken.
-        gigabytes: See `Gigabytes`.
-        commit: Commit of the repository; None for the newest.
-        hf_download_arguments: What else is needed together with this file, as arguments of `hf download` in messages; None
+        names: names that the file may have; the first that the repository holds is taken.
+        gigabytes: see `Gigabytes`.
+        commit: commit of the repository; None for the newest.
+        hf_download_arguments: what else is needed together with this file, as arguments of `hf download` in messages; None
             for the first name alone.
 
     Raises:
-        OvsegError: If there is no such repository or file, or it is not cached and cannot be downloaded because there is no
+        OvsegError: if there is no such repository or file, or it is not cached and cannot be downloaded because there is no
             network, or because `OVSEG_OFFLINE=1`.
     """
     from huggingface_hub import constants, hf_hub_url
@@ -134,13 +134,13 @@ def fetch_from_url(what: str, url: str, folder: Path, gigabytes: Gigabytes = lam
     """Return the place of a file that is published at an address, after downloading it if needed.
 
     Args:
-        what: What the file is, for messages.
-        url: Address whose last part names the file; a sha256 in it is checked.
-        folder: Folder that such files are kept in.
-        gigabytes: See `Gigabytes`.
+        what: what the file is, for messages.
+        url: address whose last part names the file; a sha256 in it is checked.
+        folder: folder that such files are kept in.
+        gigabytes: see `Gigabytes`.
 
     Raises:
-        OvsegError: If the file is not there and cannot be downloaded, as in `fetch_from_hub`; or if its sha256 is not the one
+        OvsegError: if the file is not there and cannot be downloaded, as in `fetch_from_hub`; or if its sha256 is not the one
             in the address.
     """
     path = folder / url.rsplit("/", maxsplit=1)[-1]
@@ -166,7 +166,7 @@ def licence(model: str) -> str | None:
     """The license that the card of a checkpoint states in its metadata; None if it states none or cannot be read.
 
     Args:
-        model: A folder, or "OWNER/NAME" on the Hub.
+        model: a folder, or "OWNER/NAME" on the Hub.
     """
     from huggingface_hub import ModelCard
 

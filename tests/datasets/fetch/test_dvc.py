@@ -28,11 +28,11 @@ class World:
     """COCO on a server; a copy of the repository that has downloaded it, and one that has not.
 
     Attributes:
-        published: The data set.
-        served: The server that it is downloaded from.
-        whole: A copy after `dvc repro` of a small recipe.
-        output: Output of that command.
-        fresh: Another copy.
+        published: the data set.
+        served: the server that it is downloaded from.
+        whole: a copy after `dvc repro` of a small recipe.
+        output: output of that command.
+        fresh: another copy.
     """
 
     published: Published

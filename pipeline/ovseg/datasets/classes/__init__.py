@@ -20,9 +20,9 @@ class Class:
     """One class of a benchmark.
 
     Attributes:
-        id: Number of the class in the official label maps.
-        names: Name of the class, then its synonyms.
-        seen: Whether masks of the class are annotated in training; True where there is no such split.
+        id: number of the class in the official label maps.
+        names: name of the class, then its synonyms.
+        seen: whether masks of the class are annotated in training; True where there is no such split.
     """
 
     id: int
@@ -34,10 +34,10 @@ def find_table(name: str) -> Path:
     """Find a class table.
 
     Args:
-        name: Name of a benchmark, or path of a file of the user's.
+        name: name of a benchmark, or path of a file of the user's.
 
     Raises:
-        OvsegError: If it is neither.
+        OvsegError: if it is neither.
     """
     tables = {path.stem: path for path in sorted(CLASS_TABLES.glob("*.json"))}
     if name in tables:
@@ -51,7 +51,7 @@ def names_of(value: object) -> tuple[str, ...]:
     """Check and return a list of names.
 
     Raises:
-        TypeError: If it is not a list; a text is not taken for a list of letters.
+        TypeError: if it is not a list; a text is not taken for a list of letters.
     """
     if not isinstance(value, list):
         raise TypeError(f"names are {value!r}, not a list")
@@ -62,7 +62,7 @@ def read_classes(path: Path) -> list[Class]:
     """Read the classes of a table, in its order.
 
     Raises:
-        OvsegError: If the file is not a class table, a number occurs twice, or a class has no name.
+        OvsegError: if the file is not a class table, a number occurs twice, or a class has no name.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["classes"]

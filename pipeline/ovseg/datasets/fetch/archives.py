@@ -29,13 +29,13 @@ def get_file(part: Part, file: File, home: Path, mirror: str | None) -> None:
     """Download a published file of a part.
 
     Args:
-        part: Part that the file belongs to.
-        file: File to download.
-        home: Folder of the data set.
-        mirror: Address of a folder with the same files, or None for the published address.
+        part: part that the file belongs to.
+        file: file to download.
+        home: folder of the data set.
+        mirror: address of a folder with the same files, or None for the published address.
 
     Raises:
-        OvsegError: As `download`; or if `OVSEG_OFFLINE=1`, or the file is only given to registered users.
+        OvsegError: as `download`; or if `OVSEG_OFFLINE=1`, or the file is only given to registered users.
     """
     path = archive_path(file, home)
     url = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.url
@@ -57,7 +57,7 @@ def file_for_archive(part: Part, archive: Path) -> File:
     """The published file that an archive of the user's stands for: the one of that name, or the part's only archive.
 
     Raises:
-        OvsegError: If it can be none of them, or several.
+        OvsegError: if it can be none of them, or several.
     """
     candidates = [file for file in part.files if file.name == archive.name]
     candidates = candidates or [file for file in part.files if not file.plain]
@@ -83,10 +83,10 @@ def check_file(file: File, path: Path) -> dict[str, Any]:
     """Compare a downloaded file with its published size and checksum.
 
     Returns:
-        Its "sha256", and its "published" checksum or None.
+        its "sha256", and its "published" checksum or None.
 
     Raises:
-        OvsegError: If they differ; the file is then renamed to *.wrong.
+        OvsegError: if they differ; the file is then renamed to *.wrong.
     """
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:

@@ -19,8 +19,8 @@ class Manifest:
     """A manifest that is being made, `path`.part; `finish` puts it in place, sorted by path.
 
     Args:
-        path: File of the finished manifest; if it exists, its rows are known from the start.
-        home: Folder that the paths in it are relative to.
+        path: file of the finished manifest; if it exists, its rows are known from the start.
+        home: folder that the paths in it are relative to.
     """
 
     def __init__(self, path: Path, home: Path) -> None:
@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
     """Read a manifest as {path: (bytes, sha256)}.
 
     Raises:
-        OvsegError: If the file is missing or is not a manifest.
+        OvsegError: if the file is missing or is not a manifest.
     """
     if not path.is_file():
         raise OvsegError(

@@ -36,13 +36,13 @@ def fetch(part: Part, home: Path, mirror: str | None = None, archive: Path | Non
     """Download the files of a part into home/archives and write its receipt; files that are there are only checked.
 
     Args:
-        part: Part to download.
-        home: Folder of the data set.
-        mirror: Address of a folder that holds the files under their own names; None for the published addresses.
-        archive: An archive of the part that the user has downloaded by hand.
+        part: part to download.
+        home: folder of the data set.
+        mirror: address of a folder that holds the files under their own names; None for the published addresses.
+        archive: an archive of the part that the user has downloaded by hand.
 
     Raises:
-        OvsegError: If a file cannot be downloaded or differs from the published checksum, the disk is too small, or the part
+        OvsegError: if a file cannot be downloaded or differs from the published checksum, the disk is too small, or the part
             is linked and files of it are missing.
     """
     receipt = receipt_path(part, home)
@@ -73,15 +73,15 @@ def verify(part: Part, home: Path, *, keep_archives: bool = False) -> dict[str, 
     """Unpack what was downloaded, check that it is the published part, write its manifest, and remove its archives.
 
     Args:
-        part: Part that was downloaded.
-        home: Folder of the data set.
-        keep_archives: Whether the archives are kept.
+        part: part that was downloaded.
+        home: folder of the data set.
+        keep_archives: whether the archives are kept.
 
     Returns:
-        The number of "files" and of "bytes".
+        the number of "files" and of "bytes".
 
     Raises:
-        OvsegError: As `unpack`; or if files are missing, too many, or from another release.
+        OvsegError: as `unpack`; or if files are missing, too many, or from another release.
     """
     path = manifest_path(part, home)
     if not is_whole(part, home):
@@ -100,15 +100,15 @@ def link(part: Part, home: Path, source: Path) -> dict[str, int]:
     """Use a copy of a part that is elsewhere: check it, link it into `home`, and write receipt and manifest.
 
     Args:
-        part: Part to link.
-        home: Folder of the data set.
-        source: Folder that holds the part's paths (train2017/, annotations/...).
+        part: part to link.
+        home: folder of the data set.
+        source: folder that holds the part's paths (train2017/, annotations/...).
 
     Returns:
-        As `verify`.
+        as `verify`.
 
     Raises:
-        OvsegError: As `verify`; or if other data is in the place of a link.
+        OvsegError: as `verify`; or if other data is in the place of a link.
     """
     check(part, source)
     for holding in part.holds:
@@ -166,10 +166,10 @@ def check(part: Part, home: Path) -> list[str]:
     """Check that the files of a part are there, by name and number.
 
     Returns:
-        Their paths relative to `home`.
+        their paths relative to `home`.
 
     Raises:
-        OvsegError: If files are missing, too many, or from another release. Nothing is removed.
+        OvsegError: if files are missing, too many, or from another release. Nothing is removed.
     """
     return [path for holding in part.holds for path in _check_holding(part, holding, home)]
 

@@ -30,13 +30,13 @@ class File:
     """A published file.
 
     Attributes:
-        url: Address of the file.
-        name: Name of the file on disk.
-        bytes: Published size; None if only an approximate size is known.
-        about: Approximate size in bytes, for estimates; 0 if unknown.
+        url: address of the file.
+        name: name of the file on disk.
+        bytes: published size; None if only an approximate size is known.
+        about: approximate size in bytes, for estimates; 0 if unknown.
         digest: "md5:..." or "sha256:..."; None if no checksum is published.
-        plain: Whether the file is no archive.
-        login: How to get the file by hand if that takes an account; None otherwise.
+        plain: whether the file is no archive.
+        login: how to get the file by hand if that takes an account; None otherwise.
     """
 
     url: str
@@ -62,16 +62,16 @@ class Part:
     """What is downloaded and verified together. Paths are relative to the folder of the data set.
 
     Attributes:
-        dataset: Name of the data set.
-        name: Name of the part.
-        files: Published files.
-        unpacked: Approximate bytes on disk.
-        holds: Paths that must be there after unpacking.
-        into: Folder that archives are unpacked into.
-        inner: Archives inside archives, and the folder that each is unpacked into.
-        others: Patterns of file names in other releases, and the names of these releases.
-        home: Web page of the data set.
-        licence: Terms of the data set.
+        dataset: name of the data set.
+        name: name of the part.
+        files: published files.
+        unpacked: approximate bytes on disk.
+        holds: paths that must be there after unpacking.
+        into: folder that archives are unpacked into.
+        inner: archives inside archives, and the folder that each is unpacked into.
+        others: patterns of file names in other releases, and the names of these releases.
+        home: web page of the data set.
+        licence: terms of the data set.
     """
 
     dataset: str
@@ -105,7 +105,7 @@ def parts_of(dataset: str, names: tuple[str, ...] = (), table: Path = TABLE) -> 
     """The named parts of a data set, or all of them if none is named.
 
     Raises:
-        OvsegError: If there is no such data set or part.
+        OvsegError: if there is no such data set or part.
     """
     known = releases(table)
     if dataset not in known:

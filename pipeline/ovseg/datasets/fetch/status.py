@@ -18,11 +18,11 @@ class State:
     """How far a part is.
 
     Attributes:
-        part: The part.
+        part: the part.
         status: "verified", "linked", "downloaded", "incomplete" or "missing".
-        download: Approximate bytes that are still to be downloaded.
-        disk: Approximate bytes that its files will take; its archives are removed after verification.
-        seconds: Approximate time that it will take at `NETWORK_SPEED` and `DISK_SPEED`.
+        download: approximate bytes that are still to be downloaded.
+        disk: approximate bytes that its files will take; its archives are removed after verification.
+        seconds: approximate time that it will take at `NETWORK_SPEED` and `DISK_SPEED`.
     """
 
     part: Part

@@ -43,14 +43,14 @@ def unpack(archive: Path, home: Path, into: str, manifest: Manifest, published_b
     """Unpack a zip, or a tar with any compression. All of its names and sizes are checked before anything is written.
 
     Args:
-        archive: File to unpack.
-        home: Folder of the data set, which the manifest's paths are relative to.
-        into: Folder below `home` to unpack into.
-        manifest: Manifest that gets a row for each file; files that it has already are left alone.
-        published_bytes: Published size of the unpacked files; an archive of more than four times as many is refused.
+        archive: file to unpack.
+        home: folder of the data set, which the manifest's paths are relative to.
+        into: folder below `home` to unpack into.
+        manifest: manifest that gets a row for each file; files that it has already are left alone.
+        published_bytes: published size of the unpacked files; an archive of more than four times as many is refused.
 
     Raises:
-        OvsegError: If the archive is damaged, holds a link or a name that leaves the folder, or is too large; or if no space
+        OvsegError: if the archive is damaged, holds a link or a name that leaves the folder, or is too large; or if no space
             is left.
     """
     with _explain_damage(archive), _open(archive) as opened:
