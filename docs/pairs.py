@@ -33,7 +33,7 @@ CHOOSE = """
 
 
 def main() -> None:
-    """Take the picture."""
+    """Take the screenshot."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("Chromium is not installed")
