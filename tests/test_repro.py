@@ -57,9 +57,20 @@ def test_a_second_repro_does_nothing(repo: Copy) -> None:
 
 def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo: Copy) -> None:
     found = stages_ran(repo.dvc("exp", "run", "-S", "select.min_area=200"))
-    assert found[:4] == ["select", "shards", "finetune", "prompt"]
-    assert sorted(found[4:]) == ["evaluate@all", "evaluate@fine", "report", "calibrate"]
-    assert found[4] == "calibrate" and found[-1] == "report"
+    assert [name for name in found if name in ("select", "shards", "finetune", "prompt", "calibrate", "report")] == [
+        "select",
+        "shards",
+        "finetune",
+        "prompt",
+        "calibrate",
+        "report",
+    ]
+    assert {name for name in found if "@" in name} == {
+        "measure@finetune",
+        "measure@prompt",
+        "evaluate@all",
+        "evaluate@fine",
+    }
 
 
 @pytest.mark.parametrize(
