@@ -22,8 +22,8 @@ OPTIONS = {"fill": "mean", "antialias": True, "templates": "single", "batch_size
 
 def test_shares_are_their_formula_written_out() -> None:
     label, guess = np.array([0, 0, 0, 1, 3, 3]), np.array([0, 0, 2, 2, 3, 0])
-    found = accuracies(label, guess, 5, np.array([True, False, True, False, True]))
-    assert found == {
+    scores = accuracies(label, guess, 5, np.array([True, False, True, False, True]))
+    assert scores == {
         "mask_accuracy": 3 / 6,
         "mask_accuracy_mean": (2 / 3 + 0 + 1 / 2) / 3,  # class 2 and 4 have no region
         "mask_accuracy_annotated": 2 / 3,
@@ -39,7 +39,7 @@ def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path
     from ovseg.core.vocabulary import embed
 
     clip = load_adapted(tiny_clip)
-    found = measure_mask_accuracy({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    scores = measure_mask_accuracy({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
     truth = json.loads(coco.instances.read_text())
     names = [c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
     ids = [c["id"] for c in sorted(truth["categories"], key=lambda c: c["id"])]
@@ -55,8 +55,8 @@ def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path
         )
         guess = int((clip.encode_crops(crop[None], inside[None]) @ texts.T).argmax())
         right += ids[guess] == annotation["category_id"]
-    assert found["regions"] == len(truth["annotations"])
-    assert found["mask_accuracy"] == pytest.approx(right / len(truth["annotations"]))
+    assert scores["regions"] == len(truth["annotations"])
+    assert scores["mask_accuracy"] == pytest.approx(right / len(truth["annotations"]))
 
 
 def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
@@ -66,10 +66,10 @@ def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
     prompts = new_prompts(plain.model.visual, 1, 0) * 100  # type: ignore[arg-type]
     save_adapted(plain.model, model_config(f"local-dir:{tiny_clip}"), prompts, {}, tmp_path)
     clips = {"plain": plain, "prompted": load_adapted(tmp_path), "without": load_adapted(tmp_path, prompts=False)}
-    found = measure_mask_accuracy(clips, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
-    assert found["plain"] == found["without"]
+    scores = measure_mask_accuracy(clips, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    assert scores["plain"] == scores["without"]
     alone = measure_mask_accuracy({"prompted": clips["prompted"]}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
-    assert found["prompted"] == alone["prompted"]
+    assert scores["prompted"] == alone["prompted"]
 
 
 def test_a_bad_image_and_a_bad_mask_are_left_out(
@@ -91,16 +91,16 @@ def test_a_bad_image_and_a_bad_mask_are_left_out(
         json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "star"}]})
     )
     caplog.set_level("INFO")
-    found = measure_mask_accuracy({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
-    assert found == {"mask_accuracy": 1.0, "mask_accuracy_mean": 1.0, "regions": 1.0}
+    scores = measure_mask_accuracy({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    assert scores == {"mask_accuracy": 1.0, "mask_accuracy_mean": 1.0, "regions": 1.0}
 
 
 def test_what_cannot_be_measured_is_an_error(tmp_path: Path, tiny_clip: Path, coco: Coco) -> None:
     clips = {"clip": load_adapted(tiny_clip)}
     truth = json.loads(coco.instances.read_text())
     (tmp_path / "a.json").write_text(json.dumps({**truth, "categories": []}))
-    with pytest.raises(OvsegError, match="names no categories"):
+    with pytest.raises(OvsegError, match=r"a\.json.*categories"):
         measure_mask_accuracy(clips, coco.images, tmp_path / "a.json", **OPTIONS)  # type: ignore[arg-type]
-    with pytest.raises(OvsegError, match="no region of"):
+    with pytest.raises(OvsegError, match=r"instances\.json"):
         measure_mask_accuracy(clips, tmp_path, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert len(THINGS) == len(truth["categories"])

@@ -23,18 +23,18 @@ SMALL: dict[str, Any] = {
 }
 
 
-def make_sample(number: int, whole: bool = False) -> Sample:
+def make_sample(number: int, all_foreground: bool = False) -> Sample:
     """A crop of noise; its mask is the left half, or all of it."""
     rng = np.random.default_rng(number)
     mask = np.ones((20, 24), bool)
-    if not whole:
+    if not all_foreground:
         mask[:, 12:] = False
     noun = int(rng.integers(len(NOUNS)))
     crop = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     return Sample(sample_key(number), crop, mask, NOUNS[noun], {"noun_id": noun})
 
 
-def write_set(folder: Path, whole: bool = False) -> Path:
+def write_set(folder: Path, all_foreground: bool = False) -> Path:
     """A finished set of shards of 64 samples."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
@@ -42,11 +42,11 @@ def write_set(folder: Path, whole: bool = False) -> Path:
         name = f"{shard:05d}.tar"
         with (folder / name).open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
             for i in range(PER_SHARD):
-                tar.write(encode_sample(make_sample(shard * PER_SHARD + i, whole), 95))
+                tar.write(encode_sample(make_sample(shard * PER_SHARD + i, all_foreground), 95))
         sizes[name] = PER_SHARD
     (folder / "sizes.json").write_text(json.dumps(sizes))
     (folder / "nouns.json").write_text(json.dumps({noun: i for i, noun in enumerate(NOUNS)}))
-    (folder / "step.json").write_text(json.dumps({"fingerprint": f"pairs-{whole}", "counts": {}, "files": {}}))
+    (folder / "step.json").write_text(json.dumps({"fingerprint": f"pairs-{all_foreground}", "counts": {}, "files": {}}))
     return folder
 
 

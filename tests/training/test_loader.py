@@ -49,8 +49,8 @@ def write(folder: Path, shards: Sequence[Sequence[Sample]]) -> Path:
     for number, samples in enumerate(shards):
         name = f"{number:05d}.tar"
         with (folder / name).open("wb") as stream, wds.TarWriter(stream) as tar:
-            for one in samples:
-                tar.write(encode_sample(one, 95))
+            for entry in samples:
+                tar.write(encode_sample(entry, 95))
         sizes[name] = len(samples)
     (folder / "sizes.json").write_text(json.dumps(sizes))
     return folder
@@ -91,9 +91,9 @@ def test_the_order_is_of_seed_and_epoch_alone(folder: Path) -> None:
     assert first == keys(read(folder, seed=1, epoch=0)) != sorted(first)
     assert len({tuple(keys(read(folder, seed=seed, epoch=epoch))) for seed, epoch in ((1, 0), (1, 1), (2, 0))}) == 3
     torch.manual_seed(0)
-    some = keys(read(folder, seed=1, workers=2))
+    order = keys(read(folder, seed=1, workers=2))
     torch.manual_seed(9)
-    assert some == keys(read(folder, seed=1, workers=2))
+    assert order == keys(read(folder, seed=1, workers=2))
     assert keys(read(folder, shuffle=False)) == [sample_key(i) for i in range(SHARDS * PER_SHARD)]
 
 
@@ -124,7 +124,7 @@ def test_fewer_shards_than_readers_is_an_error(folder: Path, monkeypatch: pytest
     """A reader without a shard would wait, or train on nothing: the message says how many are needed."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(OvsegError, match=r"6 shards for 4 ranks x 2 workers.*min_shards to at least 8"):
+    with pytest.raises(OvsegError, match=r"6 shards.*4 ranks x 2 workers.*min_shards.* 8"):
         load_shards(folder, SIZE, 4, mean=CLIP_MEAN, workers=2)
     assert load_shards(folder, SIZE, 4, mean=CLIP_MEAN, workers=2, resampled=True) is not None
 
@@ -152,7 +152,7 @@ def test_the_mask_is_the_stored_one_and_never_a_colour(folder: Path) -> None:
     assert kept.std() > 20
 
 
-def test_a_sample_that_cannot_be_read_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_that_cannot_be_read_is_dropped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Shards of another tool have no mask: that is logged, and never guessed."""
     with (tmp_path / "00000.tar").open("wb") as stream, wds.TarWriter(stream) as tar:
         members = encode_sample(sample(1), 95)
@@ -169,15 +169,15 @@ def test_a_damaged_tar_stops_the_epoch(workers: int, folder: Path) -> None:
     """Going on would train on less than the user believes."""
     path = folder / "00003.tar"
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(OvsegError, match="cannot be read"):
+    with pytest.raises(OvsegError, match=r"ovseg-mine verify"):
         read(folder, workers=workers)
 
 
 def test_shards_that_are_not_there_say_so(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.raises(OvsegError, match=r"no sizes\.json"):
+    with pytest.raises(OvsegError, match=r"sizes\.json"):
         load_shards(tmp_path_factory.mktemp("empty"), SIZE, 4, mean=CLIP_MEAN)
     (folder / "00002.tar").unlink()
-    with pytest.raises(OvsegError, match=r"00002\.tar is listed"):
+    with pytest.raises(OvsegError, match=r"00002\.tar"):
         load_shards(folder, SIZE, 4, mean=CLIP_MEAN)
 
 
@@ -215,13 +215,13 @@ def test_random_crops_are_the_same_for_the_same_seed(folder: Path) -> None:
         loader = load_shards(folder, SIZE, 30, mean=CLIP_MEAN, shuffle=False, seed=seed, crop_scale=scale)
         return cast(Batch, next(iter(loader)))
 
-    one, other, whole = first(1, 0.5), first(2, 0.5), first(1, 1.0)
-    assert torch.equal(one["mask"], first(1, 0.5)["mask"])
-    assert not torch.equal(one["mask"], other["mask"])
-    assert not torch.equal(one["mask"], whole["mask"])
+    cropped, other_seed, uncropped = first(1, 0.5), first(2, 0.5), first(1, 1.0)
+    assert torch.equal(cropped["mask"], first(1, 0.5)["mask"])
+    assert not torch.equal(cropped["mask"], other_seed["mask"])
+    assert not torch.equal(cropped["mask"], uncropped["mask"])
 
 
-def test_a_sample_without_noun_id_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_without_noun_id_is_dropped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, [[sample(0), sample(1, record={"noun": "star"})]])
     assert keys(read(tmp_path)) == [sample_key(0)]
     assert "noun_id is None" in caplog.text

@@ -34,15 +34,15 @@ def test_multi_positive_is_its_formula_written_out() -> None:
             log_sum = math.log(sum(math.exp(x) for x in logits))
             right = [j for j in range(5) if IDS[j] == IDS[i]]
             total += sum(log_sum - logits[j] for j in right) / len(right) / 5
-    found = contrastive(crops, texts, IDS, torch.tensor(scale), "multi_positive")
-    assert found.item() == pytest.approx(total / 2, abs=1e-5)
+    loss = contrastive(crops, texts, IDS, torch.tensor(scale), "multi_positive")
+    assert loss.item() == pytest.approx(total / 2, abs=1e-5)
 
 
 def test_without_repeated_nouns_both_are_the_same() -> None:
     crops, texts, scale = _unit(0), _unit(1), torch.tensor(20.0)
     ids = torch.arange(5)
-    one, other = (contrastive(crops, texts, ids, scale, loss) for loss in ("info_nce", "multi_positive"))
-    torch.testing.assert_close(one, other)
+    info_nce, multi_positive = (contrastive(crops, texts, ids, scale, loss) for loss in ("info_nce", "multi_positive"))
+    torch.testing.assert_close(info_nce, multi_positive)
 
 
 def test_another_crop_of_the_same_noun_is_pushed_away_by_info_nce_alone() -> None:

@@ -94,10 +94,10 @@ def run(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> Train:
     return trained
 
 
-def same_files(one: Path, other: Path, *but: str) -> bool:
-    names = sorted(path.name for path in one.iterdir() if path.name not in but)
-    assert names == sorted(path.name for path in other.iterdir() if path.name not in but)
-    return all(hashing.sha256_file(one / name) == hashing.sha256_file(other / name) for name in names)
+def same_files(first: Path, second: Path) -> bool:
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    return all(hashing.sha256_file(first / name) == hashing.sha256_file(second / name) for name in names)
 
 
 def curves(folder: Path) -> list[dict[str, str]]:
@@ -105,7 +105,7 @@ def curves(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, toys: Toys) -> None:
+def test_a_trained_network_is_loaded_and_records_what_it_was_made_from(run: Train, toys: Toys) -> None:
     out = run("out")
     network = load_network(out)
     about = network.metadata
@@ -117,9 +117,9 @@ def test_a_trained_network_is_loaded_and_says_what_it_was_made_from(run: Train, 
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others(run: Train) -> None:
-    one = run("one")
-    assert same_files(one, run("two"))
-    assert not same_files(one, run("three", change(OPTIONS, seed=1)))
+    first = run("first")
+    assert same_files(first, run("second"))
+    assert not same_files(first, run("other", change(OPTIONS, seed=1)))
 
 
 def test_all_that_learns_has_learnt(run: Train) -> None:
@@ -165,7 +165,7 @@ def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
 ) -> None:
     out = run("out")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    with pytest.raises(OvsegError, match="belongs to another run"):
+    with pytest.raises(OvsegError, match="fingerprint"):
         run("out", change(OPTIONS, seed=1))
     monkeypatch.setattr(module, "mask_step", None)
     run("out")
@@ -175,25 +175,26 @@ def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
 def test_no_steps_pass_init_through(run: Train) -> None:
     first = run("first")
     out = run("out", change(OPTIONS, steps=0), first)
-    one, other = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    before, after = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert (out / CURVES).read_text().count("\n") == 1
 
 
 def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train) -> None:
     none = change(OPTIONS, steps=0)
-    one, two, other = (
-        load_file(run(name, change(none, seed=seed)) / WEIGHTS) for name, seed in (("one", 0), ("two", 0), ("other", 1))
+    first, second, other_seed = (
+        load_file(run(name, change(none, seed=seed)) / WEIGHTS)
+        for name, seed in (("first", 0), ("second", 0), ("other", 1))
     )
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other_seed[name]) for name in first)
 
 
 def test_training_goes_on_from_init(run: Train) -> None:
     first = run("first", LONGER)
     again = run("again", change(OPTIONS, lr=1e-6), first)
-    begun, fresh = (float(curves(folder)[0]["loss"]) for folder in (again, first))
-    assert begun < 0.8 * fresh
+    from_init, from_scratch = (float(curves(folder)[0]["loss"]) for folder in (again, first))
+    assert from_init < 0.8 * from_scratch
 
 
 @pytest.mark.parametrize(
@@ -208,21 +209,19 @@ def test_training_goes_on_from_init(run: Train) -> None:
 )
 def test_an_init_of_another_shape_is_refused(run: Train, toys: Toys, changes: dict[str, Any]) -> None:
     plain = run("plain", change(OPTIONS, steps=0))
-    with pytest.raises(
-        OvsegError, match=rf"{plain} does not fit section proposal_network of params\.yaml: \d+ weights differ"
-    ):
+    with pytest.raises(OvsegError, match=rf"{plain}.*params\.yaml: \d+ "):
         run("out", change(OPTIONS, **changes), plain)
 
 
 def test_an_init_of_another_vocabulary_fits(run: Train, toys: Toys) -> None:
-    """Classes are texts: a network may learn others later. (The toy's classifier is wider than the options's.)"""
+    """Classes are texts: a network may learn others later. (The toy's classifier is wider than that of OPTIONS.)"""
     out = run("out", change(OPTIONS, text_proj_dim=64), toys.network)
     assert load_network(out).metadata["names"] == list(THINGS)
     assert json.loads((toys.network / METADATA).read_text())["names"] != list(THINGS)
 
 
 def test_what_is_no_init_is_refused(run: Train, tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match="is not a proposal network"):
+    with pytest.raises(OvsegError, match=r"proposal_network\.json"):
         run("out", init=tmp_path)
 
 
@@ -236,31 +235,31 @@ def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
     """Of the last group of the optimiser: linear over 3 steps, then (1 - t)^0.9."""
     rates = [float(row["learning_rate"]) for row in curves(run("out", change(OPTIONS, steps=8, warmup_steps=3)))]
     wanted = [*(1e-3 * (1e-3 + (1 - 1e-3) * i / 3) for i in range(3)), *(1e-3 * (1 - i / 5) ** 0.9 for i in range(5))]
-    share = rates[3] / wanted[3]  # the group's own share of the rate
-    assert any(share == pytest.approx(one) for one in (1.0, OPTIONS.backbone_lr_multiplier))
-    assert rates == pytest.approx([share * rate for rate in wanted], rel=1e-4)
+    multiplier = rates[3] / wanted[3]  # of the parameter group that is shown
+    assert any(multiplier == pytest.approx(value) for value in (1.0, OPTIONS.backbone_lr_multiplier))
+    assert rates == pytest.approx([multiplier * rate for rate in wanted], rel=1e-4)
 
 
 def test_micro_batches_give_about_the_same_training(run: Train) -> None:
     """Batch normalisation sees less at a time, so it is not the same."""
     options = change(OPTIONS, steps=5)
-    one, other = (
+    whole, parts = (
         [float(row["loss"]) for row in curves(run(name, options, micro_batch=size))]
-        for name, size in (("one", None), ("other", 2))
+        for name, size in (("whole", None), ("parts", 2))
     )
-    assert other[0] == pytest.approx(one[0], rel=0.1) and other != one
-    assert min(one) < one[0] and min(other) < other[0]
+    assert parts[0] == pytest.approx(whole[0], rel=0.1) and parts != whole
+    assert min(whole) < whole[0] and min(parts) < parts[0]
 
 
 def alike(first: int, number: int) -> list[Scene]:
     """Scenes of two classes each, so that every part of a batch has as many."""
-    found: list[Scene] = []
+    scenes: list[Scene] = []
     for i in range(first, first + number):
         masks = torch.zeros(2, 32, 32, dtype=torch.bool)
         masks[0, : 8 + 3 * i], masks[1, :, : 20 - 2 * i] = True, True
         image = torch.from_numpy(noise(i, 32, 32)).permute(2, 0, 1)
-        found.append({"image": image, "masks": masks, "classes": torch.tensor([i % 3, (i + 1) % 3])})
-    return found
+        scenes.append({"image": image, "masks": masks, "classes": torch.tensor([i % 3, (i + 1) % 3])})
+    return scenes
 
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -279,19 +278,19 @@ def gradients(
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
     objective = MaskObjective(model, "fp32").eval()
     loss = mask_step(objective, wrap(objective), batch, len(batch) // parts, world)
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss, **found}
+    by_name = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss, **by_name}
 
 
-def close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert found.keys() == wanted.keys()
+def assert_close(results: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert results.keys() == wanted.keys()
     largest = max(float(tensor.abs().max()) for name, tensor in wanted.items() if name != "loss")
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5 * largest, rtol=1e-3)
+        torch.testing.assert_close(results[name], tensor, atol=1e-5 * largest, rtol=1e-3)
 
 
 def test_apart_from_batch_normalisation_micro_batches_have_the_gradient_of_the_whole(toys: Toys) -> None:
-    close(gradients(toys.clip, alike(0, 4), 2), gradients(toys.clip, alike(0, 4), 1))
+    assert_close(gradients(toys.clip, alike(0, 4), 2), gradients(toys.clip, alike(0, 4), 1))
 
 
 def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: Toys) -> None:
@@ -302,16 +301,16 @@ def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: 
     with torch.no_grad():
         whole = float(objective(batch, 4.0, objective.class_weight(batch)))
         decoder = model.model.transformer_module.decoder
-        every, parts = decoder.layers, []
+        layers, parts = decoder.layers, []
         for k in (1, 2, 3):
-            decoder.layers = every[:k]
+            decoder.layers = layers[:k]
             images = (torch.stack([scene["image"] for scene in batch]) / 255 - objective.mean[:, None, None]) / (
                 objective.std[:, None, None]
             )
-            found = model.model(images)
-            logits = model.class_predictor(found.transformer_decoder_last_hidden_state)
-            embedded = model.mask_embedder(found.transformer_decoder_last_hidden_state)
-            masks = torch.einsum("bqc,bchw->bqhw", embedded, found.pixel_decoder_last_hidden_state)
+            outputs = model.model(images)
+            logits = model.class_predictor(outputs.transformer_decoder_last_hidden_state)
+            embedded = model.mask_embedder(outputs.transformer_decoder_last_hidden_state)
+            masks = torch.einsum("bqc,bchw->bqhw", embedded, outputs.pixel_decoder_last_hidden_state)
             targets, labels = [scene["masks"].float() for scene in batch], [scene["classes"] for scene in batch]
             parts.append(float(sum(model.get_loss_dict(masks, logits, targets, labels, []).values())))
     assert len(set(parts)) == 3
@@ -329,9 +328,9 @@ def test_scenes_without_a_mask_are_learnt_from(toys: Toys) -> None:
     scene = alike(0, 1)[0]
     nothing: Scene = {"image": scene["image"], "masks": scene["masks"][:0], "classes": scene["classes"][:0]}
     for batch in ([nothing, nothing], [nothing, scene]):
-        found = gradients(toys.clip, batch, 1)
-        assert all(tensor.isfinite().all() for tensor in found.values())
-        assert found["class_predictor.no_object"].any()
+        results = gradients(toys.clip, batch, 1)
+        assert all(tensor.isfinite().all() for tensor in results.values())
+        assert results["class_predictor.no_object"].any()
 
 
 @pytest.fixture(scope="module")
@@ -358,11 +357,11 @@ def ranks(index: Path, coco: Coco, toys: Toys, tmp_path_factory: pytest.TempPath
 def test_two_processes_give_the_gradient_of_one(ranks: Path, toys: Toys) -> None:
     """Of a batch in which each has as many masks; both hold the same afterwards."""
     wanted = gradients(toys.clip, alike(0, 4), 1)
-    found = [torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    results = [torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     del wanted["loss"]
-    for one in found:
-        del one["loss"]
-        close(one, wanted)
+    for result in results:
+        del result["loss"]
+        assert_close(result, wanted)
 
 
 def test_two_processes_train_one_network_whose_loss_falls(ranks: Path) -> None:
@@ -378,14 +377,14 @@ def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"steps": 2, "lr": 1e30, "clip_norm": float("inf"), "warmup_steps": 0}, r"the loss of step 2 is (nan|inf)"),
+        ({"steps": 2, "lr": 1e30, "clip_norm": float("inf"), "warmup_steps": 0}, r"step 2 is (nan|inf)"),
         ({"backbone": "resnet10000"}, "resnet10000"),
     ],
 )
-def test_what_cannot_be_trained_is_said(run: Train, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(OvsegError, match=said):
+def test_what_cannot_be_trained_is_refused(run: Train, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(OvsegError, match=message):
         run("out", change(OPTIONS, **changes))
     assert not (tmp_path / "out").exists()
 
@@ -408,5 +407,5 @@ def test_classes_of_a_table_that_are_not_seen_are_not_learnt(tmp_path: Path) -> 
     assert module.vocabulary(tmp_path, tmp_path, tmp_path / "classes.json") == ["star", "sky"]
     assert module.find_class_table(tmp_path, None) == tmp_path / "classes.json"
     assert len(module.vocabulary(tmp_path, tmp_path, module.find_class_table(tmp_path, "cocostuff156"))) == 156
-    with pytest.raises(OvsegError, match="neither a class table of ours"):
+    with pytest.raises(OvsegError, match="cocostuf"):
         module.find_class_table(tmp_path, "cocostuf")

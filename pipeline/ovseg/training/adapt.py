@@ -269,6 +269,6 @@ def with_background_patches(name: str, batches: Iterator[Batch], clip: Clip, sha
     if not any(bool((~foreground_patches(batch["mask"], patch)).any()) for batch in first):
         raise OvsegError(
             f"{name}: no patch of the first {sum(len(batch['key']) for batch in first)} samples of {shards} is background "
-            "alone, so mask prompts would never be used nor trained. Are the masks whole boxes?"
+            "alone, so mask prompts would never be used nor trained; check that the masks are not whole boxes"
         )
     return chain(first, batches)
