@@ -64,13 +64,13 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self, data: bytes, path: str, kind: str) -> None:
         served = self.server.served
         fault = served.faults.get(path)
-        begun = 0
+        start = 0
         if "Range" in self.headers and self.headers.get("If-Range") in (None, served.tag) and fault != "no-range":
-            begun = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+            start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
         headers = {"Content-Type": kind, "ETag": served.tag}
-        headers |= {"Content-Range": f"bytes {begun}-{len(data) - 1}/{len(data)}"} if begun else {}
-        self._head(206 if begun else 200, len(data) - begun, headers)
-        body = data[begun:]
+        headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        self._head(206 if start else 200, len(data) - start, headers)
+        body = data[start:]
         breaks = fault in ("cut", "cuts", "slow")
         if breaks:
             body = body[: max(1, len(body) // 2)]

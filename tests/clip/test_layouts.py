@@ -99,15 +99,15 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, known: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "message"),
     [
         ((768, 3, 16, 16), "is not a ViT-B-16-quickgelu: missing"),
         ((32, 3, 8, 8), "is neither .* give its open_clip name"),
     ],
 )
-def test_a_released_model_is_told_by_its_sizes(tmp_path: Path, shape: tuple[int, ...], said: str) -> None:
+def test_a_released_model_is_recognized_by_its_sizes(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
     path = _write(tmp_path / "x.pt", {"visual.conv1.weight": torch.zeros(shape)})
-    with pytest.raises(OvsegError, match=said):
+    with pytest.raises(OvsegError, match=message):
         convert_clip(path, None, tmp_path / "out")
 
 

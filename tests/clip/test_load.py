@@ -66,8 +66,8 @@ def test_crops_are_encoded_as_open_clip_does(clip: Clip, tiny_clip: Path) -> Non
     )[:, None, None]
     with torch.no_grad():
         expected = torch.nn.functional.normalize(stock.encode_image(floats), dim=-1)
-    found = clip.encode_crops(CROPS)
-    assert torch.allclose(found, expected, atol=1e-5) and found.dtype == torch.float32
+    embeddings = clip.encode_crops(CROPS)
+    assert torch.allclose(embeddings, expected, atol=1e-5) and embeddings.dtype == torch.float32
     assert (clip.size, clip.width) == (32, 16) and clip.mean.tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
     assert not any(weight.requires_grad for weight in clip.model.parameters()) and not clip.model.training
 
@@ -96,8 +96,8 @@ def test_half_precision_storage_loads_as_float32(clip: Clip, tmp_path: Path) -> 
 
 def test_bf16_is_near_and_still_gives_float32(tiny_clip: Path, clip: Clip) -> None:
     half = load_clip(f"local-dir:{tiny_clip}", precision="bf16")
-    found = half.encode_crops(CROPS)
-    assert found.dtype == torch.float32 and (found * clip.encode_crops(CROPS)).sum(1).min() > 0.99
+    embeddings = half.encode_crops(CROPS)
+    assert embeddings.dtype == torch.float32 and (embeddings * clip.encode_crops(CROPS)).sum(1).min() > 0.99
     assert (half.encode_texts(TEXTS) * clip.encode_texts(TEXTS)).sum(1).min() > 0.98
 
 
@@ -120,11 +120,11 @@ def test_an_unknown_name_shows_near_ones() -> None:
 
 
 def test_an_unknown_tag_shows_the_known_ones() -> None:
-    with pytest.raises(OvsegError, match=r"'opemai' is neither a file nor a tag of ViT-B-16 \(tags: .*openai"):
+    with pytest.raises(OvsegError, match=r"'opemai'.*ViT-B-16.*openai"):
         load_clip("ViT-B-16", "opemai")
     with pytest.raises(OvsegError, match="tags: none"):
         load_clip(NAME, "openai")
-    with pytest.raises(OvsegError, match="is not given"):
+    with pytest.raises(OvsegError, match=r"clip\.pretrained"):
         load_clip("ViT-B-16")
 
 
@@ -168,8 +168,8 @@ def test_every_key_counts(change: Any, key: str, how: str, folder: Path) -> None
 def test_a_file_loads_where_every_key_fits(folder: Path, clip: Clip) -> None:
     torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "epoch_1.pt")
     for name in (WEIGHTS, "epoch_1.pt"):
-        found = load_clip(NAME, str(folder / name))
-        assert torch.equal(found.encode_crops(CROPS), clip.encode_crops(CROPS))
+        loaded = load_clip(NAME, str(folder / name))
+        assert torch.equal(loaded.encode_crops(CROPS), clip.encode_crops(CROPS))
 
 
 class Evil:
@@ -181,7 +181,7 @@ class Evil:
 
 @pytest.mark.parametrize("data", [b"", b"hello" * 100, b"PK\x03\x04" + b"\0" * 50])
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
-def test_a_damaged_file_says_so(data: bytes, name: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(data: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(OvsegError, match="cannot load the CLIP"):
         load_clip(NAME, str(tmp_path / name))
@@ -197,14 +197,14 @@ def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
-def test_a_folder_without_its_files_says_which(missing: str, folder: Path) -> None:
+def test_a_folder_without_its_files_is_an_error_that_names_them(missing: str, folder: Path) -> None:
     (folder / missing).unlink()
     with pytest.raises(OvsegError, match=f"{missing} is missing"):
         load_clip(f"local-dir:{folder}")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": 16}}'])
-def test_a_damaged_config_says_so(content: str, folder: Path) -> None:
+def test_a_damaged_config_is_an_error(content: str, folder: Path) -> None:
     (folder / CONFIG).write_text(content, encoding="utf-8")
     with pytest.raises(OvsegError, match="cannot load the CLIP"):
         load_clip(f"local-dir:{folder}")
@@ -231,8 +231,8 @@ def test_the_fingerprint_is_of_the_content(folder: Path, tiny_clip: Path) -> Non
 def test_materialise_copies_any_clip(tmp_path: Path, clip: Clip) -> None:
     """A named model becomes a folder that loads alike, with a note of where it came from."""
     materialise(NAME, "random", tmp_path / "base")
-    found, named = load_clip(f"local-dir:{tmp_path / 'base'}"), load_clip(NAME, "random")
-    assert torch.equal(found.encode_crops(CROPS), named.encode_crops(CROPS))
+    loaded, named = load_clip(f"local-dir:{tmp_path / 'base'}"), load_clip(NAME, "random")
+    assert torch.equal(loaded.encode_crops(CROPS), named.encode_crops(CROPS))
     assert json.loads((tmp_path / "base" / "provenance.json").read_text())["base"]["pretrained"] == "random"
     stock = open_clip.create_model(f"local-dir:{tmp_path / 'base'}")
     assert torch.equal(stock.state_dict()["text_projection"], named.model.state_dict()["text_projection"])

@@ -98,18 +98,18 @@ def test_a_repository_is_downloaded_once_and_then_needs_no_network(
         ("roberta-ViT-B-32", "laion2b_s12b_b32k", ("the config of the text tower", "models--roberta-base")),
     ],
 )
-def test_offline_what_is_missing_is_said_at_once(
+def test_offline_a_missing_file_is_an_error_at_once(
     hub: Hub, model: str, tag: str | None, facts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OVSEG_OFFLINE", "1")
     for step in (load_clip, identify, weights_fingerprint):
-        with pytest.raises(OvsegError, match="OVSEG_OFFLINE=1") as said:
+        with pytest.raises(OvsegError, match="OVSEG_OFFLINE=1") as raised:
             step(model, tag)
-        assert all(fact in str(said.value) for fact in facts), said.value
+        assert all(fact in str(raised.value) for fact in facts), raised.value
     assert hub.asked == []
 
 
-def test_a_download_that_fails_says_the_same_facts(hub: Hub) -> None:
+def test_a_failed_download_is_an_error_with_the_same_facts(hub: Hub) -> None:
     with pytest.raises(OvsegError, match=r"ViT-B-16-quickgelu:openai.*about 0\.6 GB.*models--timm"):
         load_clip("ViT-B-16-quickgelu", "openai")
 
@@ -147,9 +147,7 @@ def test_the_fingerprint_follows_the_weights_behind_a_tag(hub: Hub, tiny_clip: P
 def test_a_repository_with_the_wrong_activation_in_its_config_is_refused(hub: Hub) -> None:
     """OpenAI's weights want QuickGELU, whatever a copy's config says."""
     hub.put(OPENAI, CONFIG, json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-16")}).encode())
-    with pytest.raises(
-        OvsegError, match=r"QuickGELU mismatch: its weights were trained with it.*ViT-B-16-quickgelu:openai"
-    ):
+    with pytest.raises(OvsegError, match=r"QuickGELU.*ViT-B-16-quickgelu:openai"):
         load_clip(f"hf-hub:{OPENAI}")
     assert not any(WEIGHTS in path for path in hub.asked)
 
@@ -177,7 +175,7 @@ def beside_config(folder: Path) -> Path:
 @pytest.mark.parametrize("make", [openai_file, hub_file, beside_config])
 def test_a_file_that_is_known_to_want_quickgelu_is_refused_without_it(make: Any, tmp_path: Path) -> None:
     path = make(tmp_path)
-    with pytest.raises(OvsegError, match=r"QuickGELU mismatch.*Use ViT-B-16-quickgelu:"):
+    with pytest.raises(OvsegError, match=r"QuickGELU.*ViT-B-16-quickgelu:"):
         locate("ViT-B-16", str(path))
     assert locate("ViT-B-16-quickgelu", str(path)).path == path
 
@@ -243,11 +241,11 @@ def test_every_repository_of_open_clip_wants_one_activation() -> None:
     """So that what a repository's name tells of its weights is certain."""
     for model, tag in open_clip.list_pretrained():
         about = open_clip.get_pretrained_cfg(model, tag)
-        every = [
+        entries = [
             open_clip.get_pretrained_cfg(*pair)
             for pair in tags_of_repository(about.get("hf_hub", "").rpartition("/")[0])
         ]
-        assert len({bool(one.get("quick_gelu")) for one in every}) == 1
+        assert len({bool(one.get("quick_gelu")) for one in entries}) == 1
 
 
 SCRIPT = """
@@ -264,10 +262,10 @@ try:
     materialise("hf-hub:someone/siglip", None, Path(sys.argv[1]))
     again = load_adapted(Path(sys.argv[1]))
     words = [one.tokenizer(["a star"])[0, :2].tolist() for one in (clip, again)]
-    said = [clip.mean.tolist(), *words]
+    result = [clip.mean.tolist(), *words]
 except OvsegError as error:
-    said = str(error)
-print(json.dumps([said, len(tried)]))
+    result = str(error)
+print(json.dumps([result, len(tried)]))
 """
 
 
@@ -291,10 +289,10 @@ def test_a_siglip_with_its_tokenizer_comes_from_the_hub_and_then_needs_no_networ
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=True)
         return json.loads(done.stdout.strip().splitlines()[-1])
 
-    said, connections = run("none", "1")
-    assert "OVSEG_OFFLINE=1" in said and connections == 0
-    said, connections = run("one", "0")
-    assert said == [[0.5, 0.5, 0.5], [3, 2], [3, 2]] and connections > 0
+    result, connections = run("none", "1")
+    assert "OVSEG_OFFLINE=1" in result and connections == 0
+    result, connections = run("one", "0")
+    assert result == [[0.5, 0.5, 0.5], [3, 2], [3, 2]] and connections > 0
     hub.fresh()
-    assert run("two", "1") == [said, 0]
+    assert run("two", "1") == [result, 0]
     assert hub.asked == []

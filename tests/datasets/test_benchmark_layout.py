@@ -50,12 +50,12 @@ def change(folder: Path, **fields: Any) -> None:
 
 @pytest.mark.parametrize("seen", [None, [True, False, True]])
 def test_what_is_written_is_read_back(tmp_path: Path, seen: list[bool] | None) -> None:
-    found = read_benchmark(make(tmp_path, seen=seen))
-    assert found.names == (("sky",), ("grass", "lawn"), ("traffic light",)) and found.ignore == 255
-    assert found.seen == (None if seen is None else (True, False, True))
-    assert found.items == tuple((f"deep/{i}.png",) * 2 for i in range(3))
+    benchmark = read_benchmark(make(tmp_path, seen=seen))
+    assert benchmark.names == (("sky",), ("grass", "lawn"), ("traffic light",)) and benchmark.ignore == 255
+    assert benchmark.seen == (None if seen is None else (True, False, True))
+    assert benchmark.items == tuple((f"deep/{i}.png",) * 2 for i in range(3))
     for i in range(3):
-        pixels, labels = found.read(i)
+        pixels, labels = benchmark.read(i)
         assert np.array_equal(pixels, pixels_of(i)) and np.array_equal(labels, labels_of(i))
         assert labels.dtype == np.uint16
         assert decode_labels((tmp_path / "set" / LABELS / f"deep/{i}.png").read_bytes()).dtype == np.uint8
@@ -69,10 +69,10 @@ def test_a_benchmark_can_be_moved_with_its_images(tmp_path: Path) -> None:
 
 def test_many_classes_have_labels_of_16_bits(tmp_path: Path) -> None:
     names = [[f"thing {i}"] for i in range(847)]
-    found = read_benchmark(make(tmp_path, names=names, ignore=65535, seen=None))
+    benchmark = read_benchmark(make(tmp_path, names=names, ignore=65535, seen=None))
     raw = decode_labels((tmp_path / "set" / LABELS / "deep/1.png").read_bytes())
     assert raw.dtype == np.uint16 and {846, 65535} <= set(raw.ravel().tolist())
-    assert np.array_equal(found.read(1)[1], labels_of(1, 846, 65535))
+    assert np.array_equal(benchmark.read(1)[1], labels_of(1, 846, 65535))
 
 
 @pytest.mark.parametrize(("highest", "kind"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16)])
@@ -80,8 +80,8 @@ def test_many_classes_have_labels_of_16_bits(tmp_path: Path) -> None:
 def test_labels_have_8_bits_where_they_fit_and_else_16(tmp_path: Path, highest: int, kind: Any, given: Any) -> None:
     labels = np.array([[0, highest], [highest // 2, 0]]).astype(given)
     write_labels(tmp_path / "new" / "a.png", labels)
-    found = decode_labels((tmp_path / "new" / "a.png").read_bytes())
-    assert found.dtype == kind and np.array_equal(found, labels)
+    decoded = decode_labels((tmp_path / "new" / "a.png").read_bytes())
+    assert decoded.dtype == kind and np.array_equal(decoded, labels)
 
 
 def test_without_a_list_labels_are_paired_with_images_of_the_same_name(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_without_a_list_labels_are_paired_with_images_of_the_same_name(tmp_path:
     for stem in ("c", "b", "a", "gone"):
         write_labels(folder / LABELS / f"{stem}.png", labels_of(0))
     (folder / ITEMS).unlink()
-    found = read_benchmark(folder)
-    assert found.items == (("a.jpeg", "a.png"), ("b.jpg", "b.png"), ("c.png", "c.png"), ("gone.jpg", "gone.png"))
-    assert found.read(2)[0].shape == (*SIZE, 3)
+    benchmark = read_benchmark(folder)
+    assert benchmark.items == (("a.jpeg", "a.png"), ("b.jpg", "b.png"), ("c.png", "c.png"), ("gone.jpg", "gone.png"))
+    assert benchmark.read(2)[0].shape == (*SIZE, 3)
     with pytest.raises(BadItem, match="missing"):
-        found.read(3)
+        benchmark.read(3)
 
 
 def test_a_single_name_may_stand_without_brackets(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_item_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     Image.fromarray(pixels_of(0)).save(label / "2.png")
     (label / "3.png").write_bytes(b"no image")
     (folder / ITEMS).write_text((folder / ITEMS).read_text() + "../out.png\t0.png\ndeep/0.png\tgone.png\n")
-    found = read_benchmark(folder)
+    benchmark = read_benchmark(folder)
     for item, reason, part in (
         (0, "label_size", r"deep/0\.png is \(8, 6\)"),
         (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
@@ -166,7 +166,7 @@ def test_an_item_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
         (5, "missing", "gone"),
     ):
         with pytest.raises(BadItem, match=f"{reason}.*{part}") as problem:
-            found.read(item)
+            benchmark.read(item)
         assert problem.value.reason == reason
 
 

@@ -29,12 +29,12 @@ def test_every_table_of_the_package_is_known_here() -> None:
 
 @pytest.mark.parametrize(("name", "classes", "seen"), [(name, *sizes) for name, sizes in SIZES.items()])
 def test_a_table_of_the_package_has_its_classes(name: str, classes: int, seen: int) -> None:
-    found = read_classes(CLASS_TABLES / f"{name}.json")
-    assert len(found) == len({one.id for one in found}) == classes
-    assert sum(one.seen for one in found) == seen
-    assert all(text.strip() == text and text for one in found for text in one.names)
+    entries = read_classes(CLASS_TABLES / f"{name}.json")
+    assert len(entries) == len({one.id for one in entries}) == classes
+    assert sum(one.seen for one in entries) == seen
+    assert all(text.strip() == text and text for one in entries for text in one.names)
     ignore = json.loads((CLASS_TABLES / f"{name}.json").read_text())["ignore"]
-    assert ignore >= classes and ignore == (255 if max(one.id for one in found) < 255 else 65535)
+    assert ignore >= classes and ignore == (255 if max(one.id for one in entries) < 255 else 65535)
 
 
 def test_the_splits_of_unseen_classes_are_the_published_ones() -> None:

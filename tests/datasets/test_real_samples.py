@@ -17,7 +17,7 @@ from ovseg.datasets.benchmark import read_benchmark
 from ovseg.datasets.official import BENCHMARKS
 from ovseg.datasets.pascal_voc import read_split
 from tests.conftest import SHARED
-from tests.datasets.test_official import (
+from tests.datasets.drawn_releases import (
     ADE,
     CONTEXT,
     FULL,
@@ -42,8 +42,8 @@ def opened(path: Path) -> Array:
 
 def named(labels: Array, names: list[str], ignore: int) -> Array:
     """The name of each pixel's class, empty where it is ignored."""
-    every = np.array([*names, ""], dtype=object)
-    return every[np.where(labels == ignore, len(names), labels)]
+    all_names = np.array([*names, ""], dtype=object)
+    return all_names[np.where(labels == ignore, len(names), labels)]
 
 
 def names_of(out: Path) -> list[str]:
@@ -70,12 +70,12 @@ def test_all_four_pairs_of_ade150_have_the_published_name_at_every_pixel(tmp_pat
     for path in maps:
         link(path, tmp_path / "annotations" / "validation" / path.name)
         link(path.with_suffix(".jpg"), tmp_path / "images" / "validation" / f"{path.stem}.jpg")
-    found, counts = converted("ade150", tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted("ade150", tmp_path, tmp_path / "out")
     ours = names_of(tmp_path / "out")
     published = ["", *published_150()]
     checked = 0
     for path in maps:
-        raw, labels = opened(path), found[f"{path.stem}.jpg"]
+        raw, labels = opened(path), labels_of_image[f"{path.stem}.jpg"]
         assert raw.shape == labels.shape
         for number in np.unique(raw).tolist():
             here = set(named(labels[raw == number], ours, 255))
@@ -100,9 +100,9 @@ def test_the_vector_from_raw_numbers_to_150_gives_what_converting_the_challenges
     challenge = PAIR / "ADE_train_00000970_challenge.png"
     link(challenge, tmp_path / "annotations" / "validation" / "a.png")
     photo(tmp_path / "images" / "validation" / "a.jpg", opened(challenge).shape)
-    found, counts = converted("ade150", tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted("ade150", tmp_path, tmp_path / "out")
     assert whole.shape == (768, 1024) and small is not None
-    assert np.array_equal(found["a.jpg"], small[1]) and counts["classes"] > 3
+    assert np.array_equal(labels_of_image["a.jpg"], small[1]) and counts["classes"] > 3
 
 
 def test_raw_numbers_of_the_vector_have_the_names_of_our_150_in_the_full_release() -> None:
@@ -127,22 +127,22 @@ def test_full_annotations_of_ade847_have_the_name_of_their_number_at_every_pixel
     """Whole, and brought down to 512: the pixel under the centre of each new one."""
     for path in real(FULL).glob("*.*"):
         link(path, tmp_path / "images" / "ADE" / "validation" / path.name)
-    found, counts = converted("ade847", tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted("ade847", tmp_path, tmp_path / "out")
     ours = names_of(tmp_path / "out")
     listed_847 = {normalize_name(name) for name in json.loads((ADE / "ade847.json").read_text())}
     places = {normalize_name(name): place for place, name in enumerate(ours)}
     for path in FULL.glob("*.json"):
         objects = json.loads(path.read_text(encoding="latin-1"))["annotation"]["object"]
-        said = {one["name_ndx"]: normalize_name(one["name"]) for one in objects}
+        name_by_number = {one["name_ndx"]: normalize_name(one["name"]) for one in objects}
         colours = opened(FULL / f"{path.stem}_seg.png")
         raw = colours[..., 0] // 10 * 256 + colours[..., 1]
         wanted = np.full(raw.shape, "", dtype=object)
         for number in np.unique(raw[raw > 0]).tolist():
-            wanted[raw == number] = said[number] if said[number] in listed_847 else ""
+            wanted[raw == number] = name_by_number[number] if name_by_number[number] in listed_847 else ""
         data = (FULL / f"{path.stem}_seg.png").read_bytes()
         whole = read_seg_by_json(data, path, places, 65535)
         assert np.array_equal(named(whole, [normalize_name(name) for name in ours], 65535), wanted)
-        labels = found[f"{path.stem}.jpg"]
+        labels = labels_of_image[f"{path.stem}.jpg"]
         centres = [
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(labels.shape, raw.shape, strict=True)
         ]
@@ -159,13 +159,13 @@ def test_all_sixteen_pairs_of_voc_have_the_name_of_their_number_at_every_pixel(n
         link(path, tmp_path / "VOC2012" / path.parent.name / path.name)
     maps = sorted(PAIRS.glob("*/*.png"))
     text(tmp_path / "VOC2012/ImageSets/Segmentation/val.txt", [path.stem for path in maps])
-    found, counts = converted(name, tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted(name, tmp_path, tmp_path / "out")
     published = np.array(["", *json.loads((LISTS / "CAT-Seg" / "voc20.json").read_text())], dtype=object)
     ours, scored = [names[0] for names in read_benchmark(tmp_path / "out").names], 0
     for path in maps:
         raw = opened(path)
         wanted = published[np.where(raw == 255, 0, raw)]
-        assert np.array_equal(named(found[f"{path.stem}.jpg"], ours, 255), wanted)
+        assert np.array_equal(named(labels_of_image[f"{path.stem}.jpg"], ours, 255), wanted)
         scored += int((wanted != "").sum())
     assert counts["images"] == 16 and counts["pixels"] - counts["ignored_pixels"] == scored
 
@@ -177,7 +177,7 @@ def test_all_four_samples_of_pascal_context_have_the_name_of_their_colour_at_eve
     stems = sorted(path.stem for path in CONTEXT.glob("*.jpg"))
     text(tmp_path / "pascalcontext_val.txt", stems)
     text(tmp_path / "59_labels.txt", [f"{number}: {name}" for number, name in enumerate(RELEASE_59, start=1)])
-    found, counts = converted("pc59", tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted("pc59", tmp_path, tmp_path / "out")
     published = np.array(["", *(name.replace("diningtable", "table") for name in RELEASE_59)], dtype=object)
     ours = [names[0].replace("diningtable", "table") for names in read_benchmark(tmp_path / "out").names]
     for stem in stems:
@@ -186,7 +186,7 @@ def test_all_four_samples_of_pascal_context_have_the_name_of_their_colour_at_eve
         for bit in range(8):
             numbers |= (colours[..., bit % 3] >> (7 - bit // 3) & 1) << bit
         assert numbers.max() < 60
-        assert np.array_equal(named(found[f"{stem}.jpg"], ours, 255), published[numbers])
+        assert np.array_equal(named(labels_of_image[f"{stem}.jpg"], ours, 255), published[numbers])
     assert counts["images"] == 4
 
 
@@ -204,15 +204,15 @@ def test_all_ten_maps_of_coco_stuff_have_the_name_of_their_number_at_every_pixel
     for path in real(STUFF).iterdir():
         link(path, tmp_path / "stuffthingmaps" / "val2017" / path.name)
         link(STUFF.parent / "images" / f"{path.stem}.jpg", tmp_path / "val2017" / f"{path.stem}.jpg")
-    found, counts = converted(name, tmp_path, tmp_path / "out")
+    labels_of_image, counts = converted(name, tmp_path, tmp_path / "out")
     published = np.full(256, "", dtype=object)
     for line in (LISTS / "cocostuff_labels.txt").read_text().splitlines()[1:]:
-        number, said = line.split(": ")
-        published[int(number) - 1] = said.strip()
+        number, name = line.split(": ")
+        published[int(number) - 1] = name.strip()
     ours = [names[0] for names in read_benchmark(tmp_path / "out").names]
     for path in STUFF.iterdir():
         raw = opened(path)
-        assert np.array_equal(named(found[f"{path.stem}.jpg"], ours, 255), published[raw])
+        assert np.array_equal(named(labels_of_image[f"{path.stem}.jpg"], ours, 255), published[raw])
     assert counts["images"] == 10
 
 

@@ -132,7 +132,7 @@ def test_odd_captions_do_no_harm(tmp_path: Path, runtime: Runtime) -> None:
     assert "dog" in texts[0][0] and texts[1] == ["dog ?"] and texts[2:] == [[""], [""], [""]]
 
 
-def test_a_folder_without_shards_or_images_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_shards_or_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match=re.escape(str(tmp_path))):
         open_shards(tmp_path, tmp_path / "s.sqlite")
     tar(tmp_path / "a.tar", [("1.txt", b"one")])

@@ -17,8 +17,8 @@ from PIL import Image
 from ovseg.core import masks
 from ovseg.datasets.pascal_context import palette
 from tests.conftest import write_coco
-from tests.datasets import test_official as drawn
-from tests.datasets.test_official import ADE, CONTEXT, FULL, PAIRS, STUFF, Array, photo, png, spread, table, text
+from tests.datasets import drawn_releases as drawn
+from tests.datasets.drawn_releases import ADE, CONTEXT, FULL, PAIRS, STUFF, Array, photo, png, spread, table, text
 
 MINI = STUFF.parent
 TRAIN, VAL = 900_000, 950_000  # ids of drawn images of COCO begin behind these
@@ -167,8 +167,8 @@ def draw_pascal_voc(home: Path, real: bool) -> Truth:
         shutil.copyfile(PAIRS / "JPEGImages" / f"{path.stem}.jpg", devkit / "JPEGImages" / f"{path.stem}.jpg")
     png(devkit / "SegmentationClass" / "2007_009001.png", maps["2007_009001"], palette())
     text(devkit / "ImageSets" / "Main" / "val.txt", list(maps))
-    every = {path.stem: _opened(path) for path in (devkit / "SegmentationClassAug").iterdir()}
-    return {"pas20": {f"{name}.jpg": np.where((one == 0) | (one == 255), 255, one - 1) for name, one in every.items()}}
+    maps = {path.stem: _opened(path) for path in (devkit / "SegmentationClassAug").iterdir()}
+    return {"pas20": {f"{name}.jpg": np.where((one == 0) | (one == 255), 255, one - 1) for name, one in maps.items()}}
 
 
 def draw_pascal_context(home: Path, real: bool) -> Truth:

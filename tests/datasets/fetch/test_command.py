@@ -41,9 +41,9 @@ class Command:
     root: Path
     url: str
 
-    def __call__(self, *words: str, most: int | None = None) -> subprocess.CompletedProcess[str]:
-        """Run it; `most` is the largest file that it may write, in bytes."""
-        cap = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))) if most else None
+    def __call__(self, *words: str, max_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it; `max_bytes` is the largest file that it may write, in bytes."""
+        cap = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))) if max_bytes else None
         return subprocess.run(
             [sys.executable, "-m", "ovseg.cli.app", "data", *words, "--root", str(self.root)],
             capture_output=True,
@@ -94,13 +94,13 @@ def command(package: Path, server: Served, tmp_path: Path) -> Command:
     return command
 
 
-def fails(done: subprocess.CompletedProcess[str], *said: str) -> None:
+def fails(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     """Exit code 1, and one line that says all of this."""
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert done.returncode == 1 and len(errors) == 1 and done.stderr.rstrip().endswith(errors[0]), done.stderr
     assert "Traceback" not in done.stderr
-    for words in said:
-        assert words in errors[0]
+    for part in parts:
+        assert part in errors[0]
 
 
 def test_a_part_is_downloaded_unpacked_verified_and_then_left_alone(command: Command, server: Served) -> None:
@@ -165,9 +165,9 @@ def test_a_fault_is_one_line_with_a_remedy_and_takes_away_nothing_good(
     fault: str, command: Command, server: Served
 ) -> None:
     before = digests(command.root)
-    cause, said = FAULTS[fault]
+    cause, parts = FAULTS[fault]
     cause(command, server)
-    fails(command("get", "coco", "val2017"), *said)
+    fails(command("get", "coco", "val2017"), *parts)
     after = digests(command.root)
     assert {name: after.get(name) for name in before} == before
     assert not (command.root / "coco/manifests/val2017.tsv").exists()
@@ -186,14 +186,12 @@ def test_a_server_that_recovers_is_waited_for_and_what_came_is_kept(
     assert len(GOOD) <= server.sent < 1.2 * len(GOOD)
 
 
-def test_a_disk_that_fills_up_while_unpacking_is_said_and_the_same_command_continues(
-    command: Command, server: Served
-) -> None:
+def test_after_a_disk_filled_up_while_unpacking_the_same_command_continues(command: Command, server: Served) -> None:
     first, large = "val2017/000000000000.jpg", "val2017/000000000019.jpg"
     server.files[ARCHIVE] = zipped({**IMAGES, large: bytes(LARGE)})
     command.publish(server.files[ARCHIVE])
     before = digests(command.root)
-    fails(command("get", "coco", "val2017", most=LARGE // 2), "no space left for", SAME)
+    fails(command("get", "coco", "val2017", max_bytes=LARGE // 2), "no space left for", SAME)
     after = digests(command.root)
     assert {name: after.get(name) for name in before} == before
     home = command.root / "coco"
@@ -211,7 +209,7 @@ def _theirs(folder: Path, names: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "parts"),
     [
         (list(IMAGES)[:12], ("12 files of coco val2017", "`ovseg data get coco val2017`")),
         ([f"val2017/COCO_val2014_{i:012}.jpg" for i in range(20)], ("COCO 2014", "`ovseg data get")),
@@ -219,12 +217,12 @@ def _theirs(folder: Path, names: list[str]) -> Path:
     ],
 )
 def test_a_folder_that_is_not_the_whole_data_set_is_not_linked(
-    names: list[str], said: tuple[str, ...], command: Command, server: Served, tmp_path: Path
+    names: list[str], parts: tuple[str, ...], command: Command, server: Served, tmp_path: Path
 ) -> None:
     theirs = _theirs(tmp_path / "theirs", names)
     before, asked = digests(theirs) | digests(command.root), server.asked.copy()
     (command.root / "coco" / "val2017").rmdir()
-    fails(command("link", "coco", str(theirs), "val2017"), *said)
+    fails(command("link", "coco", str(theirs), "val2017"), *parts)
     assert digests(theirs) | digests(command.root) == before and server.asked == asked
     assert not (command.root / "coco" / "val2017").exists()
 
@@ -237,7 +235,7 @@ def test_a_data_set_that_is_half_there_is_completed(command: Command) -> None:
     assert {name: (command.root / "coco" / name).read_bytes() for name in IMAGES} == IMAGES
 
 
-def test_one_changed_file_is_found_by_a_full_verification_and_mended_by_getting_it_again(command: Command) -> None:
+def test_one_changed_file_is_found_by_a_full_verification_and_repaired_by_getting_it_again(command: Command) -> None:
     assert command("get", "coco", "val2017", "--keep-archives").returncode == 0
     changed = command.root / "coco" / list(IMAGES)[5]
     changed.write_bytes(IMAGES[list(IMAGES)[5]][::-1])

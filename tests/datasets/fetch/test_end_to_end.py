@@ -27,10 +27,10 @@ from ovseg.evaluation.predictions import three_classifiers
 from ovseg.mining.run import Settings, mine
 from ovseg.mining.verify import verify as verify_shards
 from tests.conftest import ROOT, Toys, digests
+from tests.datasets.drawn_releases import labels_of
 from tests.datasets.fetch.archives import Published, Slow, held, publish
 from tests.datasets.fetch.layouts import DRAW
 from tests.datasets.fetch.whole_run import Run
-from tests.datasets.test_official import labels_of
 from tests.server import Served, serving
 
 NEEDS = {

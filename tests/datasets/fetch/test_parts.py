@@ -299,14 +299,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(server: Served, t
 
 
 def test_the_table_of_releases_names_every_part_with_sizes_counts_and_terms() -> None:
-    every = [part for parts in releases().values() for part in parts.values()]
-    assert {part.dataset for part in every} == {"coco", "ade20k", "pascal_voc", "pascal_context"}
-    for part in every:
+    all_parts = [part for parts in releases().values() for part in parts.values()]
+    assert {part.dataset for part in all_parts} == {"coco", "ade20k", "pascal_voc", "pascal_context"}
+    for part in all_parts:
         assert part.home
         assert part.licence
         assert part.holds
         assert part.download > 0 or part.files[0].login
         assert part.unpacked > 0
-    published = {f"{part.dataset} {one.path}": one.files for part in every for one in part.holds if one.names}
+    published = {f"{part.dataset} {one.path}": one.files for part in all_parts for one in part.holds if one.names}
     assert published["coco train2017"] == 118_287
     assert published["ade20k ADEChallengeData2016/images/training"] == 20_210

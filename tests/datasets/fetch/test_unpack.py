@@ -23,11 +23,11 @@ Pack = Callable[[Mapping[str, bytes]], bytes]
 KINDS: dict[str, Pack] = {"zip": zipped, "tar": tarred, "tar.gz": lambda files: tarred(files, "w:gz")}
 
 
-def _unpack(data: bytes, home: Path, most: int = MANY) -> Manifest:
+def _unpack(data: bytes, home: Path, published_bytes: int = MANY) -> Manifest:
     home.mkdir(exist_ok=True)
     (home.parent / "archive").write_bytes(data)
     with Manifest(home.parent / "manifest.tsv", home) as manifest:
-        unpack(home.parent / "archive", home, ".", manifest, most)
+        unpack(home.parent / "archive", home, ".", manifest, published_bytes)
     return manifest
 
 
@@ -88,13 +88,13 @@ def test_links_and_devices_are_refused(data: bytes, tmp_path: Path) -> None:
 
 def test_an_archive_that_grows_far_beyond_what_is_published_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match=r"8,000,000 bytes.*1,000,000"):
-        _unpack(zipped({"bomb": bytes(8_000_000)}), tmp_path / "home", most=1_000_000)
+        _unpack(zipped({"bomb": bytes(8_000_000)}), tmp_path / "home", published_bytes=1_000_000)
     assert not (tmp_path / "home" / "bomb").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_truncated_archive_is_said_and_what_came_out_is_kept(kind: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_an_error_and_unpacked_files_are_kept(kind: str, share: float, tmp_path: Path) -> None:
     data = KINDS[kind](FILES)
     with pytest.raises(OvsegError, match="archive is damaged"):
         _unpack(data[: int(len(data) * share)], tmp_path / "home")
@@ -104,14 +104,14 @@ def test_a_truncated_archive_is_said_and_what_came_out_is_kept(kind: str, share:
     assert {name: (tmp_path / "home" / name).read_bytes() for name in FILES} == FILES
 
 
-def test_a_damaged_member_is_said(tmp_path: Path) -> None:
+def test_a_damaged_member_is_an_error(tmp_path: Path) -> None:
     data = bytearray(zipped(FILES))
     data[len(data) // 2] ^= 255
     with pytest.raises(OvsegError, match="archive is damaged"):
         _unpack(bytes(data), tmp_path / "home")
 
 
-def test_files_that_are_noted_are_not_written_again(tmp_path: Path) -> None:
+def test_recorded_files_are_not_written_again(tmp_path: Path) -> None:
     home = tmp_path / "home"
     _unpack(zipped(FILES), home)
     before = {name: (home / name).stat().st_mtime_ns for name in FILES}
