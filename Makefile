@@ -1,4 +1,4 @@
-# Each target sets up .venv itself if need be.
+# Every target makes the virtual environment .venv first, if it is missing or older than the lock file.
 PYTHON ?= python3
 BIN := .venv/bin
 

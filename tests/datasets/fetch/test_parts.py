@@ -59,6 +59,14 @@ def test_download_and_verify_leave_files_a_receipt_and_a_manifest(part: Part, se
     assert server.asked["/val2017.zip"] == 1
 
 
+def test_leftovers_of_a_killed_download_are_removed_with_the_archive(part: Part, tmp_path: Path) -> None:
+    fetch(part, tmp_path)
+    for name in ("val2017.zip.part.json", "val2017.zip.part.lock"):
+        (tmp_path / "archives" / name).touch()
+    verify(part, tmp_path)
+    assert not list((tmp_path / "archives").iterdir())
+
+
 def test_the_same_files_give_the_same_manifest_bytes(part: Part, tmp_path: Path) -> None:
     for name in ("a", "b"):
         fetch(part, tmp_path / name)
