@@ -20,6 +20,7 @@ from statistics import mean, stdev
 from benchmarks.results import FOLDER, machine, slug, versions
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import crops, hashing, tables
+from ovseg.core.options import SelectOptions, ShardsOptions
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import from_environment, work_folder
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
@@ -100,9 +101,8 @@ def _ground_truth(params: Params) -> Path:
     """Shards of annotated masks with their class names alone: select.annotated_fraction=1."""
     work, runtime = _work(params), from_environment()
     pairs, out = work / "annotated-pairs", work / "annotated-shards"
-    select_pairs(
-        Path("data/candidates"), Path("data/proposals"), pairs, runtime, annotated_fraction=1.0, seed=params.select.seed
-    )
+    select = SelectOptions(annotated_fraction=1.0, seed=params.select.seed)
+    select_pairs(Path("data/candidates"), Path("data/proposals"), pairs, runtime, select)
     write_shards(
         Path("data/index"),
         Path(params.index.images),
@@ -110,7 +110,7 @@ def _ground_truth(params: Params) -> Path:
         pairs,
         out,
         runtime,
-        min_shards=params.shards.min_shards,
+        ShardsOptions(min_shards=params.shards.min_shards),
     )
     return out
 

@@ -20,8 +20,9 @@ import torch
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row, Target
 from benchmarks.train import finetune_rate
+from ovseg.core.options import ClipOptions, IndexOptions, NounsOptions, ProposeOptions, RunOptions, ScoreOptions
 from ovseg.engine.runtime import Runtime, devices
-from ovseg.mining.run import Settings, mine
+from ovseg.mining.run import mine_pairs
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.training.loader import load_shards
 
@@ -50,20 +51,14 @@ def run(options: Options) -> Result:
 
 
 def _mined(found: inputs.Images, folder: Path) -> Path:
-    settings = Settings(
-        images=str(found.images),
-        captions=str(found.captions),
-        source="ground_truth",
-        path=str(found.masks),
-        model=None,
-        clip_model="ViT-B-32",
-        clip_pretrained="random",
-        templates="single",
-        precision="bf16",
-        nouns_model=inputs.tagger(),
-        captions_per_image="all",
+    options = RunOptions(
+        index=IndexOptions(images=found.images, captions=found.captions),
+        nouns=NounsOptions(model=inputs.tagger(), captions_per_image="all"),
+        propose=ProposeOptions(source="ground_truth", path=found.masks),
+        clip=ClipOptions(model="ViT-B-32", pretrained="random"),
+        score=ScoreOptions(templates="single", precision="bf16"),
     )
-    mine(settings, folder / "run", Runtime(work=folder / "work", workers=os.cpu_count() or 1))
+    mine_pairs(options, folder / "run", Runtime(work=folder / "work", workers=os.cpu_count() or 1))
     return folder / "run" / "shards"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Target, interleave, medians
-from ovseg.mining.nouns import BATCH, _unit, load_tagger, read_stop_list
+from ovseg.mining.nouns import CAPTIONS_PER_BATCH, load_tagger, nouns_of_images, read_stop_list
 
 CAPTIONS, REPEATS = 2000, 5
 OURS, PLAIN = "tagger, batches", "full pipeline, one by one"
@@ -55,7 +55,7 @@ def run(options: Options) -> Result:
             "of": source,
             "pipeline": f"{full.meta['lang']}_{full.meta['name']}",
             "components": " ".join(full.pipe_names),
-            "batch": BATCH,
+            "batch": CAPTIONS_PER_BATCH,
             "nouns (the same)": len(found[OURS]),
         },
         rows=[{"way": name, "captions/s": middle[name], "ratio": middle[name] / middle[PLAIN]} for name in ways],
@@ -69,7 +69,7 @@ def _way(name: str, nlp: Any, images: Rows, found: dict[str, Rows]) -> Callable[
 
     def way(_: int) -> float:
         begun = time.perf_counter()
-        found[name], counts = _unit(nlp, images, "chunk", "all", stop)
+        found[name], counts = nouns_of_images(nlp, images, "chunk", "all", stop)
         return counts["captions"] / (time.perf_counter() - begun)
 
     return way

@@ -33,7 +33,7 @@ from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.image_records import read_image_records as listed
 from ovseg.core.images import ImageArray
-from ovseg.core.options import ProposeOptions
+from ovseg.core.options import ClipOptions, CropOptions, IndexOptions, NounsOptions, ProposeOptions, ScoreOptions
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step
@@ -46,6 +46,7 @@ from ovseg.mining.texts import encode_nouns, read_texts
 
 IMAGES, REPEATS, BATCH = 40, 3, 64
 MODEL = "ViT-B-16"
+CLIP = ClipOptions(model=MODEL, pretrained="random")
 
 Way = Callable[[int], float]
 
@@ -122,8 +123,8 @@ def _row(precision: str, middle: dict[str, float]) -> Row:
 def _tables(found: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
     """What comes before `score`, from the library's own steps."""
     tables = Tables(found.images, folder / "index", folder / "nouns", folder / "proposals")
-    build_index(found.images, found.captions, tables.index, runtime)
-    extract_nouns(tables.index, tables.nouns, runtime, model=inputs.tagger())
+    build_index(tables.index, runtime, IndexOptions(images=found.images, captions=found.captions))
+    extract_nouns(tables.index, tables.nouns, runtime, NounsOptions(model=inputs.tagger()))
     options = ProposeOptions(source="ground_truth", path=found.masks)
     propose_masks(tables.index, found.images, tables.proposals, runtime, options)
     return tables
@@ -131,15 +132,15 @@ def _tables(found: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
 
 def _texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
     out = runtime.work / "texts"
-    encode_nouns(tables.nouns, tables.proposals, out, runtime, MODEL, "random", precision, "single", "random")
+    encode_nouns(tables.nouns, tables.proposals, out, runtime, CLIP, "single", precision)
     return out
 
 
 def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
     """The images that the step scores: those with nouns and masks."""
     for unit in unit_names(tables.index):
-        nouns = step.grouped(tables.nouns / f"{unit}.parquet", "nouns")
-        regions = step.grouped(tables.proposals / f"{unit}.parquet", "proposals")
+        nouns = step.rows_by_image(tables.nouns / f"{unit}.parquet", "nouns")
+        regions = step.rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
         for image in listed(tables.index / f"{unit}.parquet", tables.images):
             if nouns[image.image_id] and regions[image.image_id]:
                 texts = torch.stack([embeddings[row["noun"]] for row in nouns[image.image_id]])
@@ -174,25 +175,21 @@ def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None)
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:
     """The task of step `score`, opened once; only the calls on its units are counted."""
-    task = step._task(
-        tables.index,
-        tables.images,
-        tables.nouns,
-        tables.proposals,
-        texts,
-        "benchmark",
-        MODEL,
-        "random",
-        precision,
-        "mean",
-        True,
-        5,
-        1.0,
-        runtime.workers,
-        runtime.batch_size,
-        None,
-        runtime.devices[0],
+    factory = step.ScoreTaskFactory(
+        index=tables.index,
+        images=tables.images,
+        nouns=tables.nouns,
+        proposals=tables.proposals,
+        texts=texts,
+        key="benchmark",
+        clip=CLIP,
+        options=ScoreOptions(precision=precision),
+        crop=CropOptions(),
+        workers=runtime.workers,
+        batch_size=runtime.batch_size,
+        metadata={},
     )
+    task = factory(runtime.devices[0])
 
     turns = itertools.count()
 

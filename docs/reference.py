@@ -24,7 +24,7 @@ import typer.main
 from pydantic import BaseModel
 
 from ovseg.cli.app import app
-from ovseg.cli.mine import mine
+from ovseg.cli.mine import app as mine_app
 from ovseg.core.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def reference() -> str:
     """The whole text of docs/reference.md."""
-    parts = [HEAD, "## Commands\n", *_commands(mine, "ovseg-mine"), *_commands(app, "ovseg")]
+    parts = [HEAD, "## Commands\n", *_commands(mine_app, "ovseg-mine"), *_commands(app, "ovseg")]
     parts += [PARAMETERS, *(_section(name, _model(field.annotation)) for name, field in Params.model_fields.items())]
     parts += [PYTHON, *(_package(name) for name in PACKAGES)]
     return "\n".join(parts).rstrip() + "\n"

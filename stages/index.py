@@ -1,4 +1,4 @@
-"""Stage `index`: images and captions, one row an image."""
+"""Stage `index`: the images with their captions, one row per image."""
 
 from pathlib import Path
 
@@ -10,13 +10,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section index, write data/index."""
-    build_index(
-        Path(params.index.images),
-        Path(params.index.captions),
-        Path("data/index"),
-        from_environment(),
-        params.index.limit,
-    )
+    build_index(Path("data/index"), from_environment(), params.index)
 
 
 if __name__ == "__main__":

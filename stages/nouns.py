@@ -10,16 +10,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section nouns, write data/nouns."""
-    extract_nouns(
-        Path("data/index"),
-        Path("data/nouns"),
-        from_environment(),
-        model=params.nouns.model,
-        model_version=params.nouns.model_version,
-        unit=params.nouns.unit,
-        captions_per_image=params.nouns.captions_per_image,
-        stop_list=params.nouns.stop_list,
-    )
+    extract_nouns(Path("data/index"), Path("data/nouns"), from_environment(), params.nouns)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `propose`: masks of each image, stored once as RLE."""
+"""Stage `propose`: the mask proposals of each image, stored once as RLE."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages._run import run_stage
 
 
 def main(params: Params) -> None:
-    """Read section propose, write data/proposals."""
+    """Read section propose, and models/proposal_network if that is the source; write data/proposals."""
     options = params.propose
     if options.source == "proposal_network":
         options = options.model_copy(update={"model": "models/proposal_network"})

@@ -1,4 +1,4 @@
-"""Stage `select`: which candidates become pairs."""
+"""Stage `select`: the candidates that become pairs."""
 
 from pathlib import Path
 
@@ -10,19 +10,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section select, write data/pairs."""
-    select_pairs(
-        Path("data/candidates"),
-        Path("data/proposals"),
-        Path("data/pairs"),
-        from_environment(),
-        rule=params.select.rule,
-        min_similarity=params.select.min_similarity,
-        min_margin=params.select.min_margin,
-        min_area=params.select.min_area,
-        max_per_noun=params.select.max_per_noun,
-        annotated_fraction=params.select.annotated_fraction,
-        seed=params.select.seed,
-    )
+    select_pairs(Path("data/candidates"), Path("data/proposals"), Path("data/pairs"), from_environment(), params.select)
 
 
 if __name__ == "__main__":

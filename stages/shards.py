@@ -11,16 +11,13 @@ from stages._run import run_stage
 def main(params: Params) -> None:
     """Read section shards, write shards/."""
     write_shards(
-        Path("data/index"),
-        Path(params.index.images),
-        Path("data/proposals"),
-        Path("data/pairs"),
-        Path("shards"),
-        from_environment(),
-        samples_per_shard=params.shards.samples_per_shard,
-        min_shards=params.shards.min_shards,
-        background=params.shards.background,
-        jpeg_quality=params.shards.jpeg_quality,
+        index=Path("data/index"),
+        images=params.index.images,
+        proposals=Path("data/proposals"),
+        pairs=Path("data/pairs"),
+        out=Path("shards"),
+        runtime=from_environment(),
+        options=params.shards,
     )
 
 

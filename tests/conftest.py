@@ -189,7 +189,15 @@ class Mined:
 
 def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runtime) -> Mined:
     """Index, nouns, proposals, candidates and pairs of `coco` in `folder`."""
-    from ovseg.core.options import ProposeOptions
+    from ovseg.core.options import (
+        ClipOptions,
+        CropOptions,
+        IndexOptions,
+        NounsOptions,
+        ProposeOptions,
+        ScoreOptions,
+        SelectOptions,
+    )
     from ovseg.mining.index import build_index
     from ovseg.mining.nouns import extract_nouns
     from ovseg.mining.propose import propose_masks
@@ -197,8 +205,8 @@ def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runt
     from ovseg.mining.select import select_pairs
 
     mined = Mined(folder, coco)
-    build_index(coco.images, coco.captions, mined.index, runtime)
-    extract_nouns(mined.index, mined.nouns, runtime, model=tagger)
+    build_index(mined.index, runtime, IndexOptions(images=coco.images, captions=coco.captions))
+    extract_nouns(mined.index, mined.nouns, runtime, NounsOptions(model=tagger))
     propose_masks(
         mined.index,
         coco.images,
@@ -213,10 +221,11 @@ def mine_tables(coco: Coco, folder: Path, tagger: str, clip: Path, runtime: Runt
         mined.proposals,
         mined.candidates,
         runtime,
-        clip_model=f"local-dir:{clip}",
-        clip_pretrained=None,
+        ClipOptions(model=f"local-dir:{clip}"),
+        ScoreOptions(),
+        CropOptions(),
     )
-    select_pairs(mined.candidates, mined.proposals, mined.pairs, runtime)
+    select_pairs(mined.candidates, mined.proposals, mined.pairs, runtime, SelectOptions())
     return mined
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ovseg.core.options import ProposalNetworkOptions
+from ovseg.core.options import IndexOptions, ProposalNetworkOptions
 from ovseg.engine.runtime import from_environment
 from ovseg.mining.index import build_index
 from ovseg.proposals.network_folder import load_network, save_network
@@ -52,7 +52,7 @@ def main(_: object) -> None:
     runtime = from_environment()
     with tempfile.TemporaryDirectory() as folder:
         index, full = Path(folder) / "index", Path(folder) / "proposal_network"
-        build_index(TRAIN / "images", TRAIN / "captions.json", index, runtime)
+        build_index(index, runtime, IndexOptions(images=TRAIN / "images", captions=TRAIN / "captions.json"))
         train_proposal_network(index, TRAIN / "images", CLIP, full, runtime, OPTIONS)
         network = load_network(full)
     save_network(network.model, OUT, network.metadata, OPTIONS.short_side, OPTIONS.long_side, torch.float16)

@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_image, read_bytes
+from ovseg.core.options import IndexOptions
 from ovseg.datasets.webdataset import image_id, open_shards
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
@@ -38,7 +39,7 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def indexed(folder: Path, out: Path, runtime: Runtime) -> dict[int, dict[str, Any]]:
-    build_index(folder, folder, out, runtime)
+    build_index(out, runtime, IndexOptions(images=folder, captions=folder))
     return {row["image_id"]: row for row in tables.rows(out, "index")}
 
 
@@ -89,13 +90,13 @@ def test_a_truncated_tar_gives_what_it_holds(tmp_path: Path, runtime: Runtime) -
     )
     rows = indexed(tmp_path, tmp_path / "whole", runtime)
     path.write_bytes(path.read_bytes()[: rows[2]["offset"] + rows[2]["size"] // 2])
-    counts = build_index(tmp_path, tmp_path, tmp_path / "cut", runtime)
+    counts = build_index(tmp_path / "cut", runtime, IndexOptions(images=tmp_path, captions=tmp_path))
     rows = {row["image_id"]: row for row in tables.rows(tmp_path / "cut", "index")}
     assert rows[1]["problem"] is None and rows[2]["problem"] == "truncated"
     assert counts["images"] == 1 and counts["dropped.truncated_tar"] == 1 and counts["dropped.truncated"] == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"not a tar" * 100, gzip.compress(b"x" * 5000)])
+@pytest.mark.parametrize("data", [b"", b"not a tar" * 100, gzip.compress(b"x" * 5000)], ids=["empty", "text", "gzip"])
 def test_a_file_that_is_no_tar_is_recorded(data: bytes, tmp_path: Path, runtime: Runtime) -> None:
     """Another shard's images are used all the same; a compressed tar has no places to read at."""
     tar(tmp_path / "a.tar", [("1.jpg", jpeg()), ("1.txt", b"one")])
@@ -114,7 +115,7 @@ def test_a_repeated_key_keeps_its_first_image_and_caption(tmp_path: Path, runtim
     """Two shards with the same key: the first image keeps its own caption alone, the second is counted as dropped."""
     for name, seed in (("a", 1), ("b", 2)):
         tar(tmp_path / f"{name}.tar", [("7.jpg", jpeg(seed)), ("7.txt", f"caption {name}".encode())])
-    counts = build_index(tmp_path, tmp_path, tmp_path / "out", runtime)
+    counts = build_index(tmp_path / "out", runtime, IndexOptions(images=tmp_path, captions=tmp_path))
     rows = {row["image_id"]: row for row in tables.rows(tmp_path / "out", "index")}
     assert rows[7]["file"] == "a.tar" and [c["text"] for c in rows[7]["captions"]] == ["caption a"]
     assert counts["images"] == 1 and counts["dropped.duplicate_key"] == 1
@@ -170,7 +171,7 @@ def test_the_index_records_what_cannot_be_used(tmp_path: Path, runtime: Runtime)
         "folder",
         "cut.png",
     ]
-    counts = build_index(images, coco_folder(tmp_path, names), tmp_path / "out", runtime)
+    counts = build_index(tmp_path / "out", runtime, IndexOptions(images=images, captions=coco_folder(tmp_path, names)))
     rows = list(tables.rows(tmp_path / "out", "index"))
     assert [row["problem"] for row in rows] == [
         None,
@@ -197,11 +198,19 @@ def test_the_index_records_what_cannot_be_used(tmp_path: Path, runtime: Runtime)
 def test_no_usable_image_is_an_error(tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(OvsegError, match="not one of the 2 images"):
-        build_index(tmp_path / "images", coco_folder(tmp_path, ["a.jpg", "b.jpg"]), tmp_path / "out", runtime)
-    with pytest.raises(OvsegError, match="image folder"):
-        build_index(tmp_path / "gone", tmp_path / "captions.json", tmp_path / "out2", runtime)
+        build_index(
+            tmp_path / "out",
+            runtime,
+            IndexOptions(images=tmp_path / "images", captions=coco_folder(tmp_path, ["a.jpg", "b.jpg"])),
+        )
+    with pytest.raises(OvsegError, match="gone"):
+        build_index(
+            tmp_path / "out2", runtime, IndexOptions(images=tmp_path / "gone", captions=tmp_path / "captions.json")
+        )
     with pytest.raises(OvsegError, match=r"captions .* do not exist"):
-        build_index(tmp_path / "images", tmp_path / "gone.json", tmp_path / "out2", runtime)
+        build_index(
+            tmp_path / "out2", runtime, IndexOptions(images=tmp_path / "images", captions=tmp_path / "gone.json")
+        )
 
 
 def test_captions_that_are_no_text_are_left_out(tmp_path: Path, runtime: Runtime) -> None:
@@ -218,7 +227,7 @@ def test_captions_that_are_no_text_are_left_out(tmp_path: Path, runtime: Runtime
     path.write_text(
         json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}), encoding="utf-8"
     )
-    build_index(tmp_path, path, tmp_path / "out", runtime)
+    build_index(tmp_path / "out", runtime, IndexOptions(images=tmp_path, captions=path))
     (row,) = tables.rows(tmp_path / "out", "index")
     assert [(c["id"], c["text"]) for c in row["captions"]] == [(2, "two"), (4, "text id"), (9, "nine")]
 
@@ -227,11 +236,11 @@ def test_an_index_that_is_made_again_sees_the_images_of_now(tmp_path: Path, runt
     """DVC takes the output away and runs the step again when an image changed: the result is the new one."""
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     captions = coco_folder(tmp_path, ["a.jpg"])
-    build_index(tmp_path, captions, tmp_path / "out", runtime)
+    build_index(tmp_path / "out", runtime, IndexOptions(images=tmp_path, captions=captions))
     before = tables.fingerprint(tmp_path / "out", "index")
     (tmp_path / "a.jpg").write_bytes(jpeg(2))
     (tmp_path / "out").rename(tmp_path / "old")
-    build_index(tmp_path, captions, tmp_path / "out", runtime)
+    build_index(tmp_path / "out", runtime, IndexOptions(images=tmp_path, captions=captions))
     assert tables.fingerprint(tmp_path / "out", "index") != before
 
 
@@ -251,6 +260,11 @@ def test_a_limit_takes_the_first_by_id(tmp_path: Path, runtime: Runtime) -> None
     for name in names:
         (tmp_path / name).write_bytes(jpeg())
     captions = coco_folder(tmp_path, names)
-    assert build_index(tmp_path, captions, tmp_path / "out", runtime, limit=2)["images"] == 2
+    assert (
+        build_index(tmp_path / "out", runtime, IndexOptions(images=tmp_path, captions=captions, limit=2))["images"] == 2
+    )
     assert [row["image_id"] for row in tables.rows(tmp_path / "out", "index")] == [1, 2]
-    assert build_index(tmp_path, captions, tmp_path / "all", runtime, limit=99)["images"] == 5
+    assert (
+        build_index(tmp_path / "all", runtime, IndexOptions(images=tmp_path, captions=captions, limit=99))["images"]
+        == 5
+    )

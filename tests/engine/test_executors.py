@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions, ShardsOptions
 from ovseg.engine.executors import local
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
@@ -91,10 +92,12 @@ def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str
         mined.proposals,
         out / "candidates",
         runtime,
-        clip_model=f"local-dir:{clip}",
-        clip_pretrained=None,
+        ClipOptions(model=f"local-dir:{clip}"),
+        ScoreOptions(),
+        CropOptions(),
     )
-    write_shards(mined.index, mined.coco.images, mined.proposals, mined.pairs, out / "shards", runtime, min_shards=5)
+    options = ShardsOptions(min_shards=5)
+    write_shards(mined.index, mined.coco.images, mined.proposals, mined.pairs, out / "shards", runtime, options)
     return digests(out)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import NounsOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, rejection_reason
 from tests.conftest import EWT, TAGGER
@@ -37,7 +38,7 @@ def extracted(
     captions: Sequence[Sequence[str]], tagger: str, tmp_path: Path, runtime: Runtime, **options: Any
 ) -> tuple[list[Row], dict[str, int]]:
     out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-    counts = extract_nouns(index_of(tmp_path / "index", captions), out, runtime, model=tagger, **options)
+    counts = extract_nouns(index_of(tmp_path / "index", captions), out, runtime, NounsOptions(model=tagger, **options))
     return list(tables.rows(out, "nouns")), counts
 
 
@@ -160,7 +161,7 @@ def test_an_image_that_cannot_be_used_has_no_nouns(tagger: str, tmp_path: Path, 
     (tmp_path / "index").mkdir()
     row = {"image_id": 1, "captions": [{"id": 1, "text": "A star ."}]}
     tables.write_part(tmp_path / "index" / "00000.parquet", "index", [{**row, "problem": "missing"}], "f")
-    counts = extract_nouns(tmp_path / "index", tmp_path / "out", runtime, model=tagger)
+    counts = extract_nouns(tmp_path / "index", tmp_path / "out", runtime, NounsOptions(model=tagger))
     assert counts == {"captions": 0, "nouns": 0}
     assert list(tables.rows(tmp_path / "out", "nouns")) == []
 
@@ -184,10 +185,10 @@ def test_the_pipe_finds_what_single_calls_find(each_tagger: str, tmp_path: Path,
 def test_a_pipeline_that_is_not_installed_says_the_command(tmp_path: Path, runtime: Runtime) -> None:
     index = index_of(tmp_path / "index", [["A star ."]])
     with pytest.raises(OvsegError, match=re.escape("python -m spacy download en_core_web_zz")):
-        extract_nouns(index, tmp_path / "out", runtime, model="en_core_web_zz")
+        extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model="en_core_web_zz"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(OvsegError, match="cannot be loaded"):
-        extract_nouns(index, tmp_path / "out", runtime, model=str(tmp_path / "empty"))
+        extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model=str(tmp_path / "empty")))
 
 
 def test_a_pipeline_without_tags_or_lemmas_says_so(tmp_path: Path) -> None:
@@ -204,8 +205,8 @@ def test_the_model_and_the_choices_are_in_the_fingerprint(tagger: str, tmp_path:
     index = index_of(tmp_path / "index", [["A traffic light ."]])
     for number, options in enumerate(({}, {"unit": "token"}, {"captions_per_image": "all"})):
         choice: Row = dict(options)
-        extract_nouns(index, tmp_path / f"out{number}", runtime, model=tagger, **choice)
+        extract_nouns(index, tmp_path / f"out{number}", runtime, NounsOptions(model=tagger, **choice))
     prints = {tables.fingerprint(tmp_path / f"out{number}", "nouns") for number in range(3)}
     assert len(prints) == 3
     with pytest.raises(OvsegError, match="belongs to another run"):
-        extract_nouns(index, tmp_path / "out0", runtime, model=tagger, unit="token")
+        extract_nouns(index, tmp_path / "out0", runtime, NounsOptions(model=tagger, unit="token"))

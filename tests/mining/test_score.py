@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.clip.load import load_clip
 from ovseg.core import hashing, masks, tables
 from ovseg.core.crops import crop_region, fill_colour
+from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.score import DIGITS, duplicate_of, rank, score_nouns
@@ -27,17 +28,18 @@ Row = dict[str, Any]
 
 
 def scored(mined: Mined, clip: Path, out: Path, runtime: Runtime, **options: Any) -> dict[str, int]:
-    settings: Row = {"images": mined.coco.images, "nouns": mined.nouns, "proposals": mined.proposals} | options
+    inputs: Row = {"images": mined.coco.images, "nouns": mined.nouns, "proposals": mined.proposals}
+    inputs |= {name: options.pop(name) for name in inputs if name in options}
+    crop = CropOptions(**{name: options.pop(name) for name in CropOptions.model_fields if name in options})
+    identity = ClipOptions(model=f"local-dir:{clip}")
     return score_nouns(
-        mined.index,
-        settings.pop("images"),
-        settings.pop("nouns"),
-        settings.pop("proposals"),
-        out,
-        runtime,
-        clip_model=f"local-dir:{clip}",
-        clip_pretrained=None,
-        **settings,
+        index=mined.index,
+        out=out,
+        runtime=runtime,
+        clip=identity,
+        options=ScoreOptions(**options),
+        crop=crop,
+        **inputs,
     )
 
 

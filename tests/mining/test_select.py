@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import SelectOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.select import annotated_number, cap, one_to_one, rejection_reason, select_pairs
 
@@ -62,7 +63,7 @@ def selected(
     number = len(list(folder.iterdir()))
     candidates, proposals = tables_of(folder / str(number), parts, labels)
     out = folder / str(number) / "pairs"
-    counts = select_pairs(candidates, proposals, out, runtime, **options)
+    counts = select_pairs(candidates, proposals, out, runtime, SelectOptions(**options))
     return list(tables.rows(out, "pairs")), counts
 
 
@@ -179,7 +180,7 @@ def test_the_order_is_the_seeds(tmp_path: Path, runtime: Runtime) -> None:
     made = []
     for number, seed in enumerate((0, 0, 1)):
         candidates, proposals = tables_of(tmp_path / str(number), parts)
-        select_pairs(candidates, proposals, tmp_path / f"out{number}", runtime, seed=seed)
+        select_pairs(candidates, proposals, tmp_path / f"out{number}", runtime, SelectOptions(seed=seed))
         made.append((tmp_path / f"out{number}" / "00000.parquet").read_bytes())
     rows, again = (list(tables.rows(tmp_path / f"out{n}", "pairs")) for n in (0, 2))
     assert made[0] == made[1] != made[2]

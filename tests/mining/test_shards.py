@@ -16,20 +16,20 @@ from PIL import Image
 
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.options import ShardsOptions
 from ovseg.core.samples import MEMBERS, Sample, decode_sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, bounds, write_shards
-from ovseg.mining.verify import verify
+from ovseg.mining.verify import verify_shards
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 
 Row = dict[str, Any]
 
 
 def shards_of(mined: Mined, out: Path, runtime: Runtime, images: Path | None = None, **options: Any) -> dict[str, int]:
-    settings: Row = {"min_shards": 3, **options}
-    return write_shards(
-        mined.index, images or mined.coco.images, mined.proposals, mined.pairs, out, runtime, **settings
-    )
+    values: Row = {"min_shards": 3, **options}
+    images = images or mined.coco.images
+    return write_shards(mined.index, images, mined.proposals, mined.pairs, out, runtime, ShardsOptions(**values))
 
 
 def members(tar: Path) -> dict[str, bytes]:
@@ -109,7 +109,7 @@ def test_shards_are_even_and_keys_unique(per_shard: int, mined: Mined, tmp_path:
     assert list(sizes) == [f"{i:05d}.tar" for i in range(len(sizes))] and len(sizes) >= 2
     assert [raw["__key__"] for raw in raws(tmp_path / "out")] == [sample_key(i) for i in range(number)]
     assert counts == {"samples": number}
-    assert "all sound" in verify(tmp_path / "out")
+    assert "all sound" in verify_shards(tmp_path / "out")
 
 
 def test_bounds_cover_every_pair_once() -> None:
@@ -139,7 +139,7 @@ def test_a_shard_without_a_sample_leaves_no_gap(mined: Mined, tmp_path: Path, ru
     ]
     assert {row["pair"] for row in failed} == {p["pair"] for p in pairs} - {p["pair"] for p in kept}
     assert {row["status"] for row in failed} == {"missing"} and all(row["detail"] for row in failed)
-    assert "all sound" in verify(tmp_path / "out")
+    assert "all sound" in verify_shards(tmp_path / "out")
 
 
 def test_nothing_written_is_an_error(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
@@ -218,7 +218,13 @@ def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
         )
     work = Runtime(workers=1, work=tmp_path / "work")
     write_shards(
-        mined.index, mined.coco.images, tmp_path / "proposals", mined.pairs, tmp_path / "out", work, min_shards=3
+        mined.index,
+        mined.coco.images,
+        tmp_path / "proposals",
+        mined.pairs,
+        tmp_path / "out",
+        work,
+        ShardsOptions(min_shards=3),
     )
     assert tables.licence(tmp_path / "out", "samples") == "cc-by-nc-4.0"
     tars = [{path.name: path.read_bytes() for path in (tmp_path / one).glob("*.tar")} for one in ("plain", "out")]

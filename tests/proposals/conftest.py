@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ovseg.core.options import IndexOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from tests.conftest import Coco
@@ -48,5 +49,5 @@ def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def index(coco: Coco, tmp_path: Path, runtime: Runtime) -> Path:
     """The table `index` of six small images."""
-    build_index(coco.images, coco.captions, tmp_path / "index", runtime)
+    build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=coco.captions))
     return tmp_path / "index"

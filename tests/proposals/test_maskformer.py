@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.image_records import ImageRecord
-from ovseg.core.options import ProposeOptions
+from ovseg.core.options import IndexOptions, ProposeOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.propose import propose_masks
@@ -41,7 +41,7 @@ def test_proposals_are_the_masks_of_the_queries(network: Path, coco: Coco) -> No
 
 def test_a_maskformer_is_a_source_of_the_step(network: Path, coco: Coco, tmp_path: Path, runtime: Runtime) -> None:
     """The step writes a table with boxes inside the image."""
-    build_index(coco.images, coco.captions, tmp_path / "index", runtime)
+    build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=coco.captions))
     arguments: Row = {"source": "maskformer", "model": str(network), "mask_threshold": 0.3}
     counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, ProposeOptions(**arguments))
     rows = list(tables.rows(tmp_path / "out", "proposals"))

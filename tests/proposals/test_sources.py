@@ -9,7 +9,7 @@ import pytest
 
 from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import ProposeOptions
+from ovseg.core.options import IndexOptions, ProposeOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.propose import propose_masks
@@ -24,7 +24,7 @@ def test_the_step_writes_proposals_and_annotated_masks(coco: Coco, tmp_path: Pat
     content["annotations"][0]["segmentation"]["counts"] = "o"
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps(content), encoding="utf-8")
-    build_index(coco.images, coco.captions, tmp_path / "index", runtime)
+    build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=coco.captions))
     arguments: Row = {"source": "ground_truth", "path": broken, "annotations": coco.instances}
     counts = propose_masks(tmp_path / "index", coco.images, tmp_path / "out", runtime, ProposeOptions(**arguments))
     rows = list(tables.rows(tmp_path / "out", "proposals"))
@@ -43,7 +43,7 @@ def test_the_step_writes_proposals_and_annotated_masks(coco: Coco, tmp_path: Pat
 
 
 def test_missing_options_of_a_source_are_named(tmp_path: Path, coco: Coco, runtime: Runtime) -> None:
-    build_index(coco.images, coco.captions, tmp_path / "index", runtime)
+    build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=coco.captions))
     for arguments, message in (
         ({"source": "ground_truth", "path": tmp_path / "gone"}, "gone"),
         ({"source": "precomputed"}, r"propose\.path"),

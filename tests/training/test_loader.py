@@ -16,6 +16,7 @@ import webdataset as wds
 
 from ovseg.core.crops import fill_colour
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import ShardsOptions
 from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, write_shards
@@ -184,7 +185,13 @@ def test_shards_that_are_not_there_say_so(folder: Path, tmp_path_factory: pytest
 def test_mined_shards_load(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
     """What the step writes is what the loader reads: all of it."""
     counts = write_shards(
-        mined.index, mined.coco.images, mined.proposals, mined.pairs, tmp_path / "s", runtime, min_shards=3
+        mined.index,
+        mined.coco.images,
+        mined.proposals,
+        mined.pairs,
+        tmp_path / "s",
+        runtime,
+        ShardsOptions(min_shards=3),
     )
     batches = read(tmp_path / "s", workers=2)
     assert sorted(keys(batches)) == [sample_key(i) for i in range(counts["samples"])]

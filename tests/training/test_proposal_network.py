@@ -20,7 +20,7 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import CURVES
-from ovseg.core.options import ProposalNetworkOptions
+from ovseg.core.options import IndexOptions, ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
@@ -69,7 +69,11 @@ LONGER = change(OPTIONS, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precisio
 @pytest.fixture(scope="module")
 def index(coco: Coco, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    build_index(coco.images, coco.captions, folder / "index", Runtime(workers=1, work=folder / "work"))
+    build_index(
+        folder / "index",
+        Runtime(workers=1, work=folder / "work"),
+        IndexOptions(images=coco.images, captions=coco.captions),
+    )
     return folder / "index"
 
 

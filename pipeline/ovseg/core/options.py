@@ -76,7 +76,7 @@ class NounsOptions(Options):
     model: str = "en_core_web_sm"
     """The spaCy pipeline: the name of an installed one, or a folder."""
     model_version: str | None = None
-    """Version that the spaCy pipeline must have (3.8.0), so that another one is noticed; null accepts any."""
+    """Version that the spaCy pipeline must have, such as 3.8.0; any version by default."""
     unit: NounUnit = "chunk"
     """What counts as a noun: every single noun ("token"), or a compound as a whole ("chunk")."""
     captions_per_image: CaptionsPerImage = 1
@@ -209,6 +209,27 @@ class ShardsOptions(Options):
     """Background of the stored crops; the masks are stored beside them in any case."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """JPEG quality of the stored crops."""
+
+
+class RunOptions(Options):
+    """A run of all steps of mining."""
+
+    index: IndexOptions
+    """The images and captions."""
+    propose: ProposeOptions
+    """The mask proposals of each image."""
+    clip: ClipOptions
+    """The CLIP that compares nouns and proposals."""
+    nouns: NounsOptions = NounsOptions()
+    """The nouns of each caption."""
+    score: ScoreOptions = ScoreOptions()
+    """The similarity of nouns and proposals."""
+    crop: CropOptions = CropOptions()
+    """The crop recipe."""
+    select: SelectOptions = SelectOptions()
+    """The candidates that become pairs."""
+    shards: ShardsOptions = ShardsOptions()
+    """The WebDataset files of the pairs."""
 
 
 class TrainingOptions(Options):

@@ -1,15 +1,17 @@
-"""Step `index`: what is on disk. One row an image, its captions, and whether it can be used at all."""
+"""Step `index`: lists the images with their captions, one row per image, and whether each image can be used."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import read_bytes, read_header, safe_path
+from ovseg.core.options import IndexOptions
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
@@ -18,80 +20,83 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
 
-IMAGES_PER_PART = 64  # of the index, and so of every table that follows it: a unit is minutes of work at most
+IMAGES_PER_PART = 64  # in the index, and so in every table that follows it: a unit is minutes of work at most
 
 
-def build_index(images: Path, captions: Path, out: Path, runtime: Runtime, limit: int | None = None) -> dict[str, int]:
-    """List images and captions, one row an image, sorted by image id; what is missing or broken is recorded.
+def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str, int]:
+    """Write the table `index`, sorted by image id; images that are missing or broken are recorded with the reason.
 
     Args:
-        images: folder that `file_name` is relative to, or a folder of WebDataset shards.
-        captions: JSON in COCO Captions' format; for shards the same folder as `images`.
         out: folder of the table `index`.
-        limit: only the first that many images.
+        runtime: workers, folder of unfinished work.
+        options: parameters of the step.
 
     Returns:
-        counts: images, captions, and images dropped by reason.
+        counts: images, captions, and dropped images by reason.
 
     Raises:
-        OvsegError: if a path is missing or not what it should be, or no image can be used.
+        OvsegError: a path does not exist or is in no format that is read, or not one image can be used.
     """
-    if not images.is_dir():
-        raise OvsegError(f"the image folder {images} does not exist")
+    if not options.images.is_dir():
+        raise OvsegError(f"the folder of images {options.images} does not exist")
     key = step_key(
         "index",
         __name__,
-        images=str(images.resolve()),
-        captions=_stamp(captions),
-        limit=limit,
+        images=str(options.images.resolve()),
+        captions=_captions_identity(options.captions),
+        limit=options.limit,
         schema=tables.SCHEMA_VERSION,
     )
-    # the images themselves are no part of the key: an index that is made again, as DVC does when they change, looks anew
-    again = (scratch_folder(runtime.work, key) / PUBLISHED).exists() and published(out, key, runtime) is None
-    scratch = Scratch(runtime.work, key, runtime.fresh or again)
-    store = _open(captions, scratch.folder / "captions.sqlite")
-    number = min(store.count(), limit or store.count())
-    units = [f"{i:05d}" for i in range(-(-number // IMAGES_PER_PART))]
-    opener = partial(_task, images, scratch.folder / "captions.sqlite", number)
-    counts = run_step(key, units, opener, out, runtime, scratch=scratch)
+    # The images are no part of the key: hashing all of them takes as long as the step. DVC, which sees that they have
+    # changed, deletes `out` and runs the step again; published work of the same key is then not reused.
+    redo = (scratch_folder(runtime.work, key) / PUBLISHED).exists() and published(out, key, runtime) is None
+    scratch = Scratch(runtime.work, key, runtime.fresh or redo)
+    database = scratch.folder / "captions.sqlite"
+    store = (
+        open_shards(options.captions, database) if options.captions.is_dir() else open_coco(options.captions, database)
+    )
+    num_images = min(store.count(), options.limit or store.count())
+    units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
+    factory = _IndexTaskFactory(options.images, database, num_images)
+    counts = run_step(key, units, factory, out, runtime, scratch=scratch)
     if not counts["images"]:
         dropped = {name: n for name, n in counts.items() if name.startswith("dropped.")}
-        raise OvsegError(f"not one of the {number} images listed in {captions} can be used from {images}: {dropped}")
+        raise OvsegError(
+            f"not one of the {num_images} images that {options.captions} lists can be used from {options.images}: {dropped}"
+        )
     return counts
 
 
-def _stamp(path: Path) -> Any:
-    """What changes when the captions change."""
+def _captions_identity(path: Path) -> Any:
+    """A value that changes when the captions change."""
     if not path.exists():
-        raise OvsegError(f"the captions {path} do not exist; COCO's are in annotations_trainval2017.zip")
-    return (
-        hashing.sha256_file(path)
-        if path.is_file()
-        else [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.glob("*.tar"))]
-    )
+        raise OvsegError(f"the captions {path} do not exist; those of COCO are in annotations_trainval2017.zip")
+    if path.is_file():
+        return hashing.sha256_file(path)
+    return [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in sorted(path.glob("*.tar"))]
 
 
-def _open(captions: Path, database: Path) -> Store:
-    return open_shards(captions, database) if captions.is_dir() else open_coco(captions, database)
+@dataclass(frozen=True)
+class _IndexTaskFactory:
+    images: Path
+    database: Path
+    num_images: int
 
+    def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
+        store = Store(self.database)
 
-def _task(images: Path, database: Path, number: int, _device: str) -> Task:
-    store = Store(database)
+        def task(unit: str, folder: Path) -> Counts:
+            start = int(unit) * IMAGES_PER_PART
+            records = store.images(start, min(start + IMAGES_PER_PART, self.num_images))
+            rows = [_row(self.images, record, store.annotations(record["id"])) for record in records]
+            # The key of a part is its content, so that a changed image changes what follows.
+            tables.write_part(folder / f"{unit}.parquet", "index", rows, hashing.fingerprint(rows=rows))
+            usable = [row for row in rows if row["problem"] is None]
+            counts = Counter(images=len(usable), captions=sum(len(row["captions"]) for row in usable))
+            counts.update(f"dropped.{row['problem']}" for row in rows if row["problem"])
+            return counts
 
-    def task(unit: str, folder: Path) -> Counts:
-        start = int(unit) * IMAGES_PER_PART
-        records = store.images(start, min(start + IMAGES_PER_PART, number))
-        rows = [_row(images, record, store.annotations(record["id"])) for record in records]
-        content = hashing.fingerprint(rows=rows)  # the part says what it holds, so a changed image changes what follows
-        tables.write_part(folder / f"{unit}.parquet", "index", rows, content)
-        good = [row for row in rows if row["problem"] is None]
-        counts = {"images": len(good), "captions": sum(len(row["captions"]) for row in good)}
-        for row in rows:
-            if row["problem"]:
-                counts[f"dropped.{row['problem']}"] = counts.get(f"dropped.{row['problem']}", 0) + 1
-        return counts
-
-    return task
+        return task
 
 
 def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, A
     try:
         if "problem" in record:
             raise BadItem(record["problem"], record["detail"])
-        size = int(record["size"]) if "offset" in record else _size(images, row["file"])
+        size = int(record["size"]) if "offset" in record else _file_size(images, row["file"])
         data = read_bytes(images, row["file"], row["offset"], size)
         row["size"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
         row["width"], row["height"] = read_header(data)
@@ -119,7 +124,7 @@ def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, A
     return row
 
 
-def _size(images: Path, name: str) -> int:
+def _file_size(images: Path, name: str) -> int:
     try:
         return safe_path(images, name).stat().st_size
     except OSError as error:
@@ -127,9 +132,10 @@ def _size(images: Path, name: str) -> int:
 
 
 def _captions(annotations: list[Record]) -> list[dict[str, Any]]:
-    found = [
-        {"id": record["id"] if isinstance(record.get("id"), int) else number, "text": record["caption"]}
-        for number, record in enumerate(annotations)
+    """The captions of an image, sorted by id; one without an id gets its position."""
+    captions = [
+        {"id": record["id"] if isinstance(record.get("id"), int) else position, "text": record["caption"]}
+        for position, record in enumerate(annotations)
         if isinstance(record.get("caption"), str)
     ]
-    return sorted(found, key=lambda caption: caption["id"])
+    return sorted(captions, key=lambda caption: caption["id"])

@@ -1,7 +1,7 @@
-"""Step `nouns`: the nouns of each image's captions, with the place where they stand (paper 3.2).
+"""Step `nouns`: extracts the nouns of each image's captions, with their position in the caption (paper 3.2).
 
-The paper's parser is NLTK with no filter described; here it is spaCy with its lemmas. A compound is a maximal run of
-nouns ("traffic light"), which needs tags alone: the parser and other components that are not needed stay off.
+The paper parses captions with NLTK and describes no filter; here spaCy gives tags and lemmas. A compound ("traffic light")
+is a maximal run of consecutive nouns, for which tags are enough: the parser and other components are switched off.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import CaptionsPerImage, NounsOptions, NounUnit
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-NounUnit = Literal["token", "chunk"]
-CaptionsPerImage = Literal[1, "all"]
-NEEDED = frozenset(
+COMPONENTS = frozenset(
     {
         "tok2vec",
         "transformer",
@@ -39,83 +38,84 @@ NEEDED = frozenset(
         "trainable_lemmatizer",
     }
 )
-BATCH = 256  # captions that spaCy sees at once
+"""The components of spaCy that tags and lemmas need."""
+CAPTIONS_PER_BATCH = 256
+
+Row = dict[str, Any]
 
 
 class Noun(NamedTuple):
-    """A noun of a caption: its lemma in lower case, and the character span that it was read from."""
+    """A noun of a caption.
+
+    Attributes:
+        noun: the lemma in lower case; of a compound, the last word is the lemma.
+        start, end: the characters of the caption that it was read from, `caption[start:end]`.
+    """
 
     noun: str
     start: int
     end: int
 
 
-def extract_nouns(
-    index: Path,
-    out: Path,
-    runtime: Runtime,
-    *,
-    model: str,
-    model_version: str | None = None,
-    unit: NounUnit = "chunk",
-    captions_per_image: CaptionsPerImage = 1,
-    stop_list: Path | None = None,
-) -> dict[str, int]:
-    """Write the table `nouns`, one row an image x noun: the first mention is kept.
+def extract_nouns(index: Path, out: Path, runtime: Runtime, options: NounsOptions) -> dict[str, int]:
+    """Write the table `nouns`, one row per image and noun; of a repeated noun the first mention is kept.
 
     Args:
         index: folder of the table `index`.
         out: folder of the table `nouns`.
-        model: an installed spaCy pipeline ("en_core_web_sm") or a folder that holds one.
-        model_version: the version that the pipeline must have; None accepts any.
-        unit: "token" takes every noun by itself, "chunk" keeps compounds together.
-        captions_per_image: 1 (the lowest caption id; the paper's default) or "all".
-        stop_list: nouns that name nothing to be seen, one a line; None for the one that comes with ovseg.
+        runtime: workers, folder of unfinished work.
+        options: parameters of the step.
 
     Returns:
-        counts: captions read, nouns, and what was dropped by reason.
+        counts: captions read, nouns, and dropped captions and nouns by reason.
 
     Raises:
-        OvsegError: if the pipeline is not installed or gives no tags and lemmas, or a file is missing.
+        OvsegError: the spaCy pipeline is not installed, has another version, or gives no tags or lemmas; the stop list is
+            missing.
     """
-    stop = read_stop_list(stop_list)
-    if model_version is not None:
-        check_version(model, model_version)
+    stop_nouns = read_stop_list(options.stop_list)
+    if options.model_version is not None:
+        check_version(options.model, options.model_version)
     key = step_key(
         "nouns",
         __name__,
         index=tables.fingerprint(index, "index"),
-        model=model_fingerprint(model),
-        unit=unit,
-        captions=captions_per_image,
-        stop=sorted(stop),
+        model=model_fingerprint(options.model),
+        options=options.model_dump(include={"unit", "captions_per_image"}),
+        stop_nouns=sorted(stop_nouns),
         schema=tables.SCHEMA_VERSION,
     )
-    opener = partial(_task, index, key.fingerprint, model, unit, captions_per_image, stop)
-    return run_step(key, list(unit_names(index)), opener, out, runtime)
+    factory = _NounsTaskFactory(index, key.fingerprint, options, stop_nouns)
+    return run_step(key, list(unit_names(index)), factory, out, runtime)
 
 
 def read_stop_list(path: Path | None) -> frozenset[str]:
-    """Nouns to leave out: one a line, `#` begins a remark.
+    """Read the nouns to leave out: one per line; the rest of a line after `#` is a comment.
+
+    Args:
+        path: the file; None for the list that comes with ovseg.
 
     Raises:
-        OvsegError: if the file is missing.
+        OvsegError: the file does not exist.
     """
     if path is None:
         text = resources.files(__package__).joinpath("stop_nouns.txt").read_text(encoding="utf-8")
     elif path.is_file():
         text = path.read_text(encoding="utf-8")
     else:
-        raise OvsegError(f"the stop list {path} does not exist")
+        raise OvsegError(f"nouns.stop_list={path} does not exist")
     lines = (line.split("#")[0].strip().lower() for line in text.splitlines())
     return frozenset(line for line in lines if line)
 
 
 def load_tagger(model: str) -> Language:
-    """A spaCy pipeline with only the components that tags and lemmas need.
+    """Load a spaCy pipeline with only the components that tags and lemmas need.
+
+    Args:
+        model: the name of an installed pipeline ("en_core_web_sm"), or a folder.
 
     Raises:
-        OvsegError: if it is not installed or lacks tags or lemmas.
+        OvsegError: it is not installed, or gives no tags or no lemmas.
     """
     import spacy
 
@@ -127,11 +127,11 @@ def load_tagger(model: str) -> Language:
             f"Install it with: python -m spacy download {model}   or give a folder that holds one"
         ) from None
     factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
-    nlp.select_pipes(enable=[name for name, factory in factories.items() if factory in NEEDED])
-    made = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
-    if "token.lemma" not in made or not made & {"token.pos", "token.tag", "token.morph"}:
+    nlp.select_pipes(enable=[name for name, factory in factories.items() if factory in COMPONENTS])
+    assigned = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
+    if "token.lemma" not in assigned or not assigned & {"token.pos", "token.tag", "token.morph"}:
         raise OvsegError(
-            f"the spaCy pipeline {model!r} gives no {'lemmas' if 'token.lemma' not in made else 'tags'}; use "
+            f"the spaCy pipeline {model!r} gives no {'lemmas' if 'token.lemma' not in assigned else 'tags'}; use "
             "one with a tagger and a lemmatizer, such as en_core_web_sm"
         )
     return nlp
@@ -158,7 +158,7 @@ def check_version(model: str, version: str) -> None:
 
 
 def model_fingerprint(model: str) -> str:
-    """What identifies a spaCy pipeline: its files, or its name and version if it is an installed package."""
+    """Return what identifies a spaCy pipeline: a hash of its files, or of the name and version of an installed package."""
     if Path(model).is_dir():
         return hashing.sha256_path(Path(model))
     import spacy
@@ -166,16 +166,23 @@ def model_fingerprint(model: str) -> str:
     try:
         return hashing.fingerprint(name=model, meta=json.dumps(spacy.load(model).meta, default=str, sort_keys=True))
     except OSError:
-        load_tagger(model)  # says how to install it
+        load_tagger(model)  # its error says how to install the pipeline
         raise
 
 
 def nouns_of(doc: Doc, unit: NounUnit) -> Iterator[Noun]:
-    """The nouns of a tagged caption in order, before any filter."""
+    """Iterate over the nouns of a tagged caption in order, before any filter.
+
+    Args:
+        doc: the caption, tagged.
+        unit: "token" yields every single noun, "chunk" every maximal run of nouns as one.
+    """
     run: list[Any] = []
     for token in doc:
         noun = token.pos_ in ("NOUN", "PROPN")
-        joins = noun and unit == "chunk" and any(letter.isalpha() for letter in token.text)  # an emoji joins nothing
+        joins = (
+            noun and unit == "chunk" and any(letter.isalpha() for letter in token.text)
+        )  # an emoji is no part of a compound
         if joins:
             run.append(token)
             continue
@@ -193,58 +200,76 @@ def _chunk(run: list[Any]) -> Noun:
     return Noun(" ".join(words), run[0].idx, run[-1].idx + len(run[-1]))
 
 
-def rejection_reason(noun: str, stop: frozenset[str]) -> str | None:
-    """Why a noun is left out: "not_a_word" (one letter, digits, signs), "stop_noun", or None if it is kept."""
+def rejection_reason(noun: str, stop_nouns: frozenset[str]) -> str | None:
+    """Return why a noun is left out: "not_a_word" (one letter, digits, signs) or "stop_noun"; None if it is kept."""
     parts = noun.replace("-", " ").replace("'", " ").split()
     if len(noun) < 2 or not parts or not all(part.isalpha() for part in parts):
         return "not_a_word"
-    return "stop_noun" if noun in stop else None
+    return "stop_noun" if noun in stop_nouns else None
 
 
-def _task(
-    index: Path, key: str, model: str, unit_kind: NounUnit, policy: CaptionsPerImage, stop: frozenset[str], _device: str
-) -> Task:
-    nlp = load_tagger(model)
+@dataclass(frozen=True)
+class _NounsTaskFactory:
+    index: Path
+    key: str
+    options: NounsOptions
+    stop_nouns: frozenset[str]
 
-    def task(unit: str, folder: Path) -> Counts:
-        table = tables.read_part(index / f"{unit}.parquet", "index", ["image_id", "captions", "problem"])
-        images = [row for row in table.to_pylist() if row["problem"] is None]
-        rows, counts = _unit(nlp, images, unit_kind, policy, stop)
-        tables.write_part(folder / f"{unit}.parquet", "nouns", rows, key)
-        return counts
+    def __call__(self, device: str) -> Task:  # noqa: ARG002 - spaCy runs on the CPU
+        tagger = load_tagger(self.options.model)
 
-    return task
+        def task(unit: str, folder: Path) -> Counts:
+            table = tables.read_part(self.index / f"{unit}.parquet", "index", ["image_id", "captions", "problem"])
+            images = [row for row in table.to_pylist() if row["problem"] is None]
+            rows, counts = nouns_of_images(
+                tagger, images, self.options.unit, self.options.captions_per_image, self.stop_nouns
+            )
+            tables.write_part(folder / f"{unit}.parquet", "nouns", rows, self.key)
+            return counts
+
+        return task
 
 
-def _unit(
-    nlp: Language, images: Iterable[dict[str, Any]], unit: NounUnit, policy: CaptionsPerImage, stop: frozenset[str]
-) -> tuple[list[dict[str, Any]], Counts]:
+def nouns_of_images(
+    tagger: Language,
+    images: Iterable[Row],
+    unit: NounUnit,
+    captions_per_image: CaptionsPerImage,
+    stop_nouns: frozenset[str],
+) -> tuple[list[Row], Counts]:
+    """Extract the nouns of several images, whose captions spaCy tags in batches.
+
+    Args:
+        tagger: the spaCy pipeline, see `load_tagger`.
+        images: rows of the table `index`.
+        unit: see `nouns_of`.
+        captions_per_image: 1 (the lowest caption id) or "all".
+        stop_nouns: the nouns to leave out.
+
+    Returns:
+        rows of the table `nouns`; and counts: captions, nouns, and dropped captions and nouns by reason.
+    """
     counts: Counter[str] = Counter(captions=0, nouns=0)
     texts = []
     for image in images:
-        captions = image["captions"] if policy == "all" else image["captions"][:1]
+        captions = image["captions"] if captions_per_image == "all" else image["captions"][:1]
         counts["dropped.no_caption"] += not captions
         for caption in captions:
             counts["dropped.empty_caption"] += not caption["text"].strip()
             if caption["text"].strip():
                 texts.append((caption["text"], (image["image_id"], caption["id"])))
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for doc, (image_id, caption_id) in nlp.pipe(texts, as_tuples=True, batch_size=BATCH):
+    rows: dict[tuple[int, str], Row] = {}
+    for doc, (image_id, caption_id) in tagger.pipe(texts, as_tuples=True, batch_size=CAPTIONS_PER_BATCH):
         counts["captions"] += 1
-        kept = 0
+        usable = 0
         for noun, start, end in nouns_of(doc, unit):
-            reason = rejection_reason(noun, stop) or ("repeated" if (image_id, noun) in rows else None)
-            kept += reason in (None, "repeated")
+            reason = rejection_reason(noun, stop_nouns) or ("repeated" if (image_id, noun) in rows else None)
+            usable += reason in (None, "repeated")
             if reason:
                 counts[f"dropped.{reason}"] += 1
                 continue
-            rows[image_id, noun] = {
-                "image_id": image_id,
-                "noun": noun,
-                "caption_id": caption_id,
-                "start": start,
-                "end": end,
-            }
-        counts["dropped.caption_without_noun"] += not kept
+            row = {"image_id": image_id, "noun": noun, "caption_id": caption_id, "start": start, "end": end}
+            rows[image_id, noun] = row
+        counts["dropped.caption_without_noun"] += not usable
     counts["nouns"] = len(rows)
     return list(rows.values()), {name: n for name, n in counts.items() if n or "." not in name}

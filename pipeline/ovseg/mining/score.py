@@ -1,14 +1,18 @@
-"""Step `score`: how well each noun fits each proposal of its image, by CLIP on masked crops (paper 3.2).
+"""Step `score`: the similarity of each noun to each proposal of its image, by CLIP on masked crops (paper 3.2).
 
-Images are decoded and cropped by threads while the encoder works; crops of several images share a batch; each distinct
-noun is encoded once. The arg-max over proposals is the paper's pair; margins and softmaxes are kept for other rules.
+The paper pairs a noun with the proposal of the highest similarity. Margins and softmaxes are stored for other rules, so that
+`select` never needs CLIP. Images are decoded and cropped in threads while CLIP encodes, and a batch holds the crops of
+several images.
+
+Shapes: N nouns and Q proposals of an image, D width of CLIP's joint embedding, S side of its input.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,24 +20,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from ovseg.clip.adapted import made_with
-from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
-from ovseg.core.vocabulary import TEMPLATES, Templates
+from ovseg.core.images import ImageArray
+from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
+from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
+from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
-DIGITS = 5  # of a similarity: what is beyond moves with the batch size, and must not decide a rank
-TEMPERATURE = 100.0  # CLIP's trained logit scale
+DIGITS = 5  # decimals of a similarity: those beyond change with the batch size, and must not decide a rank
+LOGIT_SCALE = 100.0  # of the published CLIPs
 
 Row = dict[str, Any]
 
@@ -45,278 +53,262 @@ def score_nouns(
     proposals: Path,
     out: Path,
     runtime: Runtime,
-    *,
-    clip_model: str,
-    clip_pretrained: str | None,
-    precision: Precision = "fp32",
-    fill: crops.Fill = "mean",
-    antialias: bool = True,
-    templates: Templates = "vild",
-    top_k: int = 5,
-    duplicate_iou: float = 1.0,
+    clip: ClipOptions,
+    options: ScoreOptions,
+    crop: CropOptions,
 ) -> dict[str, int]:
-    """Write the table `candidates`: for each noun its `top_k` proposals.
+    """Write the table `candidates`: for each noun the `top_k` proposals of its image that are most similar to it.
 
     Args:
-        index, nouns, proposals: folders of those tables, part for part of the same images.
-        images: folder that the index's files are in.
+        index, nouns, proposals: folders of the tables of these names, part for part of the same images.
+        images: folder that the files of the index are relative to.
         out: folder of the table `candidates`.
-        clip_model, clip_pretrained, precision: see `load_clip`.
-        fill, antialias: of the crop recipe.
-        templates: key of `vocabulary.TEMPLATES`.
-        top_k: proposals kept for each noun, at least 1.
-        duplicate_iou: masks of one image that overlap more than this are encoded once; 1 encodes all.
+        runtime: devices, workers, batch size, folder of unfinished work.
+        clip: the CLIP that compares.
+        options: parameters of the step.
+        crop: the crop recipe.
 
     Returns:
-        counts: images and nouns scored, crops encoded, and nouns dropped by reason.
+        counts: images and nouns scored, crops encoded, and dropped nouns by reason.
 
     Raises:
         OvsegError: the CLIP cannot be loaded, or a table is missing.
     """
-    weights = weights_fingerprint(clip_model, clip_pretrained)
     key = step_key(
         "score",
         __name__,
         index=tables.fingerprint(index, "index"),
         nouns=tables.fingerprint(nouns, "nouns"),
         proposals=tables.fingerprint(proposals, "proposals"),
-        clip=weights,
-        precision=precision,
-        fill=fill,
-        antialias=antialias,
-        templates=TEMPLATES[templates],
-        top_k=top_k,
-        duplicate_iou=duplicate_iou,
+        clip=weights_fingerprint(clip.model, clip.pretrained),
+        options=options.model_dump(),
+        crop=crop.model_dump(),
+        templates=TEMPLATES[options.templates],
         schema=tables.SCHEMA_VERSION,
     )
     scratch = Scratch(runtime.work, key, runtime.fresh)
-    texts = scratch.folder / "texts"  # under this run's lock: they are read as long as it works
+    texts = scratch.folder / "texts"  # below this scratch folder, whose lock keeps it until the step is done
     if runtime.fresh or published(out, key, runtime) is None:
-        encode_nouns(nouns, proposals, texts, runtime, clip_model, clip_pretrained, precision, templates, weights)
-    opener = partial(
-        _task,
-        index,
-        images,
-        nouns,
-        proposals,
-        texts,
-        key.fingerprint,
-        clip_model,
-        clip_pretrained,
-        precision,
-        fill,
-        antialias,
-        top_k,
-        duplicate_iou,
-        runtime.workers,
-        runtime.batch_size,
-        made_with(clip_model, clip_pretrained),
+        encode_nouns(nouns, proposals, texts, runtime, clip, options.templates, options.precision)
+    factory = ScoreTaskFactory(
+        index=index,
+        images=images,
+        nouns=nouns,
+        proposals=proposals,
+        texts=texts,
+        key=key.fingerprint,
+        clip=clip,
+        options=options,
+        crop=crop,
+        workers=runtime.workers,
+        batch_size=runtime.batch_size,
+        metadata=made_with(clip.model, clip.pretrained),
     )
-    return run_step(key, list(unit_names(index)), opener, out, runtime, uses_model=True, scratch=scratch)
+    return run_step(key, list(unit_names(index)), factory, out, runtime, uses_model=True, scratch=scratch)
 
 
-def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[tuple[int, float, float | None, float, float]]]:
-    """The best proposals of each noun of one image.
+class Match(NamedTuple):
+    """A noun and one of its proposals.
+
+    Attributes:
+        proposal: position of the proposal among those of the image.
+        similarity: cosine, in [-1, 1].
+        margin: similarity minus that of the next best proposal; None for the last one.
+        p_proposal: softmax of the similarities over the image's proposals.
+        p_noun: softmax of the similarities over the image's nouns.
+    """
+
+    proposal: int
+    similarity: float
+    margin: float | None
+    p_proposal: float
+    p_noun: float
+
+
+def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[Match]]:
+    """Rank the proposals of an image for each of its nouns.
 
     Args:
-        texts: unit vectors of its nouns `[N, D]`.
-        regions: unit vectors of its proposals `[Q, D]`.
-        top_k: how many to keep.
+        texts: unit vectors of the nouns, float32 `[N, D]`.
+        regions: unit vectors of the proposals, float32 `[Q, D]`.
+        top_k: how many matches to keep for a noun.
 
     Returns:
-        for each noun, best first: (proposal in [0, Q), similarity, margin to the next or None if there is none, softmax
-        over proposals, softmax over nouns). Equal similarities are in the order of the proposals.
+        for each noun its matches, best first. Equal similarities are in the order of the proposals.
     """
     similarity: NDArray[np.float64] = np.round((texts @ regions.T).double().numpy(), DIGITS)
-    over_proposals, over_nouns = _softmax(TEMPERATURE * similarity, 1), _softmax(TEMPERATURE * similarity, 0)
-    found = []
+    p_proposal, p_noun = softmax(LOGIT_SCALE * similarity, axis=1), softmax(LOGIT_SCALE * similarity, axis=0)
+    matches = []
     for n, row in enumerate(similarity):
         order = np.argsort(-row, kind="stable")
         margins = [*(row[order[:-1]] - row[order[1:]]).tolist(), None]
-        found.append(
+        matches.append(
             [
-                (int(q), float(row[q]), margins[r], float(over_proposals[n, q]), float(over_nouns[n, q]))
-                for r, q in enumerate(order[:top_k])
+                Match(int(q), float(row[q]), margins[i], float(p_proposal[n, q]), float(p_noun[n, q]))
+                for i, q in enumerate(order[:top_k])
             ]
         )
-    return found
+    return matches
 
 
-def _softmax(logits: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    raised = np.exp(logits - logits.max(axis=axis, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+def duplicate_of(rles: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
+    """Find for each mask of an image the earlier mask that it duplicates.
 
+    Args:
+        rles: compressed RLE of the masks.
+        height, width: size of the image in pixels.
+        duplicate_iou: a mask is a duplicate of an earlier one if their IoU is above it, in (0, 1]; 1 finds none.
 
-def duplicate_of(counts: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
-    """For each mask of an image the earlier mask that stands for it: itself, unless their overlap is above the limit."""
+    Returns:
+        the position of the mask that stands for each one; its own if it is no duplicate.
+    """
     if duplicate_iou >= 1:
-        return list(range(len(counts)))
-    overlap = masks.iou_matrix(counts, height, width)
-    chosen: list[int] = []
-    for i in range(len(counts)):
-        chosen.append(next((j for j in range(i) if chosen[j] == j and overlap[i, j] > duplicate_iou), i))
-    return chosen
+        return list(range(len(rles)))
+    iou = masks.iou_matrix(rles, height, width)
+    originals: list[int] = []
+    for i in range(len(rles)):
+        originals.append(next((j for j in range(i) if originals[j] == j and iou[i, j] > duplicate_iou), i))
+    return originals
 
 
 class _Job(NamedTuple):
-    """An image to score."""
+    """An image to score: its usable nouns and class-agnostic proposals, rows of these tables."""
 
     image: ImageRecord
     nouns: list[Row]
     proposals: list[Row]
 
 
-def _task(
-    index: Path,
-    images: Path,
-    nouns: Path,
-    proposals: Path,
-    texts: Path,
-    key: str,
-    clip_model: str,
-    clip_pretrained: str | None,
-    precision: Precision,
-    fill: crops.Fill,
-    antialias: bool,
-    top_k: int,
-    duplicate_iou: float,
-    workers: int,
-    batch_size: int,
-    weights: Mapping[str, str] | None,
-    device: str,
-) -> Task:
-    clip = load_clip(clip_model, clip_pretrained, device, precision)
-    colour = crops.fill_colour(fill, clip.mean.tolist())
-    embeddings = read_texts(texts)
-    pool = ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(1,)
-    )  # torch's threads are the encoder's
+class _Prepared(NamedTuple):
+    """A job with `duplicate_of` its proposals, and the crops of those that are no duplicates, uint8 `[k, 3, S, S]`."""
 
-    def cut(job: _Job) -> tuple[_Job, list[int], Tensor] | tuple[_Job, BadItem]:
+    job: _Job
+    originals: list[int]
+    crops: Tensor
+
+
+@dataclass(frozen=True)
+class ScoreTaskFactory:
+    """Makes the task that scores a unit; the attributes are the arguments of `score_nouns` and those of the runtime."""
+
+    index: Path
+    images: Path
+    nouns: Path
+    proposals: Path
+    texts: Path
+    key: str
+    clip: ClipOptions
+    options: ScoreOptions
+    crop: CropOptions
+    workers: int
+    batch_size: int
+    metadata: Mapping[str, str]
+
+    def __call__(self, device: str) -> Task:
+        """Load the models and start the threads."""
+        clip = load_clip(self.clip.model, self.clip.pretrained, device, self.options.precision)
+        # Threads that crop must not start threads of torch each: those are the encoder's.
+        pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
+        return _Scorer(self, clip, read_texts(self.texts), pool).score_unit
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    config: ScoreTaskFactory
+    clip: Clip
+    texts: Mapping[str, Tensor]
+    pool: ThreadPoolExecutor
+
+    def score_unit(self, unit: str, folder: Path) -> Counts:
+        rows: list[Row] = []
+        failures: list[Row] = []
+        counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
+        encoding = deque[tuple[_Job, list[int]]]()
+        jobs = self._jobs(unit, counts, failures)
+        chunks = self._crops_of(jobs, encoding, counts, failures)
+        for features in encode_in_batches(self.clip.encode_crops, chunks, self.config.batch_size):
+            job, originals = encoding.popleft()
+            position = {original: i for i, original in enumerate(sorted(set(originals)))}
+            regions = features[[position[original] for original in originals]]
+            texts = torch.stack([self.texts[noun["noun"]] for noun in job.nouns])
+            for noun, matches in zip(job.nouns, rank(texts, regions, self.config.options.top_k), strict=True):
+                rows += [_row(noun, i, match, job.proposals[match.proposal]) for i, match in enumerate(matches)]
+            counts.update(images=1, nouns=len(job.nouns), crops=len(position))
+        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.key, self.config.metadata)
+        write_failures(folder, unit, failures, self.config.key)
+        return counts
+
+    def _jobs(self, unit: str, counts: Counter[str], failures: list[Row]) -> Iterator[_Job]:
+        """The images of a unit that have both nouns and proposals; nouns without proposals are counted."""
+        nouns = rows_by_image(self.config.nouns / f"{unit}.parquet", "nouns")
+        proposals = rows_by_image(self.config.proposals / f"{unit}.parquet", "proposals")
+        for image in read_image_records(self.config.index / f"{unit}.parquet", self.config.images):
+            # Annotated masks, which have a label, are for `select` alone.
+            class_agnostic = [row for row in proposals.get(image.image_id, []) if row["label"] is None]
+            job = _Job(image, nouns.get(image.image_id, []), class_agnostic)
+            if job.nouns and not job.proposals:
+                _drop(job, BadItem("no_proposals", "the image has no usable mask"), counts, failures)
+            elif job.nouns:
+                yield job
+
+    def _crops_of(
+        self,
+        jobs: Iterator[_Job],
+        encoding: deque[tuple[_Job, list[int]]],
+        counts: Counter[str],
+        failures: list[Row],
+    ) -> Iterator[Tensor]:
+        """The crops of each job, made ahead in threads; the jobs and their duplicates are queued in `encoding`."""
+        color = crops.fill_colour(self.config.crop.fill, self.clip.mean.tolist())
+        prepare = partial(self._prepare, color=color)
+        for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
+            if isinstance(result, _Prepared):
+                encoding.append((result.job, result.originals))
+                yield result.crops
+            else:
+                _drop(*result, counts, failures)
+
+    def _prepare(self, job: _Job, color: ImageArray | None) -> _Prepared | tuple[_Job, BadItem]:
         try:
             pixels = job.image.pixels
         except BadItem as problem:
             return job, problem
         size = job.image.height, job.image.width
-        stand_in = duplicate_of([p["rle"] for p in job.proposals], *size, duplicate_iou)
-        cuts = [
-            crops.crop_region(pixels, masks.decode(p["rle"], *size), tuple(p["box"]), clip.size, colour, antialias)[0]
-            for i, p in enumerate(job.proposals)
-            if stand_in[i] == i
+        originals = duplicate_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
+        regions = [
+            crops.crop_region(
+                pixels,
+                masks.decode(row["rle"], *size),
+                tuple(row["box"]),
+                self.clip.size,
+                color,
+                self.config.crop.antialias,
+            )[0]
+            for i, row in enumerate(job.proposals)
+            if originals[i] == i
         ]
-        return job, stand_in, torch.stack(cuts)
-
-    def task(unit: str, folder: Path) -> Counts:
-        rows: list[Row] = []
-        failures: list[Row] = []
-        counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
-        jobs = _jobs(unit, index, images, nouns, proposals, counts, failures)
-        done = deque[tuple[_Job, list[int], int]]()
-
-        def prepared() -> Iterator[Tensor]:
-            for result in _ahead(pool, cut, jobs, workers + 2):
-                if len(result) == 2:
-                    _drop(result[0], result[1], counts, failures)
-                    continue
-                done.append((result[0], result[1], len(result[2])))
-                yield result[2]
-
-        for regions in _encode(clip, prepared(), batch_size):
-            job, stand_in, number = done.popleft()
-            position = {original: place for place, original in enumerate(sorted(set(stand_in)))}
-            spread = regions[[position[i] for i in stand_in]]
-            noun_vectors = torch.stack([embeddings[noun["noun"]] for noun in job.nouns])
-            for noun, best in zip(job.nouns, rank(noun_vectors, spread, top_k), strict=True):
-                rows += [_row(noun, r, job.proposals[found[0]], found) for r, found in enumerate(best)]
-            counts.update(images=1, nouns=len(job.nouns), crops=number)
-        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, key, weights)
-        write_failures(folder, unit, failures, key)
-        return counts
-
-    return task
+        return _Prepared(job, originals, torch.stack(regions))
 
 
-def _row(noun: Row, place: int, proposal: Row, found: tuple[int, float, float | None, float, float]) -> Row:
+def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:
+    """Read a part of the table called `name` as lists of rows by image id."""
+    by_image: dict[int, list[Row]] = defaultdict(list)
+    for row in tables.read_part(part, name).to_pylist():
+        by_image[row["image_id"]].append(row)
+    return by_image
+
+
+def _row(noun: Row, rank_: int, match: Match, proposal: Row) -> Row:
     return {
         **noun,
-        "rank": place,
+        **match._asdict(),
+        "rank": rank_,
         "proposal": proposal["proposal"],
-        "similarity": found[1],
-        "margin": found[2],
-        "p_proposal": found[3],
-        "p_noun": found[4],
         "area": proposal["area"],
         "source": proposal["source"],
     }
 
 
-def _jobs(
-    unit: str, index: Path, images: Path, nouns: Path, proposals: Path, counts: Counter[str], failures: list[Row]
-) -> Iterator[_Job]:
-    """The images of a unit that have both nouns and masks; the nouns of the others are counted."""
-    by_image, found = grouped(nouns / f"{unit}.parquet", "nouns"), _class_agnostic(proposals / f"{unit}.parquet")
-    for image in read_image_records(index / f"{unit}.parquet", images):
-        job = _Job(image, by_image.get(image.image_id, []), found.get(image.image_id, []))
-        if job.nouns and not job.proposals:
-            _drop(job, BadItem("no_proposals", "the image has no usable mask"), counts, failures)
-        elif job.nouns:
-            yield job
-
-
 def _drop(job: _Job, problem: BadItem, counts: Counter[str], failures: list[Row]) -> None:
     counts[f"dropped.{problem.reason}"] += len(job.nouns)
     failures.extend(failure(job.image.image_id, noun["noun"], problem) for noun in job.nouns)
-
-
-def grouped(part: Path, name: str) -> dict[int, list[Row]]:
-    """The rows of a part by image id."""
-    found: dict[int, list[Row]] = defaultdict(list)
-    for row in tables.read_part(part, name).to_pylist():
-        found[row["image_id"]].append(row)
-    return found
-
-
-def _class_agnostic(part: Path) -> dict[int, list[Row]]:
-    """Proposals by image id, without the annotated masks: those are for `select` alone."""
-    every = grouped(part, "proposals").items()
-    return {image_id: [row for row in rows if row["label"] is None] for image_id, rows in every}
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Any, items: Iterable[Any], most: int) -> Iterator[Any]:
-    """`pool.map` that keeps at most `most` results in memory."""
-    waiting: deque[Future[Any]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _encode(clip: Clip, chunks: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Encode chunks of crops of any length in full batches; one `[k, D]` for each chunk of k crops, in order."""
-    sizes: deque[int] = deque()
-    waiting: list[Tensor] = []
-    features: list[Tensor] = []
-    held = 0
-    for chunk in chunks:
-        sizes.append(len(chunk))
-        waiting.append(chunk)
-        held += len(chunk)
-        while held >= batch_size:
-            joined = torch.cat(waiting)
-            features.append(clip.encode_crops(joined[:batch_size]))
-            waiting, held = [joined[batch_size:]], held - batch_size
-            yield from _split(features, sizes)
-    if held:
-        features.append(clip.encode_crops(torch.cat(waiting)))
-    yield from _split(features, sizes)
-
-
-def _split(features: list[Tensor], sizes: deque[int]) -> Iterator[Tensor]:
-    ready = torch.cat(features) if features else torch.zeros(0)
-    while sizes and sizes[0] <= len(ready):
-        size = sizes.popleft()
-        yield ready[:size]
-        ready = ready[size:]
-    features[:] = [ready] if len(ready) else []

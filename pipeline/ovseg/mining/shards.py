@@ -1,10 +1,10 @@
-"""Step `shards`: pairs as WebDataset tars of masked crops, the same bytes however often the run was killed."""
+"""Step `shards`: writes pairs as WebDataset tars of masked crops, the same bytes however often the run was killed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
+from ovseg.core.options import ShardsOptions
 from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
@@ -24,139 +25,121 @@ from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
 
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's; a loader of another CLIP fills again from the mask
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP; loaders fill again with the mean of their model
 
 Row = dict[str, Any]
 
 
 def write_shards(
-    index: Path,
-    images: Path,
-    proposals: Path,
-    pairs: Path,
-    out: Path,
-    runtime: Runtime,
-    *,
-    samples_per_shard: int = 4096,
-    min_shards: int = 16,
-    background: crops.Fill = "mean",
-    jpeg_quality: int = 95,
+    index: Path, images: Path, proposals: Path, pairs: Path, out: Path, runtime: Runtime, options: ShardsOptions
 ) -> dict[str, int]:
-    """Write `NNNNN.tar`, beside each a table `samples` (failures too), and sizes.json, nouns.json, SHA256SUMS.
+    """Write `NNNNN.tar` with a table `samples` (dropped pairs too) beside each, and sizes.json, nouns.json, SHA256SUMS.
 
     Args:
-        index, proposals, pairs: folders of those tables.
-        images: folder that the index's files are in.
+        index, proposals, pairs: folders of the tables of these names.
+        images: folder that the files of the index are relative to.
         out: folder of the shards.
-        samples_per_shard: at most that many in one.
-        min_shards: at least that many shards, as loaders need one for each worker of each rank; fewer only if there are
-            fewer pairs.
-        background: "mean" (of CLIP), "zero", or "keep" for unmasked crops.
-        jpeg_quality: of the crops, 1 to 100.
+        runtime: workers, folder of unfinished work.
+        options: parameters of the step.
 
     Returns:
-        counts: samples, shards, and pairs dropped by reason.
+        counts: samples, and dropped pairs by reason.
 
     Raises:
-        OvsegError: no pair could be written.
+        OvsegError: not one pair could be written.
     """
     table = tables.read(pairs, "pairs", ["noun"])
-    number = table.num_rows
-    shards = min(number, max(min_shards, -(-number // samples_per_shard)))
+    num_pairs = table.num_rows
+    num_shards = min(num_pairs, max(options.min_shards, -(-num_pairs // options.samples_per_shard)))
     key = step_key(
         "shards",
         __name__,
         pairs=tables.fingerprint(pairs, "pairs"),
         proposals=tables.fingerprint(proposals, "proposals"),
         index=tables.fingerprint(index, "index"),
-        shards=shards,
-        background=background,
-        quality=jpeg_quality,
+        num_shards=num_shards,
+        options=options.model_dump(include={"background", "jpeg_quality"}),
         schema=tables.SCHEMA_VERSION,
     )
     noun_ids = {noun: i for i, noun in enumerate(sorted(pc.unique(table["noun"]).to_pylist()))}
-    units = [f"{i:05d}" for i in range(shards)]
-    opener = partial(
-        _task, index, images, proposals, pairs, key.fingerprint, shards, noun_ids, background, jpeg_quality
-    )
-    return run_step(key, units, opener, out, runtime, finish=partial(_finish, noun_ids))
+    units = [f"{i:05d}" for i in range(num_shards)]
+    factory = _ShardsTaskFactory(index, images, proposals, pairs, key.fingerprint, num_shards, noun_ids, options)
+    return run_step(key, units, factory, out, runtime, finish=lambda folder: _finish(folder, noun_ids))
 
 
-def bounds(number: int, shards: int, shard: int) -> tuple[int, int]:
-    """First pair of a shard and of the next: `number` pairs in runs whose lengths differ by one at most."""
-    return number * shard // shards, number * (shard + 1) // shards
+def bounds(num_pairs: int, num_shards: int, shard: int) -> tuple[int, int]:
+    """Return the first pair of a shard and of the next one; the lengths of shards differ by one at most."""
+    return num_pairs * shard // num_shards, num_pairs * (shard + 1) // num_shards
 
 
-def _task(
-    index: Path,
-    images: Path,
-    proposals: Path,
-    pairs: Path,
-    key: str,
-    shards: int,
-    noun_ids: dict[str, int],
-    background: crops.Fill,
-    jpeg_quality: int,
-    _device: str,
-) -> Task:
-    colour = crops.fill_colour(background, CLIP_MEAN)
-    licence = tables.licence(proposals, "proposals")
-    carried = {tables.LICENCE: licence} if licence else {}
+@dataclass(frozen=True)
+class _ShardsTaskFactory:
+    index: Path
+    images: Path
+    proposals: Path
+    pairs: Path
+    key: str
+    num_shards: int
+    noun_ids: Mapping[str, int]
+    options: ShardsOptions
 
-    def task(unit: str, folder: Path) -> Counts:
-        table = tables.read(pairs, "pairs")
-        start, stop = bounds(table.num_rows, shards, int(unit))
-        counts: Counter[str] = Counter(samples=0)
-        rows = []
-        with (folder / f"{unit}.tar").open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
-            for pair, result in _samples(
-                table.slice(start, stop - start).to_pylist(), index, images, proposals, noun_ids, colour
-            ):
-                problem = result if isinstance(result, BadItem) else None
-                if isinstance(result, Sample):
-                    tar.write(encode_sample(result, jpeg_quality))
-                counts["samples" if problem is None else f"dropped.{problem.reason}"] += 1
-                status, detail = ("ok", None) if problem is None else (problem.reason, problem.detail)
-                rows.append({**pair, "key": sample_key(pair["pair"]), "status": status, "detail": detail})
-        if not counts["samples"]:
-            (folder / f"{unit}.tar").unlink()  # an empty tar is an error to every reader
-        tables.write_part(folder / f"{unit}.parquet", "samples", rows, key, carried)
-        return counts
+    def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
+        color = crops.fill_colour(self.options.background, CLIP_MEAN)
+        licence = tables.licence(self.proposals, "proposals")
+        metadata = {tables.LICENCE: licence} if licence else {}
 
-    return task
+        def task(unit: str, folder: Path) -> Counts:
+            table = tables.read(self.pairs, "pairs")
+            start, stop = bounds(table.num_rows, self.num_shards, int(unit))
+            pairs = table.slice(start, stop - start).to_pylist()
+            counts: Counter[str] = Counter(samples=0)
+            rows = []
+            with (folder / f"{unit}.tar").open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
+                for pair, result in self._samples(pairs, color):
+                    status, detail = "ok", None
+                    if isinstance(result, Sample):
+                        tar.write(encode_sample(result, self.options.jpeg_quality))
+                        counts["samples"] += 1
+                    else:
+                        status, detail = result.reason, result.detail
+                        counts[f"dropped.{status}"] += 1
+                    rows.append({**pair, "key": sample_key(pair["pair"]), "status": status, "detail": detail})
+            if not counts["samples"]:
+                (folder / f"{unit}.tar").unlink()  # readers of tars refuse an empty one
+            tables.write_part(folder / f"{unit}.parquet", "samples", rows, self.key, metadata)
+            return counts
 
+        return task
 
-def _samples(
-    pairs: list[Row], index: Path, images: Path, proposals: Path, noun_ids: dict[str, int], colour: ImageArray | None
-) -> Iterator[tuple[Row, Sample | BadItem]]:
-    """Each pair with its sample, or why there is none; an image is decoded once for all of its pairs."""
-    for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
-        mine = list(group)
-        wanted = pc.field("image_id").isin(sorted({pair["image_id"] for pair in mine}))
-        path = index / f"{part:05d}.parquet"
-        found = {image.image_id: image for image in read_image_records(path, images)}
-        captions = {
-            (row["image_id"], caption["id"]): caption["text"]
-            for row in tables.read_part(path, "index", ["image_id", "captions"]).filter(wanted).to_pylist()
-            for caption in row["captions"]
-        }
-        table = tables.read_part(proposals / f"{part:05d}.parquet", "proposals").filter(wanted)
-        regions = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
-        for image_id, same in groupby(mine, key=lambda pair: int(pair["image_id"])):
-            image = found.pop(image_id)  # with its pixels, it goes out of memory after the group
-            for pair in same:
-                caption = captions.get((image_id, pair["caption_id"]))
-                region = regions[image_id, pair["proposal"]]
-                yield pair, _sample(pair, image, region, caption, noun_ids[pair["noun"]], colour)
+    def _samples(self, pairs: list[Row], color: ImageArray | None) -> Iterator[tuple[Row, Sample | BadItem]]:
+        """Each pair with its sample, or with the reason why there is none. An image is decoded once for all of its pairs."""
+        for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
+            pairs_of_part = list(group)
+            image_ids = pc.field("image_id").isin(sorted({pair["image_id"] for pair in pairs_of_part}))
+            path = self.index / f"{part:05d}.parquet"
+            images = {image.image_id: image for image in read_image_records(path, self.images)}
+            captions = {
+                (row["image_id"], caption["id"]): caption["text"]
+                for row in tables.read_part(path, "index", ["image_id", "captions"]).filter(image_ids).to_pylist()
+                for caption in row["captions"]
+            }
+            table = tables.read_part(self.proposals / f"{part:05d}.parquet", "proposals").filter(image_ids)
+            proposals = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
+            for image_id, pairs_of_image in groupby(pairs_of_part, key=lambda pair: int(pair["image_id"])):
+                image = images.pop(image_id)  # so that its pixels leave the memory after its pairs
+                for pair in pairs_of_image:
+                    caption = captions.get((image_id, pair["caption_id"]))
+                    proposal = proposals[image_id, pair["proposal"]]
+                    yield pair, _sample(pair, image, proposal, caption, self.noun_ids[pair["noun"]], color)
 
 
 def _sample(
-    pair: Row, image: ImageRecord, region: Row, caption: str | None, noun_id: int, colour: ImageArray | None
+    pair: Row, image: ImageRecord, proposal: Row, caption: str | None, noun_id: int, color: ImageArray | None
 ) -> Sample | BadItem:
     try:
         pixels = image.pixels
-        mask = masks.decode(region["rle"], region["height"], region["width"])
-        crop, inside = crops.crop_to_box(pixels, mask, tuple(region["box"]))
+        mask = masks.decode(proposal["rle"], proposal["height"], proposal["width"])
+        crop, crop_mask = crops.crop_to_box(pixels, mask, tuple(proposal["box"]))
     except BadItem as problem:
         return problem
     record = {
@@ -167,32 +150,33 @@ def _sample(
         "start": pair["start"],
         "end": pair["end"],
         "image_id": pair["image_id"],
-        "box": region["box"],
-        "area": region["area"],
+        "box": proposal["box"],
+        "area": proposal["area"],
         "proposal": pair["proposal"],
         "source": pair["source"],
         "similarity": pair["similarity"],
         "margin": pair["margin"],
     }
-    return Sample(sample_key(pair["pair"]), crops.fill_background(crop, inside, colour), inside, pair["noun"], record)
+    crop = crops.fill_background(crop, crop_mask, color)
+    return Sample(sample_key(pair["pair"]), crop, crop_mask, pair["noun"], record)
 
 
-def _finish(noun_ids: dict[str, int], folder: Path) -> None:
-    """Number the shards without gaps, and write what readers need to know of all of them."""
+def _finish(folder: Path, noun_ids: Mapping[str, int]) -> None:
+    """Number the shards without gaps, and write the files about all of them."""
     sizes: dict[str, int] = {}
-    sums: list[str] = []
+    checksums: list[str] = []
     for part in tables.parts(folder):
-        good = pc.sum(pc.equal(tables.read_part(part, "samples", ["status"])["status"], "ok")).as_py()
-        if not good:  # all of its samples failed: there is no tar, and the table moves to the failures
+        size = pc.sum(pc.equal(tables.read_part(part, "samples", ["status"])["status"], "ok")).as_py()
+        if not size:  # all of its pairs were dropped: there is no tar, and the table moves to the failures
             (folder / "failures").mkdir(exist_ok=True)
             part.rename(folder / "failures" / part.name)
             continue
         tar = part.with_suffix(".tar").rename(folder / f"{len(sizes):05d}.tar")
         part.rename(tar.with_suffix(".parquet"))
-        sizes[tar.name] = good
-        sums.append(f"{hashing.sha256_file(tar)}  {tar.name}\n")
+        sizes[tar.name] = size
+        checksums.append(f"{hashing.sha256_file(tar)}  {tar.name}\n")
     if not sizes:
-        raise OvsegError("not one pair could be written as a sample; the reasons are in the *.parquet files")
+        raise OvsegError(f"not one pair could be written as a sample; the tables in {folder / 'failures'} say why")
     write_json(folder / SIZES, sizes)
-    write_json(folder / NOUNS, noun_ids)
-    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    write_json(folder / NOUNS, dict(noun_ids))
+    (folder / SUMS).write_text("".join(checksums), encoding="utf-8")

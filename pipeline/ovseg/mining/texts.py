@@ -1,19 +1,21 @@
-"""Embeddings of the mined nouns: each distinct one is encoded once for a whole run, and again by nobody."""
+"""The text embeddings of the mined nouns. Each distinct noun is encoded once for a whole run."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.clip.load import Precision, load_clip
+from ovseg.clip.load import load_clip
+from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.core import tables
 from ovseg.core.files import write_json
-from ovseg.core.vocabulary import TEMPLATES, Templates, embed
+from ovseg.core.options import ClipOptions, Precision, Templates
+from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -27,69 +29,72 @@ def encode_nouns(
     proposals: Path,
     out: Path,
     runtime: Runtime,
-    clip_model: str,
-    clip_pretrained: str | None,
-    precision: Precision,
+    clip: ClipOptions,
     templates: Templates,
-    weights: str,
+    precision: Precision,
 ) -> None:
-    """Embed every noun that an image with masks has, once, into the folder `out` (see `read_texts`).
+    """Embed every distinct noun of the images that have masks, into the folder `out` (see `read_texts`).
 
     Args:
-        nouns, proposals: folders of those tables.
+        nouns, proposals: folders of the tables of these names, part for part of the same images.
         out: folder of the embeddings.
-        runtime: device and batch size; finished nouns survive a kill.
-        clip_model, clip_pretrained, precision: see `load_clip`.
+        runtime: devices, batch size, folder of unfinished work.
+        clip: the CLIP whose text tower encodes them.
         templates: key of `vocabulary.TEMPLATES`.
-        weights: fingerprint of the CLIP.
+        precision: arithmetic of the text tower.
     """
     distinct = _distinct_nouns(nouns, proposals)
-    key = step_key("texts", __name__, clip=weights, precision=precision, templates=TEMPLATES[templates], nouns=distinct)
+    key = step_key(
+        "texts",
+        __name__,
+        clip=weights_fingerprint(clip.model, clip.pretrained),
+        precision=precision,
+        templates=TEMPLATES[templates],
+        nouns=distinct,
+    )
     scratch = Scratch(runtime.work, key, runtime.fresh)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
-    opener = partial(
-        _text_task, scratch.folder / "nouns.json", clip_model, clip_pretrained, precision, templates, runtime.batch_size
-    )
-    run_step(key, units, opener, out, runtime, uses_model=True, scratch=scratch)
+    factory = _TextsTaskFactory(scratch.folder / "nouns.json", clip, templates, precision, runtime.batch_size)
+    run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch)
 
 
 def _distinct_nouns(nouns: Path, proposals: Path) -> list[str]:
-    found: set[str] = set()
+    distinct: set[str] = set()
     for unit in unit_names(nouns):
-        masked = (
-            tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])["image_id"].unique().to_pylist()
-        )
+        table = tables.read_part(proposals / f"{unit}.parquet", "proposals", ["image_id"])
+        with_masks = set(table["image_id"].unique().to_pylist())
         rows = tables.read_part(nouns / f"{unit}.parquet", "nouns", ["image_id", "noun"]).to_pylist()
-        found.update(row["noun"] for row in rows if row["image_id"] in set(masked))
-    return sorted(found)
+        distinct.update(row["noun"] for row in rows if row["image_id"] in with_masks)
+    return sorted(distinct)
 
 
-def _text_task(
-    names: Path,
-    clip_model: str,
-    clip_pretrained: str | None,
-    precision: Precision,
-    templates: Templates,
-    batch_size: int,
-    device: str,
-) -> Task:
-    clip = load_clip(clip_model, clip_pretrained, device, precision)
-    every: list[str] = json.loads(names.read_text(encoding="utf-8"))
+@dataclass(frozen=True)
+class _TextsTaskFactory:
+    nouns: Path
+    clip: ClipOptions
+    templates: Templates
+    precision: Precision
+    batch_size: int
 
-    def task(unit: str, folder: Path) -> Counts:
-        mine = every[int(unit) * NOUNS_PER_UNIT : (int(unit) + 1) * NOUNS_PER_UNIT]
-        vectors = embed(mine, clip.encode_texts, templates, batch_size)
-        np.savez(folder / f"{unit}.npz", names=np.array(mine), vectors=vectors.numpy())
-        return {"distinct_nouns": len(mine)}
+    def __call__(self, device: str) -> Task:
+        clip = load_clip(self.clip.model, self.clip.pretrained, device, self.precision)
+        all_nouns: list[str] = json.loads(self.nouns.read_text(encoding="utf-8"))
 
-    return task
+        def task(unit: str, folder: Path) -> Counts:
+            start = int(unit) * NOUNS_PER_UNIT
+            nouns = all_nouns[start : start + NOUNS_PER_UNIT]
+            vectors = embed(nouns, clip.encode_texts, self.templates, self.batch_size)
+            np.savez(folder / f"{unit}.npz", names=np.array(nouns), vectors=vectors.numpy())
+            return {"distinct_nouns": len(nouns)}
+
+        return task
 
 
 def read_texts(folder: Path) -> dict[str, Tensor]:
-    """The embeddings of nouns, unit vectors `[D]`, by noun."""
-    found: dict[str, Tensor] = {}
+    """Read the embeddings that `encode_nouns` wrote: a unit vector `[D]`, float32, for each noun."""
+    embeddings: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as data:
-            found.update(zip(data["names"].tolist(), torch.from_numpy(data["vectors"]), strict=True))
-    return found
+            embeddings.update(zip(data["names"].tolist(), torch.from_numpy(data["vectors"]), strict=True))
+    return embeddings

@@ -25,7 +25,7 @@ def shards_folder(run: Path) -> Path:
     raise OvsegError(f"{run} holds no finished shards (no {SIZES}); run `ovseg-mine run` or `ovseg-mine shards` first")
 
 
-def verify(run: Path) -> str:
+def verify_shards(run: Path) -> str:
     """Check all shards of a run.
 
     Returns:

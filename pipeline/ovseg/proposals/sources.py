@@ -94,9 +94,7 @@ def path_of(options: ProposeOptions) -> Path:
     if options.path is None:
         raise OvsegError(f"propose.source={options.source!r} needs propose.path: a file or folder of masks")
     if not options.path.exists():
-        raise OvsegError(
-            f"propose.path={options.path} does not exist; propose.source={options.source!r} reads its masks there"
-        )
+        raise OvsegError(f"the masks {options.path} of the source {options.source!r} do not exist")
     return options.path
 
 

@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from ovseg.core import tables
-from ovseg.core.options import CropOptions, SegmentOptions
+from ovseg.core.options import (
+    ClipOptions,
+    CropOptions,
+    IndexOptions,
+    NounsOptions,
+    ProposeOptions,
+    RunOptions,
+    SegmentOptions,
+    ShardsOptions,
+)
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.datasets.fetch.parts import fetch, is_whole, verify
 from ovseg.datasets.fetch.releases import TABLE, parts_of, releases
@@ -24,8 +33,8 @@ from ovseg.datasets.official import BENCHMARKS, convert
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.predictions import three_classifiers
-from ovseg.mining.run import Settings, mine
-from ovseg.mining.verify import verify as verify_shards
+from ovseg.mining.run import mine_pairs
+from ovseg.mining.verify import verify_shards
 from tests.conftest import ROOT, Toys, digests
 from tests.datasets.drawn_releases import labels_of
 from tests.datasets.fetch.archives import Published, Slow, held, publish
@@ -120,18 +129,14 @@ def test_coco_from_its_archives_is_mined_into_sound_shards(
     published: Published, server: Served, toys: Toys, tagger: str, runtime: Runtime, tmp_path: Path
 ) -> None:
     home = arrive(published, server, "coco", ("train2017", "annotations", "panoptic"), tmp_path)
-    settings = Settings(
-        str(home / "train2017"),
-        str(home / "annotations/captions_train2017.json"),
-        "ground_truth",
-        str(home / "annotations/panoptic_train2017.json"),
-        None,
-        f"local-dir:{toys.clip}",
-        None,
-        nouns_model=tagger,
-        min_shards=2,
+    options = RunOptions(
+        index=IndexOptions(images=home / "train2017", captions=home / "annotations/captions_train2017.json"),
+        nouns=NounsOptions(model=tagger),
+        propose=ProposeOptions(source="ground_truth", path=home / "annotations/panoptic_train2017.json"),
+        clip=ClipOptions(model=f"local-dir:{toys.clip}"),
+        shards=ShardsOptions(min_shards=2),
     )
-    counts = mine(settings, tmp_path / "mined", runtime)
+    counts = mine_pairs(options, tmp_path / "mined", runtime)
     captions = json.loads((published.homes["coco"] / "annotations/captions_train2017.json").read_text())
     assert counts["index"]["images"] == len(captions["images"])
     assert counts["shards"]["samples"] == counts["select"]["pairs"] >= 12

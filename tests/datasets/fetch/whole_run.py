@@ -67,22 +67,19 @@ def _arrive(run: Run, dataset: str) -> None:
 
 
 def _mine(run: Run) -> None:
+    from ovseg.core.options import ClipOptions, IndexOptions, NounsOptions, ProposeOptions, RunOptions, ShardsOptions
     from ovseg.engine.runtime import Runtime
-    from ovseg.mining.run import Settings, mine
+    from ovseg.mining.run import mine_pairs
 
     coco = Path(run.folder, "coco")
-    settings = Settings(
-        str(coco / "train2017"),
-        str(coco / "annotations/captions_train2017.json"),
-        "ground_truth",
-        str(coco / "annotations/instances_train2017.json"),
-        None,
-        f"local-dir:{run.clip}",
-        None,
-        nouns_model=run.tagger,
-        min_shards=2,
+    options = RunOptions(
+        index=IndexOptions(images=coco / "train2017", captions=coco / "annotations/captions_train2017.json"),
+        nouns=NounsOptions(model=run.tagger),
+        propose=ProposeOptions(source="ground_truth", path=coco / "annotations/instances_train2017.json"),
+        clip=ClipOptions(model=f"local-dir:{run.clip}"),
+        shards=ShardsOptions(min_shards=2),
     )
-    mine(settings, Path(run.folder, "mined"), Runtime(workers=1))
+    mine_pairs(options, Path(run.folder, "mined"), Runtime(workers=1))
 
 
 def _arm(pattern: str, times: int, delay: float) -> None:

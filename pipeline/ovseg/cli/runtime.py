@@ -1,0 +1,46 @@
+"""The runtime options of commands: how they are run. They cannot change a result."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ovseg.core.options import Options, PositiveInt
+
+if TYPE_CHECKING:
+    from ovseg.engine.runtime import Runtime
+
+
+class CpuRuntime(Options):
+    """Runtime options of a step without a model."""
+
+    workers: PositiveInt | None = None
+    """Number of processes, or of decoding threads beside a model; by default the number of CPU cores."""
+    fresh: bool = False
+    """Delete unfinished work of an earlier run with the same options, instead of continuing it."""
+    keep: bool = False
+    """Keep results that other code has written, instead of doing their step again."""
+
+    def runtime(self) -> Runtime:
+        """Return the options as the steps take them."""
+        from ovseg.engine.runtime import Runtime, devices
+
+        values = self.model_dump(exclude={"device", "workers"})
+        device = getattr(self, "device", "cpu")
+        return Runtime(devices=devices(device), workers=self.workers or os.cpu_count() or 1, **values)
+
+
+class DeviceRuntime(CpuRuntime):
+    """Runtime options of a step that may run a model on single images."""
+
+    device: str = "auto"
+    """Torch devices, separated by commas, with one process on each; "auto" is all CUDA devices, or else the CPU."""
+
+
+class ModelRuntime(DeviceRuntime):
+    """Runtime options of a step that runs a model on batches."""
+
+    batch_size: PositiveInt = 64
+    """Number of crops or texts in one forward pass."""
+    executor: str = "local"
+    """Where units of work are run: on this machine (local), on a Ray cluster (ray), or by another executor."""
