@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT, digests
 from tests.datasets.fetch.conftest import md5, zipped
-from tests.server import Served
+from tests.server import Served, serving
 
 IMAGES = {f"val2017/{i:012}.jpg": os.urandom(30_000) for i in range(20)}
 NOTES = {
@@ -66,6 +66,12 @@ class Command:
             part["unpacked"] = LARGE
         about["coco"]["parts"]["val2017"]["holds"]["val2017"]["files"] = len(IMAGES)
         table.write_text(json.dumps(about), encoding="utf-8")
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with serving() as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
