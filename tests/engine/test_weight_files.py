@@ -228,3 +228,11 @@ def test_the_hubs_client_is_restored_after_respect_offline(monkeypatch: pytest.M
         assert is_offline_mode()
         raise ValueError("an error inside changes nothing")
     assert constants.HF_HUB_OFFLINE == before
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    hub.put("a/b", "vit.pt", b"weights")
+    (tmp_path / "clip").write_text("a file where the folder belongs")
+    url = f"{hub.url}/a/b/resolve/main/vit.pt"
+    with pytest.raises(OvsegError, match=str(tmp_path / "clip")):
+        fetch_from_url("w", url, tmp_path / "clip")

@@ -70,10 +70,10 @@ def download(
         OvsegError: if the server cannot be reached, refuses, redirects too often, or answers with a web page or a file of
             another size; or if no space is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    lock = lock_path(path)
-    with FileLock(lock):
+    part, lock = path.with_name(path.name + ".part"), lock_path(path)
+    with explain_full_disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_full_disk(path.parent), FileLock(lock):
         try:
             if not path.is_file():
                 _download(url, part, remedy, size, timeout, pause)
@@ -89,7 +89,7 @@ def lock_path(path: Path) -> Path:
 
 
 def _download(url: str, part: Path, remedy: str, size: int | None, timeout: float, pause: float) -> None:
-    with requests.Session() as session, explain_full_disk(part.parent):
+    with requests.Session() as session:
         session.max_redirects = MAX_REDIRECTS
         # Only bad answers are retried here: a connection that fails is logged and made anew by the loop below.
         retry = Retry(

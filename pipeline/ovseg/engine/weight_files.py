@@ -151,7 +151,7 @@ def fetch_from_url(what: str, url: str, folder: Path, gigabytes: Gigabytes = lam
             raise OvsegError(_missing_offline(what, facts))
         try:
             download(url, path, remedy=f"{remedy} ({_size_phrase(gigabytes)})")
-        except OvsegError as error:
+        except (OvsegError, OSError) as error:  # of the network, or of a folder that cannot be written to
             raise OvsegError(f"{what} cannot be downloaded: {error}") from None
     digests = DIGEST.findall(url)
     if digests and not weights.sha256(path).startswith(digests[-1]):
