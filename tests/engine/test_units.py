@@ -181,6 +181,31 @@ def test_an_output_of_somebody_else_is_refused(factory: TaskFactory, tmp_path: P
     assert (tmp_path / "mine" / "thesis.tex").exists() and (tmp_path / "empty" / "step.json").exists()
 
 
+def test_fresh_replaces_only_what_is_its_own(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+    """Doing a step again is no leave to delete another run's folder, one of an older version, or anybody else's."""
+    fresh = replace(runtime, fresh=True)
+    step(factory, tmp_path / "other", runtime, "other")
+    for name, content in {
+        "stranger": {"thesis.tex": "\\end"},
+        "damaged": {"step.json": "{"},
+        "old": {"step.json": '{"fingerprint": "k", "counts": {}, "files": {}}'},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, text in content.items():
+            (tmp_path / name / file).write_text(text)
+    (tmp_path / "file").write_text("a letter")
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file() and path != factory.log}
+    for name, problem in [
+        ("other", "other.*k"),
+        ("old", "older version"),
+        *((n, n) for n in ("stranger", "damaged", "file")),
+    ]:
+        with pytest.raises(OvsegError, match=problem):
+            step(factory, tmp_path / name, fresh)
+    assert {path: path.read_bytes() for path in before} == before
+    assert step(factory, tmp_path / "other", fresh, "other") == step(factory, tmp_path / "new", fresh)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "k"}'])
 def test_a_damaged_manifest_is_nobodys(content: str, tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text(content)

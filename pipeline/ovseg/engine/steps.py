@@ -46,7 +46,7 @@ def run_step(
     """
     if runtime.executor not in EXECUTORS:
         raise OvsegError(f"executor {runtime.executor!r} is not one of {', '.join(EXECUTORS)}")
-    published_counts = None if runtime.fresh else published(out, key, runtime)
+    published_counts = published(out, key, runtime)
     if published_counts is not None:
         log.info("%s: done before -> %s", key.step, out)
         if scratch:

@@ -121,12 +121,14 @@ class Scratch:
 def published(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:
     """Return the counts of a step that was already published to `out` and is intact; None if the step must be run.
 
-    A result of other code is done again, with a warning that names the files, unless `runtime.keep` is set.
+    A result of other code is done again, with a warning that names the files, unless `runtime.keep` is set. With
+    `runtime.fresh` every result is done again, but what belongs to something else is refused all the same.
 
     Args:
         out: the output folder.
         key: the key of the step.
-        runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of other code.
+        runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of other code; `fresh`
+            keeps none.
 
     Raises:
         OvsegError: `out` holds something else, was written by an older version, or belongs to other parameters or inputs:
@@ -146,6 +148,8 @@ def published(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | Non
             f"{out} belongs to another run: its fingerprint is {manifest['fingerprint']}, this run's is {key.fingerprint} "
             "(other parameters, inputs or model). Give another output folder, or remove that one"
         )
+    if runtime.fresh:
+        return None
     if changed := key.changed_code(manifest["code"]):
         files = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         if not runtime.keep:

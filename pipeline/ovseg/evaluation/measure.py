@@ -160,7 +160,7 @@ def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> 
 
 def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime) -> None:
     """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
-    if published(out, key, runtime) is not None and not runtime.fresh:
+    if published(out, key, runtime) is not None:
         log.info("%s: done before -> %s", key.step, out)
         return
     scratch = Scratch(runtime.work, key, runtime.fresh)

@@ -57,7 +57,7 @@ def publish_training(key: StepKey, build: Build, out: Path, runtime: Runtime) ->
         KeyboardInterrupt: the run was stopped.
     """
     with distributed_context(runtime.devices) as world:
-        if published(out, key, runtime) is not None and not runtime.fresh:
+        if published(out, key, runtime) is not None:
             log.info("%s: done before -> %s", key.step, out)
             return
         scratch = Scratch(runtime.work, key, runtime.fresh, keyed_by_code=False) if world.rank == 0 else None
