@@ -76,8 +76,7 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     clip = load_clip(options.clip.model, weights, runtime.devices[0], options.score.precision)
     speed = crops_per_second(clip, runtime.batch_size) * len(runtime.devices)
     machine = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers, crops_per_second=speed)
-    steps = (options.clip, options.index, options.nouns, options.propose, options.score, options.select)
-    return format_plan(plan_mining(*steps, machine), machine, free_space(out.absolute()))
+    return format_plan(plan_mining(options, machine), machine, free_space(out.absolute()))
 
 
 @app.command()

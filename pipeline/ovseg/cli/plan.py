@@ -66,26 +66,18 @@ def facts() -> dict[str, Any]:
     return dict(json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8")))
 
 
-def plan_mining(
-    clip: options.ClipOptions,
-    index: options.IndexOptions,
-    nouns: options.NounsOptions,
-    propose: options.ProposeOptions,
-    score: options.ScoreOptions,
-    select: options.SelectOptions,
-    machine: Machine,
-    network: str = "",
-) -> list[Row]:
+def plan_mining(run: options.RunOptions | Params, machine: Machine, network: str = "") -> list[Row]:
     """Plan the steps from `index` to `shards`; `network` is the backbone of the proposal network, if that makes the masks."""
-    disk, images, captions = facts()["bytes"], *_count_captions(index)
-    captions = images if nouns.captions_per_image == 1 else captions
+    disk, propose, fraction = facts()["bytes"], run.propose, run.select.annotated_fraction
+    images, captions = _count_captions(run.index)
+    captions = images if run.nouns.captions_per_image == 1 else captions
     first, further = facts()["nouns_per_caption"]
     num_nouns = images * first + (captions - images) * further
     masks = images * _masks_per_image(propose)
-    pairs = num_nouns / (1 - select.annotated_fraction) if select.annotated_fraction < 1 else UNKNOWN
+    pairs = num_nouns / (1 - fraction) if fraction < 1 else UNKNOWN
     kind = "read masks" if propose.source in READ_FROM_FILES else "propose"
     masks_work = Work(kind, images, propose.model or network)
-    encode_work = Work("encode", masks, clip.model, score.precision)
+    encode_work = Work("encode", masks, run.clip.model, run.score.precision)
     return [
         _row(machine, "index", images, "images", images * disk["index"]),
         _row(machine, "nouns", captions, "captions", num_nouns * disk["nouns"]),
@@ -99,8 +91,7 @@ def plan_mining(
 def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
     """Plan data sets and stages, without `measure` and `report`, which take minutes."""
     clip, network, evaluate, calibrate = params.clip, params.proposal_network, params.evaluate, params.calibrate
-    sections = (clip, params.index, params.nouns, params.propose, params.score, params.select)
-    mining = plan_mining(*sections, machine, network.backbone)
+    mining = plan_mining(params, machine, network.backbone)
     clip_bytes, network_bytes = (_model_bytes("model", name) for name in (clip.model, network.backbone))
     trained = Work("train network", network.steps * network.batch_size, network.backbone, network.precision)
     is_new = network.steps and network.pretrained and network.init is None
