@@ -1,1 +1,1 @@
-"""Speed and memory benchmarks: `python -m benchmarks [NAME ...]` or `make bench`. Ratios within one run."""
+"""Benchmarks of speed and memory, compared within one run: `python -m benchmarks [NAME ...]` or `make bench`."""

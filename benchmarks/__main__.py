@@ -1,9 +1,9 @@
-"""Run benchmarks: all (about 25 minutes on two cores), or some.
+"""Run all benchmarks (about 25 minutes on two cores), or those that are named.
 
     python -m benchmarks [--all] [NAME ...]
 
-Each prints a table and writes `benchmarks/results/<name>-<machine>.json`. Let nothing else run meanwhile: what others
-took of the processor is in the file. `--smoke` tries everything on a handful of images in a minute or two and writes
+Each benchmark prints a table and writes `benchmarks/results/<name>-<machine>.json`. Run nothing else in the meantime: the
+file records the load that other processes caused. `--smoke` runs everything on a few images in a minute or two and writes
 nothing.
 """
 
@@ -29,19 +29,21 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def main() -> int:
-    """Exit code 0 if every target is met, 1 if one is missed."""
+    """Run the benchmarks; the exit code is 0 if every target is met, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=inputs.HELP)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
-    parser.add_argument("--all", action="store_true", help="score: fp32 as a second row")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs; writes no results")
-    asked = parser.parse_args()
-    unknown = [name for name in asked.names if name not in BENCHMARKS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--all", action="store_true", help="score: also measure fp32")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to check that it runs; writes no results")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     met = True
-    for name in asked.names or BENCHMARKS:
+    for name in arguments.names or BENCHMARKS:
         with tempfile.TemporaryDirectory(prefix="ovseg-bench-") as folder:
-            met &= measure(name, BENCHMARKS[name], Options(Path(folder), every=asked.all, smoke=asked.smoke))
+            met &= measure(
+                name, BENCHMARKS[name], Options(Path(folder), all_variants=arguments.all, smoke=arguments.smoke)
+            )
     return 0 if met else 1
 
 

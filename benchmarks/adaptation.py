@@ -1,9 +1,9 @@
-"""The paper's ladder in miniature: mask accuracy on the demo of each way to adapt CLIP, over several random seeds.
+"""The paper's ladder on the demo: mask accuracy of each way to adapt CLIP, over several random seeds.
 
-    dvc repro && python -m benchmarks.adaptation        about an hour on two cores; killed, it continues
+    dvc repro && python -m benchmarks.adaptation        about an hour on two cores; after a kill it continues
 
-Reads params.yaml, models/base, shards/ and the mined tables; writes the table of docs/adaptation.md and
-benchmarks/results/adaptation-<machine>.json. The seed is that of order, crops and new prompts.
+Reads params.yaml, models/base, shards/ and the mined tables; writes the table in docs/adaptation.md and
+benchmarks/results/adaptation-<machine>.json. The seed determines the order of samples, the crops and new prompts.
 """
 
 from __future__ import annotations
@@ -42,27 +42,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--only", nargs="+", default=None, metavar="WAY", help="train and measure these alone, and write nothing"
+        "--only",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="train and measure only these adaptations, and write nothing",
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     params = read_params()
     base = Path("models/base")
-    every: dict[str, list[Scores]] = {
+    scores: dict[str, list[Scores]] = {
         "base, unmasked crops": [_measure(base, params, "keep")],
         "base": [_measure(base, params, params.crop.fill)],
     }
-    for seed in asked.seeds:
-        for name, folder in _train(params, seed, asked.only).items():
-            every.setdefault(name, []).append(_measure(folder, params, params.crop.fill))
-            print(f"seed {seed}, {name}: {every[name][-1]}", flush=True)
-    print(table(every))
-    if not asked.only:
-        _write(every, asked.seeds)
+    for seed in arguments.seeds:
+        for name, folder in _train(params, seed, arguments.only).items():
+            scores.setdefault(name, []).append(_measure(folder, params, params.crop.fill))
+            print(f"seed {seed}, {name}: {scores[name][-1]}", flush=True)
+    print(table(scores))
+    if not arguments.only:
+        _write(scores, arguments.seeds)
 
 
 def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]:
-    """The folder of each adapted CLIP by its name; what is there already is not trained again."""
+    """Train each adapted CLIP that does not exist yet; return their folders by name."""
     base, runtime = Path("models/base"), from_environment()
     work = _work(params) / str(seed)
     finetune = params.finetune.model_copy(update={"seed": seed})
@@ -88,7 +92,7 @@ def _train(params: Params, seed: int, only: list[str] | None) -> dict[str, Path]
 
 
 def _work(params: Params) -> Path:
-    """Where the CLIPs of these parameters, shards and base are kept; remove it to train them anew with other code."""
+    """The folder of the adapted CLIPs for these parameters, shards and base; delete it to train them again."""
     inputs = {
         "base": hashing.sha256_path(Path("models/base")),
         "shards": tables.read_step_manifest(Path("shards"))["fingerprint"],
@@ -98,7 +102,7 @@ def _work(params: Params) -> Path:
 
 
 def _ground_truth(params: Params) -> Path:
-    """Shards of annotated masks with their class names alone: select.annotated_fraction=1."""
+    """Write shards of annotated masks with their class names (select.annotated_fraction=1)."""
     work, runtime = _work(params), from_environment()
     pairs, out = work / "annotated-pairs", work / "annotated-shards"
     select = SelectOptions(annotated_fraction=1.0, seed=params.select.seed)
@@ -130,30 +134,30 @@ def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
     )[""]
 
 
-def table(every: Mapping[str, list[Scores]]) -> str:
-    """Markdown: a row for each way, mean and spread (standard deviation over seeds) in percent."""
+def table(scores: Mapping[str, list[Scores]]) -> str:
+    """Return a Markdown table with a row for each adaptation: mean and standard deviation over seeds, in percent."""
     lines = [f"| CLIP | {' | '.join(f'{group} nouns' for group in GROUPS)} |", "|---|" + "---:|" * len(GROUPS)]
-    for name, runs in every.items():
+    for name, runs in scores.items():
         cells = [_cell([run[key] for run in runs]) for key in GROUPS.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(shares: list[float]) -> str:
-    spread = f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else ""
-    return f"{100 * mean(shares):.1f}{spread}"
+def _cell(accuracies: list[float]) -> str:
+    spread = f" ± {100 * stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    return f"{100 * mean(accuracies):.1f}{spread}"
 
 
-def _write(every: Mapping[str, list[Scores]], seeds: list[int]) -> None:
+def _write(scores: Mapping[str, list[Scores]], seeds: list[int]) -> None:
     text = DOC.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    DOC.write_text(f"{before}\n{table(every)}\n{after}", encoding="utf-8")
+    DOC.write_text(f"{before}\n{table(scores)}\n{after}", encoding="utf-8")
     record = {
         "command": f"python -m benchmarks.adaptation --seeds {' '.join(map(str, seeds))}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "versions": versions(),
-        "scores": every,
+        "scores": scores,
     }
     (FOLDER / f"adaptation-{slug()}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What benchmarks are run on: real images, captions and masks where there are some, generated ones elsewhere.
+"""The data of benchmarks: real images, captions and masks if there are any, otherwise generated ones.
 
 `OVSEG_BENCH_DATA` (default: ../shared/data beside the repository) is a folder with any of
 
@@ -6,7 +6,7 @@
     captions/captions_val2017.json                                                  COCO captions
     nlp_ewt                                                                         a spaCy pipeline
 
-What is missing is made up: JPEGs of noise with blobs for masks, captions from a few patterns; the demo's tagger serves.
+What is missing is generated: JPEGs of noise with blobs as masks, captions from a few patterns; the tagger is the demo's.
 """
 
 from __future__ import annotations
@@ -30,13 +30,21 @@ DATA = Path(os.environ.get("OVSEG_BENCH_DATA") or ROOT.parent / "shared" / "data
 HELP = "Real images and captions are looked for in $OVSEG_BENCH_DATA, see benchmarks/inputs.py."
 TAGGERS = (DATA / "nlp_ewt", ROOT / "data" / "demo" / "tagger")
 
-MADE_SIZE, MADE_MASKS = (480, 640), 11  # of generated images, as COCO's have on average
+GENERATED_SIZE, GENERATED_MASKS = (480, 640), 11  # of an image, the averages of COCO
 
 Record = dict[str, Any]
 
 
 class Images(NamedTuple):
-    """A folder of images with captions and masks in COCO's format; `real` says whether they are photographs."""
+    """Images with captions and masks in COCO's formats.
+
+    Attributes:
+        images: folder of the images.
+        captions: captions JSON.
+        masks: instances JSON.
+        number: number of images.
+        real: True for photographs, False for generated images.
+    """
 
     images: Path
     captions: Path
@@ -46,10 +54,10 @@ class Images(NamedTuple):
 
 
 def tagger() -> str:
-    """A spaCy pipeline on this disk.
+    """Find a spaCy pipeline on this machine.
 
     Raises:
-        SystemExit: if there is none.
+        SystemExit: there is none.
     """
     for folder in TAGGERS:
         if (folder / "meta.json").is_file():
@@ -58,7 +66,7 @@ def tagger() -> str:
 
 
 def captions(number: int) -> tuple[list[str], str]:
-    """That many captions, and where they are from."""
+    """Return at most `number` captions, and the name of their data set."""
     for path, name in (
         (DATA / "captions" / "captions_val2017.json", "COCO val2017"),
         (ROOT / "data" / "demo" / "train" / "captions.json", "demo"),
@@ -71,15 +79,18 @@ def captions(number: int) -> tuple[list[str], str]:
 
 
 def images(folder: Path, number: int, copies: int = 1) -> Images:
-    """`number` images with masks, each `copies` times under ids of their own, in a new `folder`.
+    """Write a data set of images with masks to a new folder; files are hard-linked if possible.
 
-    Files are hard-linked where possible.
+    Args:
+        folder: the new folder.
+        number: largest number of different images.
+        copies: number of copies of each image, with different ids.
     """
     real = (DATA / "minicoco" / "segments_from_panoptic.json").is_file()
-    source = DATA / "minicoco" if real else _generate(folder / "made", number)
-    said, regions = (_by_image(source / name) for name in ("captions.json", "segments_from_panoptic.json"))
-    whole = json.loads((source / "captions.json").read_text(encoding="utf-8"))
-    chosen = [image for image in whole["images"] if regions[image["id"]] and said[image["id"]]][:number]
+    source = DATA / "minicoco" if real else _generate(folder / "generated", number)
+    texts_of, masks_of = (_by_image(source / name) for name in ("captions.json", "segments_from_panoptic.json"))
+    content = json.loads((source / "captions.json").read_text(encoding="utf-8"))
+    chosen = [image for image in content["images"] if masks_of[image["id"]] and texts_of[image["id"]]][:number]
     (folder / "images").mkdir(parents=True)
     images: list[Record] = []
     texts: list[Record] = []
@@ -89,39 +100,40 @@ def images(folder: Path, number: int, copies: int = 1) -> Images:
         name = f"{new['image_id']:012d}.jpg"
         _link(source / "images" / image["file_name"], folder / "images" / name)
         images.append({**image, "id": new["image_id"], "file_name": name})
-        texts += ({**record, **new, "id": len(texts) + i} for i, record in enumerate(said[image["id"]]))
-        segments += ({**record, **new, "id": len(segments) + i} for i, record in enumerate(regions[image["id"]]))
-    captions_ = _write(folder / "captions.json", images, texts)
-    return Images(folder / "images", captions_, _write(folder / "masks.json", images, segments), len(images), real)
+        texts += ({**record, **new, "id": len(texts) + i} for i, record in enumerate(texts_of[image["id"]]))
+        segments += ({**record, **new, "id": len(segments) + i} for i, record in enumerate(masks_of[image["id"]]))
+    captions_path = _write(folder / "captions.json", images, texts)
+    masks_path = _write(folder / "masks.json", images, segments)
+    return Images(folder / "images", captions_path, masks_path, len(images), real)
 
 
 def _by_image(path: Path) -> dict[int, list[Record]]:
-    found: dict[int, list[Record]] = defaultdict(list)
+    by_image: dict[int, list[Record]] = defaultdict(list)
     for record in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
-        found[record["image_id"]].append(record)
-    return found
+        by_image[record["image_id"]].append(record)
+    return by_image
 
 
 def _write(path: Path, images: list[Record], annotations: list[Record]) -> Path:
     numbers = sorted({record["category_id"] for record in annotations if "category_id" in record})
     categories = [{"id": number, "name": str(number)} for number in numbers]
-    whole = {"images": images, "annotations": annotations, "categories": categories}
-    path.write_text(json.dumps(whole), encoding="utf-8")
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or not ours
+    except OSError:  # the source is on another disk or belongs to another user
         shutil.copyfile(source, target)
 
 
 def _generate(folder: Path, number: int) -> Path:
-    """Images that cost about as much to decode and cut as photographs: noise of every scale, blobs for masks."""
+    """Generate images that take about as long to decode and crop as photographs: noise at all scales, blobs as masks."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    height, width = MADE_SIZE
+    height, width = GENERATED_SIZE
     images: list[Record] = []
     texts: list[Record] = []
     segments: list[Record] = []
@@ -141,21 +153,21 @@ def _generate(folder: Path, number: int) -> Path:
 
 
 def _noise(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise `[H, W]` in [0, 1] with the falling spectrum of photographs."""
-    height, width = MADE_SIZE
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(MADE_SIZE)
+    """Return noise `[H, W]` in [0, 1] with a spectrum like that of photographs."""
+    height, width = GENERATED_SIZE
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(GENERATED_SIZE)
     spectrum = rng.standard_normal((*frequency.shape, 2)) @ np.array([1, 1j]) / frequency**1.2
-    field: NDArray[np.float64] = np.fft.irfft2(spectrum, MADE_SIZE)
+    field: NDArray[np.float64] = np.fft.irfft2(spectrum, GENERATED_SIZE)
     low, high = np.quantile(field, (0.01, 0.99))
     return np.asarray(np.clip((field - low) / (high - low), 0, 1))
 
 
 def _blobs(rng: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """The image divided into ragged regions, as panoptic masks divide it."""
-    height, width = MADE_SIZE
+    """Divide the image into irregular regions, as panoptic masks do."""
+    height, width = GENERATED_SIZE
     rows, columns = np.mgrid[:height, :width]
-    centres = rng.random((MADE_MASKS, 2)) * MADE_SIZE
-    reach = 0.2 * width * rng.random(MADE_MASKS)
+    centres = rng.random((GENERATED_MASKS, 2)) * GENERATED_SIZE
+    reach = 0.2 * width * rng.random(GENERATED_MASKS)
     ragged = 0.3 * width * _noise(rng)
     distances = [np.hypot(rows - y, columns - x + ragged) - r for (y, x), r in zip(centres, reach, strict=True)]
     owner = np.argmin(distances, axis=0)
@@ -163,10 +175,10 @@ def _blobs(rng: np.random.Generator) -> list[NDArray[np.bool_]]:
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    one, two, three = (noun.name for noun in rng.choice(np.array(nouns(), dtype=object), 3, replace=False))
+    first, second, third = (noun.name for noun in rng.choice(np.array(nouns(), dtype=object), 3, replace=False))
     forms = (
-        f"A {one} stands next to a {two}.",
-        f"A photo of a large {one} and some {two} near the {three}.",
-        f"There is a {one} with a small {two}, and a {three} behind it.",
+        f"A {first} stands next to a {second}.",
+        f"A photo of a large {first} and some {second} near the {third}.",
+        f"There is a {first} with a small {second}, and a {third} behind it.",
     )
     return str(forms[int(rng.integers(len(forms)))])

@@ -1,10 +1,10 @@
-"""Loader: samples a second that training gets out of mined shards, with 0, 1 and 2 workers,
-against what a finetune step (ViT-B-16, bf16, batch 32) uses up.
+"""Speed of the loader of mined shards with 0, 1 and 2 workers, compared with what a finetune step needs.
 
     python -m benchmarks loader       about 2 minutes on two cores
 
-Shards are mined from COCO images with panoptic masks, all captions; crops are 224 pixels. Resampled, so that
-reading goes on for ever; the first batches, while processes start and buffers fill, are not counted.
+Shards are mined from COCO images with panoptic masks and all captions; crops have 224 pixels. They are read with resampling,
+which never ends; the first batches, while processes start and buffers fill, are not counted. The finetune step is that of
+ViT-B-16 in bf16 with batches of 32.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from ovseg.mining.run import mine_pairs
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.training.loader import load_shards
 
-IMAGES, BATCH, SIZE, SECONDS, WARM = 108, 64, 224, 10.0, 12
+IMAGES, BATCH, SIZE, SECONDS, WARM_UP_BATCHES = 108, 64, 224, 10.0, 12
 WORKERS = (0, 1, 2)
 
 
 def run(options: Options) -> Result:
-    found = inputs.images(options.folder / "data", 4 if options.smoke else IMAGES)
-    shards = _mined(found, options.folder)
+    data = inputs.images(options.folder / "data", 4 if options.smoke else IMAGES)
+    shards = _mined(data, options.folder)
     seconds = 1.0 if options.smoke else SECONDS
     rates = {workers: _rate(shards, workers, seconds) for workers in WORKERS}
     rows: list[Row] = [{"workers": str(workers), "samples/s": rate} for workers, rate in rates.items()]
-    used = finetune_rate("ViT-B-16", 32, torch.device(devices("auto")[0]))(0)
-    rows.append({"workers": "finetune step", "samples/s": used})
+    needed = finetune_rate("ViT-B-16", 32, torch.device(devices("auto")[0]))(0)
+    rows.append({"workers": "finetune step", "samples/s": needed})
     number = sum(json.loads((shards / SIZES).read_text(encoding="utf-8")).values())
     setup: dict[str, str | float] = {
-        "images": found.number,
-        "photographs": str(found.real).lower(),
+        "images": data.number,
+        "photographs": str(data.real).lower(),
         "samples": number,
         "shards": len(list(shards.glob("*.tar"))),
         "batch": BATCH,
         "pixels": SIZE,
     }
-    return Result(setup, rows, [Target("2 workers / finetune step", rates[2] / used, 2.0)])
+    return Result(setup, rows, [Target("2 workers / finetune step", rates[2] / needed, 2.0)])
 
 
 def _mined(found: inputs.Images, folder: Path) -> Path:
@@ -64,9 +64,9 @@ def _mined(found: inputs.Images, folder: Path) -> Path:
 
 def _rate(shards: Path, workers: int, seconds: float) -> float:
     batches = iter(load_shards(shards, SIZE, BATCH, mean=CLIP_MEAN, workers=workers, resampled=True))
-    for _ in itertools.islice(batches, WARM):
+    for _ in itertools.islice(batches, WARM_UP_BATCHES):
         pass
-    begun, number = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begun) < seconds:
+    start, number = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
         number += len(next(batches)["key"])
-    return number / spent
+    return number / elapsed

@@ -1,20 +1,20 @@
-"""Nouns: the step's own extraction against `for caption: nlp(caption)` with the full pipeline.
+"""Speed of noun extraction compared with `for caption: nlp(caption)` and the full pipeline.
 
     python -m benchmarks nouns        about 1 minute on two cores
 
-2,000 real captions (COCO val2017) with a real English tagger, in one process; see `benchmarks/inputs.py` for what is
-taken where they are missing. Both ways go through the step's function: one gives it the tagger with its batches, the
-other the whole pipeline, caption by caption. The nouns must be the same.
+2,000 real captions (COCO val2017) with a real English tagger, in one process; see `benchmarks/inputs.py` for the data that is
+used if they are missing. Both variants call the function of the step, one with the tagger and its batches, the other with the
+full pipeline, caption by caption. The nouns must be the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks import inputs
-from benchmarks.results import Options, Result, Target, interleave, medians
+from benchmarks.results import Options, Result, Target, Variant, interleave, medians
 from ovseg.mining.nouns import CAPTIONS_PER_BATCH, load_tagger, nouns_of_images, read_stop_list
 
 CAPTIONS, REPEATS = 2000, 5
@@ -24,7 +24,7 @@ Rows = list[dict[str, Any]]
 
 
 class OneByOne:
-    """A spaCy pipeline that is called for each caption by itself."""
+    """A spaCy pipeline that is called for each caption separately."""
 
     def __init__(self, nlp: Any) -> None:
         self.nlp = nlp
@@ -40,15 +40,15 @@ def run(options: Options) -> Result:
     model = inputs.tagger()
     full = spacy.load(model)
     images: Rows = [{"image_id": i, "captions": [{"id": i, "text": text}]} for i, text in enumerate(texts)]
-    found: dict[str, Rows] = {}
+    nouns: dict[str, Rows] = {}
     pipelines = {OURS: load_tagger(model), PLAIN: OneByOne(full)}
-    ways = {name: _way(name, nlp, images, found) for name, nlp in pipelines.items()}
-    for way in ways.values():
-        way(0)  # fills the vocabulary's caches of words for both
-    rates = interleave(ways, 1 if options.smoke else REPEATS)
-    assert found[OURS] == found[PLAIN], "the two ways give different nouns"
-    middle = medians(rates)
-    ratio = middle[OURS] / middle[PLAIN]
+    variants = {name: _variant(name, nlp, images, nouns) for name, nlp in pipelines.items()}
+    for variant in variants.values():
+        variant(0)  # fills the caches of the vocabulary for both
+    measurements = interleave(variants, 1 if options.smoke else REPEATS)
+    assert nouns[OURS] == nouns[PLAIN], "the two variants give different nouns"
+    rates = medians(measurements)
+    ratio = rates[OURS] / rates[PLAIN]
     return Result(
         setup={
             "captions": len(texts),
@@ -56,20 +56,20 @@ def run(options: Options) -> Result:
             "pipeline": f"{full.meta['lang']}_{full.meta['name']}",
             "components": " ".join(full.pipe_names),
             "batch": CAPTIONS_PER_BATCH,
-            "nouns (the same)": len(found[OURS]),
+            "nouns (the same)": len(nouns[OURS]),
         },
-        rows=[{"way": name, "captions/s": middle[name], "ratio": middle[name] / middle[PLAIN]} for name in ways],
+        rows=[{"variant": name, "captions/s": rates[name], "ratio": rates[name] / rates[PLAIN]} for name in variants],
         targets=[Target("ours / one by one", ratio, 3.0)],
-        turns=rates,
+        measurements=measurements,
     )
 
 
-def _way(name: str, nlp: Any, images: Rows, found: dict[str, Rows]) -> Callable[[int], float]:
+def _variant(name: str, nlp: Any, images: Rows, nouns: dict[str, Rows]) -> Variant:
     stop = read_stop_list(None)
 
-    def way(_: int) -> float:
-        begun = time.perf_counter()
-        found[name], counts = nouns_of_images(nlp, images, "chunk", "all", stop)
-        return counts["captions"] / (time.perf_counter() - begun)
+    def variant(_: int) -> float:
+        start = time.perf_counter()
+        nouns[name], counts = nouns_of_images(nlp, images, "chunk", "all", stop)
+        return counts["captions"] / (time.perf_counter() - start)
 
-    return way
+    return variant

@@ -1,4 +1,4 @@
-"""What a benchmark gives: rows of a table, targets, and a JSON file that says on what machine they came about."""
+"""The results of benchmarks: a table, targets, and a JSON file that also describes the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow", "pycocotools", "pyarrow", "spacy", "thinc", "webdataset")
-NOISY = 0.05  # of all cores: above that, what others did shows in the figures
+MAX_OTHER_LOAD = 0.05  # fraction of all cores; more load of other processes distorts the figures
 
 Row = dict[str, str | float]
 
@@ -29,81 +29,93 @@ class Options:
     """How a benchmark is run.
 
     Attributes:
-        folder: empty scratch folder, removed afterwards.
-        every: also the slower variants.
-        smoke: tiny sizes, only to see that it runs.
+        folder: empty scratch folder, which is removed afterwards.
+        all_variants: True also measures the slower variants.
+        smoke: True uses tiny sizes, only to check that the benchmark runs.
     """
 
     folder: Path
-    every: bool = False
+    all_variants: bool = False
     smoke: bool = False
 
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that has to be reached (or, for `most`, not to be passed)."""
+    """A ratio that must reach a limit.
+
+    Attributes:
+        name: what is divided by what.
+        value: the measured ratio.
+        limit: the least value, or with `is_maximum` the largest.
+        is_maximum: True if the value must not exceed the limit.
+    """
 
     name: str
     value: float
     limit: float
-    most: bool = False
+    is_maximum: bool = False
 
     @property
     def met(self) -> bool:
-        return self.value <= self.limit if self.most else self.value >= self.limit
+        return self.value <= self.limit if self.is_maximum else self.value >= self.limit
 
     def __str__(self) -> str:
-        sign = "<=" if self.most else ">="
+        sign = "<=" if self.is_maximum else ">="
         return f"{self.name}: {self.value:.2f} (target {sign} {self.limit:.2f}): {'met' if self.met else 'MISSED'}"
 
 
-class Turn(NamedTuple):
-    """One measurement: its rate, and the share of all cores that others took meanwhile."""
+class Measurement(NamedTuple):
+    """One measured rate, and the fraction of all cores that other processes used in the meantime."""
 
     rate: float
-    others: float
+    other_load: float
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured.
+    """The result of a benchmark.
 
     Attributes:
-        setup: on what, as one line of a table says it: counts, sizes, model.
-        rows: of the table, all with the same columns.
-        targets: what must hold.
-        turns: every turn of each way, from `interleave`.
+        setup: counts, sizes and models that were used, by name.
+        rows: rows of the table, all with the same columns.
+        targets: ratios that must be reached.
+        measurements: all measurements of each variant, from `interleave`.
     """
 
     setup: dict[str, str | float]
     rows: list[Row]
     targets: list[Target] = field(default_factory=list)
-    turns: dict[str, list[Turn]] = field(default_factory=dict)
+    measurements: dict[str, list[Measurement]] = field(default_factory=dict)
 
 
 Benchmark = Callable[[Options], Result]
+Variant = Callable[[int], float]
+"""What `interleave` compares: a function of the number of the round that returns a rate."""
 
 
 def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
-    """Run one benchmark, print its table, write its file. Returns whether all targets are met."""
-    begun = time.monotonic()
-    with others() as load:
+    """Run one benchmark, print its table and write its file; return whether all targets are met."""
+    start = time.monotonic()
+    with other_load() as load:
         result = benchmark(options)
-    noise = [turn.others for turns in result.turns.values() for turn in turns]
-    share = mean(noise) if noise else load["share"]
-    print_table(name, result, time.monotonic() - begun, share)
+    loads = [m.other_load for measurements in result.measurements.values() for m in measurements]
+    mean_load = mean(loads) if loads else load["fraction"]
+    print_table(name, result, time.monotonic() - start, mean_load)
     if not options.smoke:
         record = {
             "benchmark": name,
-            "command": f"python -m benchmarks {name}{' --all' if options.every else ''}",
+            "command": f"python -m benchmarks {name}{' --all' if options.all_variants else ''}",
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
             "versions": versions(),
-            "others_share_of_cpu": round(share, 3),
+            "other_load": round(mean_load, 3),
             "setup": result.setup,
             "rows": [rounded(row) for row in result.rows],
             "targets": [{**rounded(vars(t)), "met": t.met} for t in result.targets],
-            "turns": {way: [rounded(turn._asdict()) for turn in turns] for way, turns in result.turns.items()},
+            "measurements": {
+                variant: [rounded(m._asdict()) for m in measurements]
+                for variant, measurements in result.measurements.items()
+            },
         }
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{name}-{slug()}.json"
@@ -112,7 +124,7 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
     return all(target.met for target in result.targets)
 
 
-def print_table(name: str, result: Result, seconds: float, noise: float) -> None:
+def print_table(name: str, result: Result, seconds: float, mean_load: float) -> None:
     setup = ", ".join(f"{key} {_text(value)}" for key, value in result.setup.items())
     print(f"\n## {name}: {setup} ({seconds:.0f} s)")
     columns = list(result.rows[0])
@@ -125,42 +137,43 @@ def print_table(name: str, result: Result, seconds: float, noise: float) -> None
             print("|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|")
     for target in result.targets:
         print(target)
-    if noise > NOISY:
-        print(f"NOISY: others took {noise:.0%} of the processor meanwhile; run it again when the machine is free")
+    if mean_load > MAX_OTHER_LOAD:
+        print(f"NOISY: other processes used {mean_load:.0%} of the processor; run it again when the machine is idle")
 
 
-def interleave(ways: dict[str, Callable[[int], float]], repeats: int) -> dict[str, list[Turn]]:
-    """Call each way once a round, so that a slow minute of the machine meets all of them.
+def interleave(variants: dict[str, Variant], repeats: int) -> dict[str, list[Measurement]]:
+    """Measure all variants once in each round, so that a slow minute of the machine affects all of them.
 
-    A turn that others disturbed is taken again, as long as there are spare ones.
+    A measurement that other processes disturbed is repeated, up to `repeats` times for each variant.
 
     Args:
-        ways: name -> a function of the number of the round that returns a rate.
-        repeats: rounds, and spare turns for each way.
+        variants: the variants by name.
+        repeats: number of rounds.
 
     Returns:
-        name -> its turns.
+        the measurements of each variant by its name.
     """
-    found: dict[str, list[Turn]] = {name: [] for name in ways}
-    spare = repeats * len(ways)
+    measurements: dict[str, list[Measurement]] = {name: [] for name in variants}
+    spare = repeats * len(variants)
     for repeat in range(repeats):
-        for name, way in ways.items():
-            turn = _turn(way, repeat)
-            while turn.others > NOISY and spare:
+        for name, variant in variants.items():
+            measurement = _measure_once(variant, repeat)
+            while measurement.other_load > MAX_OTHER_LOAD and spare:
                 spare -= 1
-                turn = min(turn, _turn(way, repeat), key=lambda one: one.others)
-            found[name].append(turn)
-    return found
+                measurement = min(measurement, _measure_once(variant, repeat), key=lambda m: m.other_load)
+            measurements[name].append(measurement)
+    return measurements
 
 
-def _turn(way: Callable[[int], float], repeat: int) -> Turn:
-    with others() as load:
-        rate = way(repeat)
-    return Turn(rate, load["share"])
+def _measure_once(variant: Variant, repeat: int) -> Measurement:
+    with other_load() as load:
+        rate = variant(repeat)
+    return Measurement(rate, load["fraction"])
 
 
-def medians(found: dict[str, list[Turn]]) -> dict[str, float]:
-    return {name: median(turn.rate for turn in turns) for name, turns in found.items()}
+def medians(measurements: dict[str, list[Measurement]]) -> dict[str, float]:
+    """The median rate of each variant by its name."""
+    return {name: median(m.rate for m in of_variant) for name, of_variant in measurements.items()}
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; no name or path of this machine."""
+    """The hardware that the figures depend on, without any name or path of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = _gpus()
     return {
@@ -182,8 +195,8 @@ def machine() -> dict[str, Any]:
 
 def slug() -> str:
     """The machine as part of a file name: processor, cores, and GPU if there is one."""
-    said = f"{_cpu()} {len(os.sched_getaffinity(0))}c {' '.join(sorted(set(_gpus())))}"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu", "", said.lower())).strip("-")
+    text = f"{_cpu()} {len(os.sched_getaffinity(0))}c {' '.join(sorted(set(_gpus())))}"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu", "", text.lower())).strip("-")
 
 
 def versions() -> dict[str, str]:
@@ -191,17 +204,21 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def others() -> Iterator[dict[str, float]]:
-    """The share of all cores that processes other than this one and its children took meanwhile, under "share"."""
-    found = {"share": 0.0}
-    begun, busy, own = time.monotonic(), _busy(), _own()
-    yield found
-    available = (time.monotonic() - begun) * (os.cpu_count() or 1)
-    found["share"] = max(0.0, (_busy() - busy - (_own() - own)) / available)
+def other_load() -> Iterator[dict[str, float]]:
+    """Measure the fraction of all cores that processes other than this one and its children use within the context.
+
+    Yields:
+        a dict that has the value under "fraction" after the context.
+    """
+    load = {"fraction": 0.0}
+    start, busy, own = time.monotonic(), _busy(), _own()
+    yield load
+    available = (time.monotonic() - start) * (os.cpu_count() or 1)
+    load["fraction"] = max(0.0, (_busy() - busy - (_own() - own)) / available)
 
 
 def _busy() -> float:
-    """Seconds that all cores together were not idle since the start of the machine; 0 where the system does not say."""
+    """Seconds of work of all cores together since the start of the machine; 0 if the system does not count them."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -210,14 +227,14 @@ def _busy() -> float:
 
 
 def _own() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.M) if info.exists() else None
-    return " ".join((found[1] if found else platform.processor() or platform.machine()).split())
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.M) if info.exists() else None
+    return " ".join((match[1] if match else platform.processor() or platform.machine()).split())
 
 
 def _gpus() -> list[str]:

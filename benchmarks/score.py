@@ -1,21 +1,23 @@
-"""Score: masked crops a second from JPEG to candidates, against the bare encoder and against a plain loop.
+"""Speed of the step `score`, from JPEG to candidates, compared with the encoder alone and with a plain loop.
 
     python -m benchmarks score          about 4 minutes on two cores
     python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
 
-40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three ways:
-    encoder   the image tower alone on ready tensors (normalised, in the precision that it takes), in the same batches
-    ours      the opened task of step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write.
-              Not counted: loading the model and embedding the nouns, which a run does once
-    plain     for each image and mask: crop, fill, PIL resize, to tensor, normalise; encode the image's crops, fp32
-They take turns, and medians are compared. A turn of the plain loop takes a part of the images, as it is so slow.
+40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three variants:
+
+    encoder   the image tower alone on prepared tensors (normalized, in its precision), in the same batches
+    ours      the task of the step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write. Loading the
+              model and embedding the nouns is not counted, because a run does it once
+    plain     for each image and mask: crop, fill, PIL resize, to tensor, normalize; encode the crops of an image in fp32
+
+Medians of interleaved measurements are compared. A measurement of the plain loop takes a part of the images.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import inputs
-from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
+from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord
@@ -48,8 +50,6 @@ IMAGES, REPEATS, BATCH = 40, 3, 64
 MODEL = "ViT-B-16"
 CLIP = ClipOptions(model=MODEL, pretrained="random")
 
-Way = Callable[[int], float]
-
 
 @dataclass(frozen=True)
 class Tables:
@@ -62,7 +62,7 @@ class Tables:
 
 
 class Job(NamedTuple):
-    """An image of the plain loop."""
+    """An image of the plain loop with its rows of the table `proposals` and the embeddings of its nouns."""
 
     image: ImageRecord
     regions: list[dict[str, Any]]
@@ -70,53 +70,53 @@ class Job(NamedTuple):
 
 
 def run(options: Options) -> Result:
-    found = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
+    data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
     runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
-    tables = _tables(found, options.folder, runtime)
-    precisions: list[Precision] = ["bf16", "fp32"] if options.every else ["bf16"]
+    tables = _tables(data, options.folder, runtime)
+    precisions: list[Precision] = ["bf16", "fp32"] if options.all_variants else ["bf16"]
     repeats = 1 if options.smoke else REPEATS
     plain = load_clip(MODEL, "random", runtime.devices[0], "fp32")
     rows: list[Row] = []
     targets: list[Target] = []
-    turns: dict[str, list[Turn]] = {}
+    measurements: dict[str, list[Measurement]] = {}
     for precision in precisions:
         clip = load_clip(MODEL, "random", runtime.devices[0], precision)
         texts = _texts(tables, precision, runtime)
         jobs = list(_jobs(tables, read_texts(texts)))
-        ways = {
+        variants = {
             "encoder": _encoder(clip, jobs, runtime),
             "ours": _ours(tables, texts, precision, options.folder / "out", runtime),
             "plain": _plain(plain, jobs, repeats),
         }
-        rates = interleave(ways, repeats)
-        middle = medians(rates)
-        rows.append(_row(precision, middle))
-        turns |= {f"{name}, {precision}": measured for name, measured in rates.items()}
+        of_precision = interleave(variants, repeats)
+        rates = medians(of_precision)
+        rows.append(_row(precision, rates))
+        measurements |= {f"{name}, {precision}": values for name, values in of_precision.items()}
         if precision == "bf16":
             targets = [
-                Target("ours / encoder, bf16", middle["ours"] / middle["encoder"], 0.9),
-                Target("ours bf16 / plain loop fp32", middle["ours"] / middle["plain"], 3.0),
+                Target("ours / encoder, bf16", rates["ours"] / rates["encoder"], 0.9),
+                Target("ours bf16 / plain loop fp32", rates["ours"] / rates["plain"], 3.0),
             ]
     setup: dict[str, str | float] = {
-        "images": found.number,
-        "photographs": str(found.real).lower(),
+        "images": data.number,
+        "photographs": str(data.real).lower(),
         "crops": sum(len(job.regions) for job in jobs),
         "nouns": sum(len(job.texts) for job in jobs),
         "model": MODEL,
         "batch": BATCH,
         "device": runtime.devices[0],
     }
-    return Result(setup, rows, targets, turns)
+    return Result(setup, rows, targets, measurements)
 
 
-def _row(precision: str, middle: dict[str, float]) -> Row:
+def _row(precision: str, rates: dict[str, float]) -> Row:
     return {
         "precision": precision,
-        "encoder crops/s": middle["encoder"],
-        "ours crops/s": middle["ours"],
-        "plain fp32 crops/s": middle["plain"],
-        "ours / encoder": middle["ours"] / middle["encoder"],
-        "ours / plain": middle["ours"] / middle["plain"],
+        "encoder crops/s": rates["encoder"],
+        "ours crops/s": rates["ours"],
+        "plain fp32 crops/s": rates["plain"],
+        "ours / encoder": rates["ours"] / rates["encoder"],
+        "ours / plain": rates["ours"] / rates["plain"],
     }
 
 
@@ -147,7 +147,7 @@ def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
                 yield Job(image, regions[image.image_id], texts)
 
 
-def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Way:
+def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Variant:
     """The image tower on tensors that lie ready on its device."""
     colour = crops.fill_colour("mean", clip.mean.tolist())
     cut = torch.stack([_region(job, row, clip.size, colour) for job in jobs for row in job.regions])
@@ -173,7 +173,7 @@ def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None)
     return crops.crop_region(job.image.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
 
 
-def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Way:
+def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Variant:
     """The task of step `score`, opened once; only the calls on its units are counted."""
     factory = step.ScoreTaskFactory(
         index=tables.index,
@@ -213,7 +213,7 @@ def _timed(task: Task, spent: list[float], _device: str) -> Task:
     return timed
 
 
-def _plain(clip: Clip, jobs: list[Job], turns: int) -> Way:
+def _plain(clip: Clip, jobs: list[Job], turns: int) -> Variant:
     """What one writes first: a loop over images and masks, float32, a batch for each image."""
     mean, std = clip.mean.cpu()[:, None, None], clip.std.cpu()[:, None, None]
 

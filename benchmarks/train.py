@@ -1,15 +1,18 @@
-"""Train: samples a second of a finetune and of a prompt step, against plain steps of the same work.
+"""Speed of the steps of finetuning and mask prompt tuning, compared with plain steps of the same work.
 
     python -m benchmarks train          about 6 minutes on two cores
 
-ViT-B-16 with random weights (on a GPU also ViT-L-14 at batch 256), random crops with half of each blank, bf16, AdamW:
-    finetune           a step of ours: image tower, text features from the bank, global loss
-    plain              an ordinary open_clip step of the same batch: both towers forward and backward, `ClipLoss`
-    plain, fused       the same with the attention kernel that torch takes by itself
-    prompt             a step of ours: the frozen tower, three layers of mask prompts
-    input gradient     the same tower forward and back to its input, with no weight gradients: what a prompt step must cost
-"share of peak" is the arithmetic of a finetune step, as torch counts it, against the fastest large bf16 matrix product that
-was measured on the same device.
+ViT-B-16 with random weights (on a GPU also ViT-L-14 with batches of 256), random crops of which half is background, bf16,
+AdamW:
+
+    finetune           our step: image tower, precomputed text embeddings, global loss
+    plain              an ordinary open_clip step with the same batch: both towers forward and backward, `ClipLoss`
+    plain, fused       the same with the attention kernel that torch chooses
+    prompt             our step: frozen image tower, three layers of mask prompts
+    input gradient     the same tower forward, and backward to its input without weight gradients: the minimum of a prompt step
+
+"fraction of peak" is the arithmetic of a finetune step, as torch counts it, divided by that of the fastest large bf16 matrix
+product on the same device.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import Options, Result, Row, Target, Turn, interleave, medians
+from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.core.crops import normalise
@@ -37,7 +40,6 @@ from ovseg.training.precision import autocast_context
 from ovseg.training.tower import Tower, contiguous_attention, parameter_groups
 
 REPEATS, NOUNS = 5, 100
-Way = Callable[[int], float]
 
 
 def run(options: Options) -> Result:
@@ -46,59 +48,59 @@ def run(options: Options) -> Result:
     if device.type == "cuda":
         sizes |= {"ViT-L-14": 256}
     rows: list[Row] = []
-    turns: dict[str, list[Turn]] = {}
+    measurements: dict[str, list[Measurement]] = {}
     targets: list[Target] = []
     memory: dict[tuple[str, str], float] = {}
     peak = matrix_peak(device)
     for model, size in sizes.items():
-        ways = _ways(model, size, device)
-        memory |= {(model, way): _memory(run_once, device) for way, run_once in ways.items()}
-        measured = interleave(ways, 1 if options.smoke else REPEATS)
-        middle = medians(measured)
-        turns |= {f"{way}, {model}": found for way, found in measured.items()}
-        share = {"finetune": finetune_flops(model, device) * middle["finetune"] / peak}
-        for way in ways:
+        variants = _variants(model, size, device)
+        memory |= {(model, name): _memory(variant, device) for name, variant in variants.items()}
+        of_model = interleave(variants, 1 if options.smoke else REPEATS)
+        rates = medians(of_model)
+        measurements |= {f"{name}, {model}": values for name, values in of_model.items()}
+        fraction = {"finetune": finetune_flops(model, device) * rates["finetune"] / peak}
+        for name in variants:
             row: Row = {
                 "model": model,
-                "way": way,
+                "variant": name,
                 "batch": size,
-                "samples/s": middle[way],
-                "steps/s": middle[way] / size,
+                "samples/s": rates[name],
+                "steps/s": rates[name] / size,
             }
             if device.type == "cuda":
-                row |= {"GiB": memory[model, way], "share of peak": share.get(way, math.nan)}
+                row |= {"GiB": memory[model, name], "fraction of peak": fraction.get(name, math.nan)}
             rows.append(row)
         targets += [
-            Target(f"finetune / plain, {model}", middle["finetune"] / middle["plain"], 1.2),
-            Target(f"prompt / input gradient, {model}", middle["prompt"] / middle["input gradient"], 0.9),
-            Target(f"share of the bf16 peak, {model}", share["finetune"], 0.45 if device.type == "cuda" else 0.0),
+            Target(f"finetune / plain, {model}", rates["finetune"] / rates["plain"], 1.2),
+            Target(f"prompt / input gradient, {model}", rates["prompt"] / rates["input gradient"], 0.9),
+            Target(f"fraction of the bf16 peak, {model}", fraction["finetune"], 0.45 if device.type == "cuda" else 0.0),
         ]
     setup: dict[str, str | float] = {"device": device.type, "precision": "bf16", "peak TFLOP/s": peak / 1e12}
-    return Result(setup, rows, targets, turns)
+    return Result(setup, rows, targets, measurements)
 
 
-def _memory(way: Way, device: torch.device) -> float:
-    """GiB that a way takes beyond what lay there before: activations, gradients and the optimiser's state."""
+def _memory(variant: Variant, device: torch.device) -> float:
+    """GiB that a variant allocates: activations, gradients and the state of the optimizer."""
     if device.type != "cuda":
         return 0.0
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    way(0)
+    variant(0)
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def finetune_rate(model: str, size: int, device: torch.device) -> Way:
-    """Samples a second of our finetune step."""
+def finetune_rate(model: str, size: int, device: torch.device) -> Variant:
+    """Our finetune step; its rate is in samples a second."""
     return _ours(load_clip(model, "random", str(device)), size, prompts=False)
 
 
-def _ways(model: str, size: int, device: torch.device) -> dict[str, Way]:
-    def chosen() -> AbstractContextManager[None]:
+def _variants(model: str, size: int, device: torch.device) -> dict[str, Variant]:
+    def math_on_cpu() -> AbstractContextManager[None]:
         return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
     return {
         "finetune": finetune_rate(model, size, device),
-        "plain": _plain(load_clip(model, "random", str(device)), size, chosen),
+        "plain": _plain(load_clip(model, "random", str(device)), size, math_on_cpu),
         "plain, fused": _plain(load_clip(model, "random", str(device)), size, nullcontext),
         "prompt": _ours(load_clip(model, "random", str(device)), size, prompts=True),
         "input gradient": _input_gradient(load_clip(model, "random", str(device)), size),
@@ -113,60 +115,60 @@ def _batch(clip: Clip, size: int) -> Batch:
     return {"crop": crops, "mask": masks, "text": [], "noun_id": torch.arange(size) % NOUNS, "key": [""] * size}
 
 
-def _timed(size: int, device: torch.device, step: Callable[[int], None]) -> Way:
-    """A way that warms up once, then times a few steps."""
+def _timed(size: int, device: torch.device, step: Callable[[int], None]) -> Variant:
+    """A variant that warms up once and then times a few steps."""
 
-    def way(_: int) -> float:
+    def variant(_: int) -> float:
         step(0)
         _wait(device)
-        begun, number = time.perf_counter(), 0
-        while number < 2 or (time.perf_counter() - begun < 2 and device.type == "cuda"):
+        start, number = time.perf_counter(), 0
+        while number < 2 or (time.perf_counter() - start < 2 and device.type == "cuda"):
             step(number)
             number += 1
             _wait(device)
-        return size * number / (time.perf_counter() - begun)
+        return size * number / (time.perf_counter() - start)
 
-    return way
+    return variant
 
 
-def _ours(clip: Clip, size: int, prompts: bool) -> Way:
+def _ours(clip: Clip, size: int, prompts: bool) -> Variant:
     device = clip.mean.device
-    made = new_prompts(clip.model.visual, 3, 0).to(device) if prompts else None  # type: ignore[arg-type]
-    tower = Tower(clip, made, train_tower=not prompts, train_prompts=prompts)
+    prompts_ = new_prompts(clip.model.visual, 3, 0).to(device) if prompts else None  # type: ignore[arg-type]
+    tower = Tower(clip, prompts_, train_tower=not prompts, train_prompts=prompts)
     scale = nn.Parameter(torch.tensor(4.0, device=device))
-    optimiser = torch.optim.AdamW(parameter_groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
     bank = nn.functional.normalize(torch.randn(1, NOUNS, clip.width, device=device), dim=-1)
     batch, world = _batch(clip, size), World(0, 1, device)
 
     def step(number: int) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         contrastive_step(
             tower, scale, [batch], bank, world, loss="multi_positive", precision="bf16", seed=0, step=number
         )
-        optimiser.step()
+        optimizer.step()
 
     return _timed(size, device, step)
 
 
-def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager[None]]) -> Way:
+def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager[None]]) -> Variant:
     device, model = clip.mean.device, clip.model.requires_grad_(True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.2, fused=True)
-    batch, loss_of = _batch(clip, size), open_clip.ClipLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.2, fused=True)
+    batch, clip_loss = _batch(clip, size), open_clip.ClipLoss()
     tokens = clip.tokenizer(["a photo of a thing."] * size).to(device)
 
     def step(_: int) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         images = normalise(batch["crop"].to(device), clip.mean, clip.std)
         with attention(), torch.autocast(device.type, torch.bfloat16):
             crops, texts, scale = model(images, tokens)
-            loss: Tensor = loss_of(crops, texts, scale)
+            loss: Tensor = clip_loss(crops, texts, scale)
             loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
 
     return _timed(size, device, step)
 
 
-def _input_gradient(clip: Clip, size: int) -> Way:
+def _input_gradient(clip: Clip, size: int) -> Variant:
     device, batch = clip.mean.device, _batch(clip, size)
     visual: nn.Module = clip.model.visual  # type: ignore[assignment]
     contiguous_attention(visual)
@@ -180,21 +182,21 @@ def _input_gradient(clip: Clip, size: int) -> Way:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """Arithmetic operations a second of the fastest of a few large bf16 matrix products."""
+    """The largest number of arithmetic operations a second in a few large bf16 matrix products."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     best = 0.0
     for _ in range(10):
         _wait(device)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         a @ b
         _wait(device)
-        best = max(best, 2 * side**3 / (time.perf_counter() - begun))
+        best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best
 
 
 def finetune_flops(model: str, device: torch.device) -> float:
-    """Arithmetic operations of a finetune step for each sample, forward and backward, as torch counts them."""
+    """Number of arithmetic operations of a finetune step for one sample, forward and backward, as torch counts them."""
     clip = load_clip(model, "random", str(device))
     clip.model.visual.requires_grad_(True)
     images = torch.zeros(1, 3, clip.size, clip.size, device=device)
