@@ -50,11 +50,11 @@ def run(options: Options) -> Result:
     return Result(setup, rows, [Target("2 workers / finetune step", rates[2] / needed, 2.0)])
 
 
-def _mined(found: inputs.Images, folder: Path) -> Path:
+def _mined(data: inputs.Images, folder: Path) -> Path:
     options = RunOptions(
-        index=IndexOptions(images=found.images, captions=found.captions),
+        index=IndexOptions(images=data.images, captions=data.captions),
         nouns=NounsOptions(model=inputs.tagger(), captions_per_image="all"),
-        propose=ProposeOptions(source="ground_truth", path=found.masks),
+        propose=ProposeOptions(source="ground_truth", path=data.masks),
         clip=ClipOptions(model="ViT-B-32", pretrained="random"),
         score=ScoreOptions(templates="single", precision="bf16"),
     )

@@ -32,8 +32,7 @@ from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, Precision, load_clip
 from ovseg.core import crops, masks
-from ovseg.core.image_records import ImageRecord
-from ovseg.core.image_records import read_image_records as listed
+from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
 from ovseg.core.options import ClipOptions, CropOptions, IndexOptions, NounsOptions, ProposeOptions, ScoreOptions
 from ovseg.engine.fingerprint import StepKey
@@ -120,13 +119,13 @@ def _row(precision: str, rates: dict[str, float]) -> Row:
     }
 
 
-def _tables(found: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
-    """What comes before `score`, from the library's own steps."""
-    tables = Tables(found.images, folder / "index", folder / "nouns", folder / "proposals")
-    build_index(tables.index, runtime, IndexOptions(images=found.images, captions=found.captions))
+def _tables(data: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
+    """Run the steps before `score`."""
+    tables = Tables(data.images, folder / "index", folder / "nouns", folder / "proposals")
+    build_index(tables.index, runtime, IndexOptions(images=data.images, captions=data.captions))
     extract_nouns(tables.index, tables.nouns, runtime, NounsOptions(model=inputs.tagger()))
-    options = ProposeOptions(source="ground_truth", path=found.masks)
-    propose_masks(tables.index, found.images, tables.proposals, runtime, options)
+    options = ProposeOptions(source="ground_truth", path=data.masks)
+    propose_masks(tables.index, data.images, tables.proposals, runtime, options)
     return tables
 
 
@@ -141,31 +140,31 @@ def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
     for unit in unit_names(tables.index):
         nouns = step.rows_by_image(tables.nouns / f"{unit}.parquet", "nouns")
         regions = step.rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
-        for image in listed(tables.index / f"{unit}.parquet", tables.images):
+        for image in read_image_records(tables.index / f"{unit}.parquet", tables.images):
             if nouns[image.image_id] and regions[image.image_id]:
                 texts = torch.stack([embeddings[row["noun"]] for row in nouns[image.image_id]])
                 yield Job(image, regions[image.image_id], texts)
 
 
 def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Variant:
-    """The image tower on tensors that lie ready on its device."""
+    """The image tower on prepared tensors on its device."""
     colour = crops.fill_colour("mean", clip.mean.tolist())
-    cut = torch.stack([_region(job, row, clip.size, colour) for job in jobs for row in job.regions])
+    crops_ = torch.stack([_region(job, row, clip.size, colour) for job in jobs for row in job.regions])
     size, device = runtime.batch_size, clip.mean.device
-    batches = (cut[i : i + size].to(device) for i in range(0, len(cut), size))
-    ready = [crops.normalise(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
+    batches = (crops_[i : i + size].to(device) for i in range(0, len(crops_), size))
+    prepared = [crops.normalise(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
 
     @torch.inference_mode()
-    def way(_: int) -> float:
-        begun = time.perf_counter()
-        for batch in ready:
+    def variant(_: int) -> float:
+        start = time.perf_counter()
+        for batch in prepared:
             clip.model.encode_image(batch)  # type: ignore[operator]
         if clip.mean.is_cuda:
             torch.cuda.synchronize()
-        return len(cut) / (time.perf_counter() - begun)
+        return len(crops_) / (time.perf_counter() - start)
 
-    way(0)
-    return way
+    variant(0)
+    return variant
 
 
 def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None) -> Tensor:
@@ -174,7 +173,7 @@ def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None)
 
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Variant:
-    """The task of step `score`, opened once; only the calls on its units are counted."""
+    """The task of the step `score`, created once; only its calls for the units are timed."""
     factory = step.ScoreTaskFactory(
         index=tables.index,
         images=tables.images,
@@ -191,30 +190,30 @@ def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime:
     )
     task = factory(runtime.devices[0])
 
-    turns = itertools.count()
+    numbers = itertools.count()
 
-    def way(_: int) -> float:
-        spent: list[float] = []
-        key = StepKey("score", f"benchmark-{precision}-{next(turns)}", {})
+    def variant(_: int) -> float:
+        seconds: list[float] = []
+        key = StepKey("score", f"benchmark-{precision}-{next(numbers)}", {})
         units = list(unit_names(tables.index))
-        counts = run_step(key, units, partial(_timed, task, spent), out / key.fingerprint, runtime, uses_model=True)
-        return counts["crops"] / sum(spent)
+        counts = run_step(key, units, partial(_timed, task, seconds), out / key.fingerprint, runtime, uses_model=True)
+        return counts["crops"] / sum(seconds)
 
-    return way
+    return variant
 
 
-def _timed(task: Task, spent: list[float], _device: str) -> Task:
+def _timed(task: Task, seconds: list[float], _device: str) -> Task:
     def timed(unit: str, folder: Path) -> Counts:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         counts = task(unit, folder)
-        spent.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
         return counts
 
     return timed
 
 
-def _plain(clip: Clip, jobs: list[Job], turns: int) -> Variant:
-    """What one writes first: a loop over images and masks, float32, a batch for each image."""
+def _plain(clip: Clip, jobs: list[Job], repeats: int) -> Variant:
+    """A straightforward loop over images and masks in float32, with a batch for each image."""
     mean, std = clip.mean.cpu()[:, None, None], clip.std.cpu()[:, None, None]
 
     def prepare(pixels: ImageArray, row: dict[str, Any]) -> Tensor:
@@ -226,15 +225,15 @@ def _plain(clip: Clip, jobs: list[Job], turns: int) -> Variant:
         return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255 - mean) / std
 
     @torch.inference_mode()
-    def way(repeat: int) -> float:
-        begun, number = time.perf_counter(), 0
-        for job in jobs[repeat::turns]:
+    def variant(repeat: int) -> float:
+        start, number = time.perf_counter(), 0
+        for job in jobs[repeat::repeats]:
             with Image.open(job.image.root / job.image.file) as image:
                 pixels = np.array(image.convert("RGB"))
             batch = torch.stack([prepare(pixels, row) for row in job.regions])
             features = clip.model.encode_image(batch.to(clip.mean.device))  # type: ignore[operator]
             (job.texts @ torch.nn.functional.normalize(features, dim=-1).cpu().T).argmax(1).tolist()
             number += len(batch)
-        return number / (time.perf_counter() - begun)
+        return number / (time.perf_counter() - start)
 
-    return way
+    return variant
