@@ -70,7 +70,7 @@ def python_failures(repo: Copy) -> dict[str, str]:
 @pytest.mark.parametrize("block", [block for block in blocks(*SHELL) if block.reason is None], ids=str)
 def test_shell_block(repo: Copy, block: Block) -> None:
     done = subprocess.run(
-        ["bash", "-c", as_run(block.text)], cwd=repo.folder, env=repo.env, capture_output=True, text=True, timeout=300
+        ["bash", "-c", as_run(block.text)], cwd=repo.folder, env=repo.env, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}\n{done.stderr}"
 
