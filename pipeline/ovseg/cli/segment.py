@@ -13,6 +13,7 @@ from ovseg.clip.load import Precision
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import SegmentOptions, Synonyms
+from ovseg.core.text_files import read_text
 from ovseg.core.vocabulary import Templates
 from ovseg.engine.runtime import devices
 from ovseg.evaluation.calibrate import Choice, read_choice
@@ -86,8 +87,8 @@ def read_names(text: str) -> list[list[str]]:
     path = Path(text)
     if "," not in text and len(text.encode()) < NAME_MAX and path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path).splitlines()
+        except OSError as error:
             raise OvsegError(f"{path} is no text file of names: {error}") from None
         parts = [line for line in lines if line.strip()]
     else:

@@ -6,6 +6,10 @@ input and writes out of bounds for malformed counts, so every RLE from outside p
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +18,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from ovseg.core.errors import BadItem
+from ovseg.core.json_files import whole_number
+from ovseg.core.polygons import read_rings
 
 Box = tuple[int, int, int, int]
 MaskArray = NDArray[np.bool_]
+BYTES_REPR = re.compile(r"(?:(?:np|numpy)\.bytes_\()?(?P<literal>b(['\"]).*\2)\)?", re.DOTALL)
+"""Bytes as `repr` of Python or NumPy writes them. No RLE has a quotation mark, so that such a text cannot be one."""
 
 
 def encode(mask: MaskArray) -> bytes:
@@ -105,57 +113,68 @@ def check_rle(counts: bytes, height: int, width: int) -> None:
 
 
 def from_coco(segmentation: Any, height: int, width: int) -> bytes:
+    """Convert COCO's `segmentation` field to checked compressed RLE; see `read_segmentation`."""
+    return read_segmentation(segmentation, height, width)[0]
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[bytes, int]:
     """Convert COCO's `segmentation` field (polygons, uncompressed or compressed RLE) to checked compressed RLE.
 
     Args:
-        segmentation: a list of polygons `[x0, y0, x1, y1, ...]`, or `{"size": [h, w], "counts": list | str | bytes}`.
+        segmentation: polygons, see `polygons.read_rings`; or `{"size": [h, w], "counts": list | str | bytes}`, where counts may
+            also be the `repr` of bytes that Python or NumPy writes. Numbers may be written as text.
         height, width: size of the annotated image in pixels.
+
+    Returns:
+        the RLE, and the number of malformed rings that were left out because others are good.
 
     Raises:
         BadItem: `rle_malformed`, `rle_size`, `empty_mask` or `polygon_malformed`.
     """
+    if isinstance(segmentation, str) and segmentation[:1] in ("[", "{"):  # JSON in JSON, as tables hold it
+        with contextlib.suppress(ValueError, RecursionError):
+            segmentation = json.loads(segmentation)
+    left_out = 0
     if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-            raise BadItem("rle_size", f"the mask is {size} (height, width), the image {[height, width]}")
-        if isinstance(counts, list):
-            counts = _from_runs(counts, height, width)
-        elif isinstance(counts, str):
-            counts = counts.encode("utf-8", "surrogatepass")  # `check_rle` rejects what is not ASCII
-        elif not isinstance(counts, bytes):
-            raise BadItem("rle_malformed", f"counts are {type(counts).__name__}")
+        counts = _read_rle(segmentation, height, width)
     else:
-        counts = _from_polygons(segmentation, height, width)
+        rings, left_out = read_rings(segmentation, height, width)
+        counts = bytes(coco.merge(coco.frPyObjects(rings, height, width))["counts"])
     check_rle(counts, height, width)
     if 0 in run_lengths(counts)[1:]:  # pycocotools computes wrong boxes if a run is empty
         counts = encode(decode(counts, height, width))
+    return counts, left_out
+
+
+def _read_rle(segmentation: dict[str, Any], height: int, width: int) -> bytes:
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    numbers = list(map(whole_number, size)) if isinstance(size, (list, tuple)) else []
+    if numbers != [height, width]:
+        exchanged = numbers == [width, height]
+        hint = ": height and width are exchanged" if exchanged else ""
+        raise BadItem("rle_size", f"the mask is {size} (height, width), the image {[height, width]}{hint}")
+    if isinstance(counts, str):
+        if match := BYTES_REPR.fullmatch(counts):
+            with contextlib.suppress(ValueError, SyntaxError):
+                counts = ast.literal_eval(match["literal"])
+        elif counts.startswith("[") and "," in counts:  # a comma is no letter of RLE
+            with contextlib.suppress(ValueError):
+                counts = json.loads(counts)
+    if isinstance(counts, list):
+        return _from_runs(counts, height, width)
+    if isinstance(counts, str):
+        return counts.encode("utf-8", "surrogatepass")  # `check_rle` rejects what is not ASCII
+    if not isinstance(counts, bytes):
+        raise BadItem("rle_malformed", f"counts are {type(counts).__name__}")
     return counts
 
 
-def _from_runs(runs: list[Any], height: int, width: int) -> bytes:
-    if not all(isinstance(run, int) and run >= 0 for run in runs):
+def _from_runs(values: list[Any], height: int, width: int) -> bytes:
+    runs = [value if type(value) is int else whole_number(value) for value in values]
+    if any(run is None or run < 0 for run in runs):
         raise BadItem("rle_malformed", "the runs must be integers of at least 0")
-    if sum(runs) != height * width:
-        raise BadItem("rle_size", f"the runs cover {sum(runs)} pixels, but the image is {height} x {width}")
+    total = sum(run for run in runs if run is not None)
+    if total != height * width:
+        raise BadItem("rle_size", f"the runs cover {total} pixels, but the image is {height} x {width}")
     counts: bytes = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
-    return counts
-
-
-def _from_polygons(polygons: Any, height: int, width: int) -> bytes:
-    valid = (
-        isinstance(polygons, list)
-        and polygons
-        and all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(isinstance(v, (int, float)) for v in p)
-            for p in polygons
-        )
-    )
-    if not valid:
-        raise BadItem("polygon_malformed", "a polygon needs at least three x, y pairs of numbers")
-    side = max(
-        height, width
-    )  # pycocotools allocates every pixel of an edge: a distant or infinite corner fills the memory
-    if not all(-side <= v <= 2 * side for p in polygons for v in p):
-        raise BadItem("polygon_malformed", f"a corner is far outside the {height} x {width} image, or not a number")
-    counts: bytes = coco.merge(coco.frPyObjects(polygons, height, width))["counts"]
     return counts

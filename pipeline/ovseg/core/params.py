@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ovseg.core import options
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import FilePath, Options
+from ovseg.core.text_files import read_text
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -153,7 +154,7 @@ def read_section(path: Path, name: str, model: type[S]) -> S:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise OvsegError(f"{path.absolute()} does not exist; copy one of recipes/*.yaml there") from None
     except yaml.YAMLError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import ImageArray, decode_image
+from ovseg.core.json_files import parse_json
 from ovseg.datasets.benchmark import Labels
 from ovseg.datasets.classes import Class
 from ovseg.datasets.release import (
@@ -118,11 +118,11 @@ def read_objects(path: Path) -> dict[int, str]:
         BadItem: `missing` or `bad_json`.
     """
     try:
-        objects = json.loads(path.read_text(encoding="latin-1"))["annotation"]["object"]
+        objects = parse_json(path.read_bytes(), path, "latin-1")["annotation"]["object"]
         return {int(entry["name_ndx"]): normalize_name(str(entry["name"])) for entry in objects}
     except OSError as error:
         raise BadItem("missing", f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OvsegError, ValueError, KeyError, TypeError) as error:
         raise BadItem("bad_json", f"{path}: {error!r}") from None
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from PIL import Image
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.images import ImageArray, decode_image, decode_labels, safe_path
+from ovseg.core.json_files import read_json
+from ovseg.core.text_files import read_text
 from ovseg.datasets.classes import names_of
 
 METADATA, ITEMS, LABELS = "benchmark.json", "items.tsv", "labels"
@@ -80,7 +81,7 @@ def read_benchmark(folder: Path) -> Benchmark:
     """
     path = folder / METADATA
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = read_json(path)
         names = tuple((name,) if isinstance(name, str) else names_of(name) for name in metadata["names"])
         if not isinstance(metadata["names"], list):
             raise TypeError(f"names are {metadata['names']!r}, not a list")
@@ -151,7 +152,7 @@ def write_labels(path: Path, labels: NDArray[np.integer]) -> None:
 def _list_items(folder: Path, images: Path) -> Iterable[tuple[str, str]]:
     path = folder / ITEMS
     if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], start=2):
+        for number, line in enumerate(read_text(path).splitlines()[1:], start=2):
             cells = line.split("\t")
             if len(cells) != 2:
                 raise OvsegError(

@@ -1,6 +1,6 @@
 """COCO's JSON files: captions, instances and panoptic of the 2014 and 2017 releases, and other files in that format.
 
-They are streamed and never loaded whole: instances_train2017.json alone would take gigabytes in every worker process.
+They are streamed and never loaded whole; ids that are written as text are read as numbers.
 """
 
 from __future__ import annotations
@@ -8,33 +8,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import ijson
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.json_files import first_value, iter_json, top_level_keys, whole_number
 from ovseg.datasets.store import Record, Store, Writer, open_store
+
+NUMBERS = {  # fields of each kind of record that are whole numbers, whatever a tool has written them as
+    "images.item": ("id", "width", "height"),
+    "annotations.item": ("id", "image_id", "category_id", "iscrowd"),
+    "categories.item": ("id",),
+    "item": ("id", "image_id", "category_id", "iscrowd", "width", "height"),
+}
 
 
 def open_coco(path: Path, database: Path) -> Store:
     """Open the images, annotations and categories of a COCO file.
 
     Args:
-        path: captions, instances or panoptic JSON: an object with the lists "images" and "annotations".
+        path: captions, instances or panoptic JSON: an object with the lists "images" and "annotations"; or objects with
+            "image_id", "file_name" and "caption" one after the other ("JSON lines").
         database: file that the records are copied to; it is made if it does not exist.
 
     Raises:
-        OvsegError: if the file is missing, is not valid JSON, or is not in COCO's format; the message says where.
+        OvsegError: if the file is missing, is not valid JSON, or is not in COCO's format; the message says where. Or if an id
+            stands for two images or two categories.
     """
     _check_is_file(path)
-    return open_store(database, partial(_fill, path))
+    return open_store(database, path, partial(_fill, path))
 
 
 def open_results(path: Path, database: Path) -> Store:
-    """Open a COCO results file, a list of `{"image_id", "segmentation", "score"}`, as annotations without images.
+    """Open a COCO results file as annotations without images.
 
     Args:
-        path: results JSON.
+        path: results JSON, a list of `{"image_id", "segmentation", "score"}`; or such objects one after the other.
         database: file that the records are copied to; it is made if it does not exist.
 
     Raises:
@@ -43,12 +50,16 @@ def open_results(path: Path, database: Path) -> Store:
     _check_is_file(path)
 
     def fill(writer: Writer) -> None:
-        if not writer.add_annotations(_read_records(path, "item", ("image_id", "segmentation"))):
+        first, _ = first_value(path)
+        lines = isinstance(first, dict) and "image_id" in first
+        if not writer.add_annotations(_read_records(path, "item", ("image_id", "segmentation"), lines)):
+            keys = ", ".join(top_level_keys(path))
             raise OvsegError(
-                f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected"
+                f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected, and it "
+                f"holds {f'an object with the keys {keys}' if keys else 'none'}"
             )
 
-    return open_store(database, fill)
+    return open_store(database, path, fill)
 
 
 def _check_is_file(path: Path) -> None:
@@ -58,47 +69,52 @@ def _check_is_file(path: Path) -> None:
 
 
 def _fill(path: Path, writer: Writer) -> None:
-    images = writer.add_images(_read_records(path, "images.item", ("id", "file_name")))
-    annotations = writer.add_annotations(_read_records(path, "annotations.item", ("image_id",)))
-    writer.add_categories(_read_records(path, "categories.item", ("id", "name")))
-    if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
+    first, follower = first_value(path)
+    lines = isinstance(first, dict) and "images" not in first and follower in ("", "{")
+    if lines and {"image_id", "file_name"} <= first.keys():
+        images = writer.add_images(map(_image_of_line, _read_records(path, "item", ("image_id", "file_name"), lines)))
+        annotations = writer.add_annotations(_read_records(path, "item", ("image_id",), lines))
+    elif lines and follower == "{":
         raise OvsegError(
-            f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {_top_level_keys(path)})"
+            f"{path} holds one object after the other (JSON lines; the first has {', '.join(first)}). Each needs image_id, "
+            'file_name and caption; or write one object with the lists "images" and "annotations", as COCO does'
         )
+    else:
+        images = writer.add_images(_read_records(path, "images.item", ("id", "file_name")))
+        annotations = writer.add_annotations(_read_records(path, "annotations.item", ("image_id",)))
+        writer.add_categories(_read_records(path, "categories.item", ("id", "name")))
+    if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
+        keys = ", ".join(top_level_keys(path)) or "none"
+        raise OvsegError(f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {keys})")
 
 
-def _read_records(path: Path, prefix: str, required: tuple[str, ...]) -> Iterator[Record]:
+def _image_of_line(record: Record) -> Record:
+    return {"id": record["image_id"], **{key: record[key] for key in ("file_name", "width", "height") if key in record}}
+
+
+def _read_records(path: Path, prefix: str, required: tuple[str, ...], lines: bool = False) -> Iterator[Record]:
     """The objects under `prefix`, each checked for the required keys; the first of these is its id."""
-    try:
-        with path.open("rb") as stream:
-            for number, record in enumerate(ijson.items(stream, prefix, use_float=True)):
-                missing = [key for key in required if not isinstance(record, dict) or key not in record]
-                if missing:
-                    raise OvsegError(f"{path}: {prefix}[{number}] has no {missing[0]!r}; is this a COCO file?")
-                if not _is_id(record[required[0]]):
-                    raise OvsegError(
-                        f"{path}: {prefix}[{number}] has {required[0]} {record[required[0]]!r}, which is not a whole number"
-                    )
-                yield record
-    except ijson.JSONError as error:
-        reason = str(error).split("\n")[0]
-        raise OvsegError(
-            f"{path} is broken JSON ({reason}); the download may be cut off: {path.stat().st_size:,} bytes. Fetch it again"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise OvsegError(
-            f"{path} is not text in UTF-8 ({error.reason}); a JSON file in COCO's format is needed"
-        ) from None
+    for number, record in enumerate(iter_json(path, "" if lines else prefix, lines)):
+        place = f"{path}: object {number + 1}" if lines else f"{path}: {prefix}[{number}]"
+        if prefix == "images.item" and isinstance(record, dict) and isinstance(record.get("coco_url"), str):
+            record.setdefault("file_name", record["coco_url"].rpartition("/")[2])  # LVIS
+        missing = [key for key in required if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise OvsegError(f"{place} has no {missing[0]!r}; is this a COCO file?")
+        value = record[required[0]]
+        _read_numbers(record, NUMBERS[prefix])
+        if type(record[required[0]]) is not int:
+            raise OvsegError(f"{place} has {required[0]} {value!r}, which is not a whole number")
+        if isinstance(segments := record.get("segments_info"), list):
+            for segment in filter(lambda value: isinstance(value, dict), segments):
+                _read_numbers(segment, ("id", "category_id"))
+        yield record
 
 
-def _is_id(value: Any) -> bool:
-    try:
-        return int(value) == float(value) and abs(int(value)) < 2**63
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _top_level_keys(path: Path) -> str:
-    with path.open("rb") as stream:
-        keys: list[Any] = [value for prefix, event, value in ijson.parse(stream) if not prefix and event == "map_key"]
-    return ", ".join(map(str, keys)) or "none"
+def _read_numbers(record: Record, keys: tuple[str, ...]) -> None:
+    """Replace the values of these keys by whole numbers, where they stand for one; others are left as they are."""
+    for key in keys:
+        value = record.get(key)
+        if type(value) is not int and value is not None:
+            number = whole_number(value)
+            record[key] = value if number is None else number

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.text_files import read_text
 from ovseg.datasets.classes import Class
 from ovseg.datasets.release import (
     Item,
@@ -36,8 +37,8 @@ def read_split(path: Path) -> list[str]:
         OvsegError: if the file is not a list of names, or a name occurs twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except OSError as error:
         raise OvsegError(f"{path} is not a list of names ({error})") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names or len(set(names)) < len(names) or any(len(name.split()) > 1 for name in names):

@@ -6,11 +6,12 @@ Only tar headers and captions are read here. The index records where each image 
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.json_files import parse_json
 from ovseg.datasets.store import Record, Store, Writer, open_store
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -48,16 +49,15 @@ def open_shards(folder: Path, database: Path) -> Store:
         num_images = 0
         known_ids: set[int] = set()
         for path in paths:
-            images, captions = _scan(path)
-            repeated = {record["id"] for record in images if record["id"] in known_ids}
-            known_ids.update(record["id"] for record in images)
-            records = (_duplicate(record) if record["id"] in repeated else record for record in images)
-            num_images += writer.add_images(records)
-            writer.add_annotations(caption for caption in captions if caption["image_id"] not in repeated)
+            for image, caption in _scan(path):
+                repeated = image["id"] in known_ids
+                known_ids.add(image["id"])
+                num_images += writer.add_images([_duplicate(image) if repeated else image])
+                writer.add_annotations([caption] if caption and not repeated else [])
         if not num_images:
             raise OvsegError(f"{folder}: no shard holds an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
-    return open_store(database, fill)
+    return open_store(database, folder, fill)
 
 
 def image_id(key: str) -> int:
@@ -73,8 +73,8 @@ def _duplicate(record: Record) -> Record:
     return {"id": image_id(place), "file_name": record["file_name"], "problem": "duplicate_key", "detail": detail}
 
 
-def _scan(path: Path) -> tuple[list[Record], list[Record]]:
-    """The image records and the caption records of a shard."""
+def _scan(path: Path) -> Iterator[tuple[Record, Record | None]]:
+    """The image record of each sample of a shard, and its caption record, if it has one."""
     images: dict[str, Record] = {}
     captions: dict[str, str] = {}
     try:
@@ -95,11 +95,10 @@ def _scan(path: Path) -> tuple[list[Record], list[Record]]:
                     captions[key] = caption.encode("utf-8", "replace").decode().strip()  # JSON can hold half an emoji
     except (tarfile.TarError, OSError, EOFError) as error:
         images[f"{path.name}#rest"] = {"file_name": path.name, "problem": "truncated_tar", "detail": str(error)}
-    image_records = [{"id": image_id(key), **record} for key, record in images.items()]
-    caption_records = [
-        {"image_id": image_id(key), "id": image_id(key), "caption": captions[key]} for key in images if key in captions
-    ]
-    return image_records, caption_records
+    for key, record in images.items():
+        number = image_id(key)
+        caption_record = {"image_id": number, "id": number, "caption": captions[key]} if key in captions else None
+        yield {"id": number, **record}, caption_record
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -109,7 +108,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _parse_json(data: bytes) -> Record:
     try:
-        value = json.loads(data)
-    except ValueError:
+        value = parse_json(data, "a member")
+    except OvsegError:
         return {}
     return value if isinstance(value, dict) else {}

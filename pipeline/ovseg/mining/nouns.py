@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CaptionsPerImage, NounsOptions, NounUnit
+from ovseg.core.text_files import read_text
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -101,7 +102,7 @@ def read_stop_list(path: Path | None) -> frozenset[str]:
     if path is None:
         text = resources.files(__package__).joinpath("stop_nouns.txt").read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     else:
         raise OvsegError(f"nouns.stop_list={path} does not exist")
     lines = (line.split("#")[0].strip().lower() for line in text.splitlines())

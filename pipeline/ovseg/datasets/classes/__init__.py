@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.json_files import read_json
 
 CLASS_TABLES = Path(__file__).parent
 
@@ -65,7 +65,7 @@ def read_classes(path: Path) -> list[Class]:
         OvsegError: if the file is not a class table, a number occurs twice, or a class has no name.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        rows = read_json(path)["classes"]
         classes = [Class(int(row["id"]), names_of(row["names"]), bool(row.get("seen", True))) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"{path} is not a class table ({error!r}); see pipeline/ovseg/datasets/classes") from None
