@@ -131,6 +131,7 @@ def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
         templates=params.heldout.templates,
         batch_size=runtime.batch_size,
         limit=params.heldout.limit,
+        orientation=params.heldout.orientation,
     )[""]
 
 

@@ -24,6 +24,7 @@ def main(params: Params) -> None:
             mask_threshold=params.propose.mask_threshold,
             max_proposals=params.propose.max_proposals,
             limit=params.heldout.limit,
+            orientation=params.heldout.orientation,
         )
     else:
         measure_clip(
@@ -36,6 +37,7 @@ def main(params: Params) -> None:
             antialias=params.crop.antialias,
             templates=params.heldout.templates,
             limit=params.heldout.limit,
+            orientation=params.heldout.orientation,
         )
 
 

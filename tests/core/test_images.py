@@ -59,7 +59,7 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     pixels = decode_image(data)
     assert pixels.shape == (H, W, 3) and pixels.dtype == np.uint8
     assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert read_header(data) == (W, H)
+    assert read_header(data)[:2] == (W, H)
 
 
 def test_a_palette_gives_its_colours() -> None:
@@ -110,7 +110,7 @@ def test_rotation_is_applied(orientation: int, format: str) -> None:
     if format != "TIFF":  # Pillow itself rotates a TIFF when it opens it
         assert np.array_equal(pixels, by_hand)
     assert np.array_equal(pixels, shown)
-    assert read_header(data) == (pixels.shape[1], pixels.shape[0])
+    assert read_header(data)[:2] == (pixels.shape[1], pixels.shape[0])
 
 
 @pytest.mark.parametrize("value", [0, 9, 99])
@@ -118,7 +118,7 @@ def test_an_orientation_that_does_not_exist_rotates_nothing(value: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
     data = saved(Image.fromarray(PIXELS), "JPEG", exif=exif)
-    assert read_header(data) == (W, H) == decode_image(data).shape[1::-1]
+    assert read_header(data)[:2] == (W, H) == decode_image(data).shape[1::-1]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
@@ -138,7 +138,7 @@ def test_floats_that_are_no_numbers_are_black() -> None:
 
 def test_one_pixel_is_an_image() -> None:
     data = saved(Image.new("RGB", (1, 1), (10, 20, 30)))
-    assert decode_image(data).tolist() == [[[10, 20, 30]]] and read_header(data) == (1, 1)
+    assert decode_image(data).tolist() == [[[10, 20, 30]]] and read_header(data)[:2] == (1, 1)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -167,7 +167,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
 
 
 def test_a_large_photograph_is_no_bomb() -> None:
-    assert read_header(saved(Image.new("1", (12_000, 9_000)), "BMP")) == (12_000, 9_000)
+    assert read_header(saved(Image.new("1", (12_000, 9_000)), "BMP"))[:2] == (12_000, 9_000)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -191,7 +191,7 @@ def test_damaged_bytes_never_crash(format: str) -> None:
             continue
         good += 1
         assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
-        assert pixels.shape[1::-1] == size
+        assert pixels.shape[1::-1] == size[:2]
     assert good < 300
 
 

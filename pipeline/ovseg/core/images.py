@@ -1,23 +1,54 @@
-"""Reading images and label maps of any format that Pillow knows; what cannot be read raises `BadItem` with its reason."""
+"""Reading images and label maps of any format that Pillow knows; what cannot be read raises `BadItem` with its reason.
+
+What the decoder can give whole is used: metadata that Pillow stumbles over are left out, and a JPEG that lacks only its end
+marker is whole. An image with missing pixels is `truncated`.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ovseg.core.errors import BadItem
+from ovseg.core.exif import INVERSES, METHODS, TAG, TRANSPOSED, Turn, read_turn
+from ovseg.core.image_formats import NOT_DECODED, explain_unidentified, is_cut_off
+from ovseg.core.image_repair import repair
+from ovseg.core.options import Orientation
 
 ImageArray = NDArray[np.uint8]
 MAX_PIXELS = 175_000_000  # 13,000 x 13,000: a small file with more pixels is a decompression bomb, not a photograph
-EXIF_ORIENTATION = 0x0112
-TRANSPOSED = (5, 6, 7, 8)  # values of that tag that exchange width and height
+REPAIRABLE = ("not_an_image", "truncated", "undecodable")
+
+T = TypeVar("T")
+
+
+class ImageHeader(NamedTuple):
+    """What is known of an image before its pixels are decoded.
+
+    Attributes:
+        width: the width in pixels, after the turn.
+        height: the height in pixels, after the turn.
+        exif_orientation: the orientation that its metadata state, 1 to 8; 1 turns nothing.
+        note: what was odd about the file, which is used all the same; None if nothing was.
+    """
+
+    width: int
+    height: int
+    exif_orientation: int = 1
+    note: str | None = None
+
+    @property
+    def same_size(self) -> bool:
+        """Whether the image has the same size with any orientation."""
+        return self.exif_orientation not in TRANSPOSED or self.width == self.height
 
 
 def safe_path(root: Path, name: str) -> Path:
@@ -62,49 +93,116 @@ def read_bytes(root: Path, name: str, offset: int, size: int) -> bytes:
     return data
 
 
-def read_header(data: bytes) -> tuple[int, int]:
-    """Return width and height of an image in pixels, after EXIF rotation, without decoding the pixels.
+def read_header(data: bytes, orientation: Orientation = "exif") -> ImageHeader:
+    """Read the size of an image without decoding its pixels.
+
+    Args:
+        data: the image file.
+        orientation: whether the image is turned as its metadata say ("exif"), or used as it is stored ("raw").
 
     Raises:
-        BadItem: `not_an_image`, `too_large` or `truncated`.
+        BadItem: `not_an_image`, `too_large`, `undecodable` or `truncated`.
     """
-    with _open(data) as image:
-        width, height = image.size
-        with _decoder_errors():
-            # Pillow itself rotates TIFFs when it opens them
-            transposed = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
-    return (height, width) if transposed else (width, height)
+    return _read(data, partial(_header, orientation))
 
 
-def decode_image(data: bytes) -> ImageArray:
-    """Decode an image of any mode to uint8 RGB `[H, W, 3]`, with EXIF rotation applied and transparency laid on white.
+def decode_image(data: bytes, orientation: Orientation = "exif") -> ImageArray:
+    """Decode an image of any mode to uint8 RGB `[H, W, 3]`, with transparency laid on white.
+
+    Args:
+        data: the image file.
+        orientation: whether the image is turned as its metadata say ("exif"), or used as it is stored ("raw").
 
     Raises:
-        BadItem: `not_an_image`, `too_large` or `truncated`.
+        BadItem: `not_an_image`, `too_large`, `undecodable` or `truncated`.
     """
-    with _open(data) as opened, _decoder_errors():
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        elif image.mode.startswith("I") or image.mode == "F":  # 16-bit gray, which convert() would clip to 8 bits
-            values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(min=0)
-            image = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
+    return _read(data, partial(_pixels, orientation))
 
 
-def decode_labels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def decode_labels(data: bytes, orientation: Orientation = "exif") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decode a label map to uint8 or uint16 `[H, W]`: gray values, or the indices of a palette (not its colors).
 
+    Args:
+        data: the file of the label map.
+        orientation: as for images, and with the same meaning: few label maps have metadata that turn them.
+
     Raises:
-        BadItem: `not_an_image`, `too_large` or `truncated`; `not_labels` for an image of another mode, or with labels
-            outside [0, 65535].
+        BadItem: `not_an_image`, `too_large`, `undecodable` or `truncated`; `not_labels` for an image of another mode, or
+            with labels outside [0, 65535].
     """
+    return _read(data, partial(_labels, orientation))
+
+
+def _read(data: bytes, read: Callable[[Image.Image], T]) -> T:
+    """Open an image and read from it; if Pillow refuses it, once more without what does not concern the pixels."""
+    try:
+        return _read_once(data, read, {})
+    except BadItem as problem:
+        repaired = repair(data, MAX_PIXELS) if problem.reason in REPAIRABLE else None
+        if repaired is None:
+            raise
+        try:
+            return _read_once(repaired.data, read, repaired.info)
+        except BadItem as other:
+            raise (other if other.reason not in REPAIRABLE else problem) from None
+
+
+def _read_once(data: bytes, read: Callable[[Image.Image], T], info: Mapping[str, Any]) -> T:
     with _open(data) as image:
-        if image.mode not in ("L", "P") and not image.mode.startswith("I"):
-            raise BadItem("not_labels", f"a label map is gray or has a palette; this image has mode {image.mode}")
-        with _decoder_errors():
-            values = np.asarray(image)
+        image.info.update(info)
+        try:
+            return read(image)
+        except BadItem:
+            raise
+        except Exception as error:  # of a decoder: OSError, SyntaxError, struct.error and others
+            reason = "truncated" if is_cut_off(data) or "truncat" in str(error).lower() else "undecodable"
+            raise BadItem(reason, f"{image.format}: {error or type(error).__name__}") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise BadItem("too_large", str(error)) from None
+    except UnidentifiedImageError:  # its text contains a memory address, which differs from run to run
+        raise BadItem("not_an_image", explain_unidentified(data)) from None
+    except Exception as error:  # raised by a plug-in of Pillow for a damaged header
+        raise BadItem("not_an_image", str(error)) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise BadItem("too_large", f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
+    if image.format in NOT_DECODED:
+        raise BadItem("not_an_image", f"{image.format} is no format of images that are read here")
+    return image
+
+
+def _header(orientation: Orientation, image: Image.Image) -> ImageHeader:
+    width, height = image.size
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # the orientation may come after the pixels
+    turn = read_turn(image)
+    transposed_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TAG) in TRANSPOSED
+    if transposed_by_pillow != (orientation == "exif" and turn.value in TRANSPOSED):
+        width, height = height, width
+    return ImageHeader(width, height, turn.value, turn.problem)
+
+
+def _pixels(orientation: Orientation, opened: Image.Image) -> ImageArray:
+    image = _turned(opened, orientation)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode.startswith("I") or image.mode == "F":  # 16-bit gray, which convert() would clip to 8 bits
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(min=0)
+        image = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+def _labels(orientation: Orientation, opened: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    if opened.mode not in ("L", "P") and not opened.mode.startswith("I"):
+        raise BadItem("not_labels", f"a label map is gray or has a palette; this image has mode {opened.mode}")
+    values = np.asarray(_turned(opened, orientation))
     if values.dtype == np.uint8:
         return values
     if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
@@ -114,26 +212,13 @@ def decode_labels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-@contextmanager
-def _decoder_errors() -> Iterator[None]:
-    """Turn any error of a decoder into `truncated`: Pillow's raise OSError, SyntaxError, struct.error and others."""
-    try:
-        yield
-    except Exception as error:
-        raise BadItem("truncated", f"{type(error).__name__}: {error}") from None
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise BadItem("too_large", str(error)) from None
-    except UnidentifiedImageError:  # its text contains a memory address, which differs from run to run
-        raise BadItem("not_an_image", "no image format that Pillow knows") from None
-    except Exception as error:  # raised by a plug-in of Pillow for a damaged header
-        raise BadItem("not_an_image", str(error)) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise BadItem("too_large", f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
-    return image
+def _turned(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """The loaded image, turned as `orientation` says."""
+    by_pillow = read_turn(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else Turn()
+    image.load()
+    if by_pillow.value != 1:
+        wanted = 1 if orientation == "exif" else INVERSES.get(by_pillow.value, by_pillow.value)
+    else:
+        wanted = read_turn(image).value if orientation == "exif" else 1
+    method = METHODS.get(wanted)
+    return image if method is None else image.transpose(method)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CaptionsPerImage = Literal[1, "all"]
 Fill = Literal["mean", "zero", "keep"]
+Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
 Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
@@ -68,6 +69,8 @@ class IndexOptions(Options):
     """JSON file in the COCO Captions format, or the folder of the WebDataset shards again."""
     limit: PositiveInt | None = None
     """Number of images to use, lowest ids first; all by default."""
+    orientation: Orientation = "exif"
+    """Whether images are turned as their EXIF orientation says, or used as stored ("raw"), for masks drawn on that."""
 
 
 class NounsOptions(Options):
@@ -294,6 +297,8 @@ class HeldoutOptions(Options):
     """COCO instances or panoptic JSON file."""
     limit: PositiveInt | None = None
     """Number of images to use, in the order of the annotations; all by default."""
+    orientation: Orientation = "exif"
+    """Whether images are turned as their EXIF orientation says, or used as stored ("raw"), for masks drawn on that."""
     templates: Templates = "vild"
     """Prompt templates of the class names."""
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 LICENCE = "ovseg.licence"  # key of a table's metadata: license of its masks, if the model that made them states one
 STEP_MANIFEST = "step.json"  # manifest of every published folder: fingerprint, counts, sha256 of each file
 
@@ -29,14 +29,17 @@ INDEX = pa.schema(
     [
         ("image_id", pa.int64()),
         ("file", pa.string()),  # path below the image folder; of the tar file if the image is in a shard
+        ("member", pa.string()),  # name of the image in that tar file; null for a file of its own
         ("offset", pa.int64()),  # position of its first byte in that file
         ("size", pa.int64()),  # number of bytes
         ("sha256", pa.string()),
-        ("width", pa.int32()),  # after EXIF rotation
+        ("width", pa.int32()),  # as the image is used, see `orientation`
         ("height", pa.int32()),
+        ("exif_orientation", pa.int8()),  # what its metadata state, 1 to 8; 1 turns nothing
+        ("orientation", pa.string()),  # "exif": it is turned as they say; "raw": it is used as it is stored
         ("captions", pa.list_(_caption)),  # sorted by id
         ("problem", pa.string()),  # rejection reason; null for an image that can be used
-        ("detail", pa.string()),
+        ("detail", pa.string()),  # the reason in a sentence; of an image that is used, what was odd about its metadata
     ]
 )
 NOUNS = pa.schema(

@@ -21,7 +21,9 @@ from ovseg.clip.load import Clip
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
-from ovseg.core.images import safe_path
+from ovseg.core.images import read_bytes, read_header, safe_path
+from ovseg.core.options import Orientation
+from ovseg.core.rotation import rotation_counts
 from ovseg.core.vocabulary import Templates, embed
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record
@@ -45,6 +47,8 @@ def measure_mask_accuracy(
     templates: Templates,
     batch_size: int,
     limit: int | None = None,
+    orientation: Orientation = "exif",
+    counts: Counter[str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure the mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
 
@@ -58,6 +62,8 @@ def measure_mask_accuracy(
         templates: the templates of the class names.
         batch_size: B, the number of regions in one forward pass.
         limit: the number of images to read, from the first on; None for all.
+        orientation: whether images are turned as their EXIF orientation says, or used as stored.
+        counts: is updated with the counts of `core.rotation`, and with the dropped regions and images by reason.
 
     Returns:
         for each CLIP the fractions of `accuracies`, and "regions", N.
@@ -68,7 +74,7 @@ def measure_mask_accuracy(
     first = next(iter(clips.values()))
     predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
     gt: list[IntArray] = []
-    dropped: Counter[str] = Counter()
+    counts = Counter() if counts is None else counts
     with TemporaryDirectory() as scratch:
         # the same streamed copy that `ground_truth` reads
         store = open_coco(annotations, Path(scratch) / f"{annotations.stem}.sqlite")
@@ -80,7 +86,8 @@ def measure_mask_accuracy(
         colour = crops.fill_colour(fill, first.mean.tolist())
         cut = partial(crops.crop_region, size=first.size, colour=colour, antialias=antialias)
         numbers = {name: i for i, name in enumerate(names)}
-        regions = _regions(list(islice(store.images(), limit)), images, source, numbers, cut, dropped)
+        records = list(islice(store.images(), limit))
+        regions = _regions(records, images, orientation, source, numbers, cut, counts)
         texts = embed(names, first.encode_texts, templates, batch_size)
         while batch := list(islice(regions, batch_size)):
             stacked = torch.stack([crop for crop, _, _ in batch]), torch.stack([mask for _, mask, _ in batch])
@@ -88,9 +95,7 @@ def measure_mask_accuracy(
             for name, clip in clips.items():
                 predictions[name].append((clip.encode_crops(*stacked) @ texts.T).argmax(1).numpy())
     if not gt:
-        raise OvsegError(
-            f"no region of {annotations} can be read; dropped {dict(dropped)}. Are its images in {images}?"
-        )
+        raise OvsegError(f"no region of {annotations} can be read; dropped {dict(counts)}. Are its images in {images}?")
     labels = np.concatenate(gt)
     stated = any("annotated" in record for record in categories)
     annotated = np.array([bool(record.get("annotated")) for record in categories]) if stated else None
@@ -130,16 +135,18 @@ def accuracies(
     return fractions
 
 
-def find_image(images: Path, record: Record) -> ImageRecord:
+def find_image(images: Path, record: Record, orientation: Orientation, counts: Counter[str]) -> ImageRecord:
     """Find the image file of a COCO record.
 
     Args:
         images: the folder of the images.
         record: an entry of the JSON's "images".
+        orientation: whether the image is turned as its EXIF orientation says, or used as stored.
+        counts: is updated with the counts of `core.rotation`.
 
     Raises:
         BadItem: the record states no size (`no_size`), its file is missing (`missing`) or outside of the folder
-            (`unsafe_path`).
+            (`unsafe_path`), or is no image that can be read.
     """
     name, width, height = (record.get(key) for key in ("file_name", "width", "height"))
     if not isinstance(width, int) or not isinstance(height, int):
@@ -147,23 +154,37 @@ def find_image(images: Path, record: Record) -> ImageRecord:
     path = safe_path(images, str(name))
     if not path.is_file():
         raise BadItem("missing", f"{path} is missing")
-    return ImageRecord(images, int(record["id"]), str(name), 0, path.stat().st_size, width, height)
+    size = path.stat().st_size
+    header = read_header(read_bytes(images, str(name), 0, size), orientation)
+    counts.update(rotation_counts(header, (width, height)))
+    return ImageRecord(
+        root=images,
+        image_id=int(record["id"]),
+        file=str(name),
+        offset=0,
+        size=size,
+        width=width,
+        height=height,
+        exif_orientation=header.exif_orientation,
+        orientation=orientation,
+    )
 
 
 def _regions(
     records: list[Record],
     images: Path,
+    orientation: Orientation,
     source: Source,
     numbers: dict[str, int],
     cut: Callable[..., tuple[Tensor, Tensor]],
-    dropped: Counter[str],
+    all_counts: Counter[str],
 ) -> Iterator[Region]:
-    """The regions of all images; what cannot be read is counted in `dropped` by its reason."""
+    """The regions of all images; what cannot be read is counted in `all_counts` by its reason."""
     with Progress("mask accuracy", len(records), "images") as progress:
         for record in records:
             counts: Counter[str] = Counter(regions=0)
             try:
-                image = find_image(images, record)
+                image = find_image(images, record, orientation, counts)
                 for proposal in source(image):
                     if isinstance(proposal, BadItem):
                         counts[f"dropped.{proposal.reason}"] += 1
@@ -175,5 +196,5 @@ def _regions(
                         yield crop, inside, numbers[proposal.label]
             except BadItem as problem:  # of the image itself
                 counts[f"dropped.{problem.reason}"] += 1
-            dropped.update(counts)
+            all_counts.update(counts)
             progress.add(counts)

@@ -16,12 +16,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import crops, hashing, tables
 from ovseg.core.files import CURVES, write_tsv
+from ovseg.core.options import Orientation
+from ovseg.core.rotation import explain_rotation
 from ovseg.core.vocabulary import Templates
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
@@ -48,6 +51,7 @@ def measure_clip(
     antialias: bool,
     templates: Templates,
     limit: int | None,
+    orientation: Orientation = "exif",
 ) -> None:
     """Measure the mask accuracy of a CLIP with and without its mask prompts, and write the folder of this module.
 
@@ -61,12 +65,14 @@ def measure_clip(
         antialias: whether crops are resized with antialiasing.
         templates: the templates of the class names.
         limit: the number of images to measure, from the first on; None for all.
+        orientation: whether images are turned as their EXIF orientation says, or used as stored.
 
     Raises:
         OvsegError: the model or the annotations cannot be used; `out` holds something else.
     """
 
     def write(_: str, folder: Path) -> Counts:
+        counts: Counter[str] = Counter()
         clip = load_adapted(model, runtime.devices[0])
         clips = {"model": clip}
         if clip.prompts is not None:
@@ -80,6 +86,8 @@ def measure_clip(
             templates=templates,
             batch_size=runtime.batch_size,
             limit=limit,
+            orientation=orientation,
+            counts=counts,
         )
         _write_metrics(folder, model, scores)
         rows = [
@@ -89,10 +97,11 @@ def measure_clip(
             if (value := fractions.get(f"mask_accuracy{suffix}")) is not None
         ]
         write_tsv(folder / "mask_accuracy.tsv", ("clip", "nouns", "mask_accuracy"), rows)
-        return {"regions": int(scores["model"]["regions"])}
+        return {**counts, "regions": int(scores["model"]["regions"])}
 
-    key = _key(model, images, annotations, fill=fill, antialias=antialias, templates=templates, limit=limit)
-    _publish(key, write, out, runtime)
+    parameters = {"fill": fill, "antialias": antialias, "templates": templates}
+    key = _key(model, images, annotations, limit=limit, orientation=orientation, **parameters)
+    _publish(key, write, out, runtime, orientation)
 
 
 def measure_proposal_network(
@@ -105,6 +114,7 @@ def measure_proposal_network(
     mask_threshold: float,
     max_proposals: int,
     limit: int | None,
+    orientation: Orientation = "exif",
 ) -> None:
     """Measure the average recall of a proposal network, and write the folder of this module.
 
@@ -117,14 +127,16 @@ def measure_proposal_network(
         mask_threshold: a pixel belongs to a mask if its probability is above it, in (0, 1).
         max_proposals: the number of proposals of an image, those with the best scores.
         limit: the number of images to measure, from the first on; None for all.
+        orientation: whether images are turned as their EXIF orientation says, or used as stored.
 
     Raises:
         OvsegError: the model or the annotations cannot be used; `out` holds something else.
     """
 
     def write(_: str, folder: Path) -> Counts:
+        counts: Counter[str] = Counter()
         source = proposal_network_source(model, mask_threshold, max_proposals, runtime.devices[0])
-        scores = measure_recall(source, images, annotations, limit)
+        scores = measure_recall(source, images, annotations, limit, orientation, counts)
         _write_metrics(folder, model, scores)
         rows = [
             (f"{group}, {description}", f"{scores[measure + suffix]:.4f}")
@@ -133,10 +145,11 @@ def measure_proposal_network(
             if measure + suffix in scores
         ]
         write_tsv(folder / "recall.tsv", ("masks", "recall"), rows)
-        return {"masks": int(scores["masks"]), "proposals": int(scores["proposals"])}
+        return {**counts, "masks": int(scores["masks"]), "proposals": int(scores["proposals"])}
 
-    key = _key(model, images, annotations, mask_threshold=mask_threshold, max_proposals=max_proposals, limit=limit)
-    _publish(key, write, out, runtime)
+    parameters = {"mask_threshold": mask_threshold, "max_proposals": max_proposals}
+    key = _key(model, images, annotations, limit=limit, orientation=orientation, **parameters)
+    _publish(key, write, out, runtime, orientation)
 
 
 def _key(model: Path, images: Path, annotations: Path, **parameters: object) -> StepKey:
@@ -158,7 +171,7 @@ def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> 
         shutil.copyfile(model / CURVES, folder / CURVES)
 
 
-def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime) -> None:
+def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime, orientation: Orientation) -> None:
     """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
     if published(out, key, runtime) is not None:
         log.info("%s: done before -> %s", key.step, out)
@@ -166,7 +179,10 @@ def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime) -> None:
     scratch = Scratch(runtime.work, key, runtime.fresh)
     try:
         counts = scratch.counts(UNIT)
-        scratch.publish([UNIT], out, commit(scratch.folder, UNIT, write) if counts is None else counts)
+        counts = commit(scratch.folder, UNIT, write) if counts is None else counts
+        scratch.publish([UNIT], out, counts)
+        for warning in explain_rotation(counts, orientation, "heldout.orientation"):
+            log.warning("%s: %s", key.step, warning)
         log.info("%s -> %s", key.step, out)
     finally:
         scratch.close()

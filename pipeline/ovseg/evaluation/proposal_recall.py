@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ovseg.core import masks
 from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.options import Orientation
 from ovseg.datasets.coco import open_coco
 from ovseg.engine.progress import Progress
 from ovseg.evaluation.mask_accuracy import find_image
@@ -24,7 +25,14 @@ from ovseg.proposals.ground_truth import ground_truth, masks_by_label
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # COCO's
 
 
-def measure_recall(source: Source, images: Path, annotations: Path, limit: int | None = None) -> dict[str, float]:
+def measure_recall(
+    source: Source,
+    images: Path,
+    annotations: Path,
+    limit: int | None = None,
+    orientation: Orientation = "exif",
+    all_counts: Counter[str] | None = None,
+) -> dict[str, float]:
     """Measure the recall of a source of proposals.
 
     The proposal network is trained on one mask for each class in an image, so the annotated masks of a class are united.
@@ -35,6 +43,8 @@ def measure_recall(source: Source, images: Path, annotations: Path, limit: int |
         annotations: COCO instances or panoptic JSON; its categories may state whether they are "annotated", that is,
             known in training.
         limit: the number of images to read, from the first on; None for all.
+        orientation: whether images are turned as their EXIF orientation says, or used as stored.
+        all_counts: is updated with the counts of `core.rotation`, and with the dropped images by reason.
 
     Returns:
         the fractions of `recalls`; "masks" and "proposals", the numbers of both.
@@ -54,7 +64,7 @@ def measure_recall(source: Source, images: Path, annotations: Path, limit: int |
             for record in records:
                 counts: Counter[str] = Counter(masks=0)
                 try:
-                    image = find_image(images, record)
+                    image = find_image(images, record, orientation, counts)
                     gt = {label: masks.encode(mask) for label, mask in masks_by_label(gt_source, image).items()}
                     rles = [item.rle for item in source(image) if isinstance(item, Proposal)]
                     ious = masks.iou_matrix(list(gt.values()), image.height, image.width, rles)
@@ -65,6 +75,8 @@ def measure_recall(source: Source, images: Path, annotations: Path, limit: int |
                 except BadItem as problem:
                     counts[f"dropped.{problem.reason}"] += 1
                 progress.add(counts)
+                if all_counts is not None:
+                    all_counts.update(counts)
     if not labels:
         raise OvsegError(f"no mask of {annotations} can be read; are its images in {images}?")
     flags = [annotated[label] for label in labels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import read_bytes, read_header, safe_path
-from ovseg.core.options import IndexOptions
+from ovseg.core.options import IndexOptions, Orientation
+from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
@@ -19,6 +21,8 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import PUBLISHED, Counts, Scratch, Task, published, scratch_folder
+
+log = logging.getLogger("ovseg")
 
 IMAGES_PER_PART = 64  # in the index, and so in every table that follows it: a unit is minutes of work at most
 
@@ -32,7 +36,7 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
         options: parameters of the step.
 
     Returns:
-        counts: images, captions, and dropped images by reason.
+        counts: images, captions, dropped images by reason, and the counts of `core.rotation`.
 
     Raises:
         OvsegError: a path does not exist or is in no format that is read, or not one image can be used.
@@ -45,6 +49,7 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
         images=str(options.images.resolve()),
         captions=_captions_identity(options.captions),
         limit=options.limit,
+        orientation=options.orientation,
         schema=tables.SCHEMA_VERSION,
     )
     # The images are no part of the key: hashing all of them takes as long as the step. DVC, which sees that they have
@@ -57,13 +62,15 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     )
     num_images = min(store.count(), options.limit or store.count())
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
-    factory = _IndexTaskFactory(options.images, database, num_images)
+    factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
     counts = run_step(key, units, factory, out, runtime, scratch=scratch)
     if not counts["images"]:
         dropped = {name: n for name, n in counts.items() if name.startswith("dropped.")}
         raise OvsegError(
             f"not one of the {num_images} images that {options.captions} lists can be used from {options.images}: {dropped}"
         )
+    for warning in explain_rotation(counts, options.orientation, "index.orientation"):
+        log.warning("index: %s", warning)
     return counts
 
 
@@ -81,6 +88,7 @@ class _IndexTaskFactory:
     images: Path
     database: Path
     num_images: int
+    orientation: Orientation
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
         store = Store(self.database)
@@ -88,26 +96,32 @@ class _IndexTaskFactory:
         def task(unit: str, folder: Path) -> Counts:
             start = int(unit) * IMAGES_PER_PART
             records = store.images(start, min(start + IMAGES_PER_PART, self.num_images))
-            rows = [_row(self.images, record, store.annotations(record["id"])) for record in records]
+            counts: Counter[str] = Counter(images=0, captions=0)
+            rows = [
+                _row(self.images, record, store.annotations(record["id"]), self.orientation, counts)
+                for record in records
+            ]
             # The key of a part is its content, so that a changed image changes what follows.
             tables.write_part(folder / f"{unit}.parquet", "index", rows, hashing.fingerprint(rows=rows))
-            usable = [row for row in rows if row["problem"] is None]
-            counts = Counter(images=len(usable), captions=sum(len(row["captions"]) for row in usable))
-            counts.update(f"dropped.{row['problem']}" for row in rows if row["problem"])
             return counts
 
         return task
 
 
-def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, Any]:
+def _row(
+    images: Path, record: Record, annotations: list[Record], orientation: Orientation, counts: Counter[str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "image_id": int(record["id"]),
         "file": str(record["file_name"]),
+        "member": record.get("member"),
         "offset": int(record.get("offset", 0)),
         "size": 0,
         "sha256": "",
         "width": 0,
         "height": 0,
+        "exif_orientation": 1,
+        "orientation": orientation,
         "captions": _captions(annotations),
         "problem": None,
         "detail": None,
@@ -118,9 +132,13 @@ def _row(images: Path, record: Record, annotations: list[Record]) -> dict[str, A
         size = int(record["size"]) if "offset" in record else _file_size(images, row["file"])
         data = read_bytes(images, row["file"], row["offset"], size)
         row["size"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-        row["width"], row["height"] = read_header(data)
+        header = read_header(data, orientation)
+        row["width"], row["height"], row["exif_orientation"], row["detail"] = header
+        counts.update(images=1, captions=len(row["captions"]))
+        counts.update(rotation_counts(header, (record.get("width"), record.get("height"))))
     except BadItem as problem:
         row["problem"], row["detail"] = problem.reason, problem.detail
+        counts[f"dropped.{problem.reason}"] += 1
     return row
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
-from ovseg.core.image_records import ImageRecord, read_image_records
+from ovseg.core.image_records import OTHER_ORIENTATION, ImageRecord, read_image_records
 from ovseg.core.options import ProposeOptions
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
@@ -21,6 +22,8 @@ from ovseg.engine.units import Counts, Scratch, Task, unit_names
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth
 from ovseg.proposals.sources import content_hash, mask_source, table_metadata
+
+log = logging.getLogger("ovseg")
 
 
 def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, options: ProposeOptions) -> dict[str, int]:
@@ -56,7 +59,15 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
     factory = _ProposeTaskFactory(index, images, key.fingerprint, scratch.folder, options, metadata)
     if not source.uses_model:
         factory("cpu")  # indexes the files of masks once, before several workers would do it at the same time
-    return run_step(key, list(unit_names(index)), factory, out, runtime, uses_model=source.uses_model, scratch=scratch)
+    units = list(unit_names(index))
+    counts = run_step(key, units, factory, out, runtime, uses_model=source.uses_model, scratch=scratch)
+    if others := counts.get(f"dropped.{OTHER_ORIENTATION}"):
+        log.warning(
+            "propose: %d masks have the size that their images have with the other EXIF orientation, not the one they are used "
+            "with; set index.orientation to the other value (exif or raw), and run the step index again",
+            others,
+        )
+    return counts
 
 
 @dataclass(frozen=True)

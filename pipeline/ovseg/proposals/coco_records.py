@@ -25,8 +25,12 @@ def coco_mask(record: Record, image: ImageRecord, names: Mapping[int, str]) -> P
     score = record.get("score", 1.0)
     if not isinstance(score, (int, float)) or not math.isfinite(score):
         return BadItem("score_malformed", f"the score {score!r} is not a number")
+    segmentation = record.get("segmentation")
     try:
-        rle = masks.from_coco(record.get("segmentation"), image.height, image.width)
+        size = segmentation.get("size") if isinstance(segmentation, dict) else None
+        if isinstance(size, (list, tuple)) and tuple(size) == image.other_size:
+            image.check_size("the mask", *size)
+        rle = masks.from_coco(segmentation, image.height, image.width)
     except BadItem as problem:
         return problem
     return Proposal(rle, float(score), names.get(record.get("category_id", -1)))

@@ -14,9 +14,10 @@ from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.core.masks import MaskArray
+from ovseg.core.options import Orientation
 from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco
-from ovseg.datasets.store import Record
+from ovseg.datasets.store import Record, Store
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.coco_records import coco_mask
 
@@ -44,9 +45,12 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
     names = {number: str(record["name"]) for number, record in store.categories().items()}
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
+        problem = _other_orientation(store, image)
         for record in store.annotations(image.image_id):
             if "segments_info" in record:
                 yield from _panoptic_masks(path.with_suffix(""), record, image, names if labels else {})
+            elif problem and isinstance(record.get("segmentation"), list):  # polygons do not state their size
+                yield problem
             else:
                 yield coco_mask(record, image, names if labels else {})
 
@@ -73,6 +77,20 @@ def masks_by_label(source: Source, image: ImageRecord, labels: Container[str] | 
             mask = masks.decode(item.rle, image.height, image.width)
             unions[item.label] = unions[item.label] | mask if item.label in unions else mask
     return unions
+
+
+def _other_orientation(store: Store, image: ImageRecord) -> BadItem | None:
+    """The rejection of masks of a rotated image that is listed with the size that it has with the other orientation."""
+    if image.other_size is None:
+        return None
+    listed = store.image(image.image_id) or {}
+    if (listed.get("height"), listed.get("width")) != image.other_size:
+        return None
+    try:
+        image.check_size("the size that its annotations list", *image.other_size)
+    except BadItem as problem:
+        return problem
+    return None
 
 
 def _panoptic_masks(
@@ -105,13 +123,10 @@ def _label_map_masks(folder: Path, image: ImageRecord, names: Mapping[int, str] 
             yield Proposal(masks.encode(labels == label), 1.0, names[int(label)] if names else None)
 
 
-def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes, Orientation], NDArray[Any]]) -> NDArray[Any]:
     try:
-        pixels = decode(path.read_bytes())
+        pixels = decode(path.read_bytes(), image.orientation)
     except OSError as error:
         raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
-    if pixels.shape[:2] != (image.height, image.width):
-        raise BadItem(
-            "mask_size", f"{path} is {pixels.shape[:2]} (height, width), the image {(image.height, image.width)}"
-        )
+    image.check_size(str(path), *pixels.shape[:2])
     return pixels

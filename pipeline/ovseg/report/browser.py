@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from ovseg.core import masks
 from ovseg.core.errors import BadItem
-from ovseg.core.image_records import ImageRecord
+from ovseg.core.image_records import COLUMNS, ImageRecord
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
 from ovseg.core.samples import sample_key
@@ -43,7 +43,6 @@ LINES = (
 )  # distance from the mask in drawn pixels and color, inner line first
 BACKGROUND_BRIGHTNESS = 0.65  # factor on the pixels outside the mask
 JPEG_QUALITY = 74
-IMAGE_FIELDS = ("image_id", "file", "offset", "size", "width", "height")
 
 
 def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
@@ -117,7 +116,7 @@ def _cards(run: Path, images: Path, pairs: list[Row]) -> Iterator[dict[str, Any]
     index_rows = read_index_rows(run / "index", pairs)
     for image_id, image_pairs, proposals in pairs_by_image(pairs, run / "proposals"):
         row = index_rows[image_id]
-        record = ImageRecord(root=images, **{name: row[name] for name in IMAGE_FIELDS})
+        record = ImageRecord(root=images, **{name: row[name] for name in COLUMNS})
         for pair in image_pairs:
             yield _card(pair, row, record, proposals[pair["proposal"]]["rle"])
 
