@@ -32,11 +32,6 @@ class Store:
         query = "SELECT record FROM images ORDER BY id LIMIT ? OFFSET ?"
         return (json.loads(row[0]) for row in self._db.execute(query, (limit, start)))
 
-    def image(self, image_id: int) -> Record | None:
-        """The record of an image; None if it is not listed."""
-        row = self._db.execute("SELECT record FROM images WHERE id = ?", (image_id,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
-
     def annotations(self, image_id: int) -> list[Record]:
         """Annotation records of one image, in the order of the file."""
         query = "SELECT record FROM annotations WHERE image_id = ? ORDER BY rowid"
