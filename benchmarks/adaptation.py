@@ -19,8 +19,8 @@ from statistics import mean, stdev
 
 from benchmarks.results import FOLDER, machine, slug, versions
 from ovseg.clip.adapted import load_adapted
-from ovseg.core import crops, hashing, tables
-from ovseg.core.options import SelectOptions, ShardsOptions
+from ovseg.core import hashing, tables
+from ovseg.core.options import Fill, SelectOptions, ShardsOptions
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import from_environment, work_folder
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
@@ -119,7 +119,7 @@ def _ground_truth(params: Params) -> Path:
     return out
 
 
-def _measure(folder: Path, params: Params, fill: crops.Fill) -> Scores:
+def _measure(folder: Path, params: Params, fill: Fill) -> Scores:
     runtime = from_environment()
     clip = load_adapted(folder, runtime.devices[0])
     return measure_mask_accuracy(

@@ -30,11 +30,19 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
-from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.clip.load import Clip, load_clip
 from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
-from ovseg.core.options import ClipOptions, CropOptions, IndexOptions, NounsOptions, ProposeOptions, ScoreOptions
+from ovseg.core.options import (
+    ClipOptions,
+    CropOptions,
+    IndexOptions,
+    NounsOptions,
+    Precision,
+    ProposeOptions,
+    ScoreOptions,
+)
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step

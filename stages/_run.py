@@ -1,4 +1,4 @@
-"""What every stage script does around its one call: logging, errors in one line, an exit code that says so."""
+"""What all stage scripts share: parameters, logging, errors as one line, and an exit code that is not 0 after an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ovseg.engine.runtime import Runtime, from_environment
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:
-    """Call a stage with the checked params.yaml."""
+    """Call a stage with the checked parameters of params.yaml."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
@@ -24,12 +24,12 @@ def run_stage(stage: Callable[[Params], object]) -> None:
     except OvsegError as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        print("Stopped. What is finished is kept: run the same command again to continue.", file=sys.stderr)
+        print("Stopped. Finished work is kept: run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
 
 
 def run_training(stage: Callable[[Params], object]) -> None:
-    """As `run_stage`, in one process for each device (`OVSEG_DEVICE`), or in `OVSEG_PROCESSES`: torchrun starts them."""
+    """Do as `run_stage`, in one process for each device of `OVSEG_DEVICE`, or in `OVSEG_PROCESSES` processes, by torchrun."""
     if "RANK" not in os.environ:
         run_stage(_start_ranks)
     elif not is_first_rank():
@@ -38,12 +38,12 @@ def run_training(stage: Callable[[Params], object]) -> None:
 
 
 def is_first_rank() -> bool:
-    """Whether this process writes what all ranks together have made."""
+    """Whether this process is the one of a training that writes its results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _start_ranks(_: Params) -> None:
-    """Become torchrun, where several processes are wanted; it comes back here in each of them."""
+    """Replace this process by torchrun if several processes are wanted; it runs the same script in each of them."""
     runtime = from_environment()
     processes = runtime.processes or len(runtime.devices)
     kinds = {device.split(":")[0] for device in runtime.devices}

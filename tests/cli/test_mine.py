@@ -319,10 +319,10 @@ def flip(path: Path, place: float = 0.5) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda shards: flip(shards / "00001.tar"), "00001.tar is not the file that was written"),
-        (lambda shards: flip(shards / "00001.tar", 0.999), "00001.tar is not the file that was written"),
+        (lambda shards: flip(shards / "00001.tar"), "00001.tar has changed"),
+        (lambda shards: flip(shards / "00001.tar", 0.999), "00001.tar has changed"),
         (lambda shards: (shards / "00002.tar").unlink(), "00002.tar is missing"),
-        (lambda shards: shutil.copy(shards / "00000.tar", shards / "00009.tar"), "00009.tar is too much"),
+        (lambda shards: shutil.copy(shards / "00000.tar", shards / "00009.tar"), "00009.tar"),
         (lambda shards: (shards / "00001.parquet").unlink(), "00001.parquet"),
         (lambda shards: flip(shards / "00001.parquet"), "00001.parquet"),
         (lambda shards: (shards / "SHA256SUMS").unlink(), "SHA256SUMS"),

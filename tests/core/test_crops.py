@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ovseg.core import crops, masks
 from ovseg.core.images import ImageArray
+from ovseg.core.options import Fill
 from ovseg.mining.shards import CLIP_MEAN
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,7 +53,7 @@ def weights(source: int, target: int, antialias: bool) -> np.ndarray[tuple[int, 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [8, 32, 45])
 @pytest.mark.parametrize("fill", ["mean", "zero", "keep"])
-def test_a_region_is_the_formula(fill: crops.Fill, size: int, antialias: bool) -> None:
+def test_a_region_is_the_formula(fill: Fill, size: int, antialias: bool) -> None:
     """Tight box, background of one color, bicubic to a square, nearest for the mask, up to two roundings."""
     mask = blob()
     box = masks.box(masks.encode(mask), *mask.shape)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg.core.vocabulary import TEMPLATES, Templates, embed
+from ovseg.core.options import Templates
+from ovseg.core.vocabulary import TEMPLATES, embed
 
 
 class Encoder:

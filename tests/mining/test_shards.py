@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg.core import crops, masks, tables
+from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
-from ovseg.core.options import ShardsOptions
+from ovseg.core.options import Fill, ShardsOptions
 from ovseg.core.samples import MEMBERS, Sample, decode_sample, encode_sample, sample_key
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN, bounds, write_shards
@@ -53,7 +53,7 @@ def raws(folder: Path) -> list[Row]:
 
 
 @pytest.mark.parametrize("background", ["mean", "zero", "keep"])
-def test_a_sample_is_its_contract(background: crops.Fill, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
+def test_a_sample_is_its_contract(background: Fill, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
     """Crop, mask, text and record of every pair, each against its image, its mask and its caption."""
     shards_of(mined, tmp_path / "out", runtime, background=background, jpeg_quality=100)
     files = {row["image_id"]: row for row in tables.rows(mined.index, "index")}

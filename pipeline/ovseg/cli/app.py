@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ovseg.cli.data import data
 from ovseg.cli.entry import run_app
+from ovseg.cli.options import with_options
+from ovseg.core.options import SegmentOptions
 
 app = typer.Typer(
     help="Segment images with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
@@ -21,28 +22,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 
 
-class Classifier(StrEnum):  # noqa: D101
-    clip = "clip"
-    proposals = "proposals"
-    ensemble = "ensemble"
-
-
-class Synonyms(StrEnum):  # noqa: D101
-    max = "max"
-    joined = "joined"
-
-
-class Templates(StrEnum):  # noqa: D101
-    none = "none"
-    single = "single"
-    vild = "vild"
-
-
-class Precision(StrEnum):  # noqa: D101
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
+Classifier = Literal["clip", "proposals", "ensemble"]
 Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 
@@ -52,54 +32,54 @@ def callback() -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command as this process."""
     run_app(app)
 
 
 @app.command()
+@with_options
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
-    names: Annotated[str, typer.Option(help='What to look for: "cat, sofa, grass", or a file with a name a line.')],
+    names: Annotated[
+        str, typer.Option(help='Names to look for: "cat, sofa, grass", or a file with one name per line.')
+    ],
+    options: SegmentOptions,
     out: Annotated[Path, typer.Option(help="Folder of overlays, label maps and JSON files.")] = Path("segmented"),
-    clip: Annotated[Path, typer.Option(help="The CLIP that names regions.")] = Path("models/prompt"),
-    network: Annotated[Path, typer.Option(help="The proposal network.")] = Path("models/proposal_network"),
-    classifier: Annotated[Classifier, typer.Option(help="Whose word counts.")] = Classifier.ensemble,
+    clip: Annotated[Path, typer.Option(help="Folder of the CLIP that classifies proposals.")] = Path("models/prompt"),
+    network: Annotated[Path, typer.Option(help="Folder of the proposal network.")] = Path("models/proposal_network"),
+    classifier: Annotated[Classifier, typer.Option(help="What classifies proposals.")] = "ensemble",
     weight: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of CLIP in the ensemble; calibrated by default.")
+        float | None, typer.Option(min=0, max=1, help="Weight of CLIP in the ensemble; by default the calibrated one.")
     ] = None,
     mask_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="What CLIP sees of a soft mask; calibrated by default.")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Probability above which a pixel of a mask is foreground; by default the calibrated one."
+        ),
     ] = None,
     others: Annotated[
         bool | None,
         typer.Option("--others/--no-others", help="One more class for the rest; by default if one name is given."),
     ] = None,
-    synonyms: Annotated[
-        Synonyms, typer.Option(help='What "road | route" means: the better one, or one text.')
-    ] = Synonyms.max,
-    templates: Annotated[Templates, typer.Option(help="Sentences around each name.")] = Templates.vild,
-    precision: Annotated[Precision, typer.Option(help="Of CLIP.")] = Precision.fp32,
-    device: Annotated[str, typer.Option(help="cpu, cuda:0, ... or auto.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Regions in one forward pass.")] = 64,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of crops in one forward pass.")] = 64,
 ) -> None:
-    """Segment images with any words."""
+    """Segment images with any names."""
     from ovseg.cli.segment import segment_with
 
     segment_with(
-        images,
-        names,
-        out,
-        clip,
-        network,
-        classifier.value,
-        weight,
-        mask_threshold,
-        others,
-        synonyms.value,
-        templates.value,
-        precision.value,
-        device,
-        batch_size,
+        images=images,
+        names=names,
+        out=out,
+        clip=clip,
+        network=network,
+        classifier=classifier,
+        weight=weight,
+        mask_threshold=mask_threshold,
+        others=others,
+        options=options,
+        device=device,
+        batch_size=batch_size,
     )
 
 
@@ -107,11 +87,11 @@ def segment(
 def convert_benchmark(
     name: Annotated[str, typer.Argument(help="ade150, ade847, pc59, pc459, pas20, voc, cocostuff or cocostuff156.")],
     release: Annotated[Path, typer.Argument(help="Folder that the official release was unpacked in.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the benchmark, e.g. data/benchmarks/ade150.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Use what there is of a release.")] = False,
+    out: Annotated[Path, typer.Argument(help="Folder of the benchmark, such as data/benchmarks/ade150.")],
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Convert the files that are there.")] = False,
 ) -> None:
-    """Bring an official release into the benchmark layout (docs/evaluation.md). Stopped, it goes on where it was."""
+    """Convert an official release to the benchmark layout (docs/evaluation.md). After a stop, run it again to continue."""
     from ovseg.datasets.official import convert, format_counts
 
     counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)
@@ -120,11 +100,11 @@ def convert_benchmark(
 
 @app.command()
 def export_clip(
-    model: Annotated[Path, typer.Argument(help="models/finetune, models/prompt, or another adapted CLIP.")],
+    model: Annotated[Path, typer.Argument(help="Folder of the CLIP: models/finetune, models/prompt, or another one.")],
     out: Out,
     half: Annotated[bool, typer.Option("--half", help="Store weights in half precision.")] = False,
 ) -> None:
-    """Write a CLIP as a repository of the Hugging Face Hub: stock open_clip loads it by hf-hub:OWNER/NAME."""
+    """Write a CLIP as a repository for the Hugging Face Hub, which open_clip loads by hf-hub:OWNER/NAME."""
     from ovseg.clip.export import export_clip
 
     export_clip(model, out, half)
@@ -133,15 +113,15 @@ def export_clip(
 
 @app.command()
 def convert_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="A CLIP, or a segmenter that OVSeg's authors released.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Released checkpoint of a CLIP, or of a whole segmenter.")],
     out: Out,
     model: Annotated[
-        str | None, typer.Option(help="open_clip name of the CLIP; by default told from its sizes.")
+        str | None, typer.Option(help="open_clip name of the CLIP; by default found from its sizes.")
     ] = None,
 ) -> None:
-    """Read a released OVSeg CLIP, mask prompts included, into a folder that everything here loads.
+    """Convert a released CLIP with its mask prompts to a folder that all commands load.
 
-    Of a released segmenter both its proposal network and its CLIP are read, into OUT/proposal_network and OUT/clip.
+    A released segmenter is converted to two folders: its proposal network to OUT/proposal_network, its CLIP to OUT/clip.
     """
     from ovseg.clip.convert import convert_clip, read_state
     from ovseg.proposals.convert import CLIP, NETWORK, convert_segmenter, is_segmenter

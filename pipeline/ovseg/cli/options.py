@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from ovseg.clip.names import parse as parse_clip
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import ClipOptions, NounsOptions, Options, ProposeOptions
+from ovseg.core.options import ClipOptions, NounsOptions, Options, ProposeOptions, SegmentOptions
 
 M = TypeVar("M", bound=Options)
 
@@ -81,6 +81,11 @@ NAMES: dict[type[Options], dict[str, str]] = {
     NounsOptions: {"model": "nouns_model", "model_version": "nouns_model_version"},
 }
 """Fields whose option has another name, because the name alone does not say of what it is."""
+
+HIDDEN: dict[type[Options], frozenset[str]] = {
+    SegmentOptions: frozenset({"weight_seen", "average_seen", "seen_penalty"}),
+}
+"""Fields without an option: names that are given on the command line are not known to be seen in training."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -145,8 +150,8 @@ def _build(model: type[M], values: dict[str, Any]) -> M:
 
 def _options(model: type[Options]) -> dict[str, str]:
     """The field that each option of the command line sets."""
-    spelled = SPELLINGS[model].fields if model in SPELLINGS else frozenset()
-    return {NAMES.get(model, {}).get(name, name): name for name in model.model_fields if name not in spelled}
+    without = HIDDEN.get(model, frozenset()) | (SPELLINGS[model].fields if model in SPELLINGS else frozenset())
+    return {NAMES.get(model, {}).get(name, name): name for name in model.model_fields if name not in without}
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:

@@ -1,4 +1,4 @@
-"""What `ovseg segment` does: names, settings, images."""
+"""What `ovseg segment` does: reads the names, finds the calibrated settings, segments the images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import typer
 
-from ovseg.clip.load import Precision
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import SegmentOptions, Synonyms
+from ovseg.core.options import SegmentOptions
 from ovseg.core.text_files import read_text
-from ovseg.core.vocabulary import Templates
 from ovseg.engine.runtime import devices
 from ovseg.evaluation.calibrate import Choice, read_choice
 from ovseg.segmentation.image_files import list_images, segment_images
@@ -23,11 +21,12 @@ from ovseg.segmentation.segmenter import Classifier, Segmenter
 log = logging.getLogger("ovseg")
 
 SYNONYM = "|"
-NAME_MAX = 255  # bytes of a file's name
-DEFAULT = Choice(0.4, 0.7, "default, the paper's")
+NAME_MAX = 255  # bytes in the name of a file; a longer text is no path
+DEFAULT = Choice(mask_threshold=0.4, weight=0.7, source="default, the paper's")
 
 
 def segment_with(
+    *,
     images: Sequence[Path],
     names: str,
     out: Path,
@@ -37,19 +36,31 @@ def segment_with(
     weight: float | None,
     mask_threshold: float | None,
     others: bool | None,
-    synonyms: Synonyms,
-    templates: Templates,
-    precision: Precision,
+    options: SegmentOptions,
     device: str,
     batch_size: int,
 ) -> None:
-    """Segment images and say what was done; see `ovseg segment --help`.
+    """Segment images and write what was found to `out`.
+
+    Args:
+        images: image files, and folders of them.
+        names: see `read_names`.
+        out: folder of overlays, label maps and JSON files.
+        clip: folder of the CLIP.
+        network: folder of the proposal network.
+        classifier: what classifies proposals.
+        weight: weight of CLIP in the ensemble, in [0, 1]; None for the calibrated one.
+        mask_threshold: probability above which a pixel of a mask is foreground; None for the calibrated one.
+        others: whether there is one more class, for what has none of the names; None if only one name is given.
+        options: how an image is segmented.
+        device: torch device, or "auto".
+        batch_size: number of crops in one forward pass.
 
     Raises:
-        OvsegError: names, paths or models that cannot be used.
-        typer.Exit: some images could not be read.
+        OvsegError: names, paths or models cannot be used.
+        typer.Exit: some images could not be read; the others are segmented.
     """
-    classes, found = read_names(names), list_images(images)
+    classes, files = read_names(names), list_images(images)
     choice = _choice(clip, weight, mask_threshold)
     log.info("mask threshold %g, weight of CLIP %g (%s)", choice.mask_threshold, choice.weight, choice.source)
     segmenter = Segmenter.load(
@@ -58,38 +69,43 @@ def segment_with(
         devices(device)[0],
         mask_threshold=choice.mask_threshold,
         weight=choice.weight,
-        options=SegmentOptions(templates=templates, synonyms=synonyms, precision=precision),
+        options=options,
         batch_size=batch_size,
     )
-    words = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)
-    about: dict[str, Any] = {
+    vocabulary = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)
+    settings: dict[str, Any] = {
         "classifier": classifier,
         "weight": choice.weight,
         "mask_threshold": choice.mask_threshold,
-        "synonyms": synonyms,
-        "templates": templates,
-        "precision": precision,
+        **options.model_dump(include={"view", "synonyms", "templates", "precision"}),
         "clip": hashing.sha256_path(clip),
         "network": hashing.sha256_path(network),
     }
-    counts = segment_images(segmenter, found, words, out, classifier, about)
+    counts = segment_images(segmenter, files, vocabulary, out, classifier, settings)
     if dropped := sum(number for reason, number in counts.items() if reason.startswith("dropped.")):
-        typer.echo(f"{dropped} of {len(found)} images could not be read; they are named above", err=True)
+        typer.echo(f"{dropped} of {len(files)} images could not be read; the messages above name them", err=True)
         raise typer.Exit(1)
 
 
 def read_names(text: str) -> list[list[str]]:
-    """Classes and their synonyms: "road | route, cat", or a file with a class a line.
+    """Read classes, each with its synonyms.
+
+    Args:
+        text: the classes, separated by commas, with "|" between synonyms ("road | route, cat"); or the path of a file with one
+            class per line.
+
+    Returns:
+        the names of each class.
 
     Raises:
-        OvsegError: a file that cannot be read.
+        OvsegError: the file cannot be read as text.
     """
     path = Path(text)
     if "," not in text and len(text.encode()) < NAME_MAX and path.is_file():
         try:
             lines = read_text(path).splitlines()
         except OSError as error:
-            raise OvsegError(f"{path} is no text file of names: {error}") from None
+            raise OvsegError(f"{path} cannot be read as a text file of names: {error}") from None
         parts = [line for line in lines if line.strip()]
     else:
         parts = text.split(",") if text.strip() else []
@@ -97,7 +113,7 @@ def read_names(text: str) -> list[list[str]]:
 
 
 def _choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
-    """What `calibrate` chose for this CLIP, if it stands in the folder of a pipeline; what is given goes first."""
+    """The mask threshold and weight: as given, else as `calibrate` chose them for a CLIP of the pipeline, else the paper's."""
     report = clip.parent.parent / "reports" / "calibrate"
     try:
         return read_choice(report, clip.name, mask_threshold, weight)

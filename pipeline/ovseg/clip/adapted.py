@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovseg.clip.card import write_card
-from ovseg.clip.load import Clip, Precision, load_clip
+from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
 from ovseg.clip.prompts import resize_prompts, vit_hook_points
 from ovseg.clip.save import model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.options import Precision
 from ovseg.engine.weight_files import respect_offline
 
 PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import open_clip
 import torch
@@ -24,9 +24,8 @@ from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
 from ovseg.core import crops
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import Precision
 from ovseg.engine.weight_files import respect_offline
-
-Precision = Literal["fp32", "bf16"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor
 
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import Box, MaskArray
-
-Fill = Literal["mean", "zero", "keep"]
+from ovseg.core.options import Fill
 
 
 def crop_to_box(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArray, MaskArray]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Templates = Literal["none", "single", "vild"]
-TrainTemplates = Literal["none", "single", "vild", "random-per-step"]
-"""The templates of a training; "random-per-step" draws one of ViLD's for each pair and step."""
+from ovseg.core.options import Templates
+
 Encode = Callable[[list[str]], Tensor]
 """A text encoder: N texts to float32 unit vectors `[N, D]`."""
 

@@ -22,9 +22,9 @@ from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import read_bytes, read_header, safe_path
-from ovseg.core.options import Orientation
+from ovseg.core.options import Fill, Orientation, Templates
 from ovseg.core.rotation import rotation_counts
-from ovseg.core.vocabulary import Templates, embed
+from ovseg.core.vocabulary import embed
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
@@ -42,7 +42,7 @@ def measure_mask_accuracy(
     images: Path,
     annotations: Path,
     *,
-    fill: crops.Fill,
+    fill: Fill,
     antialias: bool,
     templates: Templates,
     batch_size: int,

@@ -21,11 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.core import crops, hashing, tables
+from ovseg.core import hashing, tables
 from ovseg.core.files import CURVES, write_tsv
-from ovseg.core.options import Orientation
+from ovseg.core.options import Fill, Orientation, Templates
 from ovseg.core.rotation import explain_rotation
-from ovseg.core.vocabulary import Templates
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, Task, commit, published
@@ -47,7 +46,7 @@ def measure_clip(
     out: Path,
     runtime: Runtime,
     *,
-    fill: crops.Fill,
+    fill: Fill,
     antialias: bool,
     templates: Templates,
     limit: int | None,

@@ -1,4 +1,7 @@
-"""Writing mined pairs for other tools. Shards store masks beside crops; others want the background baked in."""
+"""Export of mined pairs for other tools.
+
+Shards store the mask beside each crop; other tools expect crops whose background is already filled.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,29 @@ from PIL import Image
 from ovseg.core import crops, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.options import Fill
 from ovseg.core.samples import Sample, decode_sample
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.mining.verify import shards_folder
 
-QUALITY = 95
+JPEG_QUALITY = 95
 
 
-def open_clip(run: Path, out: Path, fill: crops.Fill) -> str:
-    """Shards of `jpg` and `txt` that stock open_clip trains on: `--train-data 'OUT/{00000..NNNNN}.tar'`."""
-    _new(out)
+def open_clip(run: Path, out: Path, fill: Fill) -> str:
+    """Write shards of `jpg` and `txt` members, on which open_clip trains: `--train-data 'OUT/{00000..NNNNN}.tar'`.
+
+    Args:
+        run: folder of a run, or of its shards.
+        out: output folder, which must be empty.
+        fill: background of the crops.
+
+    Returns:
+        a sentence about what was written, with the options of open_clip.
+
+    Raises:
+        OvsegError: `run` has no shards, or `out` is not empty.
+    """
+    _make_empty_folder(out)
     sizes: dict[str, int] = {}
     for path in sorted(shards_folder(run).glob("*.tar")):
         with (out / path.name).open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
@@ -37,9 +53,12 @@ def open_clip(run: Path, out: Path, fill: crops.Fill) -> str:
     return f"{number:,} samples: --train-data '{out}/{{00000..{last}}}.tar' --train-num-samples {number}"
 
 
-def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
-    """Images and a tab-separated file with the columns `filepath` and `title`: OVSeg's own layout."""
-    _new(out)
+def csv_(run: Path, out: Path, fill: Fill) -> str:
+    """Write images and a tab-separated file with the columns `filepath` and `title`, the layout of OVSeg's released code.
+
+    Arguments, result and errors are those of `open_clip`.
+    """
+    _make_empty_folder(out)
     (out / "images").mkdir()
     number = 0
     with (out / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -54,45 +73,48 @@ def csv_(run: Path, out: Path, fill: crops.Fill) -> str:
     return f"{number:,} images and {out / 'pairs.csv'}"
 
 
-def coco(run: Path, out: Path, _fill: crops.Fill) -> str:
-    """One COCO instances JSON: each pair an annotation, each noun a category. There are no crops to fill."""
-    _new(out)
+def coco(run: Path, out: Path, _fill: Fill) -> str:
+    """Write a COCO instances JSON file: each pair is an annotation, each noun a category. There are no crops to fill.
+
+    Arguments, result and errors are those of `open_clip`; `run` must be the folder of a whole run.
+    """
+    _make_empty_folder(out)
     pairs = tables.read(run / "pairs", "pairs").to_pylist()
-    wanted = {(row["image_id"], row["proposal"]) for row in pairs}
+    paired = {(row["image_id"], row["proposal"]) for row in pairs}
     columns = ["image_id", "proposal", "rle", "height", "width", "box"]
-    regions = {
+    proposals = {
         (row["image_id"], row["proposal"]): row
         for row in tables.rows(run / "proposals", "proposals", columns)
-        if (row["image_id"], row["proposal"]) in wanted
+        if (row["image_id"], row["proposal"]) in paired
     }
     nouns = {noun: i for i, noun in enumerate(sorted({row["noun"] for row in pairs}), start=1)}
-    used = {row["image_id"] for row in pairs}
+    image_ids = {row["image_id"] for row in pairs}
     images = [
         {"id": row["image_id"], "file_name": row["file"], "width": row["width"], "height": row["height"]}
         for row in tables.rows(run / "index", "index", ["image_id", "file", "width", "height"])
-        if row["image_id"] in used
+        if row["image_id"] in image_ids
     ]
-    annotations = [_annotation(row, regions[row["image_id"], row["proposal"]], nouns) for row in pairs]
+    annotations = [_annotation(row, proposals[row["image_id"], row["proposal"]], nouns) for row in pairs]
     categories = [{"id": i, "name": noun} for noun, i in nouns.items()]
     path = out / "instances.json"
-    whole = {"images": images, "annotations": annotations, "categories": categories}
-    path.write_text(json.dumps(whole) + "\n", encoding="utf-8")
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return f"{len(annotations):,} annotations of {len(nouns):,} nouns: {path}"
 
 
-FORMATS: dict[str, Callable[[Path, Path, crops.Fill], str]] = {"open_clip": open_clip, "csv": csv_, "coco": coco}
+FORMATS: dict[str, Callable[[Path, Path, Fill], str]] = {"open_clip": open_clip, "csv": csv_, "coco": coco}
 
 
-def _annotation(pair: dict[str, Any], region: dict[str, Any], nouns: dict[str, int]) -> dict[str, Any]:
+def _annotation(pair: dict[str, Any], proposal: dict[str, Any], nouns: dict[str, int]) -> dict[str, Any]:
     return {
         "id": pair["pair"] + 1,
         "image_id": pair["image_id"],
         "category_id": nouns[pair["noun"]],
         "iscrowd": 0,
-        "bbox": region["box"],
+        "bbox": proposal["box"],
         "area": pair["area"],
         "score": pair["similarity"],
-        "segmentation": {"size": [region["height"], region["width"]], "counts": region["rle"].decode("ascii")},
+        "segmentation": {"size": [proposal["height"], proposal["width"]], "counts": proposal["rle"].decode("ascii")},
     }
 
 
@@ -100,14 +122,14 @@ def _samples(path: Path) -> Iterator[Sample]:
     return (decode_sample(raw) for raw in wds.WebDataset(str(path), shardshuffle=False))
 
 
-def _jpeg(sample: Sample, fill: crops.Fill) -> bytes:
+def _jpeg(sample: Sample, fill: Fill) -> bytes:
     stream = io.BytesIO()
     filled = crops.fill_background(sample.crop, sample.mask, crops.fill_colour(fill, CLIP_MEAN))
-    Image.fromarray(filled).save(stream, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(filled).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
 
 
-def _new(out: Path) -> None:
+def _make_empty_folder(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise OvsegError(f"{out} is not empty; give another --out")
     out.mkdir(parents=True, exist_ok=True)
