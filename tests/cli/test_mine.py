@@ -46,7 +46,7 @@ def spawn(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=600,
         **options,
     )
 
@@ -59,9 +59,9 @@ def call(
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     code = stopped.value.code
-    return (code if isinstance(code, int) else int(code is not None)), said.out, said.err
+    return (code if isinstance(code, int) else int(code is not None)), output.out, output.err
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def run(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempP
     """The output of a whole run; to be read, not written."""
     out = tmp_path_factory.mktemp("cli") / "out"
     os.environ["OVSEG_WORK"] = str(tmp_path_factory.mktemp("work"))
-    found = spawn(command(coco, out, tagger, tiny_clip))
-    assert found.returncode == 0, found.stderr
-    assert str(out) in found.stdout
+    done = spawn(command(coco, out, tagger, tiny_clip))
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
     return out
 
 
@@ -88,12 +88,12 @@ def test_help_imports_no_heavy_library() -> None:
     code += "try: cli.main()\nexcept SystemExit: pass\n"
     code += f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout
-    assert "HEAVY []" in said
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "HEAVY []" in done.stdout
 
 
-def test_a_run_makes_all_of_it(run: Path, coco: Coco) -> None:
-    """Every table, shards, the page of pairs and whose it is; nothing is left half done beside them."""
+def test_a_run_writes_every_table_and_file(run: Path, coco: Coco) -> None:
+    """Tables, shards, the page of pairs and the options; nothing else is left beside them."""
     names = {path.name for path in run.iterdir()}
     assert names == {"run.json", "index", "nouns", "proposals", "candidates", "pairs", "shards", "pairs.html"}
     assert json.loads((run / "run.json").read_text())["options"]["index"]["images"] == str(coco.images)
@@ -126,7 +126,7 @@ def test_step_by_step_is_the_same_as_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each step alone, with its defaults, gives the very bytes of the run as a whole."""
+    """Each step alone, with its defaults, gives the same bytes as the run of all."""
     at = {name: str(tmp_path / name) for name in ("index", "nouns", "proposals", "candidates", "pairs", "shards")}
     images, clip = str(coco.images), f"local-dir:{tiny_clip}"
     steps = [
@@ -182,13 +182,13 @@ def test_step_by_step_is_the_same_as_run(
         ],
     ]
     for arguments in steps:
-        code, _, said = call(arguments, monkeypatch, capsys)
-        assert code == 0, said
+        code, _, err = call(arguments, monkeypatch, capsys)
+        assert code == 0, err
     for name in at:
         assert digests(tmp_path / name) == digests(run / name), name
 
 
-def test_a_dry_run_says_and_does_nothing(
+def test_a_dry_run_shows_a_plan_and_does_nothing(
     coco: Coco,
     tagger: str,
     tiny_clip: Path,
@@ -197,7 +197,7 @@ def test_a_dry_run_says_and_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A table of steps with numbers of this data; no output, no scratch."""
+    """A table of the steps with the amounts of this data; no output, no unfinished work."""
     code, out, _ = call([*command(coco, tmp_path / "out", tagger, tiny_clip), "--dry-run"], monkeypatch, capsys)
     assert code == 0 and "6 images" in out and "measured on this machine" in out
     assert not (tmp_path / "out").exists() and list(work.iterdir()) == []
@@ -206,7 +206,7 @@ def test_a_dry_run_says_and_does_nothing(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
         ({"clip": "ViT-B-16"}, "NAME:WEIGHTS"),
         ({"clip": "ViT-B-61:openai"}, "ViT-B-61"),
@@ -220,9 +220,9 @@ def test_a_dry_run_says_and_does_nothing(
         ({"nouns-model": "en_core_web_zz"}, "python -m spacy download en_core_web_zz"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(
+def test_an_error_that_the_user_can_correct_is_one_sentence(
     changes: dict[str, str],
-    said: str,
+    named: str,
     coco: Coco,
     tagger: str,
     tiny_clip: Path,
@@ -232,12 +232,12 @@ def test_what_a_user_can_mend_is_one_sentence(
 ) -> None:
     """Exit code 1, no traceback, and the value that is wrong."""
     code, _, err = call(command(coco, tmp_path / "out", tagger, tiny_clip, **changes), monkeypatch, capsys)
-    assert code == 1 and said in err and "Traceback" not in err
+    assert code == 1 and named in err and "Traceback" not in err
     assert not list((tmp_path / "out").glob("shards"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
         (["run"], "Missing option"),
         (["run", "--unit", "word"], "'word' is not one of"),
@@ -248,10 +248,10 @@ def test_what_a_user_can_mend_is_one_sentence(
     ],
 )
 def test_wrong_options_are_exit_code_2(
-    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(arguments, monkeypatch, capsys)
-    assert code == 2 and said in err
+    assert code == 2 and named in err
 
 
 def test_an_output_of_another_run_is_refused(
@@ -267,11 +267,11 @@ def test_an_output_of_another_run_is_refused(
     before = digests(copy)
     code, _, err = call([*command(coco, copy, tagger, tiny_clip), "--top-k", "3"], monkeypatch, capsys)
     assert code == 1 and "score.top_k: 5 there, 3 now" in err
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
-    code, _, err = call(command(coco, tmp_path / "mine", tagger, tiny_clip), monkeypatch, capsys)
-    assert code == 1 and str(tmp_path / "mine") in err
-    assert digests(copy) == before and [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    code, _, err = call(command(coco, tmp_path / "thesis", tagger, tiny_clip), monkeypatch, capsys)
+    assert code == 1 and str(tmp_path / "thesis") in err
+    assert digests(copy) == before and [p.name for p in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / "run.json.tmp").write_text("{")
     code, _, err = call(command(coco, tmp_path / "killed", tagger, tiny_clip), monkeypatch, capsys)
@@ -317,7 +317,7 @@ def flip(path: Path, place: float = 0.5) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "named"),
     [
         (lambda shards: flip(shards / "00001.tar"), "00001.tar has changed"),
         (lambda shards: flip(shards / "00001.tar", 0.999), "00001.tar has changed"),
@@ -331,15 +331,15 @@ def flip(path: Path, place: float = 0.5) -> None:
     ],
 )
 def test_verify_finds_damage(
-    damage: Any, said: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    damage: Any, named: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One flipped byte, and whatever is missing or too much, is named; nothing is a traceback."""
     damage(copy / "shards")
     code, _, err = call(["verify", str(copy)], monkeypatch, capsys)
-    assert code == 1 and said in err and "Traceback" not in err
+    assert code == 1 and named in err and "Traceback" not in err
 
 
-def test_the_same_command_mends_damage(
+def test_the_same_command_repairs_damage(
     copy: Path,
     run: Path,
     coco: Coco,
@@ -355,11 +355,11 @@ def test_the_same_command_mends_damage(
     assert digests(copy / "shards") == digests(run / "shards")
 
 
-def test_verify_of_nothing_says_so(
+def test_verify_of_no_run_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(["verify", str(tmp_path)], monkeypatch, capsys)
-    assert code == 1 and "holds no finished shards" in err
+    assert code == 1 and str(tmp_path) in err
 
 
 def test_inspect_shows_counts_and_pairs(
@@ -385,11 +385,11 @@ def test_export_for_open_clip(
     number = tables.read(run / "pairs", "pairs").num_rows
     assert code == 0 and f"--train-num-samples {number}" in out
     names = [str(path) for path in sorted((tmp_path / "x").glob("*.tar"))]
-    found = list(wds.WebDataset(names, shardshuffle=False).decode("pil").to_tuple("jpg", "txt"))
-    assert len(found) == number and {text for _, text in found} == {
+    samples = list(wds.WebDataset(names, shardshuffle=False).decode("pil").to_tuple("jpg", "txt"))
+    assert len(samples) == number and {text for _, text in samples} == {
         row["noun"] for row in tables.rows(run / "pairs", "pairs")
     }
-    assert all(image.mode == "RGB" for image, _ in found)
+    assert all(image.mode == "RGB" for image, _ in samples)
     code, _, err = call(arguments, monkeypatch, capsys)
     assert code == 1 and "is not empty" in err
 
@@ -420,10 +420,10 @@ def test_export_as_coco(
     regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(run / "proposals", "proposals")}
     assert len(api.anns) == len(pairs)
     for pair in pairs:
-        found = api.anns[pair["pair"] + 1]
+        annotation = api.anns[pair["pair"] + 1]
         region = regions[pair["image_id"], pair["proposal"]]
-        assert api.cats[found["category_id"]]["name"] == pair["noun"] and found["bbox"] == region["box"]
-        assert np.array_equal(api.annToMask(found), masks.decode(region["rle"], HEIGHT, WIDTH))
+        assert api.cats[annotation["category_id"]]["name"] == pair["noun"] and annotation["bbox"] == region["box"]
+        assert np.array_equal(api.annToMask(annotation), masks.decode(region["rle"], HEIGHT, WIDTH))
     code, _, err = call(
         ["export", str(run / "shards"), "--out", str(tmp_path / "y"), "--format", "coco"], monkeypatch, capsys
     )
@@ -440,9 +440,9 @@ def test_real_coco_goes_through(
     real = Coco(data / "images", data / "captions.json", data / "segments_from_panoptic.json")
     out = tmp_path / "out"
     arguments = [*command(real, out, str(SHARED / "nlp_ewt"), tiny_clip), "--limit", "60"]
-    code, said, err = call(arguments, monkeypatch, capsys)
+    code, out_text, err = call(arguments, monkeypatch, capsys)
     assert code == 0, err
-    assert str(out) in said and call(["verify", str(out)], monkeypatch, capsys)[0] == 0
+    assert str(out) in out_text and call(["verify", str(out)], monkeypatch, capsys)[0] == 0
     counts = {name: tables.read_counts(out / name) for name in ("index", "nouns", "pairs")}
     assert counts["index"]["images"] == 60 and counts["nouns"]["nouns"] > 60 and counts["pairs"]["pairs"] > 5
 

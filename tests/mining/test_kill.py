@@ -24,7 +24,7 @@ STEPS = ("index", "nouns", "proposals", "candidates", "pairs", "shards")
 def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
     """Starts `ovseg-mine run` with two workers in a session of its own: (output, work folder) -> the process."""
 
-    def started(out: Path, work: Path) -> subprocess.Popen[str]:
+    def start_run(out: Path, work: Path) -> subprocess.Popen[str]:
         arguments = [
             "run",
             "--images",
@@ -58,58 +58,58 @@ def start(coco_units: Coco, tagger: str, tiny_clip: Path) -> Start:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_listens,
+            preexec_fn=_accept_sigint,
         )
 
-    return started
+    return start_run
 
 
-def _listens() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C."""
+def _accept_sigint() -> None:
+    """A shell starts its background processes with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(work: Path, out: Path) -> int:
-    """How far a run is: units that are done, and steps that are published."""
+    """The progress of a run: the number of finished units and published steps."""
     return len(list(work.glob("*/*.done.json"))) + sum((out / name / "step.json").exists() for name in STEPS)
 
 
 def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while process.poll() is None and not reached():
         assert time.monotonic() < deadline, "the run makes no progress"
         time.sleep(0.003)
 
 
 def result(out: Path) -> dict[str, str]:
-    """sha256 of all that a run publishes."""
+    """The sha256 of every file that a run publishes."""
     return {f"{name}/{path}": sha for name in STEPS for path, sha in digests(out / name).items()}
 
 
 def complete(process: subprocess.Popen[str]) -> None:
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
 
 
 @pytest.fixture(scope="module")
-def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a run makes that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
+def undisturbed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The results of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     complete(start(folder / "out", folder / "work"))
     return result(folder / "out")
 
 
-def test_kill_9_at_many_moments_changes_no_byte(start: Start, whole: dict[str, str], tmp_path: Path) -> None:
-    """Seven kills, each a random moment after some more units than the last one: the end is the same, and no worker stays."""
+def test_kill_9_at_many_moments_changes_no_byte(start: Start, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """Seven kills, each at a random moment after more units than the last one; no worker process stays either."""
     out, work = tmp_path / "out", tmp_path / "work"
-    dice = random.Random(0)
+    rng = random.Random(0)
     kills = 0
     for _ in range(7):
         before = finished(work, out)
         process = start(out, work)
-        further = before + dice.randint(1, 5)
+        further = before + rng.randint(1, 5)
         wait_until(process, lambda further=further: finished(work, out) >= further)  # type: ignore[misc]
-        time.sleep(dice.random() * 0.05)
+        time.sleep(rng.random() * 0.05)
         workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
         process.communicate()
@@ -119,20 +119,20 @@ def test_kill_9_at_many_moments_changes_no_byte(start: Start, whole: dict[str, s
         assert finished(work, out) >= before
     assert kills >= 5
     complete(start(out, work))
-    assert result(out) == whole
+    assert result(out) == undisturbed
     assert {path.name for path in out.iterdir()} == {*STEPS, "run.json", "pairs.html"}
     assert not list(work.glob("*/*.tmp"))
 
 
-def test_ctrl_c_says_so_and_the_same_command_continues(start: Start, whole: dict[str, str], tmp_path: Path) -> None:
+def test_the_same_command_continues_after_ctrl_c(start: Start, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """SIGINT to the whole group, as a terminal sends it: exit code 130, one line, no traceback; then the same bytes."""
     out, work = tmp_path / "out", tmp_path / "work"
     for units in (1, 6):
         process = start(out, work)
         wait_until(process, lambda units=units: finished(work, out) >= units)  # type: ignore[misc]
         os.killpg(process.pid, signal.SIGINT)
-        said = "".join(process.communicate(timeout=60))
-        assert process.returncode == 130, said
-        assert "run the same command again" in said and "Traceback" not in said
+        output = "".join(process.communicate(timeout=600))
+        assert process.returncode == 130, output
+        assert "run the same command again" in output and "Traceback" not in output
     complete(start(out, work))
-    assert result(out) == whole
+    assert result(out) == undisturbed

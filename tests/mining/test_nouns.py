@@ -50,7 +50,7 @@ def each_tagger(request: pytest.FixtureRequest) -> str:
 
 
 def test_compounds_lemmas_and_spans(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
-    """A compound stays together, a plural becomes its lemma, and the span is where it stands in the caption."""
+    """A compound stays together, a plural becomes its lemma, and the span is its position in the caption."""
     text = "Stars and a traffic light beside two boats ."
     rows, _ = extracted([[text]], each_tagger, tmp_path, runtime)
     assert [row["noun"] for row in rows] == ["star", "traffic light", "boat"]
@@ -117,22 +117,22 @@ def test_the_stop_list_is_well_formed() -> None:
         ("--", "not_a_word"),
     ],
 )
-def test_what_is_no_word_is_refused(noun: str, reason: str | None) -> None:
+def test_what_is_no_word_is_rejected(noun: str, reason: str | None) -> None:
     assert rejection_reason(noun, frozenset({"photo"})) == reason
 
 
 def test_an_emoji_takes_no_noun_with_it(each_tagger: str) -> None:
-    """An emoji tagged as a noun must not be glued to the word before or after it."""
+    """An emoji tagged as a noun must not be joined with the word before or after it."""
     doc = load_tagger(each_tagger)("A star 😀 and a boat ⛵")
     for token in doc:
         token.pos_ = "NOUN" if token.text in ("star", "😀", "boat", "⛵") else "DET"
-    found = list(nouns_of(doc, "chunk"))
-    assert [doc.text[noun.start : noun.end] for noun in found] == ["star", "😀", "boat", "⛵"]
+    nouns = list(nouns_of(doc, "chunk"))
+    assert [doc.text[noun.start : noun.end] for noun in nouns] == ["star", "😀", "boat", "⛵"]
     assert len(list(nouns_of(doc, "token"))) == 4
 
 
 def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
-    """None, empty, blank, without nouns, emoji, right to left, control signs, 10,000 words: counted, the rest untouched."""
+    """None, empty, blank, without nouns, emoji, right to left, control signs, 10,000 words: all are counted."""
     long = "A star beside a boat . " * 2000
     captions = [
         [],
@@ -182,21 +182,21 @@ def test_the_pipe_finds_what_single_calls_find(each_tagger: str, tmp_path: Path,
     assert [(row["image_id"], row["noun"]) for row in rows] == list(dict.fromkeys(expected))
 
 
-def test_a_pipeline_that_is_not_installed_says_the_command(tmp_path: Path, runtime: Runtime) -> None:
+def test_the_error_for_a_pipeline_that_is_not_installed_has_the_command(tmp_path: Path, runtime: Runtime) -> None:
     index = index_of(tmp_path / "index", [["A star ."]])
     with pytest.raises(OvsegError, match=re.escape("python -m spacy download en_core_web_zz")):
         extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model="en_core_web_zz"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OvsegError, match="cannot be loaded"):
+    with pytest.raises(OvsegError, match="empty"):
         extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model=str(tmp_path / "empty")))
 
 
-def test_a_pipeline_without_tags_or_lemmas_says_so(tmp_path: Path) -> None:
+def test_a_pipeline_without_tags_or_lemmas_is_refused(tmp_path: Path) -> None:
     import spacy
 
     nlp = spacy.blank("en")
     nlp.to_disk(tmp_path / "blank")
-    with pytest.raises(OvsegError, match="gives no lemmas"):
+    with pytest.raises(OvsegError, match=r"blank.*lemmas"):
         load_tagger(str(tmp_path / "blank"))
 
 
@@ -208,5 +208,5 @@ def test_the_model_and_the_choices_are_in_the_fingerprint(tagger: str, tmp_path:
         extract_nouns(index, tmp_path / f"out{number}", runtime, NounsOptions(model=tagger, **choice))
     prints = {tables.fingerprint(tmp_path / f"out{number}", "nouns") for number in range(3)}
     assert len(prints) == 3
-    with pytest.raises(OvsegError, match="belongs to another run"):
+    with pytest.raises(OvsegError, match="out0"):
         extract_nouns(index, tmp_path / "out0", runtime, NounsOptions(model=tagger, unit="token"))

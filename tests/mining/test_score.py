@@ -55,15 +55,15 @@ def test_a_rank_is_the_formula(nouns: int, proposals: int, top_k: int) -> None:
     cosine = np.array(
         [[sum(a * b for a, b in zip(t, r, strict=True)) for r in regions.tolist()] for t in texts.tolist()]
     )
-    for n, found in enumerate(rank(texts, regions, top_k)):
+    for n, matches in enumerate(rank(texts, regions, top_k)):
         order = sorted(range(proposals), key=lambda q, n=n: -cosine[n, q])  # type: ignore[misc]
-        assert [f[0] for f in found] == order[:top_k]
-        for place, (q, similarity, margin, over_proposals, over_nouns) in enumerate(found):
+        assert [match.proposal for match in matches] == order[:top_k]
+        for i, (q, similarity, margin, p_proposal, p_noun) in enumerate(matches):
             assert similarity == pytest.approx(cosine[n, q], abs=2e-5)
-            following = cosine[n, order[place + 1]] if place + 1 < proposals else None
+            following = cosine[n, order[i + 1]] if i + 1 < proposals else None
             assert margin == (None if following is None else pytest.approx(cosine[n, q] - following, abs=3e-5))
-            assert over_proposals == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[n]).sum(), abs=2e-3)
-            assert over_nouns == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[:, q]).sum(), abs=2e-3)
+            assert p_proposal == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[n]).sum(), abs=2e-3)
+            assert p_noun == pytest.approx(np.exp(100 * cosine[n, q]) / np.exp(100 * cosine[:, q]).sum(), abs=2e-3)
 
 
 def test_ties_are_in_the_order_of_the_masks() -> None:
@@ -72,8 +72,9 @@ def test_ties_are_in_the_order_of_the_masks() -> None:
     noise = torch.nn.functional.normalize(
         vector + 1e-7 * torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=-1
     )
-    (found,) = rank(vector, noise, 4)
-    assert [f[0] for f in found] == [0, 1, 2, 3] and [f[2] for f in found] == [0.0, 0.0, 0.0, None]
+    (matches,) = rank(vector, noise, 4)
+    assert [match.proposal for match in matches] == [0, 1, 2, 3]
+    assert [match.margin for match in matches] == [0.0, 0.0, 0.0, None]
 
 
 def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
@@ -85,14 +86,14 @@ def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
     rows = list(tables.rows(mined.candidates, "candidates"))
     assert {row["rank"] for row in rows} >= {0, 1}
     for row in rows[::3]:
-        found = regions[row["image_id"], row["proposal"]]
-        assert found["label"] is None
+        proposal = regions[row["image_id"], row["proposal"]]
+        assert proposal["label"] is None
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
-        mask = masks.decode(found["rle"], HEIGHT, WIDTH)
-        crop = crop_region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        mask = masks.decode(proposal["rle"], HEIGHT, WIDTH)
+        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, colour, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)
-        assert row["area"] == found["area"]
+        assert row["area"] == proposal["area"]
 
 
 def test_every_noun_has_its_masks_in_order(mined: Mined) -> None:
@@ -104,10 +105,9 @@ def test_every_noun_has_its_masks_in_order(mined: Mined) -> None:
     assert set(groups) == nouns
     for rows in groups.values():
         assert [row["rank"] for row in rows] == list(range(len(rows))) and len(rows) <= 5
-        for one, other in itertools.pairwise(rows):
-            assert (
-                one["margin"] == pytest.approx(one["similarity"] - other["similarity"], abs=1e-6) and one["margin"] >= 0
-            )
+        for row, following in itertools.pairwise(rows):
+            assert row["margin"] >= 0
+            assert row["margin"] == pytest.approx(row["similarity"] - following["similarity"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 2), (500, 4)])
@@ -124,8 +124,8 @@ def test_batches_and_threads_change_nothing(
         assert row["similarity"] == pytest.approx(old["similarity"], abs=1.01 * 10**-DIGITS)
 
 
-def test_representatives_are_the_earliest_of_their_kind() -> None:
-    """A mask that overlaps an earlier one more than the limit shares its encoding; chains do not drift."""
+def test_a_duplicate_is_of_the_earliest_mask_that_is_no_duplicate() -> None:
+    """Duplicates of duplicates are not found, so that masks that grow step by step stay apart."""
     base = np.zeros((10, 10), bool)
     counts = []
     for width in (4, 5, 6, 10):
@@ -149,24 +149,24 @@ def test_duplicates_share_their_encoding(mined: Mined, tiny_clip: Path, tmp_path
     plain = scored(mined, tiny_clip, tmp_path / "plain", runtime, proposals=doubled, top_k=50)
     shared = scored(mined, tiny_clip, tmp_path / "shared", runtime, proposals=doubled, top_k=50, duplicate_iou=0.999)
     assert 2 * shared["crops"] == plain["crops"]
-    found = {
+    shared_rows = {
         (r["image_id"], r["noun"], r["proposal"]): r["similarity"]
         for r in tables.rows(tmp_path / "shared", "candidates")
     }
-    for (image_id, noun, proposal), similarity in found.items():
+    for (image_id, noun, proposal), similarity in shared_rows.items():
         if proposal >= 1000:
-            assert similarity == found[image_id, noun, proposal - 1000]
-    whole = {
+            assert similarity == shared_rows[image_id, noun, proposal - 1000]
+    plain_rows = {
         (r["image_id"], r["noun"], r["proposal"]): r["similarity"]
         for r in tables.rows(tmp_path / "plain", "candidates")
     }
-    assert whole.keys() == found.keys()
+    assert plain_rows.keys() == shared_rows.keys()
 
 
 def test_what_fails_is_recorded_and_costs_nothing_else(
     mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
 ) -> None:
-    """An image that is gone, one cut short, one of another size, one without masks: its nouns are counted with why."""
+    """An image that is gone, one cut short, one of another size, one without masks: its nouns are counted by reason."""
     images = Path(shutil.copytree(mined.coco.images, tmp_path / "images"))
     names = sorted(path.name for path in images.iterdir())
     (images / names[0]).unlink()
@@ -202,7 +202,7 @@ def test_nothing_to_score_is_an_empty_table(mined: Mined, tiny_clip: Path, tmp_p
 
 
 def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
-    """Another run in the same work folder does not take the embeddings away that a stopped one will read again."""
+    """Another run in the same work folder does not delete the embeddings that a stopped one will read again."""
     scored(mined, tiny_clip, tmp_path / "one", runtime, templates="single")
     (folder,) = runtime.work.glob("score-*/texts")
     before = digests(folder)
@@ -213,15 +213,15 @@ def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path
     assert digests(folder) == before
 
 
-def test_the_table_says_which_weights_scored_it(mined: Mined, tiny_clip: Path) -> None:
+def test_the_table_names_the_weights_that_scored_it(mined: Mined, tiny_clip: Path) -> None:
     for part in tables.parts(mined.candidates):
-        found = json.loads(tables.check_part(part, "candidates")["ovseg.clip"])
-        assert found["sha256"] == hashing.sha256_file(tiny_clip / "open_clip_model.safetensors")
-        assert found["model"] == f"local-dir:{tiny_clip}" and found["base"] is None
+        identity = json.loads(tables.check_part(part, "candidates")["ovseg.clip"])
+        assert identity["sha256"] == hashing.sha256_file(tiny_clip / "open_clip_model.safetensors")
+        assert identity["model"] == f"local-dir:{tiny_clip}" and identity["base"] is None
 
 
 @pytest.mark.parametrize("name", ["siglip", "convnext", "native average"])
-def test_towers_of_other_makes_score_too(name: str, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
+def test_other_architectures_score_too(name: str, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
     """By the formula, with the background in the mean colour of their own normalisation."""
     clip = load_clip(f"local-dir:{save(name, tmp_path / 'clip')}")
     scored(mined, tmp_path / "clip", tmp_path / "out", runtime)
@@ -230,9 +230,9 @@ def test_towers_of_other_makes_score_too(name: str, mined: Mined, tmp_path: Path
     files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
     regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
     for row in list(tables.rows(tmp_path / "out", "candidates"))[::7]:
-        found = regions[row["image_id"], row["proposal"]]
+        proposal = regions[row["image_id"], row["proposal"]]
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
-        mask = masks.decode(found["rle"], HEIGHT, WIDTH)
-        crop = crop_region(pixels, mask, tuple(found["box"]), clip.size, colour, True)[0]
+        mask = masks.decode(proposal["rle"], HEIGHT, WIDTH)
+        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, colour, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)

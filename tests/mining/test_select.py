@@ -121,15 +121,15 @@ def images(draw: st.DrawFn) -> list[Row]:
 
 @given(images())
 def test_one_to_one_is_the_best_of_all_matchings(rows: list[Row]) -> None:
-    """Against brute force: as many nouns as can be, then the greatest sum of similarities; no mask twice."""
+    """Against brute force: as many nouns as possible, then the largest sum of similarities; no proposal twice."""
     best = (0, 0.0)
     for size in range(1, 5):
-        for some in itertools.combinations(rows, size):
-            if len({row["noun"] for row in some}) == len({row["proposal"] for row in some}) == size:
-                best = max(best, (size, round(sum(row["similarity"] for row in some), 6)))
-    found = one_to_one(rows)
-    assert len({row["noun"] for row in found}) == len({row["proposal"] for row in found}) == len(found) == best[0]
-    assert sum(row["similarity"] for row in found) == pytest.approx(best[1], abs=1e-6)
+        for subset in itertools.combinations(rows, size):
+            if len({row["noun"] for row in subset}) == len({row["proposal"] for row in subset}) == size:
+                best = max(best, (size, round(sum(row["similarity"] for row in subset), 6)))
+    matched = one_to_one(rows)
+    assert len({row["noun"] for row in matched}) == len({row["proposal"] for row in matched}) == len(matched) == best[0]
+    assert sum(row["similarity"] for row in matched) == pytest.approx(best[1], abs=1e-6)
 
 
 def test_one_to_one_counts_the_nouns_without_a_mask(tmp_path: Path, runtime: Runtime) -> None:
@@ -139,29 +139,29 @@ def test_one_to_one_counts_the_nouns_without_a_mask(tmp_path: Path, runtime: Run
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=12), st.integers(1, 4))
-def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], most: int) -> None:
-    """At most that many of each noun, none of those left out is better than one that stays, the order is as it was."""
+def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], max_per_noun: int) -> None:
+    """Of each noun those of the highest similarity are kept, and the order does not change."""
     pairs: list[Row] = [{"noun": noun, "similarity": s, "i": i} for i, (noun, s) in enumerate(values)]
-    kept = cap(pairs, most)
+    kept = cap(pairs, max_per_noun)
     assert [pair["i"] for pair in kept] == sorted(pair["i"] for pair in kept)
     for noun in "ab":
-        every, mine = ([p["similarity"] for p in some if p["noun"] == noun] for some in (pairs, kept))
-        assert sorted(mine, reverse=True) == sorted(every, reverse=True)[:most]
+        before, after = ([p["similarity"] for p in rows if p["noun"] == noun] for rows in (pairs, kept))
+        assert sorted(after, reverse=True) == sorted(before, reverse=True)[:max_per_noun]
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0, 1))
-def test_the_share_of_annotated_pairs(mined: int, annotated: int, share: float) -> None:
-    """As near to the share as whole numbers come, or all there are."""
-    number = annotated_number(mined, annotated, share)
+def test_the_fraction_of_annotated_pairs(mined: int, annotated: int, fraction: float) -> None:
+    """As close to the fraction as integers allow, or all annotated masks."""
+    number = annotated_number(mined, annotated, fraction)
     assert 0 <= number <= annotated
-    if share == 1:
+    if fraction == 1:
         assert number == annotated
     elif number < annotated:
-        assert abs(number - share * (number + mined)) <= 0.5 + 1e-6
+        assert abs(number - fraction * (number + mined)) <= 0.5 + 1e-6
 
 
 def test_annotated_masks_are_mixed_in(tmp_path: Path, runtime: Runtime) -> None:
-    """A share of half gives as many annotated masks with their class names as mined pairs; 1 mines nothing."""
+    """A fraction of one half gives as many annotated masks with their class names as mined pairs; 1 mines nothing."""
     parts = [[candidate(number, "dog", 0, 0, 0.2)] for number in range(4)]
     rows, counts = selected(tmp_path, parts, runtime, ["Traffic Light", "grass"], annotated_fraction=0.5)
     known = [row for row in rows if row["source"] == "annotated"]
@@ -192,7 +192,7 @@ def test_the_order_is_the_seeds(tmp_path: Path, runtime: Runtime) -> None:
             )
 
 
-def test_refusals() -> None:
+def test_rejection_reasons() -> None:
     row = candidate(1, "dog", 0, 0, 0.2, margin=0.0, area=1)
     assert rejection_reason(row, None, None, 1) is None and rejection_reason(row, 0.2, 0.0, 1) is None
     assert (

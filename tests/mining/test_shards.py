@@ -34,22 +34,22 @@ def shards_of(mined: Mined, out: Path, runtime: Runtime, images: Path | None = N
 
 def members(tar: Path) -> dict[str, bytes]:
     with tarfile.open(tar) as opened:
-        found = {}
+        data = {}
         for member in opened:
             stream = opened.extractfile(member)
             assert stream is not None and member.mtime == 0 and member.uname in ("", "bigdata")
-            found[member.name] = stream.read()
-        return found
+            data[member.name] = stream.read()
+        return data
 
 
 def raws(folder: Path) -> list[Row]:
     """Every sample of a folder as its raw members, grouped by key, in order."""
-    found: dict[str, Row] = {}
+    samples: dict[str, Row] = {}
     for tar in sorted(folder.glob("*.tar")):
         for name, data in members(tar).items():
             key, _, suffix = name.partition(".")
-            found.setdefault(key, {"__key__": key})[suffix] = data
-    return list(found.values())
+            samples.setdefault(key, {"__key__": key})[suffix] = data
+    return list(samples.values())
 
 
 @pytest.mark.parametrize("background", ["mean", "zero", "keep"])
@@ -61,9 +61,9 @@ def test_a_sample_is_its_contract(background: Fill, mined: Mined, tmp_path: Path
     pairs = list(tables.rows(mined.pairs, "pairs"))
     noun_ids = json.loads((tmp_path / "out" / "nouns.json").read_text(encoding="utf-8"))
     assert noun_ids == {noun: i for i, noun in enumerate(sorted({pair["noun"] for pair in pairs}))}
-    found = raws(tmp_path / "out")
-    assert len(found) == len(pairs)
-    for pair, raw in zip(pairs, found, strict=True):
+    samples = raws(tmp_path / "out")
+    assert len(samples) == len(pairs)
+    for pair, raw in zip(pairs, samples, strict=True):
         assert (
             set(raw) == {"__key__", *MEMBERS}
             and raw["__key__"] == sample_key(pair["pair"])
@@ -90,7 +90,7 @@ def test_a_sample_is_its_contract(background: Fill, mined: Mined, tmp_path: Path
 
 
 def test_the_same_pairs_are_the_same_bytes(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
-    """In another folder, without what was finished before: every file, byte for byte."""
+    """In another folder, without the work that was finished before: every file, byte for byte."""
     shards_of(mined, tmp_path / "one", runtime)
     again = Runtime(workers=1, work=tmp_path / "work")
     shards_of(mined, tmp_path / "two", again)
@@ -121,7 +121,7 @@ def test_bounds_cover_every_pair_once() -> None:
 
 
 def test_a_shard_without_a_sample_leaves_no_gap(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
-    """One pair a shard and an image that is gone: the tars are numbered through, the failures are told, with why."""
+    """One pair a shard and an image that is gone: the tars are numbered without gaps, and the failures have their reasons."""
     images = Path(shutil.copytree(mined.coco.images, tmp_path / "images"))
     pairs = list(tables.rows(mined.pairs, "pairs"))
     lost = pairs[0]["image_id"]
@@ -144,7 +144,7 @@ def test_a_shard_without_a_sample_leaves_no_gap(mined: Mined, tmp_path: Path, ru
 
 def test_nothing_written_is_an_error(mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(OvsegError, match="not one pair could be written"):
+    with pytest.raises(OvsegError, match="failures"):
         shards_of(mined, tmp_path / "out", runtime, images=tmp_path / "images")
     assert not (tmp_path / "out").exists()
 
@@ -171,8 +171,8 @@ def test_a_sample_comes_back_as_it_was() -> None:
         before.record,
     )
     assert np.abs(after.crop.astype(int) - before.crop).mean() < 2
-    one = sample(crop=np.zeros((1, 1, 3), np.uint8), mask=np.ones((1, 1), bool))
-    assert decode_sample(encode_sample(one, 95)).mask.tolist() == [[True]]
+    smallest = sample(crop=np.zeros((1, 1, 3), np.uint8), mask=np.ones((1, 1), bool))
+    assert decode_sample(encode_sample(smallest, 95)).mask.tolist() == [[True]]
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
     shards_of(mined, tmp_path / "plain", runtime)
     assert tables.licence(tmp_path / "plain", "samples") is None
     for path in tables.parts(mined.proposals):
-        about = tables.check_part(path, "proposals")
+        metadata = tables.check_part(path, "proposals")
         (tmp_path / "proposals").mkdir(exist_ok=True)
         tables.write_part(
             tmp_path / "proposals" / path.name,
             "proposals",
             tables.read_part(path, "proposals"),
-            about["ovseg.fingerprint"],
+            metadata["ovseg.fingerprint"],
             {tables.LICENCE: "cc-by-nc-4.0"},
         )
     work = Runtime(workers=1, work=tmp_path / "work")
@@ -227,5 +227,5 @@ def test_the_licence_of_a_generator_goes_with_its_masks_into_the_shards(
         ShardsOptions(min_shards=3),
     )
     assert tables.licence(tmp_path / "out", "samples") == "cc-by-nc-4.0"
-    tars = [{path.name: path.read_bytes() for path in (tmp_path / one).glob("*.tar")} for one in ("plain", "out")]
+    tars = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tar")} for name in ("plain", "out")]
     assert tars[0] == tars[1]

@@ -21,28 +21,28 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class WatchedPaths(Options):
-    """The files that DVC watches, to see that a data set has changed; they stand for the paths of other sections.
+    """The paths that DVC watches on behalf of the paths in other sections, to see that their content has changed.
 
-    Each is such a path itself, a folder that holds it, or, for a published data set, the manifest of the part that holds it:
-    `data/coco/manifests/train2017.tsv` stands for `data/coco/train2017`.
+    Each is the same path, a folder that contains it, or, for a published data set, the manifest of the part that contains it:
+    `data/coco/manifests/train2017.tsv` for `data/coco/train2017`.
     """
 
     images: FilePath
-    """What stands for `index.images`."""
+    """Path that DVC watches for `index.images`."""
     captions: FilePath
-    """What stands for `index.captions`."""
+    """Path that DVC watches for `index.captions`."""
     annotated: FilePath
-    """What stands for `proposal_network.annotations` and `propose.annotations`."""
+    """Path that DVC watches for `proposal_network.annotations` and `propose.annotations`."""
     masks: FilePath
-    """What stands for `propose.path` and `report.annotations`."""
+    """Path that DVC watches for `propose.path` and `report.annotations`."""
     heldout: FilePath
-    """What stands for `heldout.images`; `heldout.annotations` are of `masks` or of this."""
+    """Path that DVC watches for `heldout.images`; `heldout.annotations` may be in `masks` or in this one."""
     clip: FilePath
-    """What stands for `clip.model` if that is a folder; else `requirements.lock`, which pins open_clip."""
+    """Path that DVC watches for `clip.model` if that is a folder; else `requirements.lock`, which pins open_clip."""
     tagger: FilePath
-    """What stands for `nouns.model` if that is a folder; else `requirements.lock`."""
+    """Path that DVC watches for `nouns.model` if that is a folder; else `requirements.lock`."""
     network: FilePath
-    """What stands for `proposal_network.init` if that is a folder; else `requirements.lock`."""
+    """Path that DVC watches for `proposal_network.init` if that is a folder; else `requirements.lock`."""
 
 
 WATCHED_BY = {
@@ -62,7 +62,7 @@ WATCHED_BY = {
 
 
 class Params(Options):
-    """The whole of params.yaml.
+    """All sections of params.yaml.
 
     A data set with a folder data/NAME may have a section NAME of its own: it is kept, but checked only by `read_section`.
     """
@@ -90,9 +90,7 @@ class Params(Options):
     @model_validator(mode="after")
     def _check_order_of_trainings(self) -> Self:
         if self.finetune.init == "prompt" and self.prompt.init == "finetune":
-            raise ValueError(
-                "finetune.init=prompt and prompt.init=finetune wait for each other; set one of them to base"
-            )
+            raise ValueError("finetune.init=prompt and prompt.init=finetune need each other; set one of them to base")
         return self
 
     @model_validator(mode="after")
@@ -103,7 +101,7 @@ class Params(Options):
             section, name = key.split(".")
             path = _folder(getattr(getattr(self, section), name))
             watched: dict[str, Path] = {f"data.{name}": getattr(self.data, name) for name in names}
-            if path is not None and not any(_stands_for(other, path) for other in watched.values()):
+            if path is not None and not any(_covers(other, path) for other in watched.values()):
                 listed = " or ".join(f"{key}={other}" for key, other in watched.items())
                 problems.append(
                     f"{key}={path} and {listed} disagree: DVC would not see a change of {path}; "
@@ -115,14 +113,14 @@ class Params(Options):
 
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml. Every key must be there, so that the file says all of a run; defaults serve other callers.
+    """Read and check params.yaml. Every key must be present, so that the file describes a run completely.
 
     Raises:
         OvsegError: The file is missing or broken; or the keys that are wrong, each with its value and what is allowed.
     """
     values = _read_yaml(path)
-    for name in values.keys() - Params.model_fields.keys():
-        if not any((folder / "data" / str(name)).is_dir() for folder in (path.parent, Path())):
+    for name in sorted(map(str, values.keys() - Params.model_fields.keys())):
+        if not any((folder / "data" / name).is_dir() for folder in (path.parent, Path())):
             known = ", ".join(Params.model_fields)
             raise OvsegError(f"{path}: unknown section {name!r}; known: {known}, and the folders of data/")
     params = _validate(Params, values, path)
@@ -133,7 +131,7 @@ def read_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def read_section(path: Path, name: str, model: type[S]) -> S:
-    """Read and check the section that a data set has for itself in params.yaml; every key must be there.
+    """Read and check the section of a data set in params.yaml; every key must be present.
 
     Args:
         path: params.yaml.
@@ -160,7 +158,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise OvsegError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
-        raise OvsegError(f"{path} holds no sections; copy one of recipes/*.yaml there")
+        raise OvsegError(f"{path} has no sections; copy one of recipes/*.yaml there")
     return values
 
 
@@ -184,7 +182,7 @@ def _folder(value: str | Path | None) -> Path | None:
     return Path(folder) if folder != value or ("/" in folder and ":" not in folder) else None
 
 
-def _stands_for(watched: Path, path: Path) -> bool:
+def _covers(watched: Path, path: Path) -> bool:
     """Whether a change of `path` changes `watched`: the path, a folder that holds it, or the manifest of its part.
 
     The parts of a data set are folders, or files whose names begin with that of the part.
