@@ -1,7 +1,7 @@
 """Mask prompts (paper 3.3): a learned vector replaces the token of each patch that holds background alone.
 
 The prompts are inserted into open_clip's own image tower by forward hooks, so that class token, positional embedding,
-pooling and projection stay the tower's. Shapes: B crops, S input side, N patches, W tower width, L depth of the prompts.
+pooling and projection are the tower's own. Shapes: B crops, S input side, N patches, W tower width, L depth of the prompts.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def vit_hook_points(visual: nn.Module) -> VitHookPoints:
     else:
         name = type(getattr(visual, "trunk", visual)).__name__
         raise OvsegError(
-            f"mask prompts take the place of a ViT's patch tokens, and the image tower {name} has none that belong to one "
-            "patch each; take a ViT, or finetune without prompts (prompt.epochs=0)"
+            f"image tower {name} is not a plain ViT (one token per patch), so mask prompts cannot replace its patch tokens; "
+            "take a ViT, or finetune without prompts (prompt.epochs=0)"
         )
     if getattr(dropout, "prob", 0) > 0:
         raise OvsegError("mask prompts need every patch, and this image tower drops some; set its patch dropout to 0")
@@ -121,8 +121,9 @@ def foreground_patches(masks: Tensor, patch: tuple[int, int]) -> Tensor:
 def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> Iterator[None]:
     """Replace the tokens of background patches by prompts during the forward passes in this context.
 
-    `prompts[0]` is inserted before class token and positional embedding, `prompts[i]` after block i, counted from 1; prefix
-    tokens are never changed, and attention is not restricted (paper 3.3 and A.5).
+    `prompts[0]` replaces patch embeddings, before class token and positional embedding; `prompts[i]`, i >= 1, replaces the
+    tokens after block i, counted from 1, that is the input of `blocks[i]`. Prefix tokens are never changed, and attention is
+    not restricted (paper 3.3 and A.5).
 
     Args:
         visual: an image tower of open_clip.
@@ -179,5 +180,5 @@ def resize_prompts(prompts: Tensor, grid: tuple[int, int], to: tuple[int, int]) 
 def _check_depth(depth: int, points: VitHookPoints) -> None:
     if not 1 <= depth <= len(points.blocks):
         raise OvsegError(
-            f"prompt.depth={depth} is not possible: the image tower has {len(points.blocks)} blocks; set it to at most that"
+            f"prompts of depth {depth}: the depth must be 1 to {len(points.blocks)}, the number of blocks of the image tower"
         )

@@ -183,14 +183,14 @@ class ScoreOptions(Options):
 
 
 class SelectOptions(Options):
-    """Step `select`: the candidates that become pairs."""
+    """Step `select`: the candidates that become pairs. Thresholds apply to the chosen pair: a rejected noun gets no other."""
 
     rule: Rule = "best"
     """How proposals are assigned: to each noun its best one (the paper's rule), or one to one within an image."""
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Smallest cosine similarity of a pair; the paper has no threshold."""
     min_margin: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Smallest difference to the similarity of the next proposal."""
+    """Smallest difference to the similarity of the next proposal; a last-ranked proposal has none and passes."""
     min_area: PositiveInt = 1
     """Smallest area of a mask, in pixels."""
     max_per_noun: PositiveInt | None = None

@@ -6,7 +6,7 @@ user's cache), in a folder that is named after the step and a hash of its key (s
     score-1f0c.../00042.parquet       the result of unit 00042, complete or absent
     score-1f0c.../00042.done.json     written last: counts, and the sha256 of each of the unit's files
 
-The same command continues where a killed one stopped. Other parameters, inputs or code have another folder.
+The same command continues where a killed one stopped. Changed parameters, inputs or code use a different folder.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Scratch:
         work: the folder of unfinished work.
         key: the key of the step.
         fresh: delete what an earlier run with the same key has finished.
-        keyed_by_code: whether other code has another folder. Trainings set it to False: they continue an unfinished
-            training of other code, but never reuse one that was published by other code.
+        keyed_by_code: include the code hash in the folder's name. Trainings set it to False: they continue an unfinished
+            training after a change of the code, but never reuse one that was published by different code.
 
     Raises:
         OvsegError: another run is working in the folder.
@@ -121,18 +121,18 @@ class Scratch:
 def published(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:
     """Return the counts of a step that was already published to `out` and is intact; None if the step must be run.
 
-    A result of other code is done again, with a warning that names the files, unless `runtime.keep` is set. With
-    `runtime.fresh` every result is done again, but what belongs to something else is refused all the same.
+    A result produced by different code is recomputed, with a warning that names the changed files, unless `runtime.keep` is
+    set. With `runtime.fresh` every result is recomputed; the checks of `out` that raise an error are still made.
 
     Args:
         out: the output folder.
         key: the key of the step.
-        runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of other code; `fresh`
-            keeps none.
+        runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of different code;
+            `fresh` keeps none.
 
     Raises:
-        OvsegError: `out` holds something else, was written by an older version, or belongs to other parameters or inputs:
-            it is never replaced.
+        OvsegError: `out` holds something else or was written by an older version; or it belongs to other parameters, inputs
+            or models, unless `runtime.replace` is set.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -54,7 +54,8 @@ def evaluate(
         runtime: devices, workers, batch size, scratch folder.
         settings: the ways to segment each image; a CLIP without a setting only takes part in the oracle of ground-truth masks.
         options, crop: how images are segmented, and the crop recipe.
-        oracles: whether to add the two oracles: ground-truth masks classified by CLIP, and proposals by the ground truth.
+        oracles: whether to add the two oracles. `oracle_masks`: ground-truth masks classified by CLIP; `oracle_labels`:
+            proposals labeled from the ground truth.
         limit: the number of images, from the first on; None for all.
 
     Returns:
@@ -69,7 +70,7 @@ def evaluate(
         "evaluate",
         __name__,
         benchmark=hashing.sha256_path(benchmark),
-        images=_image_sizes(opened, number),
+        image_sizes=_image_size_fingerprint(opened, number),
         network=tables.content_hash(network),
         clips={name: tables.content_hash(clip) for name, clip in clips.items()},
         settings=[asdict(setting) for setting in settings],
@@ -96,7 +97,7 @@ def evaluate(
     return run_step(key, units, factory, out, runtime, uses_model=True)
 
 
-def _image_sizes(benchmark: Benchmark, number: int) -> str:
+def _image_size_fingerprint(benchmark: Benchmark, number: int) -> str:
     """A hash that changes when an image changes its size in bytes, without reading thousands of images."""
     sizes = []
     for image, _ in benchmark.items[:number]:

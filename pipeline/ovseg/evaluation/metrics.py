@@ -31,13 +31,17 @@ def segmentation_metrics(totals: ClassTotals, seen: BoolArray | None = None) -> 
 
     Args:
         totals: the totals of N images.
-        seen: bool `[K]`, which classes were annotated in training; None where that is not known.
+        seen: bool `[K]`, which classes were seen in training; None where that is not known.
 
     Returns:
-        values in [0, 1]: "miou" and "miou_gt" (see the module); "fwiou", the IoU weighted by ground-truth pixels; "macc", the
-        mean over the classes with ground truth of the fraction of their pixels that is predicted right; "pacc", the fraction of
-        all pixels. With `seen` also "miou_seen" and "miou_unseen" (the rule of "miou") and "hiou", their harmonic mean. A
-        metric without any pixel is left out.
+        values in [0, 1]; a metric without any pixel is left out:
+
+        - "miou", "miou_gt": see the module.
+        - "fwiou": IoU weighted by ground-truth pixels.
+        - "macc": mean over the classes with ground truth of the fraction of their pixels predicted correctly.
+        - "pacc": fraction of all pixels predicted correctly.
+        - "miou_seen", "miou_unseen", with `seen`: "miou" of the classes that were seen in training, and of the others.
+        - "hiou", with `seen`: harmonic mean of these two.
     """
     intersection, gt_area, pred_area = (part.sum(0) for part in (totals.intersection, totals.gt_area, totals.pred_area))
     iou = ious(intersection, gt_area, pred_area)
@@ -66,8 +70,8 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Compute bootstrap intervals of "miou" and "miou_gt": images are drawn with replacement, `repeats` times.
 
-    A class whose ground-truth pixels are all in images that were not drawn is left out of that sample. Otherwise it could count
-    as a class that is predicted but not in the ground truth, which lowers "miou".
+    A class with ground truth in the data set but none in the sample is excluded; otherwise its false positives would score
+    IoU 0. Ignored pixels are not part of `pred_area`.
 
     Args:
         totals: the totals of N images.

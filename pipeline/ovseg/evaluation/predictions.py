@@ -32,7 +32,7 @@ class EvalSetting:
 
     Attributes:
         model: the name of the CLIP.
-        mask_threshold: a pixel belongs to a proposal if its probability is above it, in (0, 1).
+        mask_threshold: mask probability above which a pixel belongs to the proposal, in (0, 1).
         classifier: the name that the results get. "clip" and "proposals" are the single classifiers; "proposals" needs no CLIP
             and runs once for all models. Every other name is an ensemble.
         weight: the weight of CLIP, in [0, 1].

@@ -1,7 +1,7 @@
 """Step `score`: the similarity of each noun to each proposal of its image, by CLIP on masked crops (paper 3.2).
 
-The paper pairs a noun with the proposal of the highest similarity. Margins and softmaxes are stored for other rules, so that
-`select` never needs CLIP. Images are decoded and cropped in threads while CLIP encodes, and a batch holds the crops of
+The paper pairs a noun with the proposal of the highest similarity. `select` uses only similarity and margin; the softmaxes
+are stored for analysis. Images are decoded and cropped in threads while CLIP encodes, and a batch holds the crops of
 several images.
 
 Shapes: N nouns and Q proposals of an image, D width of CLIP's joint embedding, S side of its input.
@@ -40,8 +40,8 @@ from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
 from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
-DIGITS = 5  # decimals of a similarity: those beyond change with the batch size, and must not decide a rank
-LOGIT_SCALE = 100.0  # of the published CLIPs
+DIGITS = 5  # decimals of a similarity: later digits vary with the batch size and would make ranks non-deterministic
+LOGIT_SCALE = 100.0  # fixed for every model, so p_proposal and p_noun are not calibrated for SigLIP
 
 Row = dict[str, Any]
 
@@ -60,13 +60,14 @@ def score_nouns(
     """Write the table `candidates`: for each noun the `top_k` proposals of its image that are most similar to it.
 
     Args:
-        index, nouns, proposals: folders of the tables of these names, part for part of the same images.
+        index, nouns, proposals: folders of the tables of these names, whose parts correspond one to one: part i of each table
+            covers the same images.
         images: folder that the files of the index are relative to.
         out: folder of the table `candidates`.
         runtime: devices, workers, batch size, folder of unfinished work.
         clip: the CLIP that compares.
         options: parameters of the step.
-        crop: the crop recipe.
+        crop: the crop recipe: background fill and antialiasing, see `core.crops`.
 
     Returns:
         counts: images and nouns scored, crops encoded, and dropped nouns by reason.
@@ -87,7 +88,7 @@ def score_nouns(
         schema=tables.SCHEMA_VERSION,
     )
     scratch = Scratch(runtime.work, key, runtime.fresh)
-    texts = scratch.folder / "texts"  # below this scratch folder, whose lock keeps it until the step is done
+    texts = scratch.folder / "texts"  # kept inside this step's scratch folder, so it is locked and deleted with it
     if runtime.fresh or published(out, key, runtime) is None:
         encode_nouns(nouns, proposals, texts, runtime, clip, options.templates, options.precision)
     factory = ScoreTaskFactory(
@@ -104,6 +105,7 @@ def score_nouns(
         batch_size=runtime.batch_size,
         metadata=made_with(clip.model, clip.pretrained),
     )
+    # run_step calls factory(device) once per process, then the task for each part.
     return run_step(key, list(unit_names(index)), factory, out, runtime, uses_model=True, scratch=scratch)
 
 
@@ -113,7 +115,8 @@ class Match(NamedTuple):
     Attributes:
         proposal: position of the proposal among those of the image.
         similarity: cosine, in [-1, 1].
-        margin: similarity minus that of the next best proposal; None for the last one.
+        margin: similarity minus that of the next best proposal; None for the last-ranked one. Duplicates count as separate
+            proposals, so the margin between a mask and its duplicate is 0.
         p_proposal: softmax of the similarities over the image's proposals.
         p_noun: softmax of the similarities over the image's nouns.
     """
@@ -172,7 +175,7 @@ def duplicate_of(rles: Sequence[bytes], height: int, width: int, duplicate_iou: 
 
 
 class _Job(NamedTuple):
-    """An image to score: its usable nouns and class-agnostic proposals, rows of these tables."""
+    """An image to score: its nouns and its unlabeled proposals, rows of these tables."""
 
     image: ImageRecord
     nouns: list[Row]
@@ -189,7 +192,14 @@ class _Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreTaskFactory:
-    """Makes the task that scores a unit; the attributes are the arguments of `score_nouns` and those of the runtime."""
+    """Makes the task that scores a unit.
+
+    Attributes:
+        texts: the folder that `encode_nouns` wrote.
+        key: the fingerprint of the step.
+        metadata: the models, for the metadata of the table's files.
+        others: see `score_nouns` and `Runtime`.
+    """
 
     index: Path
     images: Path
@@ -239,11 +249,11 @@ class _Scorer:
         return counts
 
     def _jobs(self, unit: str, counts: Counter[str], failures: list[Row]) -> Iterator[_Job]:
-        """The images of a unit that have both nouns and proposals; nouns without proposals are counted."""
+        """The images of a unit that have both nouns and unlabeled proposals; nouns without proposals are counted."""
         nouns = rows_by_image(self.config.nouns / f"{unit}.parquet", "nouns")
         proposals = rows_by_image(self.config.proposals / f"{unit}.parquet", "proposals")
         for image in read_image_records(self.config.index / f"{unit}.parquet", self.config.images):
-            # Annotated masks, which have a label, are for `select` alone.
+            # Annotated masks, which have a label, share the table and are used only by `select`.
             class_agnostic = [row for row in proposals.get(image.image_id, []) if row["label"] is None]
             job = _Job(image, nouns.get(image.image_id, []), class_agnostic)
             if job.nouns and not job.proposals:

@@ -1,7 +1,8 @@
-"""Step `select`: chooses the candidates that become pairs. It takes seconds, so a sweep of thresholds never scores again.
+"""Step `select`: chooses the candidates that become pairs. It takes seconds, and a threshold sweep does not rerun `score`.
 
 The default is the paper's rule (3.2): every noun is paired with its best proposal, without a threshold, and a proposal may
-have several nouns. Thresholds, one-to-one matching, a cap for each noun and a fraction of annotated pairs are options.
+have several nouns. Thresholds, one-to-one matching, a limit for each noun and a fraction of annotated pairs are options.
+Thresholds are applied to the chosen pair; a rejected noun gets no other proposal.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 def select_pairs(
     candidates: Path, proposals: Path, out: Path, runtime: Runtime, options: SelectOptions
 ) -> dict[str, int]:
-    """Write the table `pairs`, in the order of the shards: parts shuffled, and images shuffled within a part.
+    """Write the table `pairs`, in the order of the shards; see `_shuffled`.
 
     Args:
         candidates, proposals: folders of the tables of these names.
@@ -80,12 +81,13 @@ def one_to_one(candidates: list[Row]) -> list[Row]:
 
 
 def rejection_reason(row: Row, min_similarity: float | None, min_margin: float | None, min_area: int) -> str | None:
-    """Return why a candidate is left out: "low_similarity", "low_margin" or "small_area"; None if it is kept.
+    """Return why a chosen candidate is left out: "low_similarity", "low_margin" or "small_area"; None if it is kept.
 
     Args:
         row: row of the table `candidates`.
         min_similarity: smallest cosine similarity; None for no threshold.
-        min_margin: smallest difference to the next proposal; the only proposal of an image passes. None for no threshold.
+        min_margin: smallest difference to the next proposal; a last-ranked proposal has no margin and passes. None for no
+            threshold.
         min_area: smallest area of the mask in pixels.
     """
     if min_similarity is not None and row["similarity"] < min_similarity:
@@ -152,7 +154,7 @@ class _SelectTaskFactory:
 
 
 def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Counter[str]]:
-    """Apply the rule, the thresholds and the cap to all candidates.
+    """Apply the rule, then the thresholds, then the limit for each noun, to all candidates.
 
     Args:
         candidates: folder of the table `candidates`.
@@ -202,10 +204,7 @@ def _annotated_pairs(proposals: Path) -> list[Row]:
 
 
 def _shuffled(pairs: list[Row], seed: int) -> list[Row]:
-    """The pairs with the parts in random order, and the images of a part.
-
-    That is random enough for training, where a buffer shuffles again, and a shard needs only a few parts.
-    """
+    """Shuffle parts, then images within each part, so a shard reads only a few parts; the loader's buffer shuffles further."""
     images = sorted({(pair["part"], pair["image_id"]) for pair in pairs})
     parts = sorted({part for part, _ in images})
     rng = np.random.default_rng(seed)

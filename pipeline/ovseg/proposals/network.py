@@ -67,7 +67,7 @@ class NetworkOutput:
         class_embeddings: unit vectors float32 `[Q, D]`, to be compared with text embeddings and with `no_object`.
         no_object: unit vector of "no object", float32 `[D]`.
         mask_logits: float32 `[Q, h, w]`.
-        extent: number of rows and columns of the grid that the image covers; the rest is padding.
+        extent: fractional number of rows and columns of the grid that the image covers; the rest is padding.
     """
 
     class_embeddings: Tensor
@@ -114,7 +114,7 @@ def input_size(height: int, width: int, short_side: int, long_side: int) -> tupl
         long_side: upper limit for the longer side.
 
     Returns:
-        height and width in pixels, each at least one stride of the finest features.
+        height and width in pixels, each at least 4, the stride of the finest features.
     """
     scale = min(short_side / min(height, width), long_side / max(height, width))
     return max(STRIDE, round(height * scale)), max(STRIDE, round(width * scale))
@@ -149,7 +149,9 @@ def build_network(
     width: int,
     classes: int,
 ) -> Any:
-    """Build a MaskFormer with the losses of the paper (focal 20, dice 1, class 1, no object 0.1, deep supervision).
+    """Build a MaskFormer with deep supervision.
+
+    The loss weights are the defaults of `MaskFormerConfig`, which equal the paper's: focal 20, dice 1, class 1, no object 0.1.
 
     Args:
         backbone: a timm model with features at four scales ("resnet101c.gluon_in1k"), or a checkpoint of transformers as
@@ -178,7 +180,7 @@ def build_network(
             "d_model": hidden_dim,
             "decoder_layers": decoder_layers,
             "encoder_layers": 0,
-            "decoder_ffn_dim": 8 * hidden_dim,
+            "decoder_ffn_dim": 8 * hidden_dim,  # 2048 for 256, as MaskFormer
             "encoder_ffn_dim": 8 * hidden_dim,
             "decoder_attention_heads": ATTENTION_HEADS,
             "encoder_attention_heads": ATTENTION_HEADS,

@@ -72,9 +72,10 @@ class Segmenter:
     Attributes:
         network: the proposal network.
         clip: the CLIP; its mask prompts are used if it has any.
-        mask_threshold: a pixel belongs to a proposal if its probability is above it, in (0, 1).
+        mask_threshold: mask probability above which a pixel belongs to the proposal, in (0, 1).
         weight: the weight of CLIP in the ensemble, in [0, 1].
-        options: how regions are viewed, names embedded and seen classes treated.
+        options: the view of a region, the text templates, and the treatment of seen classes. The options for seen classes
+            apply only in `evaluate` and `calibrate`.
         crop: the crop recipe.
         batch_size: the number of crops in one forward pass of CLIP.
         pool: the threads that crop.

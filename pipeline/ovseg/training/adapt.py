@@ -31,7 +31,7 @@ from ovseg.training.texts import read_nouns, text_bank
 from ovseg.training.tower import Tower, build_optimizer, build_tower, learning_rates
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
-CHECKED_BATCHES = 4  # first batches that must have patches of background alone, before prompts are trained
+CHECKED_BATCHES = 4  # number of first batches in which `require_background_patches` looks for such patches
 
 
 def adapt(
@@ -45,6 +45,8 @@ def adapt(
 ) -> None:
     """Train from `init` on `shards`, and publish the adapted CLIP with a model card and `training.tsv` to `out`.
 
+    A training of 0 steps publishes `init` unchanged.
+
     Run under torchrun, every rank calls this. A killed run continues from its last checkpoint.
 
     Args:
@@ -52,7 +54,8 @@ def adapt(
         shards: the folder of the mined shards.
         out: the folder of the result.
         runtime: devices, workers, micro-batch, scratch folder.
-        options: the parameters of finetuning or of mask prompt tuning; `options.init` is not used.
+        options: the parameters of finetuning or of mask prompt tuning; `options.init` was resolved
+            into `init` by the caller.
         crop: the crop recipe.
         source: "mask_source" and "mask_licence", for the model card.
 
@@ -71,7 +74,8 @@ def adapt(
     record = {"stage": name, "shards": tables.read_step_manifest(shards)["fingerprint"], **source, "recipe": parameters}
 
     def build(world: World, _scratch: Path) -> Training:
-        clip, provenance, loop = load_adapted(init, str(world.device)), read_provenance(init), None
+        clip, provenance = load_adapted(init, str(world.device)), read_provenance(init)
+        loop = None
         prompts: Tensor | None = clip.prompts
         if steps := count_steps(shards, options.epochs, options.max_steps, options.batch_size):
             torch.manual_seed(options.seed)
@@ -155,13 +159,13 @@ def build_loop(
 
     trained = {key: p for key, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": log_scale}
     return TrainingLoop(
-        steps,
-        TrainableParameters(trained),
-        trained,
-        optimizer,
-        warmup_cosine(optimizer, steps, options.warmup_steps),
-        begin,
-        clamp,
+        steps=steps,
+        weights=TrainableParameters(trained),
+        parameters=trained,
+        optimizer=optimizer,
+        schedule=warmup_cosine(optimizer, steps, options.warmup_steps),
+        begin=begin,
+        after_step=clamp,
         extra={"loader": DataLoaderLayout(world.size, workers)},
     )
 
@@ -186,7 +190,7 @@ def _read_batches(
         crop_scale=options.crop_scale,
         seed=options.seed,
     )
-    return with_background_patches(name, batches, clip, shards) if isinstance(options, PromptOptions) else batches
+    return require_background_patches(name, batches, clip, shards) if isinstance(options, PromptOptions) else batches
 
 
 @dataclass(frozen=True)
@@ -249,8 +253,10 @@ def split_batch(name: str, batch_size: int, world: World, micro_batch: int | Non
     return local_size, micro_size
 
 
-def with_background_patches(name: str, batches: Iterator[Batch], clip: Clip, shards: Path) -> Iterator[Batch]:
-    """Check that the first batches have patches of background alone: no others train mask prompts.
+def require_background_patches(name: str, batches: Iterator[Batch], clip: Clip, shards: Path) -> Iterator[Batch]:
+    """Fail early if none of the first 4 batches has a fully-background patch.
+
+    Mask prompts get gradients only from such patches.
 
     Args:
         name: the name of the training, for messages.
