@@ -156,11 +156,11 @@ def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
 
 def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Variant:
     """The image tower on prepared tensors on its device."""
-    colour = crops.fill_colour("mean", clip.mean.tolist())
-    crops_ = torch.stack([_region(job, row, clip.size, colour) for job in jobs for row in job.regions])
+    color = crops.fill_color("mean", clip.mean.tolist())
+    crops_ = torch.stack([_region(job, row, clip.size, color) for job in jobs for row in job.regions])
     size, device = runtime.batch_size, clip.mean.device
     batches = (crops_[i : i + size].to(device) for i in range(0, len(crops_), size))
-    prepared = [crops.normalise(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
+    prepared = [crops.normalize(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
 
     @torch.inference_mode()
     def variant(_: int) -> float:
@@ -175,9 +175,9 @@ def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Variant:
     return variant
 
 
-def _region(job: Job, row: dict[str, Any], size: int, colour: ImageArray | None) -> Tensor:
+def _region(job: Job, row: dict[str, Any], size: int, color: ImageArray | None) -> Tensor:
     mask = masks.decode(row["rle"], row["height"], row["width"])
-    return crops.crop_region(job.image.pixels, mask, tuple(row["box"]), size, colour, antialias=True)[0]
+    return crops.crop_region(job.image.pixels, mask, tuple(row["box"]), size, color, antialias=True)[0]
 
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Variant:

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
-from ovseg.core.crops import normalise
+from ovseg.core.crops import normalize
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.proposals.mask_logits import upsample_mask_probs
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork, build_network
@@ -144,12 +144,16 @@ def plain_once(clip: Clip, pixels: ImageArray, queries: NetworkOutput, vocabular
         padded = blank.expand(3, side, side).clone()
         padded[:, : crop.shape[1], : crop.shape[2]] = crop
         square = F.interpolate(padded[None], (clip.size, clip.size), mode="bicubic").clamp(0, 255)
-        features.append(F.normalize(clip.model.encode_image(normalise(square, clip.mean, clip.std)), dim=-1))  # type: ignore[operator]
+        features.append(F.normalize(clip.model.encode_image(normalize(square, clip.mean, clip.std)), dim=-1))  # type: ignore[operator]
     q = (100 * torch.cat(features) @ vocabulary.texts.T).softmax(1)
     p = (
         100
         * torch.cat(
-            [queries.class_embeddings @ vocabulary.texts.T, (queries.class_embeddings @ queries.no_object)[:, None]], 1
+            [
+                queries.query_embeddings @ vocabulary.texts.T,
+                (queries.query_embeddings @ queries.no_object_embedding)[:, None],
+            ],
+            1,
         )
     ).softmax(1)
     scores = p[:, :-1].pow(0.3) * q.pow(0.7)

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
-from ovseg.core.crops import normalise
+from ovseg.core.crops import normalize
 from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World
@@ -158,7 +158,7 @@ def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager
 
     def step(_: int) -> None:
         optimizer.zero_grad()
-        images = normalise(batch["crop"].to(device), clip.mean, clip.std)
+        images = normalize(batch["crop"].to(device), clip.mean, clip.std)
         with attention(), torch.autocast(device.type, torch.bfloat16):
             crops, texts, scale = model(images, tokens)
             loss: Tensor = clip_loss(crops, texts, scale)
@@ -174,7 +174,7 @@ def _input_gradient(clip: Clip, size: int) -> Variant:
     contiguous_attention(visual)
 
     def step(_: int) -> None:
-        images = normalise(batch["crop"].to(device), clip.mean, clip.std).requires_grad_()
+        images = normalize(batch["crop"].to(device), clip.mean, clip.std).requires_grad_()
         with autocast_context(device, "bf16"):
             visual(images).float().square().sum().backward()
 

@@ -45,7 +45,7 @@ def toy_clip(folder: Path) -> Path:
     visual = network.visual
     with torch.no_grad():
         visual.proj, proj = None, visual.proj
-        shift, matrix = whiten(visual(crops.normalise(crops_, clip.mean, clip.std)), proj.shape[1])
+        shift, matrix = whiten(visual(crops.normalize(crops_, clip.mean, clip.std)), proj.shape[1])
         visual.ln_post.bias -= shift
         visual.proj = nn.Parameter(matrix)
         network.text_projection.copy_(torch.eye(len(network.text_projection)))
@@ -61,8 +61,8 @@ def _blanked(seed: int, size: int) -> ImageArray:
     """An image of `noise` with a random part of it replaced by CLIP's mean color."""
     rng, pixels = np.random.default_rng(seed), noise(seed, size, size)
     kept = np.kron(rng.random((4, 4)) < rng.random(), np.ones((size // 4, size // 4), bool))
-    colour = crops.fill_colour("mean", OPENAI_DATASET_MEAN)
-    return crops.fill_background(pixels, kept, colour)
+    color = crops.fill_color("mean", OPENAI_DATASET_MEAN)
+    return crops.fill_background(pixels, kept, color)
 
 
 def toy_network(folder: Path, clip_folder: Path) -> Path:

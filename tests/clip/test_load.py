@@ -78,7 +78,7 @@ def test_a_saved_clip_is_the_same_to_us_and_to_stock_open_clip(clip: Clip, tmp_p
     ours = load_clip(f"local-dir:{tmp_path / 'again'}")
     stock = open_clip.create_model(f"local-dir:{tmp_path / 'again'}").eval()
     assert torch.equal(ours.encode_crops(CROPS), clip.encode_crops(CROPS))
-    images = crops.normalise(CROPS, clip.mean, clip.std)
+    images = crops.normalize(CROPS, clip.mean, clip.std)
     with torch.no_grad():
         expected = torch.nn.functional.normalize(stock.encode_image(images), dim=-1)
     assert torch.allclose(ours.encode_crops(CROPS), expected, atol=1e-6)

@@ -58,7 +58,7 @@ def hub(tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_a_tag_is_downloaded_once_and_then_needs_no_network(
     hub: Hub, tag: str, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the normalisation that the tag tells, and the same weights as the folder that was put there."""
+    """With the normalization that the tag tells, and the same weights as the folder that was put there."""
     clip = load_clip(NAME, tag)
     stored = load_file(tiny_clip / WEIGHTS)
     assert all(torch.equal(weight, stored[name]) for name, weight in clip.model.state_dict().items())

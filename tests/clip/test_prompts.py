@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.adapted import PROMPTS, load_adapted, read_prompts, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, resize_prompts, vit_hook_points
+from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, resize_prompts, vit_layout
 from ovseg.clip.save import model_config
 from ovseg.core.errors import OvsegError
 
@@ -144,14 +144,14 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
         ({**VISION, "patch_dropout": 0.5}, "dropout"),
     ],
 )
-def test_a_tower_without_hook_points_is_a_clear_error(config: dict[str, object], message: str) -> None:
+def test_a_tower_that_is_no_plain_vit_is_a_clear_error(config: dict[str, object], message: str) -> None:
     visual = open_clip.model.CLIP(embed_dim=16, vision_cfg=config, text_cfg=TEXT).visual
     with pytest.raises(OvsegError, match=message):
-        vit_hook_points(visual)
+        vit_layout(visual)
 
 
 def test_more_depth_than_blocks_is_an_error() -> None:
-    with pytest.raises(OvsegError, match=r"depth=5.*4 blocks"):
+    with pytest.raises(OvsegError, match=r"depth 5.*1 to 4"):
         new_prompts(_clip().visual, 5, 0)
 
 

@@ -27,7 +27,7 @@ def test_it_encodes_as_stock_open_clip_does(name: str, tmp_path: Path) -> None:
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
     assert clip.mean.tolist() == clip.std.tolist() == [0.5, 0.5, 0.5]
     with torch.no_grad():
-        seen = stock.encode_image(crops.normalise(images(clip.size), clip.mean, clip.std))
+        seen = stock.encode_image(crops.normalize(images(clip.size), clip.mean, clip.std))
         expected = stock.encode_text(tokens)
     torch.testing.assert_close(clip.encode_crops(images(clip.size)), normalize(seen, dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.encode_texts(TEXTS), normalize(expected, dim=-1), atol=1e-5, rtol=0)

@@ -58,12 +58,12 @@ def test_a_region_is_the_formula(fill: Fill, size: int, antialias: bool) -> None
     mask = blob()
     box = masks.box(masks.encode(mask), *mask.shape)
     x, y, w, h = box
-    colour = {"mean": np.array([123, 117, 104]), "zero": np.zeros(3), "keep": None}[fill]
+    color = {"mean": np.array([123, 117, 104]), "zero": np.zeros(3), "keep": None}[fill]
     part, inside = IMAGE[y : y + h, x : x + w].astype(float), mask[y : y + h, x : x + w]
-    filled = part if colour is None else np.where(inside[..., None], part, colour)
+    filled = part if color is None else np.where(inside[..., None], part, color)
     across = np.einsum("jw,hwc->hjc", weights(w, size, antialias), filled).round().clip(0, 255)
     expected = np.einsum("ih,hjc->cij", weights(h, size, antialias), across)
-    pixels, kept = crops.crop_region(IMAGE, mask, box, size, crops.fill_colour(fill, CLIP_MEAN), antialias)
+    pixels, kept = crops.crop_region(IMAGE, mask, box, size, crops.fill_color(fill, CLIP_MEAN), antialias)
     assert pixels.dtype == torch.uint8 and pixels.shape == (3, size, size)
     off = np.abs(pixels.numpy() - expected.clip(0, 255))
     assert off.max() < 2 and off.mean() < 0.4
@@ -80,7 +80,7 @@ def test_a_full_mask_is_a_plain_resize(antialias: bool) -> None:
         torch.from_numpy(IMAGE).permute(2, 0, 1)[None], (32, 32), mode="bicubic", antialias=antialias
     )[0]
     for fill in ("mean", "zero", "keep"):
-        pixels, inside = crops.crop_region(IMAGE, full, box, 32, crops.fill_colour(fill, CLIP_MEAN), antialias)
+        pixels, inside = crops.crop_region(IMAGE, full, box, 32, crops.fill_color(fill, CLIP_MEAN), antialias)
         assert torch.equal(pixels, plain) and inside.all()
 
 
@@ -89,35 +89,35 @@ def test_the_single_steps_give_the_same_crop_as_crop_region() -> None:
     mask = blob()
     box = masks.box(masks.encode(mask), *mask.shape)
     for fill in ("mean", "zero", "keep"):
-        colour = crops.fill_colour(fill, CLIP_MEAN)
+        color = crops.fill_color(fill, CLIP_MEAN)
         part, inside = crops.crop_to_box(IMAGE, mask, box)
-        step = crops.resize(crops.fill_background(part, inside, colour), inside, 32, True)
-        whole = crops.crop_region(IMAGE, mask, box, 32, colour, True)
+        step = crops.resize(crops.fill_background(part, inside, color), inside, 32, True)
+        whole = crops.crop_region(IMAGE, mask, box, 32, color, True)
         assert torch.equal(step[0], whole[0]) and torch.equal(step[1], whole[1])
 
 
-def test_fill_colours() -> None:
+def test_fill_colors() -> None:
     """ "mean" is OpenAI's mean in whole gray levels, "zero" is black, "keep" leaves the image unchanged."""
-    mean, zero = crops.fill_colour("mean", CLIP_MEAN), crops.fill_colour("zero", CLIP_MEAN)
+    mean, zero = crops.fill_color("mean", CLIP_MEAN), crops.fill_color("zero", CLIP_MEAN)
     assert mean is not None and mean.tolist() == [123, 117, 104]
     assert zero is not None and zero.tolist() == [0, 0, 0]
-    assert crops.fill_colour("keep", CLIP_MEAN) is None
+    assert crops.fill_color("keep", CLIP_MEAN) is None
     nothing = np.zeros(IMAGE.shape[:2], bool)
     assert crops.fill_background(IMAGE, nothing, None) is IMAGE
     assert (crops.fill_background(IMAGE, nothing, mean) == mean).all()
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    return crops.normalise(pixels, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))
+def normalized(pixels: Tensor) -> Tensor:
+    return crops.normalize(pixels, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))
 
 
 def test_the_mean_fill_is_zero_after_normalization() -> None:
     """Up to half a gray level."""
-    colour = crops.fill_colour("mean", CLIP_MEAN)
-    assert colour is not None
-    blank = torch.from_numpy(np.broadcast_to(colour[:, None, None], (3, 4, 4)).copy())[None]
+    color = crops.fill_color("mean", CLIP_MEAN)
+    assert color is not None
+    blank = torch.from_numpy(np.broadcast_to(color[:, None, None], (3, 4, 4)).copy())[None]
     half = 0.5 / 255 / torch.tensor(CLIP_STD)
-    assert (normalised(blank).abs() <= half[:, None, None] * 1.001).all()
+    assert (normalized(blank).abs() <= half[:, None, None] * 1.001).all()
 
 
 def test_normalising_is_the_formula() -> None:
@@ -125,7 +125,7 @@ def test_normalising_is_the_formula() -> None:
     expected = (pixels.double() / 255 - torch.tensor(CLIP_MEAN).double()[:, None, None]) / torch.tensor(
         CLIP_STD
     ).double()[:, None, None]
-    assert torch.allclose(normalised(pixels).double(), expected, atol=1e-6)
+    assert torch.allclose(normalized(pixels).double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 500)])

@@ -77,8 +77,8 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
         image = Image.fromarray(np.dstack([PIXELS, alpha])).convert(mode)
         data = saved(image)
     else:
-        colours = np.where(alpha[..., None] > 0, np.uint8(200), np.uint8(7)).repeat(3, axis=2)
-        image = Image.fromarray(colours)
+        colors = np.where(alpha[..., None] > 0, np.uint8(200), np.uint8(7)).repeat(3, axis=2)
+        image = Image.fromarray(colors)
         image = image.quantize(2) if mode == "P" else image
         data = saved(image, transparency=int(np.asarray(image)[0, 0]) if mode == "P" else (7, 7, 7))
     pixels = decode_image(data)

@@ -51,7 +51,7 @@ def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path
         rle = masks.from_coco(annotation["segmentation"], *pixels.shape[:2])
         mask, box = masks.decode(rle, *pixels.shape[:2]), masks.box(rle, *pixels.shape[:2])
         crop, inside = crops.crop_region(
-            pixels, mask, box, clip.size, crops.fill_colour("mean", clip.mean.tolist()), True
+            pixels, mask, box, clip.size, crops.fill_color("mean", clip.mean.tolist()), True
         )
         guess = int((clip.encode_crops(crop[None], inside[None]) @ texts.T).argmax())
         right += ids[guess] == annotation["category_id"]

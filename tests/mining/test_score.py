@@ -16,11 +16,11 @@ from PIL import Image
 
 from ovseg.clip.load import load_clip
 from ovseg.core import hashing, masks, tables
-from ovseg.core.crops import crop_region, fill_colour
+from ovseg.core.crops import crop_region, fill_color
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.score import DIGITS, duplicate_of, rank, score_nouns
+from ovseg.mining.score import DIGITS, originals_of, rank, score_nouns
 from tests.conftest import HEIGHT, WIDTH, Mined, digests
 from tests.towers import save
 
@@ -80,7 +80,7 @@ def test_ties_are_in_the_order_of_the_masks() -> None:
 def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
     """Each row of the table is the cosine of the noun's templates and the mask's crop, computed one at a time."""
     clip = load_clip(f"local-dir:{tiny_clip}")
-    colour = fill_colour("mean", clip.mean.tolist())
+    color = fill_color("mean", clip.mean.tolist())
     files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
     regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
     rows = list(tables.rows(mined.candidates, "candidates"))
@@ -90,7 +90,7 @@ def test_the_step_is_the_formula(mined: Mined, tiny_clip: Path) -> None:
         assert proposal["label"] is None
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
         mask = masks.decode(proposal["rle"], HEIGHT, WIDTH)
-        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, colour, True)[0]
+        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, color, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)
         assert row["area"] == proposal["area"]
@@ -132,10 +132,10 @@ def test_a_duplicate_is_of_the_earliest_mask_that_is_no_duplicate() -> None:
         mask = base.copy()
         mask[:, :width] = True
         counts.append(masks.encode(mask))
-    assert duplicate_of(counts, 10, 10, 1.0) == [0, 1, 2, 3]
-    assert duplicate_of(counts, 10, 10, 0.79) == [0, 0, 2, 3]  # 4:5 = 0.8, 4:6 = 0.67
-    assert duplicate_of(counts, 10, 10, 0.6) == [0, 0, 0, 3]
-    assert duplicate_of([], 10, 10, 0.5) == []
+    assert originals_of(counts, 10, 10, 1.0) == [0, 1, 2, 3]
+    assert originals_of(counts, 10, 10, 0.79) == [0, 0, 2, 3]  # 4:5 = 0.8, 4:6 = 0.67
+    assert originals_of(counts, 10, 10, 0.6) == [0, 0, 0, 3]
+    assert originals_of([], 10, 10, 0.5) == []
 
 
 def test_duplicates_share_their_encoding(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
@@ -222,17 +222,17 @@ def test_the_table_names_the_weights_that_scored_it(mined: Mined, tiny_clip: Pat
 
 @pytest.mark.parametrize("name", ["siglip", "convnext", "native average"])
 def test_other_architectures_score_too(name: str, mined: Mined, tmp_path: Path, runtime: Runtime) -> None:
-    """By the formula, with the background in the mean colour of their own normalisation."""
+    """By the formula, with the background in the mean color of their own normalization."""
     clip = load_clip(f"local-dir:{save(name, tmp_path / 'clip')}")
     scored(mined, tmp_path / "clip", tmp_path / "out", runtime)
-    colour = fill_colour("mean", clip.mean.tolist())
-    assert colour is not None and colour.tolist() == [128, 128, 128]
+    color = fill_color("mean", clip.mean.tolist())
+    assert color is not None and color.tolist() == [128, 128, 128]
     files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
     regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
     for row in list(tables.rows(tmp_path / "out", "candidates"))[::7]:
         proposal = regions[row["image_id"], row["proposal"]]
         pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
         mask = masks.decode(proposal["rle"], HEIGHT, WIDTH)
-        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, colour, True)[0]
+        crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, color, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)

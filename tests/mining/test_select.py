@@ -16,7 +16,7 @@ from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import SelectOptions
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.select import annotated_number, cap, one_to_one, rejection_reason, select_pairs
+from ovseg.mining.select import cap, num_annotated_pairs, one_to_one, rejection_reason, select_pairs
 
 Row = dict[str, Any]
 
@@ -152,7 +152,7 @@ def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], max_per_nou
 @given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0, 1))
 def test_the_fraction_of_annotated_pairs(mined: int, annotated: int, fraction: float) -> None:
     """As close to the fraction as integers allow, or all annotated masks."""
-    number = annotated_number(mined, annotated, fraction)
+    number = num_annotated_pairs(mined, annotated, fraction)
     assert 0 <= number <= annotated
     if fraction == 1:
         assert number == annotated

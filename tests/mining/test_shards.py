@@ -83,8 +83,8 @@ def test_a_sample_is_its_contract(background: Fill, mined: Mined, tmp_path: Path
         mask = np.asarray(Image.open(io.BytesIO(raw["mask.png"])))
         assert np.array_equal(mask > 0, inside) and inside.sum() == region["area"]
         image = np.asarray(Image.open(mined.coco.images / files[pair["image_id"]]["file"]))[y : y + h, x : x + w]
-        colour = {"mean": np.round(255 * np.array(CLIP_MEAN)), "zero": np.zeros(3), "keep": None}[background]
-        expected = image if colour is None else np.where(inside[..., None], image, colour)
+        color = {"mean": np.round(255 * np.array(CLIP_MEAN)), "zero": np.zeros(3), "keep": None}[background]
+        expected = image if color is None else np.where(inside[..., None], image, color)
         crop = np.asarray(Image.open(io.BytesIO(raw["jpg"]))).astype(int)
         assert np.abs(crop - expected).mean() < 2 and crop.shape == (h, w, 3)
 

@@ -66,8 +66,8 @@ def test_an_annotation_that_is_no_mask_has_a_reason_and_the_others_stay(tmp_path
 def panoptic(folder: Path, segments: Any, ids: Any = None, **more: Any) -> Path:
     (folder / "p").mkdir(exist_ok=True)
     ids = np.where(LEFT, 7, np.where(RIGHT, 70_000, 0)) if ids is None else ids
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-    Image.fromarray(colours).save(folder / "p" / "a.png")
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+    Image.fromarray(colors).save(folder / "p" / "a.png")
     return coco_file(folder / "p.json", [{"image_id": 3, "file_name": "a.png", "segments_info": segments, **more}])
 
 

@@ -13,7 +13,7 @@ import yaml
 from ovseg.clip.adapted import load_adapted
 from ovseg.core.errors import OvsegError
 from ovseg.core.params import read_params
-from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, TextClassifier, input_size, preprocess
+from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, QueryClassifier, input_size, preprocess
 from ovseg.proposals.network_folder import load_network
 from tests.conftest import ROOT, Toys
 from tests.toys import LONG, QUERIES, SHORT, noise, tiny_model
@@ -21,7 +21,7 @@ from tests.toys import LONG, QUERIES, SHORT, noise, tiny_model
 
 def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
     torch.manual_seed(0)
-    classifier = TextClassifier(8, 12, 6)
+    classifier = QueryClassifier(8, 12, 6)
     classifier.text_embeddings = F.normalize(torch.randn(4, 6), dim=-1)
     queries = torch.randn(2, 5, 8)
     first, last = classifier.project[0], classifier.project[2]
@@ -36,19 +36,19 @@ def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
 def test_an_image_of_any_size_can_be_predicted(toys: Toys, height: int, width: int) -> None:
     network = load_network(toys.network)
     output = network.predict(noise(0, height, width))
-    assert output.class_embeddings.shape == (QUERIES, 16)
+    assert output.query_embeddings.shape == (QUERIES, 16)
     assert output.mask_logits.shape[0] == QUERIES
-    torch.testing.assert_close(output.class_embeddings.norm(dim=-1), torch.ones(QUERIES))
-    assert float(output.no_object.norm()) == pytest.approx(1)
+    torch.testing.assert_close(output.query_embeddings.norm(dim=-1), torch.ones(QUERIES))
+    assert float(output.no_object_embedding.norm()) == pytest.approx(1)
     resized = input_size(height, width, SHORT, LONG)
     assert output.extent == (resized[0] / 4, resized[1] / 4)
     assert all(0 < inside <= side for inside, side in zip(output.extent, output.mask_logits.shape[1:], strict=True))
-    assert all(tensor.isfinite().all() for tensor in (output.class_embeddings, output.mask_logits))
+    assert all(tensor.isfinite().all() for tensor in (output.query_embeddings, output.mask_logits))
 
 
 def test_a_prediction_is_deterministic(toys: Toys) -> None:
     first, second = (load_network(toys.network).predict(noise(3)) for _ in range(2))
-    assert torch.equal(first.class_embeddings, second.class_embeddings) and torch.equal(
+    assert torch.equal(first.query_embeddings, second.query_embeddings) and torch.equal(
         first.mask_logits, second.mask_logits
     )
 

@@ -48,7 +48,7 @@ def other_clip(folder: Path, *, part: str, width: int = 16) -> Path:
 
 def predict(folder: Path) -> list[Tensor]:
     output = load_network(folder).predict(noise(0))
-    return [output.class_embeddings, output.no_object, output.mask_logits]
+    return [output.query_embeddings, output.no_object_embedding, output.mask_logits]
 
 
 def test_a_saved_network_is_the_same_after_loading(toys: Toys, tmp_path: Path) -> None:

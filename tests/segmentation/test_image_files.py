@@ -23,7 +23,7 @@ from ovseg.segmentation.overlay import (
     OPACITY,
     add_legend,
     blend_labels,
-    class_colour,
+    class_color,
     draw_overlay,
 )
 from ovseg.segmentation.segmenter import Segmenter
@@ -156,10 +156,10 @@ def test_broken_images_are_named_and_counted_and_the_others_are_segmented(
 
 
 def test_a_class_has_the_same_colour_in_every_image_and_neighbours_differ() -> None:
-    colours = [class_colour(number) for number in range(200)]
-    assert colours == [class_colour(number) for number in range(200)]
-    assert len(set(colours[:60])) == 60 and all(0 <= value <= 255 for colour in colours for value in colour)
-    assert all(sum(abs(a - b) for a, b in zip(*pair, strict=True)) > 60 for pair in pairwise(colours))
+    colors = [class_color(number) for number in range(200)]
+    assert colors == [class_color(number) for number in range(200)]
+    assert len(set(colors[:60])) == 60 and all(0 <= value <= 255 for color in colors for value in color)
+    assert all(sum(abs(a - b) for a, b in zip(*pair, strict=True)) > 60 for pair in pairwise(colors))
 
 
 def test_labels_are_blended_with_the_image_and_have_borders() -> None:
@@ -167,8 +167,8 @@ def test_labels_are_blended_with_the_image_and_have_borders() -> None:
     labels[:, 4:], labels[4:, :2] = 1, 255
     pixels = np.full((6, 8, 3), 100, np.uint8)
     blended = blend_labels(pixels, labels, 2)
-    for (y, x), colour in (((1, 1), class_colour(0)), ((1, 6), class_colour(1)), ((5, 0), GREY)):
-        expected = 100 * (1 - OPACITY) + np.array(colour) * OPACITY
+    for (y, x), color in (((1, 1), class_color(0)), ((1, 6), class_color(1)), ((5, 0), GREY)):
+        expected = 100 * (1 - OPACITY) + np.array(color) * OPACITY
         np.testing.assert_allclose(blended[y, x], expected, atol=1)
     assert (blended[:, 4] == 255).all() and (blended[4, :2] == 255).all()
     assert blended.shape == pixels.shape and blended.dtype == np.uint8

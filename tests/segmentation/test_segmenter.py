@@ -52,16 +52,16 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
     pixels = noise(6)
     segmentation = segmenter.segment(pixels, NAMES, classifier)
     output, texts = segmenter.network.predict(pixels), segmenter.vocabulary(NAMES).texts
-    no_object = output.class_embeddings @ output.no_object
-    network = network_class_probs((output.class_embeddings @ texts.T).double(), no_object)
+    no_object = output.query_embeddings @ output.no_object_embedding
+    network = network_class_probs((output.query_embeddings @ texts.T).double(), no_object)
     rles = segmenter.binarize(pixels, output)
     assert all(rles)
     embeddings = []
     for rle in rles:
         assert rle is not None
         mask, box = masks.decode(rle, 48, 64), masks.box(rle, 48, 64)
-        colour = crops.fill_colour("mean", clip.mean.tolist())
-        crop, crop_mask = crops.crop_region(pixels, mask, box, clip.size, colour, True)
+        color = crops.fill_color("mean", clip.mean.tolist())
+        crop, crop_mask = crops.crop_region(pixels, mask, box, clip.size, color, True)
         embeddings.append(clip.encode_crops(crop[None], crop_mask[None])[0])
     by_clip = clip_class_probs((torch.stack(embeddings) @ texts.T).double())
     scores = {"clip": by_clip, "proposals": network, "ensemble": network**0.3 * by_clip**0.7}[classifier]
@@ -177,8 +177,8 @@ BOX = (10, 5, 31, 21)
 
 
 def test_the_view_crop_and_mask_is_the_box_with_its_background_filled(segmenter: Segmenter, clip: Clip) -> None:
-    colour = crops.fill_colour("mean", clip.mean.tolist())
-    expected = crops.crop_region(noise(0), cross(), BOX, clip.size, colour, True)
+    color = crops.fill_color("mean", clip.mean.tolist())
+    expected = crops.crop_region(noise(0), cross(), BOX, clip.size, color, True)
     assert all(torch.equal(a, b) for a, b in zip(crop_of_cross(segmenter), expected, strict=True))
 
 
@@ -189,8 +189,8 @@ def test_the_view_crop_is_the_box_as_it_is(segmenter: Segmenter, clip: Clip) -> 
 
 
 def test_the_view_mask_is_the_whole_image_with_its_background_filled(segmenter: Segmenter, clip: Clip) -> None:
-    colour = crops.fill_colour("mean", clip.mean.tolist())
-    expected = crops.resize(crops.fill_background(noise(0), cross(), colour), cross(), clip.size, True)
+    color = crops.fill_color("mean", clip.mean.tolist())
+    expected = crops.resize(crops.fill_background(noise(0), cross(), color), cross(), clip.size, True)
     assert all(torch.equal(a, b) for a, b in zip(crop_of_cross(segmenter, view="mask"), expected, strict=True))
 
 

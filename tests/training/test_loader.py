@@ -14,7 +14,7 @@ import pytest
 import torch
 import webdataset as wds
 
-from ovseg.core.crops import fill_colour
+from ovseg.core.crops import fill_color
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ShardsOptions
 from ovseg.core.samples import Sample, encode_sample, sample_key
@@ -28,13 +28,13 @@ SHARDS, PER_SHARD = 6, 5
 
 
 def sample(number: int, **changes: Any) -> Sample:
-    """A crop of noise; its mask is the left half, and every pixel there has the fill colour."""
+    """A crop of noise; its mask is the left half, and every pixel there has the fill color."""
     crop = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     mask = np.zeros((20, 24), bool)
     mask[:, :12] = True
-    colour = fill_colour("mean", CLIP_MEAN)
-    assert colour is not None
-    crop[mask] = colour
+    color = fill_color("mean", CLIP_MEAN)
+    assert color is not None
+    crop[mask] = color
     values: dict[str, Any] = {
         "key": sample_key(number),
         "crop": crop,
@@ -143,12 +143,12 @@ def test_a_batch_is_its_contract(folder: Path) -> None:
 
 
 def test_the_mask_is_the_stored_one_and_never_a_colour(folder: Path) -> None:
-    """Foreground pixels of exactly the fill colour stay foreground, and the background is filled again from the mask."""
+    """Foreground pixels of exactly the fill color stay foreground, and the background is filled again from the mask."""
     for batch in read(folder, shuffle=False):
         assert batch["mask"][:, :, : SIZE // 2].all() and not batch["mask"][:, :, SIZE // 2 :].any()
         right = batch["crop"][:, :, :, SIZE // 2 + 2 :].float()
-        colour = torch.tensor(fill_colour("mean", CLIP_MEAN)).float()
-        assert (right - colour[:, None, None]).abs().max() <= 1
+        color = torch.tensor(fill_color("mean", CLIP_MEAN)).float()
+        assert (right - color[:, None, None]).abs().max() <= 1
     kept = read(folder, shuffle=False, fill="keep")[0]["crop"][:, :, :, SIZE // 2 + 2 :].float()
     assert kept.std() > 20
 

@@ -245,7 +245,7 @@ def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
 
 
 def test_micro_batches_give_about_the_same_training(run: Train) -> None:
-    """Batch normalisation sees less at a time, so it is not the same."""
+    """Batch normalization sees less at a time, so it is not the same."""
     options = change(OPTIONS, steps=5)
     whole, parts = (
         [float(row["loss"]) for row in curves(run(name, options, micro_batch=size))]
@@ -276,7 +276,7 @@ def gradients(
     world: World = ALONE,
     wrap: Callable[[nn.Module], nn.Module] = lambda x: x,
 ) -> dict[str, Tensor]:
-    """The loss and all gradients of a step, with the running statistics of normalisation, so that parts can be compared."""
+    """The loss and all gradients of a step, with the running statistics of normalization, so that parts can be compared."""
     tower = load_adapted(clip)
     model = tiny_model(tower)
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)

@@ -31,7 +31,7 @@ def test_what_is_trained_sees_what_is_used(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_finetuning_changes_the_image_tower_alone(name: str, shards: Path, tmp_path: Path) -> None:
-    """And what comes out is a CLIP of the same kind: its normalisation, its bias and its text tower as they were."""
+    """And what comes out is a CLIP of the same kind: its normalization, its bias and its text tower as they were."""
     base = save(name, tmp_path / "base")
     run(base, shards, tmp_path / "out", tmp_path / "w", SHORT)
     before, after = load_file(base / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ovseg.clip.card import write_card
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
-from ovseg.clip.prompts import resize_prompts, vit_hook_points
+from ovseg.clip.prompts import resize_prompts, vit_layout
 from ovseg.clip.save import model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
@@ -55,18 +55,18 @@ def load_adapted(
     if not prompts or not (folder / PROMPTS).is_file():
         return clip
     tensor, grid = read_prompts(folder / PROMPTS)
-    points = vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
-    if grid != points.grid:
+    layout = vit_layout(clip.model.visual)  # type: ignore[arg-type]
+    if grid != layout.grid:
         if not resize:
             raise OvsegError(
-                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {points.grid[0]} x "
-                f"{points.grid[1]}; interpolate them with resize=True"
+                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {layout.grid[0]} x "
+                f"{layout.grid[1]}; interpolate them with resize=True"
             )
-        tensor = resize_prompts(tensor, grid, points.grid)
-    if tensor.shape[2] != points.width or len(tensor) > len(points.blocks):
+        tensor = resize_prompts(tensor, grid, layout.grid)
+    if tensor.shape[2] != layout.width or len(tensor) > len(layout.blocks):
         raise OvsegError(
             f"{folder / PROMPTS} holds prompts of depth {len(tensor)}, {tensor.shape[2]} wide; the image tower has "
-            f"{len(points.blocks)} blocks, {points.width} wide"
+            f"{len(layout.blocks)} blocks, {layout.width} wide"
         )
     return replace(clip, prompts=tensor.to(device))
 
@@ -97,7 +97,7 @@ def save_adapted(
         tokenizer.save_pretrained(folder)
     (folder / PROMPTS).unlink(missing_ok=True)
     if prompts is not None:
-        rows, columns = vit_hook_points(network.visual).grid  # type: ignore[arg-type]
+        rows, columns = vit_layout(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
         save_file({"prompts": tensor}, folder / PROMPTS, metadata={"grid": f"{rows}x{columns}"})
     write_json(folder / PROVENANCE, provenance)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.clip.adapted import save_adapted
-from ovseg.clip.prompts import vit_hook_points
+from ovseg.clip.prompts import vit_layout
 from ovseg.clip.save import model_config
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
@@ -134,11 +134,11 @@ def _recognize(state: Mapping[str, Tensor], checkpoint: Path) -> str:
 
 def _expand_prompts(prompts: Tensor, visual: nn.Module, checkpoint: Path) -> Tensor:
     """Return prompts `[depth, patches, width]` from `[depth, patches or 1, width]`."""
-    hook_points = vit_hook_points(visual)
-    num_patches = hook_points.grid[0] * hook_points.grid[1]
-    if prompts.ndim != 3 or prompts.shape[1] not in (1, num_patches) or prompts.shape[2] != hook_points.width:
+    layout = vit_layout(visual)
+    num_patches = layout.grid[0] * layout.grid[1]
+    if prompts.ndim != 3 or prompts.shape[1] not in (1, num_patches) or prompts.shape[2] != layout.width:
         raise OvsegError(
-            f"{checkpoint}: {MASK_EMBEDDING} is {list(prompts.shape)}, not [depth, {num_patches}, {hook_points.width}]"
+            f"{checkpoint}: {MASK_EMBEDDING} is {list(prompts.shape)}, not [depth, {num_patches}, {layout.width}]"
         )
     return prompts.expand(-1, num_patches, -1)
 

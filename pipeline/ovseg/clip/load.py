@@ -69,7 +69,7 @@ class Clip:
             ValueError: the CLIP has mask prompts and `masks` is None.
         """
         device = self.mean.device
-        images = crops.normalise(crops_.to(device, non_blocking=True), self.mean, self.std).to(self.dtype)
+        images = crops.normalize(crops_.to(device, non_blocking=True), self.mean, self.std).to(self.dtype)
         if self.prompts is None:
             return _unit(self.model.encode_image(images))  # type: ignore[operator]
         if masks is None:

@@ -22,8 +22,8 @@ INIT_STD = 0.02  # standard deviation of new prompts, as in MAE and the paper
 
 
 @dataclass(frozen=True)
-class VitHookPoints:
-    """The modules of a ViT that hooks are registered on, and the layout of its tokens.
+class VitLayout:
+    """The layout of a ViT's tokens, and the modules that mask prompts are hooked to.
 
     Attributes:
         embed: the module whose output is the patches' tokens, before class token and positional embedding.
@@ -42,8 +42,8 @@ class VitHookPoints:
     width: int
 
 
-def vit_hook_points(visual: nn.Module) -> VitHookPoints:
-    """Find the hook points of a plain ViT of open_clip or timm, with any pooling.
+def vit_layout(visual: nn.Module) -> VitLayout:
+    """Return the layout of a plain ViT of open_clip or timm, with any pooling.
 
     Args:
         visual: an image tower of open_clip.
@@ -53,14 +53,14 @@ def vit_hook_points(visual: nn.Module) -> VitHookPoints:
     """
     if isinstance(visual, VisionTransformer):
         conv = visual.conv1
-        points = VitHookPoints(
+        layout = VitLayout(
             conv, list(visual.transformer.resblocks), 1, visual.patch_size, visual.grid_size, conv.out_channels
         )
         dropout = visual.patch_dropout
     elif isinstance(visual, TimmModel) and _is_plain(visual.trunk):
         trunk = visual.trunk
         embed, dropout = trunk.patch_embed, getattr(trunk, "patch_drop", None)
-        points = VitHookPoints(
+        layout = VitLayout(
             embed, list(trunk.blocks), trunk.num_prefix_tokens, embed.patch_size, embed.grid_size, trunk.embed_dim
         )
     else:
@@ -71,7 +71,7 @@ def vit_hook_points(visual: nn.Module) -> VitHookPoints:
         )
     if getattr(dropout, "prob", 0) > 0:
         raise OvsegError("mask prompts need every patch, and this image tower drops some; set its patch dropout to 0")
-    return points
+    return layout
 
 
 def _is_plain(trunk: nn.Module) -> bool:
@@ -98,9 +98,9 @@ def new_prompts(visual: nn.Module, depth: int, seed: int) -> Tensor:
     Raises:
         OvsegError: the tower is not a plain ViT, or has fewer blocks than `depth`.
     """
-    points = vit_hook_points(visual)
-    _check_depth(depth, points)
-    shape = (depth, points.grid[0] * points.grid[1], points.width)
+    layout = vit_layout(visual)
+    _check_depth(depth, layout)
+    shape = (depth, layout.grid[0] * layout.grid[1], layout.width)
     return torch.normal(0.0, INIT_STD, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -133,30 +133,30 @@ def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> I
     Raises:
         OvsegError: the tower is not a plain ViT, or the prompts do not fit its grid, width or number of blocks.
     """
-    points = vit_hook_points(visual)
-    _check_depth(len(prompts), points)
-    if prompts.shape[1:] != (points.grid[0] * points.grid[1], points.width):
+    layout = vit_layout(visual)
+    _check_depth(len(prompts), layout)
+    if prompts.shape[1:] != (layout.grid[0] * layout.grid[1], layout.width):
         raise OvsegError(
             f"mask prompts of {prompts.shape[1]} patches, {prompts.shape[2]} wide, do not fit an image tower of "
-            f"{points.grid[0]} x {points.grid[1]} patches, {points.width} wide; for another grid of the same width, "
+            f"{layout.grid[0]} x {layout.grid[1]} patches, {layout.width} wide; for another grid of the same width, "
             "load_adapted(..., resize=True)"
         )
-    keep = foreground_patches(masks, points.patch)
+    keep = foreground_patches(masks, layout.patch)
 
-    def replace_embedded(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
+    def replace_at_embedding(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
         prompt = prompts[0].to(tokens.dtype)
         if tokens.ndim == 4:  # [B, W, rows, columns], as a convolution gives them
-            return torch.where(keep.view(-1, 1, *points.grid), tokens, prompt.T.reshape(1, -1, *points.grid))
+            return torch.where(keep.view(-1, 1, *layout.grid), tokens, prompt.T.reshape(1, -1, *layout.grid))
         return torch.where(keep[..., None], tokens, prompt)
 
     def replace_after_block(prompt: Tensor, tokens: Tensor) -> Tensor:
-        patches = torch.where(keep[..., None], tokens[:, points.prefix :], prompt.to(tokens.dtype))
-        return torch.cat([tokens[:, : points.prefix], patches], dim=1)
+        patches = torch.where(keep[..., None], tokens[:, layout.prefix :], prompt.to(tokens.dtype))
+        return torch.cat([tokens[:, : layout.prefix], patches], dim=1)
 
-    handles = [points.embed.register_forward_hook(replace_embedded)]
+    handles = [layout.embed.register_forward_hook(replace_at_embedding)]
     handles += [
         block.register_forward_hook(lambda _module, _inputs, tokens, prompt=prompt: replace_after_block(prompt, tokens))
-        for block, prompt in zip(points.blocks, prompts[1:], strict=False)
+        for block, prompt in zip(layout.blocks, prompts[1:], strict=False)
     ]
     try:
         yield
@@ -177,8 +177,8 @@ def resize_prompts(prompts: Tensor, grid: tuple[int, int], to: tuple[int, int]) 
     return F.interpolate(planes, to, mode="bicubic", antialias=True).flatten(2).transpose(1, 2).contiguous()
 
 
-def _check_depth(depth: int, points: VitHookPoints) -> None:
-    if not 1 <= depth <= len(points.blocks):
+def _check_depth(depth: int, layout: VitLayout) -> None:
+    if not 1 <= depth <= len(layout.blocks):
         raise OvsegError(
-            f"prompts of depth {depth}: the depth must be 1 to {len(points.blocks)}, the number of blocks of the image tower"
+            f"prompts of depth {depth}: the depth must be 1 to {len(layout.blocks)}, the number of blocks of the image tower"
         )

@@ -1,7 +1,7 @@
 """THE crop recipe (paper 3.2 and appendix): tight box, background filled, resized to the model's square input.
 
 One set of functions for mining, shards, training and inference, so that CLIP receives the same pixels everywhere:
-`crop_to_box` -> `fill_background` -> `resize` (uint8) -> `normalise` (floats). Training calls `random_crop` before `resize`.
+`crop_to_box` -> `fill_background` -> `resize` (uint8) -> `normalize` (floats). Training calls `random_crop` before `resize`.
 
 Shapes: H, W image; h, w box; S side of the model's input; N crops.
 """
@@ -36,7 +36,7 @@ def crop_to_box(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArra
     return image[y : y + height, x : x + width], mask[y : y + height, x : x + width]
 
 
-def fill_colour(fill: Fill, mean: Sequence[float]) -> ImageArray | None:
+def fill_color(fill: Fill, mean: Sequence[float]) -> ImageArray | None:
     """Return the color that replaces the background of a crop.
 
     Args:
@@ -52,17 +52,17 @@ def fill_colour(fill: Fill, mean: Sequence[float]) -> ImageArray | None:
     return np.round(255 * np.asarray(mean)).astype(np.uint8) if fill == "mean" else np.zeros(3, np.uint8)
 
 
-def fill_background(crop: ImageArray, mask: MaskArray, colour: ImageArray | None) -> ImageArray:
+def fill_background(crop: ImageArray, mask: MaskArray, color: ImageArray | None) -> ImageArray:
     """Set every pixel outside the mask to one color.
 
     Args:
         crop: uint8 `[h, w, 3]`.
         mask: bool `[h, w]`, True is foreground.
-        colour: uint8 `[3]`; None returns the crop unchanged. See `fill_colour`.
+        color: uint8 `[3]`; None returns the crop unchanged. See `fill_color`.
     """
-    if colour is None:
+    if color is None:
         return crop
-    return np.where(mask[..., None], crop, colour)
+    return np.where(mask[..., None], crop, color)
 
 
 def random_crop(
@@ -111,7 +111,7 @@ def resize(crop: ImageArray, mask: MaskArray, size: int, antialias: bool) -> tup
     return pixels[0].contiguous(), inside[0, 0].bool()
 
 
-def normalise(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Convert crops to the model's floats: (x / 255 - mean) / std for each channel.
 
     Args:
@@ -127,7 +127,7 @@ def normalise(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def crop_region(
-    image: ImageArray, mask: MaskArray, box: Box, size: int, colour: ImageArray | None, antialias: bool
+    image: ImageArray, mask: MaskArray, box: Box, size: int, color: ImageArray | None, antialias: bool
 ) -> tuple[Tensor, Tensor]:
     """Apply the recipe to one region of an image: `crop_to_box`, `fill_background` and `resize`.
 
@@ -136,11 +136,11 @@ def crop_region(
         mask: bool `[H, W]`, True is foreground.
         box: x, y, width and height in pixels, as `masks.box` returns it.
         size: S, the side of the model's input in pixels.
-        colour: uint8 `[3]`, see `fill_colour`; None keeps the background.
+        color: uint8 `[3]`, see `fill_color`; None keeps the background.
         antialias: see `resize`.
 
     Returns:
         the crop, uint8 `[3, S, S]`, and its mask, bool `[S, S]`.
     """
     crop, crop_mask = crop_to_box(image, mask, box)
-    return resize(fill_background(crop, crop_mask, colour), crop_mask, size, antialias)
+    return resize(fill_background(crop, crop_mask, color), crop_mask, size, antialias)

@@ -37,7 +37,7 @@ Task = Callable[[str, Path], Counts]
 TaskFactory = Callable[[str], Task]
 """Makes a Task inside the process that runs it: (torch device of the process) -> Task. Loads models; is picklable."""
 
-PUBLISHED = "published"
+PUBLISHED_MARKER = "published"
 LOCK = "lock"
 
 
@@ -58,10 +58,10 @@ class Scratch:
     def __init__(self, work: Path, key: StepKey, fresh: bool = False, keyed_by_code: bool = True) -> None:
         self.folder = scratch_folder(work, key, keyed_by_code)
         self.key = key
-        _delete_published(work, key.step, keep=self.folder)
+        _delete_stale_scratch(work, key.step, keep=self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
-        marker = self.folder / PUBLISHED
+        marker = self.folder / PUBLISHED_MARKER
         fresh = fresh or (marker.exists() and marker.read_text(encoding="utf-8") != key.code_hash)
         for path in self.folder.iterdir():
             if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp behind
@@ -111,7 +111,7 @@ class Scratch:
             }
             write_json(staged / tables.STEP_MANIFEST, manifest)
             replace_folder(staged, out)
-        (self.folder / PUBLISHED).write_text(self.key.code_hash, encoding="utf-8")
+        (self.folder / PUBLISHED_MARKER).write_text(self.key.code_hash, encoding="utf-8")
 
     def close(self) -> None:
         """Release the lock, so that another run can work here."""
@@ -222,9 +222,9 @@ def _lock(folder: Path) -> FileLock:
     return lock
 
 
-def _delete_published(work: Path, step: str, keep: Path) -> None:
+def _delete_stale_scratch(work: Path, step: str, keep: Path) -> None:
     """Delete the scratch folders of earlier runs of a step whose results are published: nobody needs them any more."""
-    for path in work.glob(f"{step}-*/{PUBLISHED}"):
+    for path in work.glob(f"{step}-*/{PUBLISHED_MARKER}"):
         if path.parent != keep:
             with contextlib.suppress(OvsegError):
                 lock = _lock(path.parent)

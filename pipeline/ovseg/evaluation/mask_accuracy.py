@@ -83,8 +83,8 @@ def measure_mask_accuracy(
         if not names:
             raise OvsegError(f"{annotations} names no categories; mask accuracy needs a COCO file with class names")
         source = ground_truth(annotations, Path(scratch), labels=True)
-        colour = crops.fill_colour(fill, first.mean.tolist())
-        cut = partial(crops.crop_region, size=first.size, colour=colour, antialias=antialias)
+        color = crops.fill_color(fill, first.mean.tolist())
+        cut = partial(crops.crop_region, size=first.size, color=color, antialias=antialias)
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
         regions = _regions(records, images, orientation, source, numbers, cut, counts)

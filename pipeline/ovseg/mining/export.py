@@ -124,7 +124,7 @@ def _samples(path: Path) -> Iterator[Sample]:
 
 def _jpeg(sample: Sample, fill: Fill) -> bytes:
     stream = io.BytesIO()
-    filled = crops.fill_background(sample.crop, sample.mask, crops.fill_colour(fill, CLIP_MEAN))
+    filled = crops.fill_background(sample.crop, sample.mask, crops.fill_color(fill, CLIP_MEAN))
     Image.fromarray(filled).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
 

@@ -154,7 +154,7 @@ def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[Match]]:
     return matches
 
 
-def duplicate_of(rles: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
+def originals_of(rles: Sequence[bytes], height: int, width: int, duplicate_iou: float) -> list[int]:
     """Find for each mask of an image the earlier mask that it duplicates.
 
     Args:
@@ -183,7 +183,7 @@ class _Job(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A job with `duplicate_of` its proposals, and the crops of those that are no duplicates, uint8 `[k, 3, S, S]`."""
+    """A job with `originals_of` its proposals, and the crops of those that are no duplicates, uint8 `[k, 3, S, S]`."""
 
     job: _Job
     originals: list[int]
@@ -269,7 +269,7 @@ class _Scorer:
         failures: list[Row],
     ) -> Iterator[Tensor]:
         """The crops of each job, made ahead in threads; the jobs and their duplicates are queued in `encoding`."""
-        color = crops.fill_colour(self.config.crop.fill, self.clip.mean.tolist())
+        color = crops.fill_color(self.config.crop.fill, self.clip.mean.tolist())
         prepare = partial(self._prepare, color=color)
         for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
             if isinstance(result, _Prepared):
@@ -284,7 +284,7 @@ class _Scorer:
         except BadItem as problem:
             return job, problem
         size = job.image.height, job.image.width
-        originals = duplicate_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
+        originals = originals_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
         regions = [
             crops.crop_region(
                 pixels,

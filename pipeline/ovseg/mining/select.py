@@ -109,7 +109,7 @@ def cap(pairs: list[Row], max_per_noun: int) -> list[Row]:
     return [pair for i, pair in enumerate(pairs) if i in kept]
 
 
-def annotated_number(mined: int, annotated: int, fraction: float) -> int:
+def num_annotated_pairs(mined: int, annotated: int, fraction: float) -> int:
     """Return how many annotated pairs are needed beside the mined ones to be a fraction of all.
 
     Args:
@@ -140,7 +140,7 @@ class _SelectTaskFactory:
                         f"select.annotated_fraction={options.annotated_fraction} needs annotated masks, and {self.proposals} "
                         "has none: set propose.annotations to a COCO file with categories"
                     )
-                number = annotated_number(len(pairs), len(annotated), options.annotated_fraction)
+                number = num_annotated_pairs(len(pairs), len(annotated), options.annotated_fraction)
                 chosen = np.sort(np.random.default_rng(options.seed).permutation(len(annotated))[:number])
                 pairs += [annotated[i] for i in chosen]
                 counts["annotated_pairs"] = number

@@ -84,7 +84,7 @@ class _ShardsTaskFactory:
     options: ShardsOptions
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
-        color = crops.fill_colour(self.options.background, CLIP_MEAN)
+        color = crops.fill_color(self.options.background, CLIP_MEAN)
         licence = tables.licence(self.proposals, "proposals")
         metadata = {tables.LICENCE: licence} if licence else {}
 

@@ -28,7 +28,7 @@ SIZE_DIVISOR = 32  # height and width of the padded input are multiples of it
 ATTENTION_HEADS = 8
 
 
-class TextClassifier(nn.Module):
+class QueryClassifier(nn.Module):
     """Classify queries by text: a two-layer projection to D, then cosines with text embeddings and a learned "no object".
 
     Args:
@@ -37,7 +37,8 @@ class TextClassifier(nn.Module):
         width: D.
 
     Attributes:
-        text_embeddings: unit vectors of the training vocabulary, float32 `[K, D]`; not part of the saved weights.
+        text_embeddings: unit vectors of the training vocabulary, float32 `[K, D]`; empty until a training sets it, and not
+            part of the saved weights.
         no_object: learned embedding of "no object" before normalization, `[D]`.
     """
 
@@ -64,14 +65,15 @@ class NetworkOutput:
     """The network's prediction for one image.
 
     Attributes:
-        class_embeddings: unit vectors float32 `[Q, D]`, to be compared with text embeddings and with `no_object`.
-        no_object: unit vector of "no object", float32 `[D]`.
+        query_embeddings: unit vectors float32 `[Q, D]`, to be compared with the text embeddings of classes and with
+            `no_object_embedding`.
+        no_object_embedding: unit vector of "no object", float32 `[D]`.
         mask_logits: float32 `[Q, h, w]`.
         extent: fractional number of rows and columns of the grid that the image covers; the rest is padding.
     """
 
-    class_embeddings: Tensor
-    no_object: Tensor
+    query_embeddings: Tensor
+    no_object_embedding: Tensor
     mask_logits: Tensor
     extent: Extent
 
@@ -81,7 +83,7 @@ class ProposalNetwork:
     """A trained proposal network.
 
     Attributes:
-        model: `MaskFormerForInstanceSegmentation` in eval mode with a `TextClassifier` as its `class_predictor`.
+        model: `MaskFormerForInstanceSegmentation` in eval mode with a `QueryClassifier` as its `class_predictor`.
         metadata: contents of proposal_network.json.
     """
 
@@ -90,13 +92,13 @@ class ProposalNetwork:
 
     @torch.inference_mode()
     def predict(self, pixels: ImageArray) -> NetworkOutput:
-        """Predict masks and class embeddings for an image, uint8 RGB `[H, W, 3]`."""
+        """Predict masks and query embeddings for an image, uint8 RGB `[H, W, 3]`."""
         height, width = pixels.shape[:2]
         shape = input_size(height, width, self.metadata["short_side"], self.metadata["long_side"])
         output = self.model.model(preprocess(pixels, shape).to(self.model.device))
         hidden = output.transformer_decoder_last_hidden_state
         masks = torch.einsum("bqc,bchw->bqhw", self.model.mask_embedder(hidden), output.pixel_decoder_last_hidden_state)
-        classifier: TextClassifier = self.model.class_predictor
+        classifier: QueryClassifier = self.model.class_predictor
         return NetworkOutput(
             classifier.embed(hidden)[0].cpu(),
             F.normalize(classifier.no_object.float(), dim=0).cpu(),
@@ -133,8 +135,8 @@ def preprocess(pixels: ImageArray, shape: tuple[int, int]) -> Tensor:
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
     image = F.interpolate(image, shape, mode="bilinear", antialias=True)
     height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in shape)
-    normalised = crops.normalise(image, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
-    return F.pad(normalised, (0, width - shape[1], 0, height - shape[0]))
+    normalized = crops.normalize(image, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
+    return F.pad(normalized, (0, width - shape[1], 0, height - shape[0]))
 
 
 def build_network(
@@ -166,7 +168,7 @@ def build_network(
         classes: K of the training vocabulary, for the loss.
 
     Returns:
-        `MaskFormerForInstanceSegmentation` with a `TextClassifier` as its `class_predictor`.
+        `MaskFormerForInstanceSegmentation` with a `QueryClassifier` as its `class_predictor`.
 
     Raises:
         OvsegError: transformers is not installed, or the backbone does not exist.
@@ -192,7 +194,7 @@ def build_network(
         num_labels=classes,
     )
     model = transformers.MaskFormerForInstanceSegmentation(config)
-    model.class_predictor = TextClassifier(hidden_dim, text_proj_dim, width)
+    model.class_predictor = QueryClassifier(hidden_dim, text_proj_dim, width)
     if pretrained:
         load_backbone(model.model.pixel_level_module.encoder, backbone)
     return model

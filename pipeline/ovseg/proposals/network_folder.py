@@ -23,7 +23,7 @@ from ovseg.clip.load import Clip
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
 from ovseg.proposals.backbone import dilate
-from ovseg.proposals.network import ProposalNetwork, TextClassifier, import_transformers, input_size
+from ovseg.proposals.network import ProposalNetwork, QueryClassifier, import_transformers, input_size
 
 CONFIG, METADATA, WEIGHTS = "config.json", "proposal_network.json", "model.safetensors"
 PROBE_TEXT = "a photo of a thing."
@@ -83,7 +83,7 @@ def load_network(folder: Path, device: str = "cpu") -> ProposalNetwork:
         input_size(1, 1, short_side, long_side)
         config = transformers.MaskFormerConfig.from_pretrained(folder)
         model = transformers.MaskFormerForInstanceSegmentation(config)
-        model.class_predictor = TextClassifier(
+        model.class_predictor = QueryClassifier(
             config.decoder_config.d_model, metadata["text_proj_dim"], metadata["width"]
         )
         model.load_state_dict(load_file(folder / WEIGHTS))

@@ -1,6 +1,6 @@
 """Tensor names of the checkpoints that OVSeg's authors released, for each tensor of `network.build_network`.
 
-Their proposal network is a MaskFormer of detectron2, ours is the MaskFormer of transformers with a `TextClassifier`. The
+Their proposal network is a MaskFormer of detectron2, ours is the MaskFormer of transformers with a `QueryClassifier`. The
 names are facts of MaskFormer, ov-seg and detectron2's ResNet; no code is copied.
 """
 

@@ -92,8 +92,8 @@ def thumbnail(pixels: ImageArray, mask: MaskArray) -> bytes:
     canvas[~inside] *= BACKGROUND_BRIGHTNESS
     distance = ndimage.distance_transform_edt(~inside)
     inner = 0.0
-    for outer, colour in LINES:
-        canvas[(distance > inner) & (distance <= outer)] = colour
+    for outer, color in LINES:
+        canvas[(distance > inner) & (distance <= outer)] = color
         inner = outer
     stream = io.BytesIO()
     image = Image.fromarray(canvas.astype(np.uint8)).resize(small, Image.Resampling.BOX)

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 ROW_HEIGHT, BAR_HEIGHT, LABEL_WIDTH, VALUE_WIDTH = 22, 14, 170, 60  # in pixels
-COLOURS = ("#9aa5b1", "#5b8def", "#2f9e6e", "#d9822b", "#a05fbf")
+COLORS = ("#9aa5b1", "#5b8def", "#2f9e6e", "#d9822b", "#a05fbf")
 CLASSIFIERS = {"clip": "CLIP", "proposals": "proposal network", "ensemble": "ensemble"}
 NUM_CLASSES = 12
 
@@ -82,9 +82,9 @@ def bar_chart(groups: Bars, width: int = 860, maximum: float = 1.0) -> str:
         parts.append(f'<text x="{LABEL_WIDTH - 8}" y="{middle}" text-anchor="end">{escape(group)}</text>')
         for name, fraction in bars:
             length = max(1.0, (width - LABEL_WIDTH - VALUE_WIDTH) * min(fraction / maximum, 1.0))
-            colour = COLOURS[series.index(name) % len(COLOURS)]
+            color = COLORS[series.index(name) % len(COLORS)]
             parts.append(
-                f'<rect x="{LABEL_WIDTH}" y="{y + 4}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="2" fill="{colour}">'
+                f'<rect x="{LABEL_WIDTH}" y="{y + 4}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="2" fill="{color}">'
                 f"<title>{escape(f'{group}, {name}: {fraction:.1%}')}</title></rect>"
                 f'<text class="value" x="{LABEL_WIDTH + length + 6:.1f}" y="{y + 15}">{fraction:.1%}</text>'
             )
@@ -99,7 +99,7 @@ def _legend(series: Sequence[str], y: int) -> str:
     parts, x = [], LABEL_WIDTH
     for i, name in enumerate(series):
         parts.append(
-            f'<rect x="{x}" y="{y + 2}" width="12" height="12" rx="2" fill="{COLOURS[i % len(COLOURS)]}"/>'
+            f'<rect x="{x}" y="{y + 2}" width="12" height="12" rx="2" fill="{COLORS[i % len(COLORS)]}"/>'
             f'<text x="{x + 17}" y="{y + 13}">{escape(name)}</text>'
         )
         x += 34 + 8 * len(name)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ovseg.core.errors import BadItem
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
-from ovseg.segmentation.overlay import add_legend, blend_labels, class_colour
+from ovseg.segmentation.overlay import add_legend, blend_labels, class_color
 from ovseg.segmentation.segmenter import Segmenter
 
 PANEL_SIDE, TITLE_HEIGHT, GAP = 240, 24, 8  # longer side of a panel, in pixels
@@ -70,4 +70,4 @@ def draw_sheet(pixels: ImageArray, labels: Mapping[str, NDArray[np.integer]], na
         resized = Image.fromarray(panel).resize((width, height), Image.Resampling.LANCZOS)
         canvas.paste(resized, (x, TITLE_HEIGHT))
     classes = sorted({int(number) for map_ in labels.values() for number in np.unique(map_) if number < len(names)})
-    return add_legend(canvas, [(class_colour(number), names[number]) for number in classes])
+    return add_legend(canvas, [(class_color(number), names[number]) for number in classes])

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.core.images import ImageArray
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-GREY: Colour = (128, 128, 128)  # of labels that are no class
+GREY: Color = (128, 128, 128)  # of labels that are no class
 HUE_STEP = 0.618034  # golden ratio: classes with consecutive numbers get very different hues
 OPACITY = 0.55
 LINE_HEIGHT, MARGIN = 26, 12  # of the legend, in pixels
@@ -25,7 +25,7 @@ MAX_SCALE = 8
 MAX_ROWS = 24
 
 
-def class_colour(number: int) -> Colour:
+def class_color(number: int) -> Color:
     """Return the color of a class; it depends on the number of the class alone, so it is the same in every image."""
     hue = (0.02 + number * HUE_STEP) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.95)[number % 3], (0.95, 0.9, 0.7)[number // 3 % 3])
@@ -43,9 +43,9 @@ def blend_labels(pixels: ImageArray, labels: NDArray[np.integer], num_classes: i
     Returns:
         uint8 RGB `[H, W, 3]`.
     """
-    colours = np.array([*(class_colour(number) for number in range(num_classes)), GREY], np.float32)
+    colors = np.array([*(class_color(number) for number in range(num_classes)), GREY], np.float32)
     rows = np.minimum(labels.astype(np.int64), num_classes)
-    blended = pixels * (1 - OPACITY) + colours[rows] * OPACITY
+    blended = pixels * (1 - OPACITY) + colors[rows] * OPACITY
     border = np.zeros(labels.shape, bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
@@ -65,14 +65,14 @@ def draw_overlay(pixels: ImageArray, labels: NDArray[np.integer], names: Sequenc
     numbers, counts = np.unique(labels, return_counts=True)
     fractions = zip(numbers.tolist(), (counts / labels.size).tolist(), strict=True)
     rows = [
-        (class_colour(number), f"{names[number]}  {fraction:.0%}" if fraction >= 0.01 else names[number])
+        (class_color(number), f"{names[number]}  {fraction:.0%}" if fraction >= 0.01 else names[number])
         for number, fraction in sorted(fractions, key=lambda row: -row[1])
         if number < len(names)
     ]
     return add_legend(image, rows)
 
 
-def add_legend(image: Image.Image, rows: Sequence[tuple[Colour, str]]) -> Image.Image:
+def add_legend(image: Image.Image, rows: Sequence[tuple[Color, str]]) -> Image.Image:
     """Return the image with a legend at its right side.
 
     Args:
@@ -87,9 +87,9 @@ def add_legend(image: Image.Image, rows: Sequence[tuple[Colour, str]]) -> Image.
     canvas = Image.new("RGB", (image.width + width, height), "white")
     canvas.paste(image, (0, (height - image.height) // 2))
     draw = ImageDraw.Draw(canvas)
-    for i, (colour, text) in enumerate(lines):
+    for i, (color, text) in enumerate(lines):
         x, y = image.width + MARGIN, MARGIN + i * LINE_HEIGHT
-        draw.rounded_rectangle((x, y + 3, x + LINE_HEIGHT - 8, y + LINE_HEIGHT - 5), 4, fill=colour)
+        draw.rounded_rectangle((x, y + 3, x + LINE_HEIGHT - 8, y + LINE_HEIGHT - 5), 4, fill=color)
         draw.text((x + LINE_HEIGHT, y + 2), text, fill="black", font=font)
     return canvas
 

@@ -58,19 +58,19 @@ def crop_regions(
         rles: the masks of Q proposals; None for an empty one.
         size: S.
         mean: CLIP's normalization mean of each channel, in [0, 1], for the fill color.
-        fill: the background of a crop, see `crops.fill_colour`.
+        fill: the background of a crop, see `crops.fill_color`.
         antialias: see `crops.resize`.
         view: "crop-and-mask" is the box with its background filled (SimBaseline, OVSeg); "crop" is the box as it is, and "mask"
             the whole image with the background filled (both are variants of ZegFormer).
         pool: the threads that crop.
     """
     height, width = pixels.shape[:2]
-    colour = crops.fill_colour("keep" if view == "crop" else fill, mean)
+    color = crops.fill_color("keep" if view == "crop" else fill, mean)
 
     def crop(rle: bytes) -> tuple[Tensor, Tensor]:
         mask = masks.decode(rle, height, width)
         box = (0, 0, width, height) if view == "mask" else masks.box(rle, height, width)
-        region, region_mask = crops.crop_region(pixels, mask, box, size, colour, antialias)
+        region, region_mask = crops.crop_region(pixels, mask, box, size, color, antialias)
         # An unmasked crop has no blank patch, so mask prompts must not replace any.
         return region, torch.ones_like(region_mask) if view == "crop" else region_mask
 

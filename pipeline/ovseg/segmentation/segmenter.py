@@ -1,6 +1,6 @@
 """Two-stage segmentation (paper 3.1). Benchmarks, the command line and applications all call this one class.
 
-    network.predict   masks and class embeddings of Q proposals
+    network.predict   masks and query embeddings of Q proposals
     binarize          their binary masks
     crop_regions      the crop of each for CLIP
     classify          class probabilities by the proposal network and by CLIP
@@ -194,8 +194,8 @@ class Segmenter:
 
     def classify(self, output: NetworkOutput, regions: RegionCrops, vocabulary: Vocabulary) -> ClassProbs:
         """Return the class probabilities of Q proposals by the network and by CLIP."""
-        similarity = vocabulary.similarity(output.class_embeddings)
-        network = network_class_probs(similarity, output.class_embeddings @ output.no_object)
+        similarity = vocabulary.similarity(output.query_embeddings)
+        network = network_class_probs(similarity, output.query_embeddings @ output.no_object_embedding)
         return ClassProbs(network, self.clip_probs(regions, vocabulary), regions.valid)
 
     def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import foreground_patches, vit_hook_points
+from ovseg.clip.prompts import foreground_patches, vit_layout
 from ovseg.clip.save import model_config
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
@@ -271,7 +271,7 @@ def require_background_patches(name: str, batches: Iterator[Batch], clip: Clip, 
         OvsegError: every patch of the first batches has foreground.
     """
     first = list(islice(batches, CHECKED_BATCHES))
-    patch = vit_hook_points(clip.model.visual).patch  # type: ignore[arg-type]
+    patch = vit_layout(clip.model.visual).patch  # type: ignore[arg-type]
     if not any(bool((~foreground_patches(batch["mask"], patch)).any()) for batch in first):
         raise OvsegError(
             f"{name}: no patch of the first {sum(len(batch['key']) for batch in first)} samples of {shards} is background "

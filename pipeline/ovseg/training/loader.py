@@ -96,7 +96,7 @@ def load_shards(
         OvsegError: there are no shards, a shard of sizes.json is missing, or there are fewer shards than readers.
     """
     steps = _read_steps(folder, workers, resampled, shuffle, epoch, seed)
-    steps.append(_Decode(size, crops.fill_colour(fill, mean), antialias, crop_scale, seed, folder))
+    steps.append(_Decode(size, crops.fill_color(fill, mean), antialias, crop_scale, seed, folder))
     batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
     source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
     pipeline = wds.DataPipeline(*source, batched)
@@ -199,9 +199,9 @@ class _Decode:
     """Decodes the members of each sample. Samples that cannot be used are counted and logged: the first, and every 1000th."""
 
     def __init__(
-        self, size: int, colour: ImageArray | None, antialias: bool, crop_scale: float, seed: int, folder: Path
+        self, size: int, color: ImageArray | None, antialias: bool, crop_scale: float, seed: int, folder: Path
     ) -> None:
-        self.size, self.colour, self.antialias, self.folder = size, colour, antialias, folder
+        self.size, self.color, self.antialias, self.folder = size, color, antialias, folder
         self.crop_scale, self.seed = crop_scale, seed
         self.rng: np.random.Generator | None = None
         self.dropped = 0
@@ -227,7 +227,7 @@ class _Decode:
         noun_id = sample.record.get("noun_id")
         if not isinstance(noun_id, int):
             raise BadItem("no_noun_id", f"sample {sample.key}: noun_id is {noun_id!r}")
-        crop, inside = crops.fill_background(sample.crop, sample.mask, self.colour), sample.mask
+        crop, inside = crops.fill_background(sample.crop, sample.mask, self.color), sample.mask
         if self.crop_scale < 1:
             if self.rng is None:  # made here, in the process of the reader: each has its own
                 info = get_worker_info()

@@ -52,7 +52,7 @@ class MaskObjective(nn.Module):
             a scalar.
         """
         device = self.mean.device
-        images = crops.normalise(torch.stack([scene["image"] for scene in scenes]).to(device), self.mean, self.std)
+        images = crops.normalize(torch.stack([scene["image"] for scene in scenes]).to(device), self.mean, self.std)
         masks = [scene["masks"].to(device, torch.float32) for scene in scenes]
         classes = [scene["classes"].to(device) for scene in scenes]
         criterion, weights = self.model.criterion, self.model.weight_dict

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import mask_prompts_applied, new_prompts, vit_hook_points
-from ovseg.core.crops import normalise
+from ovseg.clip.prompts import mask_prompts_applied, new_prompts, vit_layout
+from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import FinetuneOptions, PromptOptions
 
@@ -48,7 +48,7 @@ class Tower(nn.Module):
         Returns:
             float32 unit vectors `[n, D]`.
         """
-        images = normalise(crops, self.mean, self.std)  # type: ignore[arg-type]
+        images = normalize(crops, self.mean, self.std)  # type: ignore[arg-type]
         with nullcontext() if self.prompts is None else mask_prompts_applied(self.visual, self.prompts, masks):  # type: ignore[arg-type]
             outputs = self.visual(images)  # type: ignore[operator]
         features = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -143,7 +143,7 @@ def build_tower(name: str, clip: Clip, options: FinetuneOptions | PromptOptions)
     prompts = clip.prompts
     if isinstance(options, PromptOptions):
         try:
-            vit_hook_points(clip.model.visual)  # type: ignore[arg-type]
+            vit_layout(clip.model.visual)  # type: ignore[arg-type]
         except OvsegError as error:
             raise OvsegError(
                 f"{name}: {error}. The stages base, score, finetune, calibrate and evaluate work with it"
