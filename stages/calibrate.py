@@ -15,7 +15,7 @@ def main(params: Params) -> None:
         {name: Path("models") / name for name in params.evaluate.models},
         Path("data/calibrate"),
         Path("reports/calibrate"),
-        from_environment(),
+        from_environment(params.checks.max_dropped),
         params.calibrate,
         options=params.segment,
         crop=params.crop,

@@ -19,7 +19,7 @@ def main(params: Params) -> None:
         Path("reports/calibrate"),
         Path("data/evaluate") / name,
         Path("reports/evaluate") / name,
-        from_environment(),
+        from_environment(params.checks.max_dropped),
         options=params.segment,
         crop=params.crop,
         mask_threshold=params.evaluate.mask_threshold,

@@ -10,7 +10,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section index, write data/index."""
-    build_index(Path("data/index"), from_environment(), params.index)
+    build_index(Path("data/index"), from_environment(params.checks.max_dropped), params.index)
 
 
 if __name__ == "__main__":

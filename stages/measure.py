@@ -11,7 +11,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section heldout and models/NAME, write reports/measure/NAME."""
-    name, runtime = sys.argv[1], from_environment()
+    name, runtime = sys.argv[1], from_environment(params.checks.max_dropped)
     model, out = Path("models") / name, Path("reports/measure") / name
     images, annotations = Path(params.heldout.images), Path(params.heldout.annotations)
     if name == "proposal_network":

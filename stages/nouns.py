@@ -10,7 +10,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section nouns, write data/nouns."""
-    extract_nouns(Path("data/index"), Path("data/nouns"), from_environment(), params.nouns)
+    extract_nouns(Path("data/index"), Path("data/nouns"), from_environment(params.checks.max_dropped), params.nouns)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,13 @@ def main(params: Params) -> None:
     options = params.propose
     if options.source == "proposal_network":
         options = options.model_copy(update={"model": "models/proposal_network"})
-    propose_masks(Path("data/index"), params.index.images, Path("data/proposals"), from_environment(), options)
+    propose_masks(
+        Path("data/index"),
+        params.index.images,
+        Path("data/proposals"),
+        from_environment(params.checks.max_dropped),
+        options,
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         nouns=Path("data/nouns"),
         proposals=Path("data/proposals"),
         out=Path("data/candidates"),
-        runtime=from_environment(),
+        runtime=from_environment(params.checks.max_dropped),
         clip=ClipOptions(model="local-dir:models/base"),
         options=params.score,
         crop=params.crop,

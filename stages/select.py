@@ -10,7 +10,13 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read section select, write data/pairs."""
-    select_pairs(Path("data/candidates"), Path("data/proposals"), Path("data/pairs"), from_environment(), params.select)
+    select_pairs(
+        Path("data/candidates"),
+        Path("data/proposals"),
+        Path("data/pairs"),
+        from_environment(params.checks.max_dropped),
+        params.select,
+    )
 
 
 if __name__ == "__main__":

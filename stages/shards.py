@@ -16,7 +16,7 @@ def main(params: Params) -> None:
         proposals=Path("data/proposals"),
         pairs=Path("data/pairs"),
         out=Path("shards"),
-        runtime=from_environment(),
+        runtime=from_environment(params.checks.max_dropped),
         options=params.shards,
     )
 

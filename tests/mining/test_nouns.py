@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtim
         ["A" * 10_000],
         ["A key on the grass ."],
     ]
-    rows, counts = extracted(captions, each_tagger, tmp_path, runtime)
+    rows, counts = extracted(captions, each_tagger, tmp_path, replace(runtime, max_dropped=1))
     by_image: dict[int, list[str]] = {}
     for row in rows:
         by_image.setdefault(row["image_id"], []).append(row["noun"])
@@ -159,11 +160,14 @@ def test_odd_captions_cost_nothing_else(each_tagger: str, tmp_path: Path, runtim
 
 def test_an_image_that_cannot_be_used_has_no_nouns(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "index").mkdir()
-    row = {"image_id": 1, "captions": [{"id": 1, "text": "A star ."}]}
-    tables.write_part(tmp_path / "index" / "00000.parquet", "index", [{**row, "problem": "missing"}], "f")
+    rows = [
+        {"image_id": i, "captions": [{"id": 1, "text": "A star ."}], "problem": p}
+        for i, p in ((1, "missing"), (2, None))
+    ]
+    tables.write_part(tmp_path / "index" / "00000.parquet", "index", rows, "f")
     counts = extract_nouns(tmp_path / "index", tmp_path / "out", runtime, NounsOptions(model=tagger))
-    assert counts == {"captions": 0, "nouns": 0}
-    assert list(tables.rows(tmp_path / "out", "nouns")) == []
+    assert counts == {"captions": 1, "nouns": 1}
+    assert [row["image_id"] for row in tables.rows(tmp_path / "out", "nouns")] == [2]
 
 
 def test_the_pipe_finds_what_single_calls_find(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:

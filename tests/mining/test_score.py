@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.clip.load import load_clip
 from ovseg.core import hashing, masks, tables
 from ovseg.core.crops import crop_region, fill_color
+from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
@@ -191,14 +192,15 @@ def test_what_fails_is_recorded_and_costs_nothing_else(
         assert row["proposal"] == old["proposal"] and row["similarity"] == pytest.approx(old["similarity"], abs=2e-5)
 
 
-def test_nothing_to_score_is_an_empty_table(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
-    """No noun at all, and no mask at all, are not a crash."""
-    for name, schema in (("nouns", "nouns"), ("proposals", "proposals")):
+def test_nothing_to_score_is_an_error(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """No noun at all, and no mask at all, are an error that says what is missing, not a crash or an empty table."""
+    for name, said in (("nouns", "no nouns are left"), ("proposals", r"no nouns are left.*no_proposals.*image \d")):
         (tmp_path / name).mkdir()
         for path in tables.parts(mined.index):
-            tables.write_part(tmp_path / name / path.name, schema, [], "e")
-        counts = scored(mined, tiny_clip, tmp_path / f"out_{name}", runtime, **{name: tmp_path / name})
-        assert counts["images"] == 0 and list(tables.rows(tmp_path / f"out_{name}", "candidates")) == []
+            tables.write_part(tmp_path / name / path.name, name, [], "e")
+        with pytest.raises(OvsegError, match=said):
+            scored(mined, tiny_clip, tmp_path / f"out_{name}", runtime, **{name: tmp_path / name})
+        assert not (tmp_path / f"out_{name}").exists()
 
 
 def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime) -> None:

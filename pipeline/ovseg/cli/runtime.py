@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ovseg.core.options import Options, PositiveInt
+from ovseg.core.options import ChecksOptions, Fraction, Options, PositiveInt
 
 if TYPE_CHECKING:
     from ovseg.engine.runtime import Runtime
@@ -18,6 +18,8 @@ class CpuRuntime(Options):
     """Number of processes, or of decoding threads beside a model; by default the number of CPU cores."""
     fresh: bool = False
     """Delete unfinished work of an earlier run with the same options, instead of continuing it."""
+    max_dropped: Fraction = ChecksOptions().max_dropped
+    """Largest fraction of a step's items that may be dropped for one reason; a step that drops more ends in an error."""
     keep: bool = False
     """Keep results that other code has written, instead of doing their step again."""
 

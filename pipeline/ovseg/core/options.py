@@ -60,6 +60,13 @@ class CropOptions(Options):
     """Whether crops are resized with antialiasing; the reference code does not."""
 
 
+class ChecksOptions(Options):
+    """What stops a step that has left out too much; no result depends on it."""
+
+    max_dropped: Fraction = 0.5
+    """Largest fraction of a step's items that may be dropped for one reason; a step that drops more ends in an error."""
+
+
 class IndexOptions(Options):
     """Step `index`: the images and captions to mine."""
 

@@ -72,6 +72,7 @@ class Params(Options):
     data: WatchedPaths
     clip: options.ClipOptions
     crop: options.CropOptions
+    checks: options.ChecksOptions
     index: options.IndexOptions
     nouns: options.NounsOptions
     proposal_network: options.ProposalNetworkOptions

@@ -31,6 +31,7 @@ class Runtime:
         processes: number of processes of a training; None for one on each device.
         micro_batch: number of samples of a training step in memory at a time; None for all of this process's.
         checkpoint_seconds: seconds between two checkpoints of a training.
+        max_dropped: largest fraction of a step's items that may be dropped for one reason, see `engine.totals`.
         stop_after: number of training steps after which this run stops with a checkpoint; None for no limit.
     """
 
@@ -45,14 +46,18 @@ class Runtime:
     processes: int | None = None
     micro_batch: int | None = None
     checkpoint_seconds: float = 300
+    max_dropped: float = 0.5
     stop_after: int | None = None
 
 
-def from_environment() -> Runtime:
+def from_environment(max_dropped: float = 0.5) -> Runtime:
     """Return the runtime options of the DVC stages, read from environment variables.
 
     `OVSEG_DEVICE` ("auto", or devices separated by commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`, `OVSEG_EXECUTOR`,
     `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH` and `OVSEG_CHECKPOINT_SECONDS`.
+
+    Args:
+        max_dropped: the parameter `checks.max_dropped`.
 
     Raises:
         OvsegError: a number is not a positive integer.
@@ -65,6 +70,7 @@ def from_environment() -> Runtime:
         processes=_optional("OVSEG_PROCESSES"),
         micro_batch=_optional("OVSEG_MICRO_BATCH"),
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
+        max_dropped=max_dropped,
     )
 
 

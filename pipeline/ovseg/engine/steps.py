@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
@@ -11,6 +11,7 @@ from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.totals import Total, check_totals
 from ovseg.engine.units import Scratch, TaskFactory, add_counts, published
 
 log = logging.getLogger("ovseg")
@@ -25,6 +26,8 @@ def run_step(
     uses_model: bool = False,
     scratch: Scratch | None = None,
     finish: Callable[[Path], None] | None = None,
+    totals: Sequence[Total] = (),
+    more_counts: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Do every unit of a step that is not done yet, and publish all of them to `out`.
 
@@ -37,17 +40,21 @@ def run_step(
         uses_model: whether to run one process for each device; otherwise `runtime.workers` processes run.
         scratch: an already opened scratch folder.
         finish: completes the staged output (files about all units) before it replaces the old one.
+        totals: the kinds of items that the step keeps or drops, see `check_totals`.
+        more_counts: counts that are known before any unit is done, such as those of foreign ids.
 
     Returns:
         The counts of all units together, by name.
 
     Raises:
-        OvsegError: the executor is unknown, the disk is full, or a worker process died. Finished units are kept.
+        OvsegError: the executor is unknown, the disk is full, a worker process died, or too much was dropped (see
+            `check_totals`). Finished units are kept.
     """
     if runtime.executor not in EXECUTORS:
         raise OvsegError(f"executor {runtime.executor!r} is not one of {', '.join(EXECUTORS)}")
     published_counts = published(out, key, runtime)
     if published_counts is not None:
+        check_totals(key.step, totals, published_counts, runtime.max_dropped, out)
         log.info("%s: done before -> %s", key.step, out)
         if scratch:
             scratch.close()
@@ -65,9 +72,10 @@ def run_step(
                 for unit_counts in EXECUTORS[runtime.executor](factory, remaining, work.folder, devices):
                     all_counts.append(dict(unit_counts))
                     progress.add(unit_counts)
-            sums = add_counts(all_counts)
-            work.publish(units, out, sums, finish)
-            progress.finish(out)
+        sums = add_counts([*all_counts, more_counts or {}])
+        check_totals(key.step, totals, sums, runtime.max_dropped, work.folder)
+        work.publish(units, out, sums, finish)
+        progress.finish(out)
     finally:
         work.close()
     return sums

@@ -22,6 +22,7 @@ from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.predictions import EvalSetting, predict_image
@@ -94,7 +95,7 @@ def evaluate(
         fingerprint=key.fingerprint,
     )
     units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
-    return run_step(key, units, factory, out, runtime, uses_model=True)
+    return run_step(key, units, factory, out, runtime, uses_model=True, totals=(Total("images"),))
 
 
 def _image_size_fingerprint(benchmark: Benchmark, number: int) -> str:

@@ -20,6 +20,7 @@ from ovseg.datasets.webdataset import open_shards
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, published, scratch_folder
 
 log = logging.getLogger("ovseg")
@@ -63,12 +64,7 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     num_images = min(store.count(), options.limit or store.count())
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
-    counts = run_step(key, units, factory, out, runtime, scratch=scratch)
-    if not counts["images"]:
-        dropped = {name: n for name, n in counts.items() if name.startswith("dropped.")}
-        raise OvsegError(
-            f"not one of the {num_images} images that {options.captions} lists can be used from {options.images}: {dropped}"
-        )
+    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=(Total("images"),))
     for warning in explain_rotation(counts, options.orientation, "index.orientation"):
         log.warning("index: %s", warning)
     return counts

@@ -21,6 +21,7 @@ from ovseg.core.text_files import read_text
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task, unit_names
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ COMPONENTS = frozenset(
 )
 """The components of spaCy that tags and lemmas need."""
 CAPTIONS_PER_BATCH = 256
+TOTALS = (
+    Total("nouns", "not_a_word|stop_noun|repeated", chosen=True),
+    Total("captions", "caption_without_noun", part=True),
+    Total("captions"),
+)
 
 Row = dict[str, Any]
 
@@ -87,7 +93,7 @@ def extract_nouns(index: Path, out: Path, runtime: Runtime, options: NounsOption
         schema=tables.SCHEMA_VERSION,
     )
     factory = _NounsTaskFactory(index, key.fingerprint, options, stop_nouns)
-    return run_step(key, list(unit_names(index)), factory, out, runtime)
+    return run_step(key, list(unit_names(index)), factory, out, runtime, totals=TOTALS)
 
 
 def read_stop_list(path: Path | None) -> frozenset[str]:

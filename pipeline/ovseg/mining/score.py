@@ -36,11 +36,13 @@ from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
 from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
 DIGITS = 5  # decimals of a similarity: later digits vary with the batch size and would make ranks non-deterministic
+TOTALS = (Total("nouns"),)
 LOGIT_SCALE = 100.0  # fixed for every model, so p_proposal and p_noun are not calibrated for SigLIP
 
 Row = dict[str, Any]
@@ -106,7 +108,8 @@ def score_nouns(
         metadata=made_with(clip.model, clip.pretrained),
     )
     # run_step calls factory(device) once per process, then the task for each part.
-    return run_step(key, list(unit_names(index)), factory, out, runtime, uses_model=True, scratch=scratch)
+    units = list(unit_names(index))
+    return run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch, totals=TOTALS)
 
 
 class Match(NamedTuple):

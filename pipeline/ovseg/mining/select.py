@@ -8,7 +8,7 @@ Thresholds are applied to the chosen pair; a rejected noun gets no other proposa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +22,7 @@ from ovseg.core.options import SelectOptions
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
 
 Row = dict[str, Any]
@@ -53,7 +54,7 @@ def select_pairs(
         schema=tables.SCHEMA_VERSION,
     )
     factory = _SelectTaskFactory(candidates, proposals, options, key.fingerprint)
-    return run_step(key, ["00000"], factory, out, runtime)
+    return run_step(key, ["00000"], factory, out, runtime, totals=(Total("pairs", chosen=True),))
 
 
 def one_to_one(candidates: list[Row]) -> list[Row]:
@@ -145,7 +146,7 @@ class _SelectTaskFactory:
                 pairs += [annotated[i] for i in chosen]
                 counts["annotated_pairs"] = number
             if not pairs:
-                raise OvsegError(f"no pair is left: {dict(counts)}. Lower the thresholds of section select")
+                raise OvsegError(_explain_no_pairs(self.candidates, counts))
             rows = [{"pair": i, **pair} for i, pair in enumerate(_shuffled(pairs, options.seed))]
             tables.write_part(folder / f"{unit}.parquet", "pairs", rows, self.key)
             return {"pairs": len(rows), **{name: n for name, n in counts.items() if n}}
@@ -182,6 +183,16 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
         counts["dropped.over_cap"] = len(pairs) - len(capped)
         pairs = capped
     return pairs, counts
+
+
+def _explain_no_pairs(candidates: Path, counts: Mapping[str, int]) -> str:
+    if not any(counts.values()):
+        return (
+            f"no pair is left, because {candidates} has no candidate: no noun of any image has a proposal there. Compare the "
+            "counts in step.json of the tables nouns and proposals"
+        )
+    reasons = ", ".join(f"{n:,} {name.removeprefix('dropped.')}" for name, n in counts.items() if n)
+    return f"no pair is left: {reasons}. Lower the thresholds of section select"
 
 
 def _candidates_by_image(candidates: Path) -> Iterator[tuple[int, list[Row]]]:

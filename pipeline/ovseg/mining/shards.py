@@ -22,10 +22,12 @@ from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
 
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP; loaders fill again with the mean of their model
+TOTALS = (Total("samples"),)
 
 Row = dict[str, Any]
 
@@ -64,7 +66,7 @@ def write_shards(
     noun_ids = {noun: i for i, noun in enumerate(sorted(pc.unique(table["noun"]).to_pylist()))}
     units = [f"{i:05d}" for i in range(num_shards)]
     factory = _ShardsTaskFactory(index, images, proposals, pairs, key.fingerprint, num_shards, noun_ids, options)
-    return run_step(key, units, factory, out, runtime, finish=lambda folder: _finish(folder, noun_ids))
+    return run_step(key, units, factory, out, runtime, finish=lambda folder: _finish(folder, noun_ids), totals=TOTALS)
 
 
 def bounds(num_pairs: int, num_shards: int, shard: int) -> tuple[int, int]:

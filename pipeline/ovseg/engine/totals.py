@@ -1,0 +1,103 @@
+"""What a step may leave out: the check that every step makes of its counts before it publishes its result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ovseg.core.errors import OvsegError
+
+DROPPED = "dropped."
+REASON_COLUMNS = {"failures": "reason", "index": "problem", "samples": "status"}
+"""The tables whose rows say why an item was dropped, and the column that says it; the column `detail` has the sentence."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Items of one kind that a step keeps or drops.
+
+    Attributes:
+        kept: name of the count of what is kept; nothing of it left is an error.
+        reasons: regular expression of the rejection reasons of these items.
+        part: whether the dropped items are counted among `kept`, too.
+        chosen: whether the reasons are those of parameters, such as thresholds, for which any fraction may be dropped.
+    """
+
+    kept: str
+    reasons: str = ".*"
+    part: bool = False
+    chosen: bool = False
+
+
+def check_totals(
+    step: str,
+    totals: Sequence[Total],
+    counts: Mapping[str, int],
+    max_dropped: float,
+    folder: Path | None = None,
+) -> None:
+    """Check that a step has kept something, and has not dropped more than a fraction of its items for one reason.
+
+    Args:
+        step: name of the step.
+        totals: the kinds of items of the step; a reason belongs to the first one that it fits.
+        counts: the counts of all units together; those of dropped items are `dropped.<reason>`.
+        max_dropped: largest fraction in [0, 1] that may be dropped for one reason.
+        folder: folder of the units' files, which the example of a dropped item is taken from.
+
+    Raises:
+        OvsegError: nothing is left, or too much was dropped; the message has the reason with most items and an example.
+    """
+    dropped = {name.removeprefix(DROPPED): n for name, n in counts.items() if name.startswith(DROPPED) and n}
+    remaining = dict(dropped)
+    for total in totals:
+        reasons = {reason: remaining.pop(reason) for reason in list(remaining) if re.fullmatch(total.reasons, reason)}
+        kept = counts.get(total.kept, 0)
+        number = kept if total.part else kept + sum(reasons.values())
+        worst = max(reasons, key=lambda reason: reasons[reason], default=None)
+        if not kept:
+            worst = worst or max(dropped, key=lambda reason: dropped[reason], default=None)
+            raise OvsegError(f"{step}: no {_words(total.kept)} are left{_describe(worst, dropped, folder)}")
+        if worst and not total.chosen and reasons[worst] > max_dropped * number:
+            raise OvsegError(
+                f"{step}: {reasons[worst]:,} of {number:,} {_words(total.kept)} ({reasons[worst] / number:.0%}) were dropped "
+                f"for the reason {worst}, which is more than checks.max_dropped={max_dropped:g}{_example(worst, folder)}. "
+                "Mend the input; or raise max_dropped if this is right: finished work is kept"
+            )
+
+
+def find_example(paths: Iterable[Path], reason: str) -> str | None:
+    """Return a sentence about one item that was dropped for a reason; None if the files of the units tell none."""
+    for path in sorted(paths):
+        schema = pq.read_schema(path)
+        name = (schema.metadata or {}).get(b"ovseg.table", b"").decode()
+        if (column := REASON_COLUMNS.get(name)) is None:
+            continue
+        table = pq.read_table(path, columns=["image_id", column, "detail"], partitioning=None)
+        rows = table.filter(pc.equal(table[column], reason)).slice(0, 1).to_pylist()
+        if rows:
+            return f"image {rows[0]['image_id']}: {rows[0]['detail']}"
+    return None
+
+
+def _describe(worst: str | None, dropped: Mapping[str, int], folder: Path | None) -> str:
+    if worst is None:
+        return ", and none were dropped: its inputs hold nothing that it can use"
+    others = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items() if reason != worst)
+    return f": {dropped[worst]:,} were dropped for the reason {worst}{_example(worst, folder)}" + (
+        f" (also {others})" if others else ""
+    )
+
+
+def _example(reason: str, folder: Path | None) -> str:
+    example = find_example(folder.rglob("*.parquet"), reason) if folder else None
+    return f"; for example {example}" if example else ""
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
