@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup repro test lint bench
+.PHONY: setup repro test test-all lint bench
 
 setup: .venv/ready
 
@@ -16,8 +16,13 @@ setup: .venv/ready
 repro: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
+
 test: setup # a process for each core, with one thread each
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: setup # with the tests that start whole pipelines or kill many processes
+	$(PYTEST) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

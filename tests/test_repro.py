@@ -15,6 +15,8 @@ import pytest
 from ovseg.core.hashing import sha256_path
 from tests.copy import DVC, Copy, copy_repository, stages_ran
 
+pytestmark = pytest.mark.slow
+
 MINED = ("data/index", "data/nouns", "data/proposals", "data/candidates", "data/pairs", "shards")
 
 

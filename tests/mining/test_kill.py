@@ -99,6 +99,7 @@ def undisturbed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return result(folder / "out")
 
 
+@pytest.mark.slow
 def test_kill_9_at_many_moments_changes_no_byte(start: Start, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """Seven kills, each at a random moment after more units than the last one; no worker process stays either."""
     out, work = tmp_path / "out", tmp_path / "work"

@@ -19,6 +19,8 @@ from tests.datasets.fetch.archives import Published, publish
 from tests.server import Served, serving
 from tests.structure.test_dag import ORDER
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("train2017", "val2017", "annotations", "panoptic", "stuffthingmaps")
 OVSEG = (sys.executable, "-m", "ovseg.cli.app")
 

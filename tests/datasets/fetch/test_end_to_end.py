@@ -206,6 +206,7 @@ def world(toys: Toys, tagger: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield World(folder, Run(str(table), f"{served.url}/all", made, benchmarks, str(toys.clip), tagger))
 
 
+@pytest.mark.slow
 def test_killed_while_downloading_unpacking_verifying_converting_and_mining_it_ends_with_the_same_bytes(
     world: World,
 ) -> None:
