@@ -202,7 +202,7 @@ def test_stages_that_wait_for_each_other_are_refused(repo: Copy) -> None:
     done = repo.run(sys.executable, "-m", "stages.finetune", check=False)
     (repo.folder / "params.yaml").write_text(before)
     assert done.returncode != 0
-    assert "wait for each other; set one of them to base" in done.stderr
+    assert "finetune.init" in done.stderr and "prompt.init" in done.stderr
 
 
 def test_a_training_stage_runs_in_two_processes(repo: Copy) -> None:
