@@ -137,13 +137,13 @@ def _ours(clip: Clip, size: int, prompts: bool) -> Variant:
     tower = Tower(clip, prompts_, train_tower=not prompts, train_prompts=prompts)
     scale = nn.Parameter(torch.tensor(4.0, device=device))
     optimizer = torch.optim.AdamW(parameter_groups(tower, lr=1e-6, prompt_lr=1e-6, weight_decay=0.2), fused=True)
-    bank = nn.functional.normalize(torch.randn(1, NOUNS, clip.width, device=device), dim=-1)
+    text_embeddings = nn.functional.normalize(torch.randn(1, NOUNS, clip.width, device=device), dim=-1)
     batch, world = _batch(clip, size), World(0, 1, device)
 
     def step(number: int) -> None:
         optimizer.zero_grad()
         contrastive_step(
-            tower, scale, [batch], bank, world, loss="multi_positive", precision="bf16", seed=0, step=number
+            tower, scale, [batch], text_embeddings, world, loss="multi_positive", precision="bf16", seed=0, step=number
         )
         optimizer.step()
 

@@ -18,7 +18,7 @@ from ovseg.core.files import replace_folder
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices, from_environment, work_folder
 from ovseg.engine.steps import run_step
-from ovseg.engine.units import Counts, Scratch, Task, commit, published, scratch_folder
+from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts, scratch_folder
 
 UNITS = ["00000", "00001", "00002"]
 
@@ -210,13 +210,13 @@ def test_fresh_replaces_only_what_is_its_own(factory: TaskFactory, tmp_path: Pat
 def test_a_damaged_manifest_is_nobodys(content: str, tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text(content)
     with pytest.raises(OvsegError, match="was not written by ovseg"):
-        published(tmp_path, key(), Runtime(work=tmp_path))
+        reusable_counts(tmp_path, key(), Runtime(work=tmp_path))
 
 
 def test_a_folder_of_an_older_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text('{"fingerprint": "k", "counts": {}, "files": {}}')
     with pytest.raises(OvsegError, match="older version"):
-        published(tmp_path, key(), Runtime(work=tmp_path))
+        reusable_counts(tmp_path, key(), Runtime(work=tmp_path))
 
 
 def test_a_result_of_other_code_is_done_again_and_the_files_are_named(

@@ -58,7 +58,7 @@ def test_a_rank_is_the_formula(nouns: int, proposals: int, top_k: int) -> None:
     )
     for n, matches in enumerate(rank(texts, regions, top_k)):
         order = sorted(range(proposals), key=lambda q, n=n: -cosine[n, q])  # type: ignore[misc]
-        assert [match.proposal for match in matches] == order[:top_k]
+        assert [match.position for match in matches] == order[:top_k]
         for i, (q, similarity, margin, p_proposal, p_noun) in enumerate(matches):
             assert similarity == pytest.approx(cosine[n, q], abs=2e-5)
             following = cosine[n, order[i + 1]] if i + 1 < proposals else None
@@ -74,7 +74,7 @@ def test_ties_are_in_the_order_of_the_masks() -> None:
         vector + 1e-7 * torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=-1
     )
     (matches,) = rank(vector, noise, 4)
-    assert [match.proposal for match in matches] == [0, 1, 2, 3]
+    assert [match.position for match in matches] == [0, 1, 2, 3]
     assert [match.margin for match in matches] == [0.0, 0.0, 0.0, None]
 
 

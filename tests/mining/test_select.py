@@ -16,7 +16,7 @@ from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import SelectOptions
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.select import cap, num_annotated_pairs, one_to_one, rejection_reason, select_pairs
+from ovseg.mining.select import limit_per_noun, num_annotated_pairs, one_to_one, rejection_reason, select_pairs
 
 Row = dict[str, Any]
 
@@ -142,7 +142,7 @@ def test_one_to_one_counts_the_nouns_without_a_mask(tmp_path: Path, runtime: Run
 def test_a_cap_keeps_the_most_similar(values: list[tuple[str, int]], max_per_noun: int) -> None:
     """Of each noun those of the highest similarity are kept, and the order does not change."""
     pairs: list[Row] = [{"noun": noun, "similarity": s, "i": i} for i, (noun, s) in enumerate(values)]
-    kept = cap(pairs, max_per_noun)
+    kept = limit_per_noun(pairs, max_per_noun)
     assert [pair["i"] for pair in kept] == sorted(pair["i"] for pair in kept)
     for noun in "ab":
         before, after = ([p["similarity"] for p in rows if p["noun"] == noun] for rows in (pairs, kept))

@@ -243,7 +243,7 @@ def test_a_released_segmenter_segments_an_image(swin: State, known: str, tmp_pat
     prompts = load_adapted(clip).prompts
     assert prompts is not None and torch.equal(prompts, state[PROMPTS])
     segmentation = Segmenter.load(network, clip).segment(noise(0), ["grass", "sky", "person"])
-    assert segmentation.labels.shape == (48, 64) and segmentation.proposals.shape == (QUERIES, 3)
+    assert segmentation.labels.shape == (48, 64) and segmentation.proposal_scores.shape == (QUERIES, 3)
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
 
 

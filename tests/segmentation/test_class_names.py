@@ -61,7 +61,9 @@ def test_two_thousand_names_segment_an_image(segmenter: Segmenter, clip: Clip) -
     assert vocabulary.texts.shape == (2000, clip.width)
     segmentation = segmenter.segment_with(noise(0), vocabulary)
     assert (
-        len(segmentation.names) == 2000 and segmentation.labels.max() < 2000 and segmentation.proposals.shape[1] == 2000
+        len(segmentation.names) == 2000
+        and segmentation.labels.max() < 2000
+        and segmentation.proposal_scores.shape[1] == 2000
     )
 
 

@@ -90,7 +90,7 @@ def test_each_image_gives_three_files_that_agree(segmenter: Segmenter, tmp_path:
             inside = labels == row["label"]
             assert row["name"] == NAMES[row["label"]] and row["pixels"] == inside.sum()
             assert row["fraction"] == pytest.approx(inside.mean(), abs=1e-6)
-            assert row["score"] == pytest.approx(expected.score[inside].mean(), abs=1e-5)
+            assert row["score"] == pytest.approx(expected.pixel_scores[inside].mean(), abs=1e-5)
         assert sum(row["fraction"] for row in record["classes"]) == pytest.approx(1, abs=1e-5)
         with Image.open(target.with_suffix(".overlay.png")) as image:
             assert image.mode == "RGB" and image.width > MIN_SIDE - 1

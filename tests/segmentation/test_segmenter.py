@@ -43,8 +43,8 @@ def prompted(toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same(first: Segmentation, second: Segmentation, tolerance: float = 1e-4) -> None:
     assert np.array_equal(first.labels, second.labels) and np.array_equal(first.areas, second.areas)
-    np.testing.assert_allclose(first.proposals, second.proposals, atol=tolerance)
-    np.testing.assert_allclose(first.score, second.score, atol=QUERIES * tolerance)
+    np.testing.assert_allclose(first.proposal_scores, second.proposal_scores, atol=tolerance)
+    np.testing.assert_allclose(first.pixel_scores, second.pixel_scores, atol=QUERIES * tolerance)
 
 
 @pytest.mark.parametrize("classifier", ALL)
@@ -66,8 +66,8 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
     by_clip = clip_class_probs((torch.stack(embeddings) @ texts.T).double())
     scores = {"clip": by_clip, "proposals": network, "ensemble": network**0.3 * by_clip**0.7}[classifier]
     labels, values = semantic_map(scores, output.mask_logits, output.extent, 48, 64)
-    np.testing.assert_allclose(segmentation.proposals, scores, atol=2e-3)
-    np.testing.assert_allclose(segmentation.score, values, atol=1e-2)
+    np.testing.assert_allclose(segmentation.proposal_scores, scores, atol=2e-3)
+    np.testing.assert_allclose(segmentation.pixel_scores, values, atol=1e-2)
     assert (segmentation.labels == labels).mean() > 0.99 and segmentation.names == NAMES
     assert segmentation.areas.tolist() == [masks.area(rle, 48, 64) for rle in rles if rle]
 
@@ -87,8 +87,8 @@ def test_images_one_pixel_high_or_ten_thousand_wide_are_segmented(
     segmenter: Segmenter, size: tuple[int, int], classifier: Classifier
 ) -> None:
     segmentation = segmenter.segment(noise(0, *size), NAMES, classifier)
-    assert segmentation.labels.shape == segmentation.score.shape == size
-    assert np.isfinite(segmentation.score).all() and segmentation.labels.max() < len(NAMES)
+    assert segmentation.labels.shape == segmentation.pixel_scores.shape == size
+    assert np.isfinite(segmentation.pixel_scores).all() and segmentation.labels.max() < len(NAMES)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
@@ -114,7 +114,7 @@ def test_where_no_proposal_is_valid_the_network_alone_classifies(segmenter: Segm
     assert not segmentation.areas.any()
     by_network = segmenter.segment(noise(0), NAMES, "proposals")
     assert np.array_equal(segmentation.labels, by_network.labels)
-    assert np.array_equal(segmentation.proposals, by_network.proposals)
+    assert np.array_equal(segmentation.proposal_scores, by_network.proposal_scores)
 
 
 def test_clip_classifies_only_the_valid_proposals(segmenter: Segmenter) -> None:
@@ -125,8 +125,8 @@ def test_clip_classifies_only_the_valid_proposals(segmenter: Segmenter) -> None:
     by_clip, by_network = strict.segment(pixels, NAMES, "clip"), strict.segment(pixels, NAMES, "proposals")
     valid = by_clip.areas > 0
     assert 1 <= valid.sum() < QUERIES
-    assert np.array_equal(by_clip.proposals[~valid], by_network.proposals[~valid])
-    np.testing.assert_allclose(by_clip.proposals[valid].sum(1), 1)
+    assert np.array_equal(by_clip.proposal_scores[~valid], by_network.proposal_scores[~valid])
+    np.testing.assert_allclose(by_clip.proposal_scores[valid].sum(1), 1)
 
 
 def test_others_adds_a_class_unless_it_is_given(segmenter: Segmenter) -> None:
@@ -146,10 +146,10 @@ def test_mask_prompts_change_what_clip_says_and_nothing_else(toys: Toys, segment
     assert segmenter.clip.prompts is None
     other = Segmenter.load(toys.network, prompted, mask_threshold=0.5, options=SegmentOptions(templates="single"))
     plain, with_prompts = (model.segment(noise(0), NAMES, "clip") for model in (segmenter, other))
-    assert np.abs(plain.proposals - with_prompts.proposals).max() > 0.01
+    assert np.abs(plain.proposal_scores - with_prompts.proposal_scores).max() > 0.01
     assert np.array_equal(plain.areas, with_prompts.areas)
     plain, with_prompts = (model.segment(noise(0), NAMES, "proposals") for model in (segmenter, other))
-    assert np.array_equal(plain.proposals, with_prompts.proposals)
+    assert np.array_equal(plain.proposal_scores, with_prompts.proposal_scores)
 
 
 def test_mask_prompts_change_nothing_in_unmasked_crops(segmenter: Segmenter, prompted: Path) -> None:

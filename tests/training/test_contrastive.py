@@ -48,12 +48,14 @@ def gradients(
     clip = load_adapted(base)
     tower = Tower(clip, new_prompts(clip.model.visual, 2, 0), train_tower=True, train_prompts=True)  # type: ignore[arg-type]
     scale = torch.nn.Parameter(torch.tensor(2.0))
-    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1)
+    text_embeddings = torch.nn.functional.normalize(
+        torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1
+    )
     loss = contrastive_step(
         wrap(tower),
         scale,
         batches,
-        bank,
+        text_embeddings,
         world,
         loss="multi_positive",
         precision="fp32",
@@ -72,10 +74,12 @@ def test_it_is_the_gradient_of_the_loss_of_the_whole_batch(base: Path) -> None:
     clip = load_adapted(base)
     tower = Tower(clip, new_prompts(clip.model.visual, 2, 0), train_tower=True, train_prompts=True)  # type: ignore[arg-type]
     scale = torch.nn.Parameter(torch.tensor(2.0))
-    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1)
+    text_embeddings = torch.nn.functional.normalize(
+        torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9)), dim=-1
+    )
     batch = batch_of(0, 12)
     crops = tower(batch["crop"], batch["mask"])
-    loss = contrastive(crops, bank[0, batch["noun_id"]], batch["noun_id"], scale.exp(), "multi_positive")
+    loss = contrastive(crops, text_embeddings[0, batch["noun_id"]], batch["noun_id"], scale.exp(), "multi_positive")
     torch.autograd.backward(loss)
     results = gradients(base, [batch])
     torch.testing.assert_close(results["loss"], loss.detach())
@@ -122,11 +126,13 @@ def test_two_processes_give_the_gradient_of_one(base: Path, tmp_path: Path, part
 def test_only_what_is_trained_gets_gradients(base: Path) -> None:
     clip = load_adapted(base)
     prompts = new_prompts(clip.model.visual, 2, 0)  # type: ignore[arg-type]
-    bank = torch.nn.functional.normalize(torch.randn(1, 5, 16), dim=-1)
+    text_embeddings = torch.nn.functional.normalize(torch.randn(1, 5, 16), dim=-1)
     scale = torch.tensor(2.0)
     for train_tower, train_prompts in ((True, False), (False, True)):
         tower = Tower(clip, prompts, train_tower=train_tower, train_prompts=train_prompts)
-        contrastive_step(tower, scale, [batch_of(0, 6)], bank, WORLD, loss="info_nce", precision="bf16", seed=0, step=0)
+        contrastive_step(
+            tower, scale, [batch_of(0, 6)], text_embeddings, WORLD, loss="info_nce", precision="bf16", seed=0, step=0
+        )
         assert tower.prompts is not None
         assert (tower.prompts.grad is not None) == train_prompts
         has_gradient = {name: p.grad is not None for name, p in tower.named_parameters() if name != "prompts"}

@@ -25,7 +25,7 @@ def run(folder: Path, gradient: Tensor, steps: int, clip_norm: float = math.inf,
     weight = nn.Parameter(torch.zeros_like(gradient))
     optimizer = torch.optim.SGD([weight], lr=1.0)
 
-    def begin(_: int) -> Step:
+    def make_step(_: int) -> Step:
         def step(_: int) -> StepResult:
             weight.grad = gradient.clone()
             return StepResult(torch.tensor(0.0), 1, [], {})
@@ -38,7 +38,7 @@ def run(folder: Path, gradient: Tensor, steps: int, clip_norm: float = math.inf,
     parameters = {"weight": weight}
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     loop = TrainingLoop(
-        steps, TrainableParameters(parameters), parameters, optimizer, schedule, begin, after_step, clip_norm
+        steps, TrainableParameters(parameters), parameters, optimizer, schedule, make_step, after_step, clip_norm
     )
     history = History()
     checkpoint = Checkpoint(folder, KEY, loop.checkpoint_parts(history), 300)

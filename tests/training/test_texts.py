@@ -1,4 +1,4 @@
-"""The bank of text features: each noun once, templates as asked for."""
+"""The text embeddings of nouns: each noun once, templates as asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ovseg.clip.adapted import load_adapted
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import TEMPLATES
-from ovseg.training.texts import pick_texts, read_nouns, text_bank
+from ovseg.training.texts import embed_nouns, pick_texts, read_nouns
 from tests.training.conftest import NOUNS
 
 
@@ -36,19 +36,19 @@ def test_a_missing_list_of_nouns_names_the_stage_to_run(tmp_path: Path) -> None:
 
 def test_single_is_one_template_and_random_per_step_is_each_of_vilds(base: Path) -> None:
     clip = load_adapted(base)
-    single = text_bank(list(NOUNS), clip, "single")
+    single = embed_nouns(list(NOUNS), clip, "single")
     assert single.shape == (1, len(NOUNS), 16)
     torch.testing.assert_close(single[0, 1], clip.encode_texts(["a photo of a key."])[0])
-    bank = text_bank(list(NOUNS), clip, "random-per-step")
-    assert bank.shape == (14, len(NOUNS), 16)
-    torch.testing.assert_close(bank[4, 2], clip.encode_texts([TEMPLATES["vild"][4].format("boat")])[0])
+    text_embeddings = embed_nouns(list(NOUNS), clip, "random-per-step")
+    assert text_embeddings.shape == (14, len(NOUNS), 16)
+    torch.testing.assert_close(text_embeddings[4, 2], clip.encode_texts([TEMPLATES["vild"][4].format("boat")])[0])
 
 
 def test_the_template_of_a_pair_depends_on_seed_and_step_alone() -> None:
-    bank = torch.arange(14.0)[:, None, None].expand(14, 6, 3)
+    text_embeddings = torch.arange(14.0)[:, None, None].expand(14, 6, 3)
     ids = torch.arange(6).repeat(20)
-    first = pick_texts(bank, ids, seed=1, step=5)
-    assert torch.equal(first, pick_texts(bank, ids, seed=1, step=5))
-    assert not torch.equal(first, pick_texts(bank, ids, seed=1, step=6))
-    assert not torch.equal(first, pick_texts(bank, ids, seed=2, step=5))
+    first = pick_texts(text_embeddings, ids, seed=1, step=5)
+    assert torch.equal(first, pick_texts(text_embeddings, ids, seed=1, step=5))
+    assert not torch.equal(first, pick_texts(text_embeddings, ids, seed=1, step=6))
+    assert not torch.equal(first, pick_texts(text_embeddings, ids, seed=2, step=5))
     assert len(set(first[:, 0].tolist())) == 14

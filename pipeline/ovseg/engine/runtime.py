@@ -10,7 +10,7 @@ from ovseg.core.errors import OvsegError
 
 
 def work_folder() -> Path:
-    """Return the absolute folder of unfinished work: `$OVSEG_WORK`, or `ovseg/work` in the user's cache."""
+    """Return the absolute folder of the scratch folders: `$OVSEG_WORK`, or `ovseg/work` in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("OVSEG_WORK") or cache / "ovseg" / "work").absolute()
 
@@ -24,7 +24,7 @@ class Runtime:
         workers: number of processes of a step without a model, and of decoding threads of a step with one.
         batch_size: number of crops or texts in one forward pass.
         executor: a name in `executors.EXECUTORS`.
-        work: folder of unfinished work.
+        work: folder of the scratch folders.
         fresh: whether to delete what an earlier run with the same key has finished.
         keep: whether to keep published results that were made by other code.
         replace: whether published results of other inputs may be replaced; only a run that owns its folders sets it.

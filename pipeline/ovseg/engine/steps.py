@@ -12,7 +12,7 @@ from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.totals import Total, check_totals
-from ovseg.engine.units import Scratch, TaskFactory, add_counts, published
+from ovseg.engine.units import Scratch, TaskFactory, add_counts, reusable_counts
 
 log = logging.getLogger("ovseg")
 
@@ -36,7 +36,7 @@ def run_step(
         units: names of the units, in order.
         factory: makes the task in the process that runs it.
         out: the folder to publish to; it is replaced in one step at the end.
-        runtime: devices, workers, executor, folder of unfinished work.
+        runtime: devices, workers, executor, scratch folder.
         uses_model: whether to run one process for each device; otherwise `runtime.workers` processes run.
         scratch: an already opened scratch folder.
         finish: completes the staged output (files about all units) before it replaces the old one.
@@ -52,7 +52,7 @@ def run_step(
     """
     if runtime.executor not in EXECUTORS:
         raise OvsegError(f"executor {runtime.executor!r} is not one of {', '.join(EXECUTORS)}")
-    published_counts = published(out, key, runtime)
+    published_counts = reusable_counts(out, key, runtime)
     if published_counts is not None:
         check_totals(key.step, totals, published_counts, runtime.max_dropped, out)
         log.info("%s: done before -> %s", key.step, out)

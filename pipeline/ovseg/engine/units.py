@@ -1,6 +1,11 @@
 """Units of work that survive a kill: each is done once, verified before it is reused, and all are published in one step.
 
-DVC deletes a stage's outputs before the stage runs, so unfinished work lives outside them: below `$OVSEG_WORK` (default: the
+    part              one Parquet file of a table
+    unit              what is done and marked as done at once: mostly one part of the input, and one part of the output
+    scratch folder    the finished units of an unpublished step
+    published         complete in the output folder, with `step.json`
+
+DVC deletes a stage's outputs before the stage runs, so scratch folders lie outside them: below `$OVSEG_WORK` (default: the
 user's cache), in a folder that is named after the step and a hash of its key (see `engine.fingerprint`):
 
     score-1f0c.../00042.parquet       the result of unit 00042, complete or absent
@@ -31,13 +36,15 @@ from ovseg.engine.runtime import Runtime
 log = logging.getLogger("ovseg")
 
 Counts = Mapping[str, int]
-"""How many items a unit kept and dropped, by name; names of dropped items are `dropped.<reason>`."""
+"""How many items (images, nouns, masks) a unit kept and dropped, by name; names of dropped items are `dropped.<reason>`."""
 Task = Callable[[str, Path], Counts]
 """Does one unit: (name of the unit, empty folder to write its files into) -> counts."""
 TaskFactory = Callable[[str], Task]
 """Makes a Task inside the process that runs it: (torch device of the process) -> Task. Loads models; is picklable."""
 
-PUBLISHED_MARKER = "published"
+SINGLE_UNIT = "00000"
+"""The name of the unit of a step that has only one."""
+PUBLISHED_MARKER = "published"  # name of the file that says that the units of a scratch folder are published
 LOCK = "lock"
 
 
@@ -45,7 +52,7 @@ class Scratch:
     """The folder of one step's finished units. At most one run works in it at a time.
 
     Args:
-        work: the folder of unfinished work.
+        work: the folder of the scratch folders.
         key: the key of the step.
         fresh: delete what an earlier run with the same key has finished.
         keyed_by_code: include the code hash in the folder's name. Trainings set it to False: they continue an unfinished
@@ -118,7 +125,7 @@ class Scratch:
         self._lock.release()
 
 
-def published(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:
+def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:
     """Return the counts of a step that was already published to `out` and is intact; None if the step must be run.
 
     A result produced by different code is recomputed, with a warning that names the changed files, unless `runtime.keep` is
@@ -200,7 +207,7 @@ def add_counts(counts: Sequence[Counts]) -> dict[str, int]:
 
 
 def scratch_folder(work: Path, key: StepKey, keyed_by_code: bool = True) -> Path:
-    """Return the folder of a step's unfinished work below `work`; see `Scratch` for `keyed_by_code`."""
+    """Return the scratch folder of a step below `work`; see `Scratch` for `keyed_by_code`."""
     code = key.code_hash if keyed_by_code else ""
     return work / f"{key.step}-{hashing.fingerprint(key=key.fingerprint, code=code)}"
 
@@ -223,7 +230,7 @@ def _lock(folder: Path) -> FileLock:
 
 
 def _delete_stale_scratch(work: Path, step: str, keep: Path) -> None:
-    """Delete the scratch folders of earlier runs of a step whose results are published: nobody needs them any more."""
+    """Delete the scratch folders of earlier runs of a step whose results are published: they are not needed any more."""
     for path in work.glob(f"{step}-*/{PUBLISHED_MARKER}"):
         if path.parent != keep:
             with contextlib.suppress(OvsegError):

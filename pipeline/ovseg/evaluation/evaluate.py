@@ -130,7 +130,7 @@ class EvaluateTaskFactory:
         vocabulary = next(iter(segmenters.values())).vocabulary(benchmark.names)
         models = self._describe_models()
 
-        def task(unit: str, scratch: Path) -> Counts:
+        def task(unit: str, folder: Path) -> Counts:
             rows: list[Row] = []
             failures: list[Row] = []
             counts: Counter[str] = Counter(images=0)
@@ -149,8 +149,8 @@ class EvaluateTaskFactory:
                     index, pixel_counts = confusion(gt, row.pop("labels"), len(vocabulary.names), benchmark.ignore)
                     rows.append({**row, "confusion_index": index, "pixels": pixel_counts})
                 counts["images"] += 1
-            tables.write_part(scratch / f"{unit}.parquet", "segmentations", rows, self.fingerprint, models)
-            write_failures(scratch, unit, failures, self.fingerprint)
+            tables.write_part(folder / f"{unit}.parquet", "segmentations", rows, self.fingerprint, models)
+            write_failures(folder, unit, failures, self.fingerprint)
             return counts
 
         return task

@@ -27,7 +27,7 @@ from ovseg.core.options import Fill, Orientation, Templates
 from ovseg.core.rotation import explain_rotation
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.units import Counts, Scratch, Task, commit, published
+from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.proposal_recall import measure_recall
 from ovseg.proposals.proposal_network import proposal_network_source
@@ -172,7 +172,7 @@ def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> 
 
 def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime, orientation: Orientation) -> None:
     """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
-    if published(out, key, runtime) is not None:
+    if reusable_counts(out, key, runtime) is not None:
         log.info("%s: done before -> %s", key.step, out)
         return
     scratch = Scratch(runtime.work, key, runtime.fresh)

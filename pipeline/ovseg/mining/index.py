@@ -21,7 +21,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, published, scratch_folder
+from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, reusable_counts, scratch_folder
 
 log = logging.getLogger("ovseg")
 
@@ -55,7 +55,9 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     )
     # The images are no part of the key: hashing all of them takes as long as the step. DVC, which sees that they have
     # changed, deletes `out` and runs the step again; published work of the same key is then not reused.
-    redo = (scratch_folder(runtime.work, key) / PUBLISHED_MARKER).exists() and published(out, key, runtime) is None
+    redo = (scratch_folder(runtime.work, key) / PUBLISHED_MARKER).exists() and reusable_counts(
+        out, key, runtime
+    ) is None
     scratch = Scratch(runtime.work, key, runtime.fresh or redo)
     database = scratch.folder / "captions.sqlite"
     store = (

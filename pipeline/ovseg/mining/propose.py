@@ -33,7 +33,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         index: folder of the table `index`.
         images: folder that the files of the index are relative to.
         out: folder of the table `proposals`.
-        runtime: devices, workers, folder of unfinished work.
+        runtime: devices, workers, scratch folder.
         options: parameters of the step. Annotated masks are stored beside the proposals, all of them.
 
     Returns:
@@ -74,7 +74,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
 class _ProposeTaskFactory:
     index: Path
     images: Path
-    key: str
+    fingerprint: str
     scratch: Path
     options: ProposeOptions
     metadata: Mapping[str, str]
@@ -101,8 +101,8 @@ class _ProposeTaskFactory:
                 counts["proposals"] += sum(proposal.label is None for proposal in proposals)
                 counts["annotated_masks"] += sum(proposal.label is not None for proposal in proposals)
                 counts["dropped.image_without_proposals"] += not proposals
-            tables.write_part(folder / f"{unit}.parquet", "proposals", rows, self.key, self.metadata)
-            write_failures(folder, unit, failures, self.key)
+            tables.write_part(folder / f"{unit}.parquet", "proposals", rows, self.fingerprint, self.metadata)
+            write_failures(folder, unit, failures, self.fingerprint)
             return {name: n for name, n in counts.items() if n or name in ("images", "proposals")}
 
         return task

@@ -30,7 +30,7 @@ def mine_pairs(options: RunOptions, out: Path, runtime: Runtime) -> dict[str, di
     Args:
         options: the options of the steps.
         out: folder of the run; see `check_output_folder`.
-        runtime: devices, workers, batch size, folder of unfinished work. Steps whose code or inputs have changed are done
+        runtime: devices, workers, batch size, scratch folder. Steps whose code or inputs have changed are done
             again, unless `runtime.keep` is set.
 
     Returns:

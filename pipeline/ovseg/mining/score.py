@@ -37,7 +37,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import Counts, Scratch, Task, published, unit_names
+from ovseg.engine.units import Counts, Scratch, Task, reusable_counts, unit_names
 from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
@@ -66,7 +66,7 @@ def score_nouns(
             covers the same images.
         images: folder that the files of the index are relative to.
         out: folder of the table `candidates`.
-        runtime: devices, workers, batch size, folder of unfinished work.
+        runtime: devices, workers, batch size, scratch folder.
         clip: the CLIP that compares.
         options: parameters of the step.
         crop: the crop recipe: background fill and antialiasing, see `core.crops`.
@@ -90,16 +90,16 @@ def score_nouns(
         schema=tables.SCHEMA_VERSION,
     )
     scratch = Scratch(runtime.work, key, runtime.fresh)
-    texts = scratch.folder / "texts"  # kept inside this step's scratch folder, so it is locked and deleted with it
-    if runtime.fresh or published(out, key, runtime) is None:
-        encode_nouns(nouns, proposals, texts, runtime, clip, options.templates, options.precision)
+    texts_folder = scratch.folder / "texts"  # kept inside this step's scratch folder: locked and deleted with it
+    if runtime.fresh or reusable_counts(out, key, runtime) is None:
+        encode_nouns(nouns, proposals, texts_folder, runtime, clip, options.templates, options.precision)
     factory = ScoreTaskFactory(
         index=index,
         images=images,
         nouns=nouns,
         proposals=proposals,
-        texts=texts,
-        key=key.fingerprint,
+        texts_folder=texts_folder,
+        fingerprint=key.fingerprint,
         clip=clip,
         options=options,
         crop=crop,
@@ -116,7 +116,7 @@ class Match(NamedTuple):
     """A noun and one of its proposals.
 
     Attributes:
-        proposal: position of the proposal among those of the image.
+        position: position of the proposal among the unlabeled ones of the image.
         similarity: cosine, in [-1, 1].
         margin: similarity minus that of the next best proposal; None for the last-ranked one. Duplicates count as separate
             proposals, so the margin between a mask and its duplicate is 0.
@@ -124,25 +124,25 @@ class Match(NamedTuple):
         p_noun: softmax of the similarities over the image's nouns.
     """
 
-    proposal: int
+    position: int
     similarity: float
     margin: float | None
     p_proposal: float
     p_noun: float
 
 
-def rank(texts: Tensor, regions: Tensor, top_k: int) -> list[list[Match]]:
+def rank(noun_embeddings: Tensor, region_embeddings: Tensor, top_k: int) -> list[list[Match]]:
     """Rank the proposals of an image for each of its nouns.
 
     Args:
-        texts: unit vectors of the nouns, float32 `[N, D]`.
-        regions: unit vectors of the proposals, float32 `[Q, D]`.
+        noun_embeddings: unit vectors of the nouns, float32 `[N, D]`.
+        region_embeddings: unit vectors of the proposals, float32 `[Q, D]`; duplicates have a row each.
         top_k: how many matches to keep for a noun.
 
     Returns:
         for each noun its matches, best first. Equal similarities are in the order of the proposals.
     """
-    similarity: NDArray[np.float64] = np.round((texts @ regions.T).double().numpy(), DIGITS)
+    similarity: NDArray[np.float64] = np.round((noun_embeddings @ region_embeddings.T).double().numpy(), DIGITS)
     p_proposal, p_noun = softmax(LOGIT_SCALE * similarity, axis=1), softmax(LOGIT_SCALE * similarity, axis=0)
     matches = []
     for n, row in enumerate(similarity):
@@ -166,7 +166,8 @@ def originals_of(rles: Sequence[bytes], height: int, width: int, duplicate_iou: 
         duplicate_iou: a mask is a duplicate of an earlier one if their IoU is above it, in (0, 1]; 1 finds none.
 
     Returns:
-        the position of the mask that stands for each one; its own if it is no duplicate.
+        for each mask the position of the mask whose embedding stands for it; its own if it is no duplicate. The table
+        `candidates` still lists both, as separate proposals.
     """
     if duplicate_iou >= 1:
         return list(range(len(rles)))
@@ -186,7 +187,13 @@ class _Job(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A job with `originals_of` its proposals, and the crops of those that are no duplicates, uint8 `[k, 3, S, S]`."""
+    """A job that is ready to be encoded.
+
+    Attributes:
+        job: the job.
+        originals: for each proposal the position of the one that stands for it, see `originals_of`.
+        crops: uint8 `[k, 3, S, S]`, the crops of the k proposals that are no duplicates.
+    """
 
     job: _Job
     originals: list[int]
@@ -198,8 +205,8 @@ class ScoreTaskFactory:
     """Makes the task that scores a unit.
 
     Attributes:
-        texts: the folder that `encode_nouns` wrote.
-        key: the fingerprint of the step.
+        texts_folder: the folder that `encode_nouns` wrote.
+        fingerprint: the fingerprint of the step.
         metadata: the models, for the metadata of the table's files.
         others: see `score_nouns` and `Runtime`.
     """
@@ -208,8 +215,8 @@ class ScoreTaskFactory:
     images: Path
     nouns: Path
     proposals: Path
-    texts: Path
-    key: str
+    texts_folder: Path
+    fingerprint: str
     clip: ClipOptions
     options: ScoreOptions
     crop: CropOptions
@@ -222,33 +229,34 @@ class ScoreTaskFactory:
         clip = load_clip(self.clip.model, self.clip.pretrained, device, self.options.precision)
         # Threads that crop must not start threads of torch each: those are the encoder's.
         pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        return _Scorer(self, clip, read_texts(self.texts), pool).score_unit
+        return _Scorer(self, clip, read_texts(self.texts_folder), pool).score_unit
 
 
 @dataclass(frozen=True)
 class _Scorer:
     config: ScoreTaskFactory
     clip: Clip
-    texts: Mapping[str, Tensor]
+    embeddings: Mapping[str, Tensor]
     pool: ThreadPoolExecutor
 
     def score_unit(self, unit: str, folder: Path) -> Counts:
         rows: list[Row] = []
         failures: list[Row] = []
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
-        encoding = deque[tuple[_Job, list[int]]]()
+        in_flight = deque[tuple[_Job, list[int]]]()
         jobs = self._jobs(unit, counts, failures)
-        chunks = self._crops_of(jobs, encoding, counts, failures)
-        for features in encode_in_batches(self.clip.encode_crops, chunks, self.config.batch_size):
-            job, originals = encoding.popleft()
+        chunks = self._crops_of(jobs, in_flight, counts, failures)
+        for embeddings in encode_in_batches(self.clip.encode_crops, chunks, self.config.batch_size):
+            job, originals = in_flight.popleft()
             position = {original: i for i, original in enumerate(sorted(set(originals)))}
-            regions = features[[position[original] for original in originals]]
-            texts = torch.stack([self.texts[noun["noun"]] for noun in job.nouns])
-            for noun, matches in zip(job.nouns, rank(texts, regions, self.config.options.top_k), strict=True):
-                rows += [_row(noun, i, match, job.proposals[match.proposal]) for i, match in enumerate(matches)]
+            region_embeddings = embeddings[[position[original] for original in originals]]
+            noun_embeddings = torch.stack([self.embeddings[noun["noun"]] for noun in job.nouns])
+            ranked = rank(noun_embeddings, region_embeddings, self.config.options.top_k)
+            for noun, matches in zip(job.nouns, ranked, strict=True):
+                rows += [_row(noun, i, match, job.proposals[match.position]) for i, match in enumerate(matches)]
             counts.update(images=1, nouns=len(job.nouns), crops=len(position))
-        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.key, self.config.metadata)
-        write_failures(folder, unit, failures, self.config.key)
+        tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.fingerprint, self.config.metadata)
+        write_failures(folder, unit, failures, self.config.fingerprint)
         return counts
 
     def _jobs(self, unit: str, counts: Counter[str], failures: list[Row]) -> Iterator[_Job]:
@@ -257,8 +265,8 @@ class _Scorer:
         proposals = rows_by_image(self.config.proposals / f"{unit}.parquet", "proposals")
         for image in read_image_records(self.config.index / f"{unit}.parquet", self.config.images):
             # Annotated masks, which have a label, share the table and are used only by `select`.
-            class_agnostic = [row for row in proposals.get(image.image_id, []) if row["label"] is None]
-            job = _Job(image, nouns.get(image.image_id, []), class_agnostic)
+            unlabeled = [row for row in proposals.get(image.image_id, []) if row["label"] is None]
+            job = _Job(image, nouns.get(image.image_id, []), unlabeled)
             if job.nouns and not job.proposals:
                 _drop(job, BadItem("no_proposals", "the image has no usable mask"), counts, failures)
             elif job.nouns:
@@ -267,16 +275,16 @@ class _Scorer:
     def _crops_of(
         self,
         jobs: Iterator[_Job],
-        encoding: deque[tuple[_Job, list[int]]],
+        in_flight: deque[tuple[_Job, list[int]]],
         counts: Counter[str],
         failures: list[Row],
     ) -> Iterator[Tensor]:
-        """The crops of each job, made ahead in threads; the jobs and their duplicates are queued in `encoding`."""
+        """The crops of each job, made ahead in threads; the jobs and their duplicates are queued in `in_flight`."""
         color = crops.fill_color(self.config.crop.fill, self.clip.mean.tolist())
         prepare = partial(self._prepare, color=color)
         for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
             if isinstance(result, _Prepared):
-                encoding.append((result.job, result.originals))
+                in_flight.append((result.job, result.originals))
                 yield result.crops
             else:
                 _drop(*result, counts, failures)
@@ -288,7 +296,7 @@ class _Scorer:
             return job, problem
         size = job.image.height, job.image.width
         originals = originals_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
-        regions = [
+        region_crops = [
             crops.crop_region(
                 pixels,
                 masks.decode(row["rle"], *size),
@@ -300,7 +308,7 @@ class _Scorer:
             for i, row in enumerate(job.proposals)
             if originals[i] == i
         ]
-        return _Prepared(job, originals, torch.stack(regions))
+        return _Prepared(job, originals, torch.stack(region_crops))
 
 
 def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:
@@ -314,9 +322,12 @@ def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:
 def _row(noun: Row, rank_: int, match: Match, proposal: Row) -> Row:
     return {
         **noun,
-        **match._asdict(),
         "rank": rank_,
         "proposal": proposal["proposal"],
+        "similarity": match.similarity,
+        "margin": match.margin,
+        "p_proposal": match.p_proposal,
+        "p_noun": match.p_noun,
         "area": proposal["area"],
         "source": proposal["source"],
     }

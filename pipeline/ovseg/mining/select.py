@@ -23,7 +23,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import Counts, Task
+from ovseg.engine.units import SINGLE_UNIT, Counts, Task
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def select_pairs(
     Args:
         candidates, proposals: folders of the tables of these names.
         out: folder of the table `pairs`.
-        runtime: folder of unfinished work.
+        runtime: scratch folder.
         options: parameters of the step.
 
     Returns:
@@ -54,7 +54,7 @@ def select_pairs(
         schema=tables.SCHEMA_VERSION,
     )
     factory = _SelectTaskFactory(candidates, proposals, options, key.fingerprint)
-    return run_step(key, ["00000"], factory, out, runtime, totals=(Total("pairs", chosen=True),))
+    return run_step(key, [SINGLE_UNIT], factory, out, runtime, totals=(Total("pairs", chosen=True),))
 
 
 def one_to_one(candidates: list[Row]) -> list[Row]:
@@ -98,7 +98,7 @@ def rejection_reason(row: Row, min_similarity: float | None, min_margin: float |
     return "small_area" if row["area"] < min_area else None
 
 
-def cap(pairs: list[Row], max_per_noun: int) -> list[Row]:
+def limit_per_noun(pairs: list[Row], max_per_noun: int) -> list[Row]:
     """Keep of each noun the `max_per_noun` pairs of the highest similarity (the first ones of equals), in the given order."""
     by_similarity = sorted(range(len(pairs)), key=lambda i: (-pairs[i]["similarity"], i))
     number_of: Counter[str] = Counter()
@@ -126,14 +126,14 @@ class _SelectTaskFactory:
     candidates: Path
     proposals: Path
     options: SelectOptions
-    key: str
+    fingerprint: str
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
         options = self.options
 
         def task(unit: str, folder: Path) -> Counts:
-            mines = options.annotated_fraction < 1
-            pairs, counts = mined_pairs(self.candidates, options) if mines else ([], Counter())
+            include_mined = options.annotated_fraction < 1
+            pairs, counts = mined_pairs(self.candidates, options) if include_mined else ([], Counter())
             if options.annotated_fraction > 0:
                 annotated = _annotated_pairs(self.proposals)
                 if not annotated:
@@ -148,7 +148,7 @@ class _SelectTaskFactory:
             if not pairs:
                 raise OvsegError(_explain_no_pairs(self.candidates, counts))
             rows = [{"pair": i, **pair} for i, pair in enumerate(_shuffled(pairs, options.seed))]
-            tables.write_part(folder / f"{unit}.parquet", "pairs", rows, self.key)
+            tables.write_part(folder / f"{unit}.parquet", "pairs", rows, self.fingerprint)
             return {"pairs": len(rows), **{name: n for name, n in counts.items() if n}}
 
         return task
@@ -179,9 +179,9 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
             else:
                 pairs.append({"part": part, **{name: value for name, value in row.items() if name != "rank"}})
     if options.max_per_noun is not None:
-        capped = cap(pairs, options.max_per_noun)
-        counts["dropped.over_cap"] = len(pairs) - len(capped)
-        pairs = capped
+        limited = limit_per_noun(pairs, options.max_per_noun)
+        counts["dropped.over_cap"] = len(pairs) - len(limited)
+        pairs = limited
     return pairs, counts
 
 

@@ -41,7 +41,7 @@ def write_shards(
         index, proposals, pairs: folders of the tables of these names.
         images: folder that the files of the index are relative to.
         out: folder of the shards.
-        runtime: workers, folder of unfinished work.
+        runtime: workers, scratch folder.
         options: parameters of the step.
 
     Returns:
@@ -80,7 +80,7 @@ class _ShardsTaskFactory:
     images: Path
     proposals: Path
     pairs: Path
-    key: str
+    fingerprint: str
     num_shards: int
     noun_ids: Mapping[str, int]
     options: ShardsOptions
@@ -108,7 +108,7 @@ class _ShardsTaskFactory:
                     rows.append({**pair, "key": sample_key(pair["pair"]), "status": status, "detail": detail})
             if not counts["samples"]:
                 (folder / f"{unit}.tar").unlink()  # readers of tars refuse an empty one
-            tables.write_part(folder / f"{unit}.parquet", "samples", rows, self.key, metadata)
+            tables.write_part(folder / f"{unit}.parquet", "samples", rows, self.fingerprint, metadata)
             return counts
 
         return task

@@ -38,7 +38,7 @@ def encode_nouns(
     Args:
         nouns, proposals: folders of the tables of these names, part for part of the same images.
         out: folder of the embeddings.
-        runtime: devices, batch size, folder of unfinished work.
+        runtime: devices, batch size, scratch folder.
         clip: the CLIP whose text tower encodes them.
         templates: key of `vocabulary.TEMPLATES`.
         precision: arithmetic of the text tower.

@@ -142,7 +142,7 @@ def _class_records(segmentation: Segmentation) -> list[dict[str, Any]]:
                 "label": number,
                 "pixels": int(inside.sum()),
                 "fraction": round(float(inside.mean()), 6),
-                "score": round(float(segmentation.score[inside].mean()), 6),
+                "score": round(float(segmentation.pixel_scores[inside].mean()), 6),
             }
         )
     return sorted(records, key=lambda record: -record["pixels"])

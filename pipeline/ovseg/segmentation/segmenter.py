@@ -53,15 +53,15 @@ class Segmentation:
     Attributes:
         names: the names of K classes.
         labels: uint16 `[H, W]`, the class of each pixel.
-        score: float32 `[H, W]`, the score of that class.
-        proposals: float64 `[Q, K]`, the score of each proposal for each class.
+        pixel_scores: float32 `[H, W]`, the score of that class.
+        proposal_scores: float64 `[Q, K]`, the score of each proposal for each class.
         areas: int64 `[Q]`, the number of pixels of each proposal above the mask threshold.
     """
 
     names: tuple[str, ...]
     labels: NDArray[np.uint16]
-    score: NDArray[np.float32]
-    proposals: NDArray[np.float64]
+    pixel_scores: NDArray[np.float32]
+    proposal_scores: NDArray[np.float64]
     areas: NDArray[np.int64]
 
 
@@ -150,14 +150,14 @@ class Segmenter:
         """As `segment`, with names that are embedded already, for many images."""
         output = self.network.predict(pixels)
         rles = self.binarize(pixels, output)
-        weight = {"clip": 1.0, "proposals": 0.0, "ensemble": self.weight}[classifier]
-        needs_clip = weight > 0
+        clip_weight = {"clip": 1.0, "proposals": 0.0, "ensemble": self.weight}[classifier]
+        needs_clip = clip_weight > 0
         regions = self.crop_regions(pixels, rles if needs_clip else [None] * len(rles))
-        scores = self.ensemble(self.classify(output, regions, vocabulary), weight)
-        labels, score = self.semantic_map(pixels, output, scores)
+        scores = self.ensemble(self.classify(output, regions, vocabulary), clip_weight)
+        labels, pixel_scores = self.semantic_map(pixels, output, scores)
         height, width = pixels.shape[:2]
         areas = [0 if rle is None else masks.area(rle, height, width) for rle in rles]
-        return Segmentation(vocabulary.names, labels, score, scores.numpy(), np.array(areas, np.int64))
+        return Segmentation(vocabulary.names, labels, pixel_scores, scores.numpy(), np.array(areas, np.int64))
 
     def vocabulary(self, names: Sequence[str | Sequence[str]], others: bool = False) -> Vocabulary:
         """Embed the names of K classes; see `segment` for the arguments and `build_vocabulary` for the errors."""

@@ -27,7 +27,7 @@ from ovseg.training.distributed import World, wrap_for_ranks
 from ovseg.training.loader import Batch, endless_batches, list_shards, read_sizes, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.run import Training, publish_training
-from ovseg.training.texts import read_nouns, text_bank
+from ovseg.training.texts import embed_nouns, read_nouns
 from ovseg.training.tower import Tower, build_optimizer, build_tower, learning_rates
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
@@ -133,12 +133,12 @@ def build_loop(
         options: the parameters of the training.
         crop: the crop recipe.
         runtime: workers and micro-batch.
-        world: the ranks.
+        world: the process group.
 
     Raises:
         OvsegError: the shards cannot be used; the batch cannot be divided.
     """
-    bank = text_bank(read_nouns(shards), clip, options.templates).to(world.device)
+    text_embeddings = embed_nouns(read_nouns(shards), clip, options.templates).to(world.device)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train")
     max_log_scale = max(MAX_LOG_SCALE, float(log_scale.detach()))  # SigLIP's begins beyond CLIP's bound
@@ -147,10 +147,12 @@ def build_loop(
     local_size, micro_size = split_batch(name, options.batch_size, world, runtime.micro_batch)
     workers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
 
-    def begin(done: int) -> Step:
+    def make_step(steps_done: int) -> Step:
         batches = _read_batches(name, clip, shards, local_size, workers, options, crop)
-        batches = islice(batches, done, None)  # the samples of the steps that are done are read and skipped
-        return _Step(name, wrap_for_ranks(tower, world), log_scale, bank, batches, micro_size, options, shards, world)
+        batches = islice(batches, steps_done, None)  # the samples of the steps that are done are read and skipped
+        return _Step(
+            name, wrap_for_ranks(tower, world), log_scale, text_embeddings, batches, micro_size, options, shards, world
+        )
 
     def clamp() -> None:
         if options.logit_scale == "train":
@@ -164,7 +166,7 @@ def build_loop(
         parameters=trained,
         optimizer=optimizer,
         schedule=warmup_cosine(optimizer, steps, options.warmup_steps),
-        begin=begin,
+        make_step=make_step,
         after_step=clamp,
         extra={"loader": DataLoaderLayout(world.size, workers)},
     )
@@ -200,7 +202,7 @@ class _Step:
     name: str
     tower: nn.Module
     log_scale: nn.Parameter
-    bank: Tensor
+    text_embeddings: Tensor
     batches: Iterator[Batch]
     micro_size: int
     options: FinetuneOptions | PromptOptions
@@ -209,7 +211,7 @@ class _Step:
 
     def __call__(self, number: int) -> StepResult:
         batch, options = next(self.batches), self.options
-        if int(batch["noun_id"].max()) >= self.bank.shape[1]:
+        if int(batch["noun_id"].max()) >= self.text_embeddings.shape[1]:
             raise OvsegError(
                 f"{self.shards}: a sample has a noun_id that nouns.json does not list; run the stage `shards` again"
             )
@@ -218,7 +220,7 @@ class _Step:
                 self.tower,
                 self.log_scale,
                 split(batch, self.micro_size),
-                self.bank,
+                self.text_embeddings,
                 self.world,
                 loss=options.loss,
                 precision=options.precision,
@@ -235,7 +237,7 @@ def split_batch(name: str, batch_size: int, world: World, micro_batch: int | Non
     Args:
         name: the name of the training, for messages.
         batch_size: the number of pairs over all ranks.
-        world: the ranks.
+        world: the process group.
         micro_batch: the number of pairs in memory at a time; None for all of a rank's.
 
     Returns:

@@ -26,7 +26,7 @@ def contrastive_step(
     tower: nn.Module,
     log_scale: Tensor,
     micro_batches: Sequence[Batch],
-    bank: Tensor,
+    text_embeddings: Tensor,
     world: World,
     *,
     loss: Loss,
@@ -40,8 +40,8 @@ def contrastive_step(
         tower: a `Tower`, wrapped by `wrap_for_ranks`.
         log_scale: the logarithm of the logit scale, a scalar.
         micro_batches: the n pairs of this rank; n is the same on all ranks.
-        bank: text embeddings `[T, K, D]`, see `text_bank`.
-        world: the ranks.
+        text_embeddings: text embeddings `[T, K, D]`, see `embed_nouns`.
+        world: the process group.
         loss: the kind of loss, see `contrastive`.
         precision: the arithmetic of the tower.
         seed: the seed of the choice of templates.
@@ -61,7 +61,7 @@ def contrastive_step(
         local = torch.cat([encode(batch) for batch in micro_batches])
     embeddings = gather(local, world).requires_grad_()
     noun_ids = gather(torch.cat([batch["noun_id"] for batch in micro_batches]).to(world.device), world)
-    value = contrastive(embeddings, pick_texts(bank, noun_ids, seed, step), noun_ids, log_scale.exp(), loss)
+    value = contrastive(embeddings, pick_texts(text_embeddings, noun_ids, seed, step), noun_ids, log_scale.exp(), loss)
     torch.autograd.backward(value)
     assert embeddings.grad is not None
     first = world.rank * len(local)

@@ -60,7 +60,7 @@ def gather(rows: Tensor, world: World) -> Tensor:
 
     Args:
         rows: `[n, ...]`; n is the same on all ranks.
-        world: the ranks.
+        world: the process group.
 
     Returns:
         `[G, ...]` in the order of the ranks.

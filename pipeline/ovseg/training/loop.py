@@ -60,7 +60,7 @@ class TrainingLoop:
         parameters: the trained parameters by name.
         optimizer: the optimizer of `parameters`; it takes a step after each `Step`.
         schedule: the learning rate schedule; it takes a step after the optimizer.
-        begin: makes the step function; its argument is the number of steps that an earlier run has taken.
+        make_step: makes the step function; its argument is the number of steps that an earlier run has taken.
         after_step: called after each step of the optimizer, to clamp parameters.
         clip_norm: the largest norm of all gradients together; longer ones are scaled down to it.
         extra: further parts of the checkpoints by name.
@@ -71,7 +71,7 @@ class TrainingLoop:
     parameters: Mapping[str, Tensor]
     optimizer: Optimizer
     schedule: LRScheduler
-    begin: Callable[[int], Step]
+    make_step: Callable[[int], Step]
     after_step: Callable[[], None] = lambda: None
     clip_norm: float = math.inf
     extra: Mapping[str, Stateful] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def train(
         loop: the training.
         checkpoint: written by rank 0 when due, and after the last step.
         history: the curves; rows are added.
-        world: the ranks.
+        world: the process group.
         done: the number of steps that earlier runs have taken, see `Checkpoint.restore`.
         stop_after: the number of steps after which this run stops as if by Ctrl-C; None for no limit.
 
@@ -133,7 +133,7 @@ def train(
         OvsegError: the loss or a gradient is not a number, or memory is full; the last checkpoint is kept.
         KeyboardInterrupt: the run was stopped.
     """
-    step, optimizer = loop.begin(done), loop.optimizer
+    step, optimizer = loop.make_step(done), loop.optimizer
     with Progress(name, loop.steps, "steps", world.rank == 0) as progress, _stop_at_step_end() as stopped:
         for _ in range(done):
             progress.add({}, reused=True)

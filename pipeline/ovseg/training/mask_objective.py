@@ -102,7 +102,7 @@ def mask_step(
         module: the same, wrapped by `wrap_for_ranks`.
         scenes: this rank's part of the global batch.
         micro_size: the number of scenes in memory at a time.
-        world: the ranks.
+        world: the process group.
 
     Returns:
         the loss over the global batch, a detached scalar.

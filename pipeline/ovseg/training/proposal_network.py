@@ -225,7 +225,7 @@ def build_loop(
         data: the annotated images.
         options: the parameters of the training.
         runtime: workers and micro-batch.
-        world: the ranks.
+        world: the process group.
 
     Raises:
         OvsegError: the batch cannot be divided among the ranks.
@@ -247,8 +247,8 @@ def build_loop(
     workers = max(1, runtime.workers // world.size) if world.device.type == "cuda" else 0
     micro_size = min(runtime.micro_batch or options.batch_size, local_size)
 
-    def begin(done: int) -> Step:
-        batches = read_scenes(data, options.batch_size, world.rank, world.size, done, workers)
+    def make_step(steps_done: int) -> Step:
+        batches = read_scenes(data, options.batch_size, world.rank, world.size, steps_done, workers)
         module = wrap_for_ranks(objective, world)
 
         def step(number: int) -> StepResult:
@@ -261,12 +261,12 @@ def build_loop(
         return step
 
     return TrainingLoop(
-        options.steps,
-        model,
-        dict(model.named_parameters()),
-        optimizer,
-        warmup_poly(optimizer, options.steps, options.warmup_steps),
-        begin,
+        steps=options.steps,
+        weights=model,
+        parameters=dict(model.named_parameters()),
+        optimizer=optimizer,
+        schedule=warmup_poly(optimizer, options.steps, options.warmup_steps),
+        make_step=make_step,
         clip_norm=options.clip_norm,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.units import Counts, Scratch, commit, published, scratch_folder
+from ovseg.engine.units import Counts, Scratch, commit, reusable_counts, scratch_folder
 from ovseg.training.checkpoint import Checkpoint, UnfitCheckpointError
 from ovseg.training.curves import History, write_curves
 from ovseg.training.distributed import World, barrier, distributed_context
@@ -53,11 +53,11 @@ def publish_training(key: StepKey, build: Build, out: Path, runtime: Runtime) ->
         runtime: devices, scratch folder, time between checkpoints, steps of this run.
 
     Raises:
-        OvsegError: see `train` and `published`; or what `build` raises.
+        OvsegError: see `train` and `reusable_counts`; or what `build` raises.
         KeyboardInterrupt: the run was stopped.
     """
     with distributed_context(runtime.devices) as world:
-        if published(out, key, runtime) is not None:
+        if reusable_counts(out, key, runtime) is not None:
             log.info("%s: done before -> %s", key.step, out)
             return
         scratch = Scratch(runtime.work, key, runtime.fresh, keyed_by_code=False) if world.rank == 0 else None

@@ -41,7 +41,7 @@ def read_nouns(shards: Path) -> list[str]:
     return sorted(ids, key=ids.__getitem__)
 
 
-def text_bank(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tensor:
+def embed_nouns(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tensor:
     """Encode all nouns.
 
     Args:
@@ -60,11 +60,11 @@ def text_bank(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tensor
     return encoded.reshape(len(forms), len(nouns), -1)
 
 
-def pick_texts(bank: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
+def pick_texts(text_embeddings: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
     """Pick the text of each pair of a batch; its template is drawn by seed and step alone.
 
     Args:
-        bank: unit vectors `[T, K, D]`, see `text_bank`.
+        text_embeddings: unit vectors `[T, K, D]`, see `embed_nouns`.
         noun_ids: the noun of each pair, int64 `[G]`.
         seed: the seed of the templates.
         step: the number of the training step.
@@ -72,5 +72,5 @@ def pick_texts(bank: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
     Returns:
         unit vectors `[G, D]`.
     """
-    forms = np.random.default_rng([seed, step]).integers(len(bank), size=len(noun_ids))
-    return bank[torch.from_numpy(forms).to(bank.device), noun_ids.to(bank.device)]
+    forms = np.random.default_rng([seed, step]).integers(len(text_embeddings), size=len(noun_ids))
+    return text_embeddings[torch.from_numpy(forms).to(text_embeddings.device), noun_ids.to(text_embeddings.device)]
