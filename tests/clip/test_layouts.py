@@ -12,31 +12,45 @@ import torch
 from torch import Tensor
 
 from ovseg.clip import convert
-from ovseg.clip.adapted import PROMPTS, load_adapted, save_adapted
+from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.convert import MASK_EMBEDDING, convert_clip
 from ovseg.clip.export import export_clip
 from ovseg.clip.prompts import new_prompts
+from ovseg.clip.save import PROMPTS
 from ovseg.core.errors import OvsegError
 from tests.conftest import TINY, random_clip
 
 NAME = "tiny-test-vit"
 
 
+DEEP: dict[str, Any] = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "layers": 3}}
+
+
 @pytest.fixture
 def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A small model under a name of open_clip."""
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / f"{NAME}.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(tmp_path / "configs")
-    monkeypatch.setattr(convert, "model_config", lambda _: dict(TINY))
-    return NAME
+    return _register(NAME, TINY, tmp_path, monkeypatch)
 
 
-def _state() -> dict[str, Tensor]:
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small model of three blocks under a name of open_clip."""
+    return _register(f"{NAME}-deep", DEEP, tmp_path, monkeypatch)
+
+
+def _register(name: str, config: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (folder / "configs").mkdir()
+    (folder / "configs" / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "configs")
+    monkeypatch.setattr(convert, "model_config", lambda _: dict(config))
+    return name
+
+
+def _state(config: dict[str, Any] = TINY) -> dict[str, Tensor]:
     torch.manual_seed(5)
     return {
         name: torch.randn_like(tensor)
-        for name, tensor in open_clip.CLIP(**TINY).state_dict().items()
+        for name, tensor in open_clip.CLIP(**config).state_dict().items()
         if name != "attn_mask"
     }
 
@@ -48,7 +62,7 @@ def _write(path: Path, state: dict[str, Tensor], **rest: Any) -> Path:
 
 @pytest.mark.parametrize("positions", [16, 1])
 def test_a_released_checkpoint_is_read_with_its_prompts(tmp_path: Path, known: str, positions: int) -> None:
-    state = _state() | {MASK_EMBEDDING: torch.randn(3, positions, 32)[:1]}
+    state = _state() | {MASK_EMBEDDING: torch.randn(1, positions, 32)}
     convert_clip(_write(tmp_path / "ovseg.pt", state, optimizer={"state": {}}), known, tmp_path / "out")
     clip = load_adapted(tmp_path / "out")
     assert clip.prompts is not None
@@ -64,6 +78,31 @@ def test_a_bare_state_without_prompts_is_read_too(tmp_path: Path, known: str) ->
     assert load_adapted(tmp_path / "out").prompts is None
 
 
+@pytest.mark.parametrize("shape", [(0, 16, 32), (0, 1, 32), (0, 0, 32), (0,)])
+def test_prompts_of_depth_0_are_no_prompts(tmp_path: Path, known: str, shape: tuple[int, ...]) -> None:
+    """As the authors' code stores them for a CLIP without mask prompt tuning."""
+    convert_clip(_write(tmp_path / "x.pt", _state() | {MASK_EMBEDDING: torch.zeros(shape)}), known, tmp_path / "out")
+    assert not (tmp_path / "out" / PROMPTS).exists() and load_adapted(tmp_path / "out").prompts is None
+    assert "no mask prompts" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("zero", "named"), [((0, 1, 2), "all 3 layers"), ((2,), "layers 3 "), ((0, 1), "layers 1, 2 "), ((), None)]
+)
+def test_prompts_that_are_all_zero_are_said(
+    tmp_path: Path, deep: str, zero: tuple[int, ...], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the conversion and by every load of the result; they are kept as they are."""
+    prompts = torch.randn(3, 16, 32)
+    prompts[list(zero)] = 0
+    convert_clip(_write(tmp_path / "x.pt", _state(DEEP) | {MASK_EMBEDDING: prompts}), deep, tmp_path / "out")
+    assert (named is None and "zero" not in caplog.text) or str(named) in caplog.text
+    caplog.clear()
+    loaded = load_adapted(tmp_path / "out").prompts
+    assert loaded is not None and torch.equal(loaded, prompts)
+    assert (named is None and "zero" not in caplog.text) or str(named) in caplog.text
+
+
 def test_every_key_is_accounted_for(tmp_path: Path, known: str) -> None:
     state = _state()
     del state["visual.proj"]
@@ -76,11 +115,20 @@ def test_every_key_is_accounted_for(tmp_path: Path, known: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_prompts_of_another_tower_are_refused(tmp_path: Path, known: str) -> None:
-    with pytest.raises(OvsegError, match=r"visual.mask_embedding is \[3, 9, 32\]"):
-        convert_clip(
-            _write(tmp_path / "x.pt", _state() | {MASK_EMBEDDING: torch.zeros(3, 9, 32)}), known, tmp_path / "out"
-        )
+@pytest.mark.parametrize(
+    ("prompts", "problem"),
+    [
+        (torch.ones(3, 9, 32), r"visual.mask_embedding is \[3, 9, 32\]"),
+        (torch.ones(1, 16, 31), r"visual.mask_embedding is \[1, 16, 31\]"),
+        (torch.ones(16, 32), r"visual.mask_embedding is \[16, 32\]"),
+        (torch.ones(2, 16, 32), "depth 2.*1 blocks"),
+        (torch.full((1, 16, 32), float("nan")), "not finite"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(tmp_path: Path, known: str, prompts: Tensor, problem: str) -> None:
+    with pytest.raises(OvsegError, match=problem):
+        convert_clip(_write(tmp_path / "x.pt", _state() | {MASK_EMBEDDING: prompts}), known, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None])

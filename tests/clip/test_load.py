@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from ovseg.clip.adapted import materialise
 from ovseg.clip.load import Clip, load_clip
-from ovseg.clip.names import parse
+from ovseg.clip.names import CONFIG, parse
 from ovseg.clip.pretrained import weights_fingerprint
-from ovseg.clip.save import CONFIG, WEIGHTS, save_clip
+from ovseg.clip.save import WEIGHTS, save_clip
 from ovseg.core import crops
 from ovseg.core.errors import OvsegError
 from tests.conftest import TINY
@@ -242,6 +242,7 @@ def test_names_of_the_command_line(tmp_path: Path) -> None:
     """NAME:WEIGHTS with a tag, a file, a folder or random; and the two schemas of open_clip."""
     assert parse("ViT-B-16:openai") == ("ViT-B-16", "openai")
     assert parse("ViT-B-16:/a/b.pt") == ("ViT-B-16", "/a/b.pt")
+    (tmp_path / CONFIG).touch()
     assert parse(f"ViT-B-16:{tmp_path}") == (f"local-dir:{tmp_path}", None)
     assert parse("local-dir:models/base") == ("local-dir:models/base", None)
     assert parse("hf-hub:laion/x") == ("hf-hub:laion/x", None)

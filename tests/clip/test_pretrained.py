@@ -21,8 +21,9 @@ from ovseg.clip import pretrained as module
 from ovseg.clip.adapted import load_adapted, made_with, materialise, read_provenance
 from ovseg.clip.load import load_clip
 from ovseg.clip.metadata import gigabytes, tags_of_repository
+from ovseg.clip.names import CONFIG
 from ovseg.clip.pretrained import identify, locate, weights_fingerprint
-from ovseg.clip.save import CONFIG, WEIGHTS
+from ovseg.clip.save import WEIGHTS
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from tests.conftest import ROOT, TINY

@@ -13,10 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovseg.clip.adapted import PROMPTS, load_adapted, read_prompts, save_adapted
+from ovseg.clip.adapted import load_adapted, read_prompts, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, resize_prompts, vit_layout
-from ovseg.clip.save import model_config
+from ovseg.clip.save import PROMPTS, model_config
 from ovseg.core.errors import OvsegError
 
 VISION = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}
@@ -202,6 +202,17 @@ def test_prompts_come_back_and_are_used(tmp_path: Path) -> None:
         clip.encode_crops(crops)
 
 
+@pytest.mark.parametrize("shape", [(0, 16, 32), (0, 64, 32), (0, 0, 0)])
+def test_prompts_of_depth_0_are_neither_loaded_nor_saved(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    _save(tmp_path)
+    save_file({"prompts": torch.zeros(shape)}, tmp_path / PROMPTS, metadata={"grid": "4x4"})
+    clip = load_adapted(tmp_path)
+    assert clip.prompts is None
+    config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+    save_adapted(clip.model, config, torch.zeros(shape), {"base": {}, "steps": []}, tmp_path / "again")
+    assert not (tmp_path / "again" / PROMPTS).exists()
+
+
 def test_prompts_of_another_grid_are_an_error_and_interpolated_only_when_asked_for(tmp_path: Path) -> None:
     _save(tmp_path)
     save_file({"prompts": torch.full((2, 64, 32), 0.5)}, tmp_path / PROMPTS, metadata={"grid": "8x8"})
@@ -220,7 +231,7 @@ def test_resizing_to_the_same_grid_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("tensor", "grid", "message"),
     [
-        (torch.zeros(2, 16, 31), "4x4", "31 wide"),
+        (torch.zeros(2, 16, 31), "4x4", r"\[2, 16, 31\], not \[depth, 16, 32\]"),
         (torch.zeros(9, 16, 32), "4x4", "depth 9"),
         (torch.zeros(2, 15, 32), "4x4", "4 x 4"),
         (torch.zeros(2, 16, 32), "four", "mask_prompts"),

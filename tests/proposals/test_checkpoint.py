@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import shutil
@@ -62,6 +63,44 @@ def test_all_shards_of_weights_are_downloaded_and_hashed(hub: Hub) -> None:
     assert identify_checkpoint(REPO).sha256 == before
     hub.put(REPO, "model-00002-of-00002.safetensors", b"other")
     assert identify_checkpoint(str(hub.root / REPO)).sha256 != before
+
+
+def test_pickled_weights_are_loaded_whole_or_in_shards(hub: Hub) -> None:
+    folder = hub.root / REPO
+    state, from_safetensors = load_file(folder / WEIGHTS), load(str(folder))
+    (folder / WEIGHTS).unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    assert all(torch.equal(weight, from_safetensors[name]) for name, weight in load(str(folder)).items())
+    (folder / "pytorch_model.bin").unlink()
+    weight_map = {name: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, name in enumerate(state)}
+    for part in set(weight_map.values()):
+        torch.save({name: state[name] for name, place in weight_map.items() if place == part}, folder / part)
+    hub.put(REPO, "pytorch_model.bin.index.json", json.dumps({"metadata": {}, "weight_map": weight_map}).encode())
+    for model in (str(folder), REPO):
+        assert all(torch.equal(weight, from_safetensors[name]) for name, weight in load(model).items())
+    (folder / part).unlink()
+    with pytest.raises(OvsegError, match=part):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"args": argparse.Namespace(lr=1)}, r"argparse\.Namespace.*ovseg extract-weights"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"", "empty"),
+        (b"PK\x03\x04 and no more", "cut off or damaged"),
+    ],
+)
+def test_weights_that_cannot_be_loaded_say_why(hub: Hub, content: Any, problem: str) -> None:
+    folder = hub.root / REPO
+    (folder / WEIGHTS).unlink()
+    if isinstance(content, bytes):
+        (folder / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(OvsegError, match=problem):
+        load(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovseg.clip.adapted import PROMPTS, load_adapted, read_provenance
-from ovseg.clip.save import WEIGHTS
+from ovseg.clip.adapted import load_adapted, read_provenance
+from ovseg.clip.save import PROMPTS, WEIGHTS
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import CURVES

@@ -113,25 +113,48 @@ def export_clip(
 
 @app.command()
 def convert_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="Released checkpoint of a CLIP, or of a whole segmenter.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Released checkpoint of a CLIP or of a whole segmenter, or folder of a CLIP of transformers."
+        ),
+    ],
     out: Out,
     model: Annotated[
         str | None, typer.Option(help="open_clip name of the CLIP; by default found from its sizes.")
     ] = None,
 ) -> None:
-    """Convert a released CLIP with its mask prompts to a folder that all commands load.
+    """Convert a released CLIP with its mask prompts, or a CLIP of transformers, to a folder that all commands load.
 
     A released segmenter is converted to two folders: its proposal network to OUT/proposal_network, its CLIP to OUT/clip.
     """
-    from ovseg.clip.convert import convert_clip, read_state
+    from ovseg.clip.convert import convert_clip
+    from ovseg.core.checkpoints import read_weights
     from ovseg.proposals.convert import CLIP, NETWORK, convert_segmenter, is_segmenter
 
-    if is_segmenter(read_state(checkpoint)):
+    if checkpoint.is_dir():
+        from ovseg.clip.from_transformers import convert_folder
+
+        convert_folder(checkpoint, out)
+        typer.echo(f"{out} is ready: clip.model=local-dir:{out}")
+    elif is_segmenter(read_weights(checkpoint)):
         convert_segmenter(checkpoint, model, out)
         typer.echo(f"{out} is ready: ovseg segment IMAGES --network {out / NETWORK} --clip {out / CLIP} --names ...")
     else:
         convert_clip(checkpoint, model, out)
         typer.echo(f"{out} is ready: clip.model=local-dir:{out}")
+
+
+@app.command()
+def extract_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of torch.save that holds other objects than tensors.")],
+    out: Annotated[Path, typer.Argument(help="Safetensors file to write; must not exist.")],
+) -> None:
+    """Copy the tensors of a checkpoint to a safetensors file, without running any code that the checkpoint names."""
+    from ovseg.core.foreign_objects import extract_weights
+
+    number, objects = extract_weights(checkpoint, out)
+    typer.echo(f"{out} holds {number} tensors; left out: {', '.join(objects) or 'nothing'}")
 
 
 @app.command()

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from ovseg.clip.card import write_card
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
-from ovseg.clip.prompts import resize_prompts, vit_layout
-from ovseg.clip.save import model_config, save_clip
+from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
+from ovseg.clip.save import PROMPTS, model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.options import Precision
 from ovseg.engine.weight_files import respect_offline
 
-PROMPTS, PROVENANCE = "mask_prompts.safetensors", "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 def load_adapted(
@@ -55,6 +55,8 @@ def load_adapted(
     if not prompts or not (folder / PROMPTS).is_file():
         return clip
     tensor, grid = read_prompts(folder / PROMPTS)
+    if not len(tensor):
+        return clip
     layout = vit_layout(clip.model.visual)  # type: ignore[arg-type]
     if grid != layout.grid:
         if not resize:
@@ -63,12 +65,8 @@ def load_adapted(
                 f"{layout.grid[1]}; interpolate them with resize=True"
             )
         tensor = resize_prompts(tensor, grid, layout.grid)
-    if tensor.shape[2] != layout.width or len(tensor) > len(layout.blocks):
-        raise OvsegError(
-            f"{folder / PROMPTS} holds prompts of depth {len(tensor)}, {tensor.shape[2]} wide; the image tower has "
-            f"{len(layout.blocks)} blocks, {layout.width} wide"
-        )
-    return replace(clip, prompts=tensor.to(device))
+    checked = check_prompts(tensor, clip.model.visual, folder / PROMPTS)  # type: ignore[arg-type]
+    return clip if checked is None else replace(clip, prompts=checked.to(device))
 
 
 def save_adapted(
@@ -85,7 +83,7 @@ def save_adapted(
     Args:
         network: a model of open_clip.
         config: the config that the model was built from.
-        prompts: mask prompts `[depth, patches, width]`, or None.
+        prompts: mask prompts `[depth, patches, width]`; None or a depth of 0 for none.
         provenance: what the weights were made from: "base", the original weights (`weights.Weights`) with their
             fingerprint and license, and "steps", the trainings since.
         folder: the folder to write; created if needed.
@@ -96,6 +94,7 @@ def save_adapted(
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     (folder / PROMPTS).unlink(missing_ok=True)
+    prompts = None if prompts is None or not len(prompts) else prompts
     if prompts is not None:
         rows, columns = vit_layout(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
@@ -163,7 +162,7 @@ def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:
             prompts = file.get_tensor("prompts")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise OvsegError(f"{path} holds no mask prompts: {error}") from None
-    if prompts.ndim != 3 or prompts.shape[1] != rows * columns:
+    if prompts.ndim != 3 or (len(prompts) and prompts.shape[1] != rows * columns):
         raise OvsegError(f"{path} holds {list(prompts.shape)}, not prompts of {rows} x {columns} patches")
     return prompts, (rows, columns)
 

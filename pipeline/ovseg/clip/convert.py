@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
 
 import open_clip
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg.clip.adapted import save_adapted
-from ovseg.clip.prompts import vit_layout
+from ovseg.clip.prompts import check_prompts
 from ovseg.clip.save import model_config
 from ovseg.core import hashing
+from ovseg.core.checkpoints import read_weights
 from ovseg.core.errors import OvsegError
 
 MASK_EMBEDDING = "visual.mask_embedding"
 CONV = "visual.conv1.weight"
 IGNORED_KEYS = {"attn_mask"}  # a constant that some versions of open_clip store
-STATE_KEYS = ("state_dict", "model")  # where checkpoints of open_clip and of detectron2 hold their weights
 MODEL_BY_WIDTH_AND_PATCH = {(1024, 14): "ViT-L-14-quickgelu", (768, 16): "ViT-B-16-quickgelu"}
 LICENCE = "CC-BY-NC-4.0"
 
@@ -41,14 +38,15 @@ def convert_clip(checkpoint: Path, model: str | None, folder: Path) -> None:
         raise OvsegError(f"{folder} exists; give another folder, or remove it")
     if model is not None:
         _check_name(model)
-    write_clip(read_state(checkpoint), checkpoint, model, folder)
+    write_clip(read_weights(checkpoint), checkpoint, model, folder)
 
 
 def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None, folder: Path) -> None:
     """Write a CLIP's folder from weights that have OpenAI's names.
 
     Args:
-        state: the weights, with mask prompts as `visual.mask_embedding` `[depth, patches or 1, width]`.
+        state: the weights, with mask prompts as `visual.mask_embedding` `[depth, patches or 1, width]`; a depth of 0 means no
+            prompts.
         checkpoint: file that they come from, for provenance and messages.
         model: name of the model in open_clip, as in `convert_clip`.
         folder: folder to write; it is made if needed.
@@ -64,7 +62,7 @@ def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None,
     check_keys(f"{checkpoint} is not a {name}", weights, network.state_dict())
     network.load_state_dict(weights)
     if prompts is not None:
-        prompts = _expand_prompts(prompts, network.visual, checkpoint)
+        prompts = check_prompts(prompts, network.visual, f"{checkpoint}: {MASK_EMBEDDING}")
     base = {
         "model": name,
         "pretrained": checkpoint.name,
@@ -73,23 +71,6 @@ def write_clip(state: Mapping[str, Tensor], checkpoint: Path, model: str | None,
     }
     provenance = {"base": base, "steps": []}
     save_adapted(network, model_config(name), prompts, provenance, folder, open_clip.get_tokenizer(name))
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a training checkpoint, without the prefix that DistributedDataParallel adds to their names.
-
-    Raises:
-        OvsegError: if there is no such file, or it is not a checkpoint of tensors.
-    """
-    try:
-        mmap = zipfile.is_zipfile(path)  # torch's older format cannot be read lazily
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch.load has no exception of its own for what is not a checkpoint
-        raise OvsegError(f"cannot read {path}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-    state = next((loaded[key] for key in STATE_KEYS if key in loaded), loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise OvsegError(f"{path} is not a checkpoint: it holds no dict of tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def check_keys(
@@ -130,17 +111,6 @@ def _recognize(state: Mapping[str, Tensor], checkpoint: Path) -> str:
             f"{list(shape)}; give its open_clip name by --model"
         )
     return name
-
-
-def _expand_prompts(prompts: Tensor, visual: nn.Module, checkpoint: Path) -> Tensor:
-    """Return prompts `[depth, patches, width]` from `[depth, patches or 1, width]`."""
-    layout = vit_layout(visual)
-    num_patches = layout.grid[0] * layout.grid[1]
-    if prompts.ndim != 3 or prompts.shape[1] not in (1, num_patches) or prompts.shape[2] != layout.width:
-        raise OvsegError(
-            f"{checkpoint}: {MASK_EMBEDDING} is {list(prompts.shape)}, not [depth, {num_patches}, {layout.width}]"
-        )
-    return prompts.expand(-1, num_patches, -1)
 
 
 def _list_keys(names: list[str]) -> str:

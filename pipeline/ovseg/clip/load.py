@@ -10,19 +10,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pickle import UnpicklingError
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.transformer import AttentionalPooler
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ovseg.clip.names import SCHEMAS
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
 from ovseg.core import crops
+from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Precision
 from ovseg.engine.weight_files import respect_offline
@@ -156,32 +155,40 @@ def _keep_freed_memory() -> None:
 
 
 def _create(model: str, located: LocatedClip, device: str, precision: Precision) -> nn.Module:
-    # a repository of the Hub is loaded from its folder in the cache, so that the network is not used a second time
+    # a repository of the Hub is built from its folder in the cache, so that the network is not used a second time
     name = f"local-dir:{located.path.parent}" if located.path and model.startswith("hf-hub:") else model
-    file = None if located.path is None or name.startswith(SCHEMAS) else str(located.path)
     try:
         with _quiet(), respect_offline(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network: nn.Module = open_clip.create_model(
                 name,
-                pretrained=file,
+                load_weights=False,
                 precision=precision,
                 device=device,
-                require_pretrained=located.path is not None,
                 force_preprocess_cfg=located.preprocess,
                 pretrained_text=False,
             )
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+            if located.path:
+                _load_weights(network, located.path)
+    except Exception as error:  # torch and open_clip raise errors of many kinds for files that are no weights
         hint = ""
         if "TorchScript" in str(error):
             hint = (
                 ". OpenAI published its weights in this format; clip.pretrained=openai loads the same ones as tensors"
             )
-        raise OvsegError(f"cannot load the CLIP {model} from {located.path}: {_short(error)}{hint}") from None
+        problem = describe_problem(located.path, error) if located.path else _short(error)
+        raise OvsegError(f"cannot load the CLIP {model} from {located.path}: {problem}{hint}") from None
     for module in network.modules():
         if isinstance(module, AttentionalPooler):  # open_clip leaves its query in float32
             module.query.data = module.query.data.to(module.attn.out_proj.weight.dtype)
     return network
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if path.name.endswith(SHARD_INDEX_SUFFIX):
+        network.load_state_dict(read_weights(path))
+    else:
+        open_clip.load_checkpoint(network, str(path))
 
 
 def _tokenizer(model: str) -> Any:

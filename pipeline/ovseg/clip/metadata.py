@@ -13,7 +13,7 @@ import open_clip
 import torch
 from torch import nn
 
-from ovseg.clip.save import CONFIG
+from ovseg.clip.names import CONFIG
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
 

@@ -8,6 +8,7 @@ from ovseg.core.errors import OvsegError
 
 RANDOM = "random"
 SCHEMAS = ("local-dir:", "hf-hub:")
+CONFIG = "open_clip_config.json"
 
 
 def parse(text: str) -> tuple[str, str | None]:
@@ -15,7 +16,8 @@ def parse(text: str) -> tuple[str, str | None]:
 
     Args:
         text: "NAME:WEIGHTS" (a name of open_clip, and a tag of it, a weights file, a folder, or "random"),
-            "local-dir:FOLDER", or "hf-hub:OWNER/NAME".
+            "local-dir:FOLDER", or "hf-hub:OWNER/NAME". A folder with open_clip's config is a model of its own, and any
+            other folder holds weights of NAME.
 
     Raises:
         OvsegError: if the text is none of these.
@@ -28,6 +30,6 @@ def parse(text: str) -> tuple[str, str | None]:
             f"--clip {text!r} must be NAME:WEIGHTS (a tag of open_clip, a file, a folder, or {RANDOM!r}), such as "
             "ViT-L-14-quickgelu:openai, or local-dir:FOLDER, or hf-hub:OWNER/NAME"
         )
-    if Path(weights).is_dir():
+    if (Path(weights) / CONFIG).is_file():
         return f"local-dir:{weights}", None
     return name, weights

@@ -10,14 +10,15 @@ from typing import Any
 import open_clip
 
 from ovseg.clip import metadata
-from ovseg.clip.names import RANDOM, SCHEMAS
-from ovseg.clip.save import CONFIG, WEIGHTS
+from ovseg.clip.folders import PICKLED_WEIGHTS, TRANSFORMERS_CONFIG, explain_missing_config, find_weights
+from ovseg.clip.names import CONFIG, RANDOM, SCHEMAS
+from ovseg.clip.save import WEIGHTS
 from ovseg.core import hashing, weights
+from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, files_of, shard_names
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
 from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url
 
-PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 OPEN_CLIP_CACHE = Path.home() / ".cache" / "clip"  # where open_clip keeps files that are published at an address
 CLIP_DOWNLOAD = f'--include "*.json" --include {WEIGHTS}'  # arguments of `hf download` in error messages
@@ -30,7 +31,7 @@ class LocatedClip:
 
     Attributes:
         config: config that open_clip builds the model from ("model_cfg" of open_clip_config.json).
-        path: file of the weights; None for random weights.
+        path: file of the weights, or the index of its shards; None for random weights.
         preprocess: preprocessing of its images, where the config does not state it; see `metadata.PREPROCESS`.
     """
 
@@ -51,12 +52,12 @@ def locate(model: str, pretrained: str | None) -> LocatedClip:
     """
     if model.startswith("local-dir:"):
         folder = Path(model.removeprefix("local-dir:"))
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise OvsegError(f"{folder} is not a CLIP in open_clip's local-dir layout: {name} is missing")
+        if not (folder / CONFIG).is_file():
+            raise OvsegError(explain_missing_config(folder))
         config = metadata.read_config(folder / CONFIG)
+        path = find_weights(folder)
         _require_text_tower_config(model, config)
-        return LocatedClip(config, folder / WEIGHTS, {})
+        return LocatedClip(config, path, {})
     if model.startswith("hf-hub:"):
         return _locate_on_hub(model.removeprefix("hf-hub:"))
     return _locate_by_name(model, pretrained)
@@ -76,7 +77,7 @@ def identify(model: str, pretrained: str | None) -> Weights:
     if path is None:
         return Weights(model, pretrained, RANDOM, None, None)
     tag = {} if model.startswith(SCHEMAS) else open_clip.get_pretrained_cfg(model, pretrained)
-    identity = weights.identify(model, pretrained, [path])
+    identity = weights.identify(model, pretrained, files_of(path))
     return replace(identity, source=tag["url"]) if tag and not tag.get("hf_hub") else identity
 
 
@@ -95,10 +96,10 @@ def weights_fingerprint(model: str, pretrained: str | None) -> str:
         return hashing.fingerprint(model=model, pretrained=pretrained)
     if model.startswith("local-dir:"):
         return hashing.sha256_path(Path(model.removeprefix("local-dir:")))
-    digest = weights.sha256(located.path)
+    digest = weights.sha256(*files_of(located.path))
     if model.startswith("hf-hub:"):
         return hashing.fingerprint(model=model, file=digest, config=located.config)
-    if pretrained and Path(pretrained) == located.path:
+    if pretrained and Path(pretrained) in (located.path, located.path.parent):
         return hashing.fingerprint(model=model, file=digest)
     return hashing.fingerprint(model=model, pretrained=pretrained, file=digest)
 
@@ -122,7 +123,11 @@ def _locate_by_name(model: str, pretrained: str | None) -> LocatedClip:
         metadata.check_activation(model, config, quick_gelu, f"the weights {pretrained!r}", suggestion)
         return LocatedClip(config, _fetch_tag(model, pretrained, tag, config), _preprocess(tag))
     path = Path(pretrained)
-    if not path.is_file():
+    if path.is_dir():
+        if (path / CONFIG).is_file():
+            raise OvsegError(f"{path} holds its own config; set clip.model=local-dir:{path} and clip.pretrained=null")
+        path = find_weights(path)
+    elif not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise OvsegError(f"{pretrained!r} is neither a file nor a tag of {model} (tags: {tags})")
     known = metadata.pretrained_metadata(path)
@@ -147,16 +152,33 @@ def _locate_on_hub(repo: str) -> LocatedClip:
     def gigabytes() -> float | None:
         return metadata.gigabytes(open_clip.get_model_config(tags[0][0])) if tags else None
 
-    config_path = fetch_from_hub(f"the CLIP {model}", repo, [CONFIG], gigabytes, hf_download_arguments=CLIP_DOWNLOAD)
+    try:
+        config_path = fetch_from_hub(
+            f"the CLIP {model}", repo, [CONFIG], gigabytes, hf_download_arguments=CLIP_DOWNLOAD
+        )
+    except OvsegError as error:
+        raise _explain_repository(repo) or error from None
     config = metadata.read_config(config_path)
     _require_text_tower_config(model, config)
     _require_tokenizer(model, config)
     if tags:
         quick_gelu = bool(open_clip.get_pretrained_cfg(*tags[0]).get("quick_gelu"))
         metadata.check_activation(model, config, quick_gelu, "its weights", " or ".join(map(":".join, tags)))
-    names, commit = [WEIGHTS, PICKLED_WEIGHTS], weights.revision(config_path)
-    path = fetch_from_hub(f"the weights of {model}", repo, names, lambda: metadata.gigabytes(config), commit)
+    what, commit = f"the weights of {model}", weights.revision(config_path)
+    names = [WEIGHTS, PICKLED_WEIGHTS, f"{WEIGHTS}{SHARD_INDEX_SUFFIX}"]
+    path = fetch_from_hub(what, repo, names, lambda: metadata.gigabytes(config), commit)
+    for name in shard_names(path) if path.name.endswith(SHARD_INDEX_SUFFIX) else []:
+        fetch_from_hub(what, repo, [name], commit=commit)
     return LocatedClip(config, path, {})
+
+
+def _explain_repository(repo: str) -> OvsegError | None:
+    """What a repository without open_clip's config is; None if that cannot be told."""
+    try:
+        config_path = fetch_from_hub(f"the config of {repo}", repo, [TRANSFORMERS_CONFIG])
+    except OvsegError:
+        return None
+    return OvsegError(explain_missing_config(config_path.parent, repo))
 
 
 def _fetch_tag(model: str, pretrained: str, tag: dict[str, Any], config: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ pooling and projection are the tower's own. Shapes: B crops, S input side, N pat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg.core.errors import OvsegError
+
+log = logging.getLogger("ovseg")
 
 INIT_STD = 0.02  # standard deviation of new prompts, as in MAE and the paper
 
@@ -102,6 +105,47 @@ def new_prompts(visual: nn.Module, depth: int, seed: int) -> Tensor:
     _check_depth(depth, layout)
     shape = (depth, layout.grid[0] * layout.grid[1], layout.width)
     return torch.normal(0.0, INIT_STD, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def check_prompts(prompts: Tensor, visual: nn.Module, source: object) -> Tensor | None:
+    """Check mask prompts that were read from a file.
+
+    Prompts that are all zero are kept with a warning: they are those of a training that has not moved them.
+
+    Args:
+        prompts: `[L, N or 1, W]`; one prompt of a layer stands for all of its patches.
+        visual: the image tower of open_clip that they are for.
+        source: where they come from, for messages.
+
+    Returns:
+        prompts `[L, N, W]`; None if L is 0, which means that there are none.
+
+    Raises:
+        OvsegError: they do not fit the grid, the width or the number of blocks of the tower; or some are not finite.
+    """
+    if prompts.ndim and not len(prompts):
+        return None
+    layout = vit_layout(visual)
+    patches = layout.grid[0] * layout.grid[1]
+    if prompts.ndim != 3 or prompts.shape[1] not in (1, patches) or prompts.shape[2] != layout.width:
+        raise OvsegError(
+            f"{source} is {list(prompts.shape)}, not [depth, {patches}, {layout.width}], as mask prompts of the image tower are"
+        )
+    if len(prompts) > len(layout.blocks):
+        raise OvsegError(
+            f"{source}: mask prompts are of depth {len(prompts)}, and the image tower has {len(layout.blocks)} blocks"
+        )
+    if not prompts.isfinite().all():
+        raise OvsegError(f"{source}: some mask prompts are not finite numbers; take a checkpoint of an earlier epoch")
+    zero = [i for i, prompt in enumerate(prompts, 1) if not prompt.any()]
+    if zero:
+        layers = f"all {len(prompts)} layers" if len(zero) == len(prompts) else f"layers {', '.join(map(str, zero))}"
+        log.warning(
+            "%s: the mask prompts of %s are all zero, so they were never trained; they are used as they are",
+            source,
+            layers,
+        )
+    return prompts.expand(-1, patches, -1)
 
 
 def foreground_patches(masks: Tensor, patch: tuple[int, int]) -> Tensor:

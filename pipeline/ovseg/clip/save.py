@@ -12,7 +12,9 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import save_file
 from torch import nn
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+from ovseg.clip.names import CONFIG
+
+WEIGHTS, PROMPTS = "open_clip_model.safetensors", "mask_prompts.safetensors"
 
 
 def save_clip(network: nn.Module, model_config: dict[str, Any], folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ovseg.core import weights
+from ovseg.core.checkpoints import read_weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
 from ovseg.engine import weight_files
@@ -138,7 +138,7 @@ def _read_weights(backbone: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path in find_weights(backbone):
         if path.suffix != ".json":
-            state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            state |= read_weights(path)
     prefix = f"{backbone_type(backbone)}."
     if prefix[:-1] in {key.split(".")[0] for key in state}:  # a checkpoint of an image classifier
         return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}

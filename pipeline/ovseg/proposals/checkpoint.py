@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from ovseg.core import weights
+from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, files_of, read_weights, shard_names
 from ovseg.core.errors import OvsegError
 from ovseg.core.weights import Weights
 from ovseg.engine.weight_files import fetch_from_hub, respect_offline
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HF_DOWNLOAD_ARGUMENTS = '--include "*.json" --include "model*.safetensors" --include README.md'
 # gigabytes of the checkpoints that recipes and documentation name
@@ -57,9 +55,11 @@ def load_checkpoint(model: str, source: str, kinds: Sequence[str], task: str) ->
             find_processor(model)
             processor = transformers.AutoImageProcessor.from_pretrained(folder)
             network, loading_info = getattr(transformers, task).from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except OvsegError:
+        raise
+    except Exception as error:  # torch raises errors of many kinds for files that are no weights
         place = "folder" if Path(model).is_dir() else "checkpoint"
-        raise OvsegError(f"cannot load the {place} {model!r}: {[*str(error).splitlines(), error][0]}") from None
+        raise OvsegError(f"cannot load the {place} {model!r}: {_describe(model, error)}") from None
     missing = sorted(loading_info["missing_keys"])
     if missing:  # transformers initializes them randomly and goes on
         raise OvsegError(f"the weights of {model!r} lack {len(missing)} keys, among them {', '.join(missing[:5])}")
@@ -96,11 +96,12 @@ def find_weights(model: str) -> list[Path]:
         first = next((Path(model) / name for name in WEIGHTS if (Path(model) / name).is_file()), None)
         if first is None:
             raise OvsegError(f"cannot load the folder {model!r}: it has none of {', '.join(WEIGHTS)}")
-        return [first, *(first.parent / name for name in _shards(first))]
+        return files_of(first)
     commit = weights.revision(find_config(model) / CONFIG)
     what = f"the weights of {model}"
     first = fetch_from_hub(what, model, WEIGHTS, lambda: SIZES.get(model), commit)
-    shards = [fetch_from_hub(what, model, [name], lambda: None, commit) for name in _shards(first)]
+    names = shard_names(first) if first.name.endswith(SHARD_INDEX_SUFFIX) else []
+    shards = [fetch_from_hub(what, model, [name], lambda: None, commit) for name in names]
     return [first, *shards]
 
 
@@ -141,8 +142,12 @@ def checkpoint_fingerprint(model: str) -> str:
     return weights.sha256(find_config(model) / CONFIG, *find_processor(model), *find_weights(model))
 
 
-def _shards(path: Path) -> list[str]:
-    """The names of the shards that an index lists; none for a file of weights."""
-    if path.name != INDEX:
-        return []
-    return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+def _describe(model: str, error: Exception) -> str:
+    """Why a checkpoint could not be loaded: what is wrong with a file of its weights, or else the error itself."""
+    try:
+        for path in find_weights(model):
+            if not path.name.endswith(SHARD_INDEX_SUFFIX):
+                read_weights(path)
+    except OvsegError as problem:
+        return str(problem)
+    return [*str(error).splitlines(), repr(error)][0]

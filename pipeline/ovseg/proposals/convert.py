@@ -18,8 +18,9 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
 from ovseg.clip.adapted import load_adapted
-from ovseg.clip.convert import LICENCE, check_keys, read_state, write_clip
+from ovseg.clip.convert import LICENCE, check_keys, write_clip
 from ovseg.core import hashing
+from ovseg.core.checkpoints import read_weights
 from ovseg.core.errors import OvsegError
 from ovseg.datasets.classes import CLASS_TABLES, read_classes
 from ovseg.proposals.backbone import dilate
@@ -82,7 +83,7 @@ def convert_segmenter(checkpoint: Path, model: str | None, folder: Path) -> None
     """
     if folder.exists():
         raise OvsegError(f"{folder} exists; give another folder, or remove it")
-    state = read_state(checkpoint)
+    state = read_weights(checkpoint)
     clip_state = {key.removeprefix(CLIP_PREFIX): value for key, value in state.items() if key.startswith(CLIP_PREFIX)}
     if not clip_state:
         raise OvsegError(
