@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks import inputs
 from benchmarks.results import Options, Result, Target, Variant, interleave, medians
-from ovseg.mining.nouns import CAPTIONS_PER_BATCH, load_tagger, nouns_of_images, read_stop_list
+from ovseg.mining.nouns import CAPTIONS_PER_BATCH, nouns_of_images, read_stop_list
+from ovseg.mining.tagger import load_tagger
 
 CAPTIONS, REPEATS = 2000, 5
 OURS, PLAIN = "tagger, batches", "full pipeline, one by one"
@@ -27,7 +28,7 @@ class OneByOne:
     """A spaCy pipeline that is called for each caption separately."""
 
     def __init__(self, nlp: Any) -> None:
-        self.nlp = nlp
+        self.nlp, self.lang, self.max_length = nlp, nlp.lang, nlp.max_length
 
     def pipe(self, texts: Iterable[tuple[str, Any]], as_tuples: bool, batch_size: int) -> Iterator[tuple[Any, Any]]:  # noqa: ARG002
         return ((self.nlp(text), context) for text, context in texts)
@@ -69,7 +70,7 @@ def _variant(name: str, nlp: Any, images: Rows, nouns: dict[str, Rows]) -> Varia
 
     def variant(_: int) -> float:
         start = time.perf_counter()
-        nouns[name], counts = nouns_of_images(nlp, images, "chunk", "all", stop)
+        nouns[name], _failures, counts = nouns_of_images(nlp, images, "chunk", "all", stop)
         return counts["captions"] / (time.perf_counter() - start)
 
     return variant

@@ -10,7 +10,8 @@ import spacy
 
 from data.demo.world.captions import Caption, imagine, write_caption
 from data.demo.world.nouns import nouns
-from ovseg.mining.nouns import load_tagger, nouns_of
+from ovseg.mining.nouns import nouns_of
+from ovseg.mining.tagger import load_tagger
 from tests.conftest import TAGGER
 
 MAX_WORDS = 24  # the demo's CLIP reads 32 tokens

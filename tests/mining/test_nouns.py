@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import NounsOptions
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.nouns import extract_nouns, load_tagger, nouns_of, read_stop_list, rejection_reason
-from tests.conftest import EWT, TAGGER
+from ovseg.mining.nouns import extract_nouns, nouns_of, read_stop_list, rejection_reason
+from ovseg.mining.tagger import load_tagger
 
 Row = dict[str, Any]
 
@@ -41,13 +40,6 @@ def extracted(
     out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
     counts = extract_nouns(index_of(tmp_path / "index", captions), out, runtime, NounsOptions(model=tagger, **options))
     return list(tables.rows(out, "nouns")), counts
-
-
-@pytest.fixture(params=[TAGGER, EWT], ids=["demo", "ewt"])
-def each_tagger(request: pytest.FixtureRequest) -> str:
-    if not (request.param / "meta.json").is_file():
-        pytest.skip(f"{request.param} is not there")
-    return str(request.param)
 
 
 def test_compounds_lemmas_and_spans(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
@@ -184,24 +176,6 @@ def test_the_pipe_finds_what_single_calls_find(each_tagger: str, tmp_path: Path,
     nlp = spacy.load(each_tagger)
     expected = [(i, n.noun) for i, text in enumerate(texts, 1) for n in nouns_of(nlp(text), "chunk")]
     assert [(row["image_id"], row["noun"]) for row in rows] == list(dict.fromkeys(expected))
-
-
-def test_the_error_for_a_pipeline_that_is_not_installed_has_the_command(tmp_path: Path, runtime: Runtime) -> None:
-    index = index_of(tmp_path / "index", [["A star ."]])
-    with pytest.raises(OvsegError, match=re.escape("python -m spacy download en_core_web_zz")):
-        extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model="en_core_web_zz"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(OvsegError, match="empty"):
-        extract_nouns(index, tmp_path / "out", runtime, NounsOptions(model=str(tmp_path / "empty")))
-
-
-def test_a_pipeline_without_tags_or_lemmas_is_refused(tmp_path: Path) -> None:
-    import spacy
-
-    nlp = spacy.blank("en")
-    nlp.to_disk(tmp_path / "blank")
-    with pytest.raises(OvsegError, match=r"blank.*lemmas"):
-        load_tagger(str(tmp_path / "blank"))
 
 
 def test_the_model_and_the_choices_are_in_the_fingerprint(tagger: str, tmp_path: Path, runtime: Runtime) -> None:

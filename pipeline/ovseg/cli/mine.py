@@ -68,7 +68,7 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     from ovseg.clip.load import load_clip
     from ovseg.clip.speed import crops_per_second
     from ovseg.datasets.fetch.status import free_space
-    from ovseg.mining.nouns import load_tagger
+    from ovseg.mining.tagger import load_tagger
 
     load_tagger(options.nouns.model)
     is_path = options.clip.model.startswith(("local-dir:", "hf-hub:"))

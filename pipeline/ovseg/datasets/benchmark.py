@@ -82,7 +82,7 @@ def read_benchmark(folder: Path) -> Benchmark:
     path = folder / METADATA
     try:
         metadata = read_json(path)
-        names = tuple((name,) if isinstance(name, str) else names_of(name) for name in metadata["names"])
+        names = tuple(names_of([name] if isinstance(name, str) else name) for name in metadata["names"])
         if not isinstance(metadata["names"], list):
             raise TypeError(f"names are {metadata['names']!r}, not a list")
         seen = tuple(map(bool, metadata["seen"])) if metadata.get("seen") is not None else None

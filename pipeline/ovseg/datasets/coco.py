@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.json_files import first_value, iter_json, top_level_keys, whole_number
+from ovseg.core.text import normalize
 from ovseg.datasets.store import Record, Store, Writer, open_store
 
 NUMBERS = {  # fields of each kind of record that are whole numbers, whatever a tool has written them as
@@ -82,7 +83,8 @@ def _fill(path: Path, writer: Writer) -> None:
     else:
         images = writer.add_images(_read_records(path, "images.item", ("id", "file_name")))
         annotations = writer.add_annotations(_read_records(path, "annotations.item", ("image_id",)))
-        writer.add_categories(_read_records(path, "categories.item", ("id", "name")))
+        categories = _read_records(path, "categories.item", ("id", "name"))
+        writer.add_categories({**record, "name": normalize(str(record["name"]))} for record in categories)
     if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
         keys = ", ".join(top_level_keys(path)) or "none"
         raise OvsegError(f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {keys})")

@@ -14,6 +14,7 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.core.options import IndexOptions, Orientation
 from ovseg.core.rotation import explain_rotation, rotation_counts
+from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import open_shards
@@ -148,9 +149,9 @@ def _file_size(images: Path, name: str) -> int:
 
 
 def _captions(annotations: list[Record]) -> list[dict[str, Any]]:
-    """The captions of an image, sorted by id; one without an id gets its position."""
+    """The captions of an image in their normal form, sorted by id; one without an id gets its position."""
     captions = [
-        {"id": record["id"] if isinstance(record.get("id"), int) else position, "text": record["caption"]}
+        {"id": record["id"] if isinstance(record.get("id"), int) else position, "text": normalize(record["caption"])}
         for position, record in enumerate(annotations)
         if isinstance(record.get("caption"), str)
     ]

@@ -6,7 +6,6 @@ is a maximal run of consecutive nouns, for which tags are enough: the parser and
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,34 +13,28 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovseg.core import hashing, tables
-from ovseg.core.errors import OvsegError
+from ovseg.core import tables
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.failures import failure, write_failures
 from ovseg.core.options import CaptionsPerImage, NounsOptions, NounUnit
+from ovseg.core.text import normalize, sentence_case
 from ovseg.core.text_files import read_text
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task, unit_names
+from ovseg.mining.tagger import check_version, load_tagger, model_fingerprint
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-COMPONENTS = frozenset(
-    {
-        "tok2vec",
-        "transformer",
-        "curated_transformer",
-        "tagger",
-        "morphologizer",
-        "attribute_ruler",
-        "lemmatizer",
-        "trainable_lemmatizer",
-    }
-)
-"""The components of spaCy that tags and lemmas need."""
 CAPTIONS_PER_BATCH = 256
+MAX_CAPTION = 100_000
+"""The largest number of characters of a caption that is tagged; spaCy's own limit is a million, and gigabytes of memory."""
+NOUNS_IN_CAPITALS = frozenset({"de", "lb"})
+"""The languages that write every noun with a capital, by which their pipelines know it."""
 TOTALS = (
     Total("nouns", "not_a_word|stop_noun|repeated", chosen=True),
     Total("captions", "caption_without_noun", part=True),
@@ -77,12 +70,11 @@ def extract_nouns(index: Path, out: Path, runtime: Runtime, options: NounsOption
         counts: captions read, nouns, and dropped captions and nouns by reason.
 
     Raises:
-        OvsegError: the spaCy pipeline is not installed, has another version, or gives no tags or lemmas; the stop list is
-            missing.
+        OvsegError: the spaCy pipeline cannot be used (see `load_tagger`) or has another version; the stop list is missing or
+            no text.
     """
     stop_nouns = read_stop_list(options.stop_list)
-    if options.model_version is not None:
-        check_version(options.model, options.model_version)
+    check_version(options.model, options.model_version)
     key = step_key(
         "nouns",
         __name__,
@@ -103,7 +95,7 @@ def read_stop_list(path: Path | None) -> frozenset[str]:
         path: the file; None for the list that comes with ovseg.
 
     Raises:
-        OvsegError: the file does not exist.
+        OvsegError: the file does not exist, or is not text.
     """
     if path is None:
         text = resources.files(__package__).joinpath("stop_nouns.txt").read_text(encoding="utf-8")
@@ -111,70 +103,8 @@ def read_stop_list(path: Path | None) -> frozenset[str]:
         text = read_text(path)
     else:
         raise OvsegError(f"nouns.stop_list={path} does not exist")
-    lines = (line.split("#")[0].strip().lower() for line in text.splitlines())
+    lines = (normalize(line.split("#")[0]).strip().lower() for line in text.splitlines())
     return frozenset(line for line in lines if line)
-
-
-def load_tagger(model: str) -> Language:
-    """Load a spaCy pipeline with only the components that tags and lemmas need.
-
-    Args:
-        model: the name of an installed pipeline ("en_core_web_sm"), or a folder.
-
-    Raises:
-        OvsegError: it is not installed, or gives no tags or no lemmas.
-    """
-    import spacy
-
-    try:
-        nlp = spacy.load(model)
-    except OSError as error:
-        raise OvsegError(
-            f"the spaCy pipeline {model!r} cannot be loaded ({str(error).split('.')[0]}). "
-            f"Install it with: python -m spacy download {model}   or give a folder that holds one"
-        ) from None
-    factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
-    nlp.select_pipes(enable=[name for name, factory in factories.items() if factory in COMPONENTS])
-    assigned = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
-    if "token.lemma" not in assigned or not assigned & {"token.pos", "token.tag", "token.morph"}:
-        raise OvsegError(
-            f"the spaCy pipeline {model!r} gives no {'lemmas' if 'token.lemma' not in assigned else 'tags'}; use "
-            "one with a tagger and a lemmatizer, such as en_core_web_sm"
-        )
-    return nlp
-
-
-def check_version(model: str, version: str) -> None:
-    """Check that a spaCy pipeline has the expected version.
-
-    Raises:
-        OvsegError: the pipeline is not installed, or its version is another.
-    """
-    import spacy
-
-    try:
-        installed = spacy.load(model).meta["version"]
-    except OSError:
-        load_tagger(model)  # raises the error that says how to install it
-        raise
-    if installed != version:
-        raise OvsegError(
-            f"the spaCy pipeline {model!r} has version {installed}, but nouns.model_version is {version}; install that "
-            f"version, or set nouns.model_version={installed}"
-        )
-
-
-def model_fingerprint(model: str) -> str:
-    """Return what identifies a spaCy pipeline: a hash of its files, or of the name and version of an installed package."""
-    if Path(model).is_dir():
-        return hashing.sha256_path(Path(model))
-    import spacy
-
-    try:
-        return hashing.fingerprint(name=model, meta=json.dumps(spacy.load(model).meta, default=str, sort_keys=True))
-    except OSError:
-        load_tagger(model)  # its error says how to install the pipeline
-        raise
 
 
 def nouns_of(doc: Doc, unit: NounUnit) -> Iterator[Noun]:
@@ -228,10 +158,11 @@ class _NounsTaskFactory:
         def task(unit: str, folder: Path) -> Counts:
             table = tables.read_part(self.index / f"{unit}.parquet", "index", ["image_id", "captions", "problem"])
             images = [row for row in table.to_pylist() if row["problem"] is None]
-            rows, counts = nouns_of_images(
+            rows, failures, counts = nouns_of_images(
                 tagger, images, self.options.unit, self.options.captions_per_image, self.stop_nouns
             )
             tables.write_part(folder / f"{unit}.parquet", "nouns", rows, self.key)
+            write_failures(folder, unit, failures, self.key)
             return counts
 
         return task
@@ -243,7 +174,7 @@ def nouns_of_images(
     unit: NounUnit,
     captions_per_image: CaptionsPerImage,
     stop_nouns: frozenset[str],
-) -> tuple[list[Row], Counts]:
+) -> tuple[list[Row], list[Row], Counts]:
     """Extract the nouns of several images, whose captions spaCy tags in batches.
 
     Args:
@@ -254,17 +185,25 @@ def nouns_of_images(
         stop_nouns: the nouns to leave out.
 
     Returns:
-        rows of the table `nouns`; and counts: captions, nouns, and dropped captions and nouns by reason.
+        rows of the table `nouns`; rows of the table `failures` for the captions that are too long; and counts: captions,
+        nouns, captions in capitals, and dropped captions and nouns by reason.
     """
     counts: Counter[str] = Counter(captions=0, nouns=0)
+    failures: list[Row] = []
     texts = []
     for image in images:
         captions = image["captions"] if captions_per_image == "all" else image["captions"][:1]
         counts["dropped.no_caption"] += not captions
         for caption in captions:
-            counts["dropped.empty_caption"] += not caption["text"].strip()
-            if caption["text"].strip():
-                texts.append((caption["text"], (image["image_id"], caption["id"])))
+            try:
+                text = _text_to_tag(caption["text"], tagger)
+            except BadItem as problem:
+                counts[f"dropped.{problem.reason}"] += 1
+                if problem.reason == "long_caption":
+                    failures.append(failure(image["image_id"], f"caption {caption['id']}", problem))
+                continue
+            counts["captions.in_capitals"] += text != caption["text"]
+            texts.append((text, (image["image_id"], caption["id"])))
     rows: dict[tuple[int, str], Row] = {}
     for doc, (image_id, caption_id) in tagger.pipe(texts, as_tuples=True, batch_size=CAPTIONS_PER_BATCH):
         counts["captions"] += 1
@@ -279,4 +218,18 @@ def nouns_of_images(
             rows[image_id, noun] = row
         counts["dropped.caption_without_noun"] += not usable
     counts["nouns"] = len(rows)
-    return list(rows.values()), {name: n for name, n in counts.items() if n or "." not in name}
+    return list(rows.values()), failures, {name: n for name, n in counts.items() if n or "." not in name}
+
+
+def _text_to_tag(text: str, tagger: Language) -> str:
+    """The text of a caption that is given to the tagger; it has as many characters as the caption.
+
+    Raises:
+        BadItem: the caption is empty or too long.
+    """
+    if not text.strip():
+        raise BadItem("empty_caption", "the caption has no text")
+    limit = min(MAX_CAPTION, tagger.max_length)
+    if len(text) > limit:
+        raise BadItem("long_caption", f"the caption has {len(text):,} characters; at most {limit:,} are read")
+    return text if tagger.lang in NOUNS_IN_CAPITALS else sentence_case(text)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from ovseg.core import hashing, masks, tables
 from ovseg.core.errors import BadItem
 from ovseg.core.options import CaptionsPerImage
+from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
 from ovseg.report.sampling import Row, pairs_by_image
@@ -72,7 +73,9 @@ def _marked_nouns(captions: Path, policy: CaptionsPerImage, usable: set[int] | N
             annotations = [a for a in store.annotations(image["id"]) if isinstance(a.get("caption"), str)]
             read = sorted(annotations, key=lambda a: int(a.get("id", 0)))[: 1 if policy == 1 else None]
             if read and all("nouns" in caption for caption in read):
-                marked[image["id"]] = {n["noun"].lower() for caption in read for n in caption["nouns"] if n["visual"]}
+                marked[image["id"]] = {
+                    normalize(n["noun"]).lower() for caption in read for n in caption["nouns"] if n["visual"]
+                }
     return marked
 
 
@@ -123,7 +126,7 @@ def _categories_by_name(categories: dict[int, Record]) -> dict[str, set[int]]:
     by_name: dict[str, set[int]] = defaultdict(set)
     for category_id, record in categories.items():
         for name in (record["name"], *record.get("synonyms", ())):
-            by_name[str(name).lower()].add(category_id)
+            by_name[normalize(str(name)).lower()].add(category_id)
     return dict(by_name)
 
 

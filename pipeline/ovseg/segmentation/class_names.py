@@ -16,6 +16,7 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Synonyms, Templates
+from ovseg.core.text import normalize
 from ovseg.core.vocabulary import TEMPLATES, embed
 
 log = logging.getLogger("ovseg")
@@ -73,7 +74,8 @@ def build_vocabulary(
     Raises:
         OvsegError: there is no class, a name is empty, or two classes have the same names.
     """
-    cleaned = [tuple(dict.fromkeys(" ".join(name.split()) for name in names if name.strip())) for names in classes]
+    normal = [[" ".join(normalize(name).split()) for name in names] for names in classes]
+    cleaned = [tuple(dict.fromkeys(name for name in names if name)) for names in normal]
     check_names(cleaned)
     texts_by_class = [(", ".join(names),) if synonyms == "joined" else names for names in cleaned]
     phrases = tuple(text for texts in texts_by_class for text in texts)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.json_files import read_json
+from ovseg.core.text import normalize
 
 CLASS_TABLES = Path(__file__).parent
 
@@ -48,14 +49,14 @@ def find_table(name: str) -> Path:
 
 
 def names_of(value: object) -> tuple[str, ...]:
-    """Check and return a list of names.
+    """Check a list of names and return them in their normal form.
 
     Raises:
         TypeError: if it is not a list; a text is not taken for a list of letters.
     """
     if not isinstance(value, list):
         raise TypeError(f"names are {value!r}, not a list")
-    return tuple(map(str, value))
+    return tuple(normalize(str(name)) for name in value)
 
 
 def read_classes(path: Path) -> list[Class]:
