@@ -1,3 +1,3 @@
-"""OVSeg: mine mask-noun pairs from captions, adapt CLIP to masked crops, segment with any words."""
+"""OVSeg: mine mask-noun pairs from captions, adapt CLIP to masked crops, open-vocabulary segmentation."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command `ovseg`: segment images with any words; data sets, plans and models around it."""
+"""The command `ovseg`: open-vocabulary segmentation; data sets, plans and models around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovseg.cli.options import with_options
 from ovseg.core.options import SegmentOptions
 
 app = typer.Typer(
-    help="Segment images with any words; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
+    help="Open-vocabulary segmentation; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -28,7 +28,7 @@ Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 @app.callback()
 def callback() -> None:
-    """Segment images with any words; data sets, plans and models around it."""
+    """Open-vocabulary segmentation; data sets, plans and models around it."""
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def segment(
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of crops in one forward pass.")] = 64,
 ) -> None:
-    """Segment images with any names."""
+    """Segment images with any class names."""
     from ovseg.cli.segment import segment_with
 
     segment_with(

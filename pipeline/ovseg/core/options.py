@@ -124,7 +124,7 @@ class ProposalNetworkOptions(Options):
     text_proj_dim: PositiveInt = 1024
     """Width of the hidden layer of the projection to CLIP's text space."""
     templates: Templates = "vild"
-    """Prompt templates of the class names."""
+    """Text templates of the class names."""
     steps: Natural = 120_000
     """Number of optimizer steps; 0 copies `init` unchanged."""
     batch_size: PositiveInt = 32
@@ -180,7 +180,7 @@ class ScoreOptions(Options):
     """Step `score`: the similarity of nouns and proposals."""
 
     templates: Templates = "vild"
-    """Prompt templates of the nouns."""
+    """Text templates of the nouns."""
     top_k: PositiveInt = 5
     """Number of proposals kept for each noun."""
     duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -258,7 +258,7 @@ class TrainingOptions(Options):
     loss: Loss = "multi_positive"
     """Contrastive loss: all pairs of the same noun are positives, or only the pair itself (InfoNCE, the paper's)."""
     templates: TrainTemplates = "vild"
-    """Prompt templates of the nouns."""
+    """Text templates of the nouns."""
     logit_scale: Literal["train", "fixed"] = "train"
     """Whether the temperature of the loss is trained."""
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -307,7 +307,7 @@ class HeldoutOptions(Options):
     orientation: Orientation = "exif"
     """Whether images are turned as their EXIF orientation says, or used as stored ("raw"), for masks drawn on that."""
     templates: Templates = "vild"
-    """Prompt templates of the class names."""
+    """Text templates of the class names."""
 
 
 class SegmentOptions(Options):
@@ -316,7 +316,7 @@ class SegmentOptions(Options):
     view: View = "crop-and-mask"
     """What CLIP is given of a proposal: its masked crop, or one of ZegFormer's variants, the crop or the masked image."""
     templates: Templates = "vild"
-    """Prompt templates of the class names."""
+    """Text templates of the class names."""
     synonyms: Synonyms = "max"
     """How the names of one class are combined: the best of their scores, or all names as one text."""
     weight_seen: Fraction | None = None

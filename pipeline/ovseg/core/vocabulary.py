@@ -11,6 +11,8 @@ from ovseg.core.options import Templates
 
 Encode = Callable[[list[str]], Tensor]
 """A text encoder: N texts to float32 unit vectors `[N, D]`."""
+LOGIT_SCALE = 100.0
+"""Factor on cosine similarities before a softmax: that of the published CLIPs, fixed for every model."""
 
 _SIZES = ("small", "medium", "large")
 TEMPLATES: dict[str, tuple[str, ...]] = {

@@ -1,7 +1,7 @@
 """The benchmark layout. A benchmark is a folder with a JSON file and label maps; adding one takes no code.
 
 <folder>/benchmark.json   {"names": [[name, synonyms ...], ...] in the order of the labels, "ignore": number of pixels that are
-                          not scored, "seen": [was each class annotated in training], "images": folder of the images relative
+                          not scored, "seen": [was each class seen in training], "images": folder of the images relative
                           to this one, "source": where it comes from}; "seen" may be left out
 <folder>/labels/*.png     number of the class of each pixel, 8 or 16 bits
 <folder>/items.tsv        image and label file of each item, relative to `images` and `labels`; without this file, every label
@@ -39,7 +39,7 @@ class Benchmark:
         folder: folder of the benchmark, with its labels.
         images: folder of its images.
         names: names of the K classes: the displayed name first, then synonyms.
-        seen: whether each class was annotated in training; None where there is no such split.
+        seen: whether each class was seen in training; None where there is no such split.
         ignore: number of pixels that are not scored.
         items: image file and label file of each item.
     """
@@ -117,7 +117,7 @@ def write_benchmark(
         names: names of each class, the displayed one first.
         ignore: number of pixels that are not scored.
         items: image file, label file (".png") and labels `[H, W]` of each item.
-        seen: whether each class was annotated in training; None where there is no such split.
+        seen: whether each class was seen in training; None where there is no such split.
         source: where the benchmark comes from.
 
     Returns:

@@ -32,7 +32,7 @@ from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
-from ovseg.core.vocabulary import TEMPLATES
+from ovseg.core.vocabulary import LOGIT_SCALE, TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -43,7 +43,6 @@ from ovseg.mining.texts import encode_nouns, read_texts
 
 DIGITS = 5  # decimals of a similarity: later digits vary with the batch size and would make ranks non-deterministic
 TOTALS = (Total("nouns"),)
-LOGIT_SCALE = 100.0  # fixed for every model, so p_proposal and p_noun are not calibrated for SigLIP
 
 Row = dict[str, Any]
 
@@ -120,7 +119,8 @@ class Match(NamedTuple):
         similarity: cosine, in [-1, 1].
         margin: similarity minus that of the next best proposal; None for the last-ranked one. Duplicates count as separate
             proposals, so the margin between a mask and its duplicate is 0.
-        p_proposal: softmax of the similarities over the image's proposals.
+        p_proposal: softmax of the similarities over the image's proposals; like `p_noun` not calibrated for SigLIP, since
+            the factor on similarities is 100 for every model.
         p_noun: softmax of the similarities over the image's nouns.
     """
 

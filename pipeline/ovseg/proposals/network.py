@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ovseg.core import crops
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
+from ovseg.core.vocabulary import LOGIT_SCALE
 from ovseg.proposals.backbone import STRIDE, backbone_config, load_backbone
 from ovseg.proposals.mask_logits import Extent
 
-LOGIT_SCALE = 100.0  # CLIP's factor on cosines before a softmax
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the normalization that backbones expect
 SIZE_DIVISOR = 32  # height and width of the padded input are multiples of it
 ATTENTION_HEADS = 8

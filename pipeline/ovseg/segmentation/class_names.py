@@ -66,7 +66,7 @@ def build_vocabulary(
     Args:
         classes: the names of each class: the shown one first, then synonyms.
         clip: the CLIP.
-        templates: the prompt templates, see `core.vocabulary.embed`.
+        templates: the text templates, see `core.vocabulary.embed`.
         synonyms: "max" embeds every name and takes the largest similarity; "joined" makes one text of all names of a class
             ("road, route"), as the reference does.
         batch_size: the number of texts in one forward pass.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TEMPERATURE = 100.0  # factor on cosine similarities before the softmax
+from ovseg.core.vocabulary import LOGIT_SCALE
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def network_class_probs(similarity: Tensor, no_object: Tensor) -> Tensor:
     Returns:
         float64 `[Q, K]` in [0, 1].
     """
-    return (TEMPERATURE * torch.cat([similarity, no_object[:, None].double()], dim=1)).softmax(1)[:, :-1]
+    return (LOGIT_SCALE * torch.cat([similarity, no_object[:, None].double()], dim=1)).softmax(1)[:, :-1]
 
 
 def clip_class_probs(similarity: Tensor) -> Tensor:
     """Softmax over the K classes, float64 `[Q, K]`, of cosine similarities `[Q, K]`."""
-    return (TEMPERATURE * similarity).softmax(1)
+    return (LOGIT_SCALE * similarity).softmax(1)
 
 
 def ensemble_scores(probs: ClassProbs, weight: float | Tensor, seen: Tensor | None = None) -> Tensor:
