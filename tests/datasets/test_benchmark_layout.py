@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +102,129 @@ def test_without_a_list_labels_are_paired_with_images_of_the_same_name(tmp_path:
         benchmark.read(3)
 
 
+def labeled(folder: Path, images: dict[str, str], **options: Any) -> Path:
+    """A benchmark without a list: images by the name of their label file."""
+    benchmark = make(folder, 0)
+    (benchmark / ITEMS).unlink()
+    for i, (label, image) in enumerate(images.items()):
+        for path in (folder / "images" / image, benchmark / LABELS / label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_of(i)).save(folder / "images" / image, **options)
+        Image.fromarray(labels_of(i).astype(np.uint8)).save(benchmark / LABELS / label)
+    return benchmark
+
+
+def test_images_and_labels_may_have_any_suffix_in_any_case(tmp_path: Path) -> None:
+    """Of all formats that are decoded, in subfolders, too; labels must not be of a format that loses numbers."""
+    images = {
+        "a.png": "a.JPG",
+        "b.PNG": "b.webp",
+        "c.tif": "c.bmp",
+        "d.bmp": "d.jpeg",
+        "x/e.TIFF": "x/e.gif",
+        "f.g.png": "f.g.png",
+    }
+    benchmark = read_benchmark(labeled(tmp_path, images))
+    assert benchmark.items == tuple((image, label) for label, image in sorted(images.items()))
+    assert benchmark.unread == benchmark.unlabeled == ()
+    for i, label in enumerate(images):
+        item = [name for _, name in benchmark.items].index(label)
+        assert np.array_equal(benchmark.read(item)[1], labels_of(i))
+
+
+def test_files_that_are_no_labels_and_images_without_labels_are_known(tmp_path: Path) -> None:
+    folder = labeled(tmp_path, {"a.png": "a.jpg", "b.png": "b.jpg"})
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "notes.txt", "c.jpg"):
+        (folder / LABELS / name).write_bytes(b"")
+    for name in ("more.jpg", "._b.jpg", "desktop.ini"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    benchmark = read_benchmark(folder)
+    assert [label for _, label in benchmark.items] == ["a.png", "b.png"]
+    assert benchmark.unread == ("c.jpg", "notes.txt") and benchmark.unlabeled == ("more.jpg",)
+
+
+@pytest.mark.parametrize("place", [LABELS, "."])
+def test_labels_may_lie_in_the_folder_of_the_images(tmp_path: Path, place: str) -> None:
+    folder = labeled(tmp_path, {"a.png": "a.jpg"})
+    (tmp_path / "images" / "a.jpg").rename(folder / place / "a.jpg")
+    change(folder, images=place)
+    benchmark = read_benchmark(folder)
+    assert benchmark.items == (("a.jpg", "a.png"),) and benchmark.unread == benchmark.unlabeled == ()
+    assert np.array_equal(benchmark.read(0)[1], labels_of(0))
+
+
+def test_two_images_for_one_label_map_are_an_error_that_names_both(tmp_path: Path) -> None:
+    folder = labeled(tmp_path, {"a.png": "a.jpg"})
+    Image.fromarray(pixels_of(1)).save(tmp_path / "images" / "a.bmp")
+    with pytest.raises(OvsegError, match=r"a\.bmp and a\.jpg .*a\.png.*items\.tsv"):
+        read_benchmark(folder)
+    (folder / ITEMS).write_text("image\tlabel\na.jpg\ta.png\n")
+    assert read_benchmark(folder).items == (("a.jpg", "a.png"),)
+
+
+@pytest.mark.parametrize("orientation", ["exif", "raw"])
+@pytest.mark.parametrize("turned", [3, 6])
+def test_labels_of_rotated_images_are_of_the_orientation_that_the_description_states(
+    tmp_path: Path, orientation: str, turned: int
+) -> None:
+    """Labels drawn on stored pixels are read with "raw"; otherwise they are dropped, where their size can tell, or counted."""
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    folder = labeled(tmp_path, {"a.png": "a.png"}, exif=exif)
+    change(folder, orientation=orientation)
+    benchmark, counts = read_benchmark(folder), Counter[str]()
+    if orientation == "exif" and turned == 6:
+        with pytest.raises(BadItem, match=r"other_orientation.*raw"):
+            benchmark.read(0, counts)
+    else:
+        pixels, labels = benchmark.read(0, counts)
+        assert np.array_equal(labels, labels_of(0))
+        assert np.array_equal(pixels, pixels_of(0) if orientation == "raw" else pixels_of(0)[::-1, ::-1])
+    assert counts == {"rotated": 1} | ({"rotated_same_size": 1} if turned == 3 else {})
+
+
+def test_an_orientation_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    change(folder, orientation="upright")
+    with pytest.raises(OvsegError, match=r"'upright'.*exif.*raw"):
+        read_benchmark(folder)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
+def test_labels_of_few_bits_keep_their_numbers(tmp_path: Path, mode: str) -> None:
+    folder = labeled(tmp_path, {"a.png": "a.jpg"})
+    values = np.array([[0, 1, 1, 0]] * 3, np.uint8)
+    image = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values * (255 if mode == "1" else 1))
+    image = image.convert("1") if mode == "1" else image
+    if mode == "P":
+        image.putpalette([0, 0, 0, 200, 10, 30])
+    image.save(folder / LABELS / "a.png")
+    assert np.array_equal(decode_labels((folder / LABELS / "a.png").read_bytes()), values)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_labels_of_two_and_four_bits_are_not_stretched(bits: int) -> None:
+    """A PNG can store gray values in fewer than 8 bits, which decoders stretch to 255 for looking at them."""
+    values = np.arange(8, dtype=np.uint8).reshape(1, 8) % 2**bits
+    packed = np.packbits(np.unpackbits(values.reshape(-1, 1), axis=1)[:, -bits:].reshape(-1)).tobytes()
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + packed)),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    ]
+    assert np.array_equal(decode_labels(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)), values)
+
+
+def test_labels_in_a_format_that_loses_numbers_are_refused() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(labels_of(0).astype(np.uint8)).save(stream, "JPEG")
+    with pytest.raises(BadItem, match=r"not_labels.*JPEG"):
+        decode_labels(stream.getvalue())
+
+
 def test_a_single_name_may_stand_without_brackets(tmp_path: Path) -> None:
     folder = make(tmp_path)
     change(folder, names=["sky", ["grass", "lawn"], "light"])
@@ -158,7 +285,7 @@ def test_an_item_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     (folder / ITEMS).write_text((folder / ITEMS).read_text() + "../out.png\t0.png\ndeep/0.png\tgone.png\n")
     benchmark = read_benchmark(folder)
     for item, reason, part in (
-        (0, "label_size", r"deep/0\.png is \(8, 6\)"),
+        (0, "label_size", r"deep/0\.png is 6 x 8"),
         (1, "label_outside", r"has \[3\]; .* names 0 to 2"),
         (2, "not_labels", "RGB"),
         (3, "not_an_image", ""),

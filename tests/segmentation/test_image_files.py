@@ -15,6 +15,7 @@ from PIL import Image
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_labels
+from ovseg.core.options import Orientation
 from ovseg.segmentation.image_files import list_images, segment_images
 from ovseg.segmentation.overlay import (
     GREY,
@@ -50,9 +51,49 @@ def test_images_and_folders_are_listed_by_the_names_of_their_outputs(tmp_path: P
     for name in ("b.PNG", "a.jpg", "deep/er/c.d.png"):
         draw(tmp_path / "folder" / name)
     (tmp_path / "folder" / "notes.txt").write_text("no image")
-    images = list_images([tmp_path / "folder", single, single])
+    images, unread = list_images([tmp_path / "folder", single, single])
+    assert unread == [tmp_path / "folder" / "notes.txt"]
     assert list(images) == ["a", "b", "deep/er/c.d", "single"]
     assert images["deep/er/c.d"] == tmp_path / "folder" / "deep/er/c.d.png"
+
+
+def test_files_of_a_folder_that_are_no_images_are_named_and_counted(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every suffix of an image is read; what file systems leave there is not mentioned."""
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "in"
+    for name in ("a.JPEG", "b.webp", "c.bmp"):
+        draw(folder / name)
+    for name in ("notes.txt", "photo.heic", "._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/a.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert segment(segmenter, [folder], tmp_path / "out") == {"images": 3, "unread_files": 2}
+    messages = caplog.text + capsys.readouterr().err
+    assert "notes.txt" in messages and "photo.heic" in messages and "Thumbs.db" not in messages
+
+
+def test_outputs_in_the_folder_of_the_images_are_not_segmented(segmenter: Segmenter, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    assert segment(segmenter, [tmp_path], tmp_path) == {"images": 1}
+    assert segment(segmenter, [tmp_path], tmp_path) == {"images": 0, "done_before": 1}
+    draw(tmp_path / "b.labels.png")  # no output, as it has no JSON file beside it
+    assert segment(segmenter, [tmp_path], tmp_path) == {"images": 1, "done_before": 1}
+
+
+@pytest.mark.parametrize(("orientation", "size"), [("exif", (48, 64)), ("raw", (64, 48))])
+def test_rotated_images_are_counted_and_used_as_asked(
+    segmenter: Segmenter, tmp_path: Path, orientation: Orientation, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(0, 48, 64)).save(tmp_path / "a.png", exif=exif)
+    vocabulary = segmenter.vocabulary(NAMES)
+    found = list_images([tmp_path / "a.png"])
+    counts = segment_images(segmenter, found, vocabulary, tmp_path / "out", "clip", SETTINGS, orientation)
+    assert counts == {"images": 1, "rotated": 1}
+    with Image.open(tmp_path / "out" / "a.labels.png") as labels:
+        assert labels.size == size
 
 
 def test_a_missing_path_and_a_folder_without_images_are_errors(tmp_path: Path) -> None:
@@ -148,7 +189,7 @@ def test_broken_images_are_named_and_counted_and_the_others_are_segmented(
     (folder / "d.png").write_bytes((folder / "a.png").read_bytes()[:2000])
     (folder / "e.png").write_bytes(b"")
     counts = segment(segmenter, [folder], tmp_path / "out")
-    assert counts == {"images": 2, "dropped.not_an_image": 2, "dropped.truncated": 1}
+    assert counts == {"images": 2, "dropped.not_an_image": 1, "dropped.truncated": 1, "dropped.zero_bytes": 1}
     assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"a", "c"}
     messages = caplog.text + capsys.readouterr().err
     for name in ("b.png", "d.png", "e.png"):

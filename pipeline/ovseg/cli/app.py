@@ -10,7 +10,7 @@ import typer
 from ovseg.cli.data import data
 from ovseg.cli.entry import run_app
 from ovseg.cli.options import with_options
-from ovseg.core.options import SegmentOptions
+from ovseg.core.options import Orientation, SegmentOptions
 
 app = typer.Typer(
     help="Open-vocabulary segmentation; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
@@ -23,6 +23,10 @@ app.add_typer(data, name="data")
 
 
 Classifier = Literal["clip", "proposals", "ensemble"]
+Turn = Annotated[
+    Orientation,
+    typer.Option(help='Whether images are turned as their EXIF orientation says, or used as stored ("raw").'),
+]
 Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
 
 
@@ -63,6 +67,7 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of crops in one forward pass.")] = 64,
+    orientation: Turn = "exif",
 ) -> None:
     """Segment images with any class names."""
     from ovseg.cli.segment import segment_with
@@ -80,6 +85,7 @@ def segment(
         options=options,
         device=device,
         batch_size=batch_size,
+        orientation=orientation,
     )
 
 
@@ -90,11 +96,12 @@ def convert_benchmark(
     out: Annotated[Path, typer.Argument(help="Folder of the benchmark, such as data/benchmarks/ade150.")],
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Convert the files that are there.")] = False,
+    orientation: Turn = "exif",
 ) -> None:
     """Convert an official release to the benchmark layout (docs/evaluation.md). After a stop, run it again to continue."""
     from ovseg.datasets.official import convert, format_counts
 
-    counts = convert(name, release, out, workers=workers, allow_missing=allow_missing)
+    counts = convert(name, release, out, workers=workers, allow_missing=allow_missing, orientation=orientation)
     typer.echo(f"{out}\n{format_counts(name, counts)}")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import SegmentOptions
+from ovseg.core.options import Orientation, SegmentOptions
 from ovseg.core.text_files import read_text
 from ovseg.engine.runtime import devices
 from ovseg.evaluation.calibrate import Choice, read_choice
@@ -39,6 +39,7 @@ def segment_with(
     options: SegmentOptions,
     device: str,
     batch_size: int,
+    orientation: Orientation = "exif",
 ) -> None:
     """Segment images and write what was found to `out`.
 
@@ -55,6 +56,7 @@ def segment_with(
         options: how an image is segmented.
         device: torch device, or "auto".
         batch_size: number of crops in one forward pass.
+        orientation: whether images are turned as their EXIF metadata say, or used as stored.
 
     Raises:
         OvsegError: names, paths or models cannot be used.
@@ -81,9 +83,9 @@ def segment_with(
         "clip": hashing.sha256_path(clip),
         "network": hashing.sha256_path(network),
     }
-    counts = segment_images(segmenter, files, vocabulary, out, classifier, settings)
+    counts = segment_images(segmenter, files, vocabulary, out, classifier, settings, orientation)
     if dropped := sum(number for reason, number in counts.items() if reason.startswith("dropped.")):
-        typer.echo(f"{dropped} of {len(files)} images could not be read; the messages above name them", err=True)
+        typer.echo(f"{dropped} of {len(files.images)} images could not be read; the messages above name them", err=True)
         raise typer.Exit(1)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from ovseg.core import tables
 from ovseg.core.errors import BadItem
 from ovseg.core.exif import TRANSPOSED
-from ovseg.core.images import ImageArray, decode_image, read_bytes
+from ovseg.core.images import ImageArray, ImageHeader, decode_image, read_bytes
 from ovseg.core.options import Orientation
 
 COLUMNS = ["image_id", "file", "offset", "size", "width", "height", "member", "exif_orientation", "orientation"]
@@ -28,7 +29,7 @@ class ImageRecord:
         image_id: the id of the image in the captions file.
         file: the image file, or the tar file that contains the image.
         offset: the position of the image's first byte in `file`.
-        size: the number of bytes of the encoded image.
+        size: the number of bytes of the encoded image; -1 for all of the file.
         width: the width in pixels, as the image is used.
         height: the height in pixels, as the image is used.
         member: the name of the image in that tar file; None for a file of its own.
@@ -47,6 +48,21 @@ class ImageRecord:
     exif_orientation: int = 1
     orientation: Orientation = "exif"
 
+    @classmethod
+    def of_file(cls, root: Path, file: str, header: ImageHeader, orientation: Orientation, image_id: int = 0) -> Self:
+        """Return the record of an image that has a file of its own, without a table `index`.
+
+        Args:
+            root: the folder that `file` is relative to.
+            file: the image file.
+            header: its header, read with the same orientation.
+            orientation: whether it is turned as its metadata say, or used as it is stored.
+            image_id: the id of the image.
+        """
+        width, height, exif_orientation, _ = header
+        turn = (exif_orientation, orientation)
+        return cls(root, image_id, file, 0, -1, width, height, None, *turn)
+
     @property
     def name(self) -> str:
         """The name of the image itself: of its file, or in its tar file."""
@@ -58,18 +74,18 @@ class ImageRecord:
         transposed = self.exif_orientation in TRANSPOSED and self.width != self.height
         return (self.width, self.height) if transposed else None
 
-    def check_size(self, what: str, height: int, width: int, reason: str = "mask_size") -> None:
+    def check_size(self, what: str, size: Sequence[int], reason: str = "mask_size") -> None:
         """Check that a mask, a label map or the pixels have the size of this image.
 
         Args:
             what: what has the size, for the error.
-            height: its height in pixels.
-            width: its width in pixels.
+            size: its height and width in pixels.
             reason: the rejection reason.
 
         Raises:
             BadItem: `other_orientation` if the size is that of the image with the other `orientation`, else `reason`.
         """
+        height, width = size
         if (height, width) == (self.height, self.width):
             return
         detail = f"{what} is {width} x {height}, the image {self.name} is {self.width} x {self.height} (width x height)"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ovseg.core.errors import BadItem
 from ovseg.core.exif import INVERSES, METHODS, TAG, TRANSPOSED, Turn, read_turn
@@ -25,6 +25,7 @@ from ovseg.core.options import Orientation
 
 ImageArray = NDArray[np.uint8]
 MAX_PIXELS = 175_000_000  # 13,000 x 13,000: a small file with more pixels is a decompression bomb, not a photograph
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 REPAIRABLE = ("not_an_image", "truncated", "undecodable")
 
 T = TypeVar("T")
@@ -68,14 +69,14 @@ def safe_path(root: Path, name: str) -> Path:
     return root / path
 
 
-def read_bytes(root: Path, name: str, offset: int, size: int) -> bytes:
+def read_bytes(root: Path, name: str, offset: int = 0, size: int = -1) -> bytes:
     """Read the bytes of one image: a whole file, or a member of a tar file.
 
     Args:
         root: folder of the file.
         name: path of the file relative to `root`.
         offset: position of the image's first byte in the file.
-        size: number of bytes of the image.
+        size: number of bytes of the image; -1 for all that follow.
 
     Raises:
         BadItem: `unsafe_path`, `missing`, `zero_bytes`, or `truncated` if the file ends before `size` bytes.
@@ -117,6 +118,12 @@ def decode_image(data: bytes, orientation: Orientation = "exif") -> ImageArray:
         BadItem: `not_an_image`, `too_large`, `undecodable` or `truncated`.
     """
     return _read(data, partial(_pixels, orientation))
+
+
+def decode_with_header(data: bytes, orientation: Orientation = "exif") -> tuple[ImageArray, ImageHeader]:
+    """Decode an image as `decode_image` does, and read its header, as `read_header` does, in one pass."""
+    header, pixels = _read(data, lambda image: (_header(orientation, image), _pixels(orientation, image)))
+    return pixels, header
 
 
 def decode_labels(data: bytes, orientation: Orientation = "exif") -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -200,16 +207,26 @@ def _pixels(orientation: Orientation, opened: Image.Image) -> ImageArray:
 
 
 def _labels(orientation: Orientation, opened: Image.Image) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    if opened.mode not in ("L", "P") and not opened.mode.startswith("I"):
+    if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
         raise BadItem("not_labels", f"a label map is gray or has a palette; this image has mode {opened.mode}")
+    if opened.format in LOSSY:
+        raise BadItem("not_labels", f"a label map in {opened.format} has other numbers than were written; use PNG")
+    scale = _gray_scale(opened)
     values = np.asarray(_turned(opened, orientation))
-    if values.dtype == np.uint8:
-        return values
+    if values.dtype in (np.uint8, np.bool_):
+        return values if scale == 1 and values.dtype == np.uint8 else values.astype(np.uint8) // scale
     if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(np.uint16).max:
         raise BadItem(
             "not_labels", f"labels have at most 16 bits; those of this map range from {values.min()} to {values.max()}"
         )
     return values.astype(np.uint16)
+
+
+def _gray_scale(image: Image.Image) -> int:
+    """What Pillow multiplies gray values of 2 or 4 bits by; 1 for other images."""
+    arguments = image.tile[0][3] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    raw_mode = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
+    return {"L;2": 85, "L;4": 17}.get(str(raw_mode), 1)
 
 
 def _turned(image: Image.Image, orientation: Orientation) -> Image.Image:

@@ -20,7 +20,9 @@ from PIL import Image
 from ovseg.core import hashing
 from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
-from ovseg.core.images import decode_image, decode_labels, safe_path
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.images import decode_labels, decode_with_header, safe_path
+from ovseg.core.options import Orientation
 from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
 from ovseg.datasets.benchmark import ITEMS, LABELS, METADATA, Labels, write_labels, write_metadata
 from ovseg.datasets.classes import CLASS_TABLES, Class, read_classes
@@ -66,6 +68,7 @@ class _Job:
         ignore: number of pixels that are not scored.
         short_side: short side that larger images are reduced to, in pixels; None keeps all sizes.
         lists_mtime_ns: time when the lists of the release were last changed; labels made before are stale.
+        orientation: whether images are turned as their EXIF metadata say, or used as stored.
     """
 
     images: Path
@@ -74,6 +77,7 @@ class _Job:
     ignore: int
     short_side: int | None
     lists_mtime_ns: int
+    orientation: Orientation
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,14 @@ class _Outcome:
 
 
 def convert(
-    name: str, root: Path, out: Path, *, workers: int = 1, allow_missing: bool = False, replace: bool = False
+    name: str,
+    root: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    allow_missing: bool = False,
+    replace: bool = False,
+    orientation: Orientation = "exif",
 ) -> dict[str, int]:
     """Convert an official release. Its images stay where they are, except those of ade847.
 
@@ -113,6 +124,7 @@ def convert(
         workers: number of processes.
         allow_missing: whether an incomplete release is converted as far as possible.
         replace: whether to start over if `out` holds another benchmark, or this one with other classes.
+        orientation: whether images are turned as their EXIF metadata say, or used as stored.
 
     Returns:
         the number of `images`, of `classes` that occur, of `pixels` and `ignored_pixels`, of images `reused` from an earlier
@@ -134,11 +146,12 @@ def convert(
             f"{ALLOW_MISSING_REMEDY}"
         )
     lists_mtime_ns = max((path.stat().st_mtime_ns for path in paths.values() if path.is_file()), default=0)
-    job = _Job(paths["images"], paths["labels"], out, spec.ignore, spec.short_side, lists_mtime_ns)
+    job = _Job(paths["images"], paths["labels"], out, spec.ignore, spec.short_side, lists_mtime_ns, orientation)
     outcomes: list[_Outcome] = []
     with explain_full_disk(out), Progress("convert", len(items), "images") as progress:
         made_of = (sorted(paths), Path(items[0].label).suffix, [(entry.id, entry.names) for entry in classes])
-        _begin(out, hashing.fingerprint(name=name, made_of=made_of), replace)
+        turn = {} if orientation == "exif" else {"orientation": orientation}
+        _begin(out, hashing.fingerprint(name=name, made_of=made_of, **turn), replace)
         with closing(_convert_all(job, items, workers)) as results:
             for outcome in results:
                 count = "images" if outcome.usable else f"dropped.{outcome.cells[1]}"
@@ -155,7 +168,7 @@ def convert(
         # `reused` is left out, so that counts.json is the same however often the conversion was interrupted
         lasting = {key: number for key, number in counts.items() if key != "reused"}
         write_json(out / COUNTS, {**lasting, "published": published(name)})
-        _finish(spec, classes, out / IMAGES if spec.short_side else paths["images"], out)
+        _finish(spec, classes, out / IMAGES if spec.short_side else paths["images"], out, orientation)
     progress.finish(out)
     return counts
 
@@ -232,9 +245,9 @@ def _read_finished(job: _Job, item: Item, name: str, image: Path, label: Path) -
 
 
 def _make_labels(job: _Job, item: Item, name: str, image: Path, label: Path) -> Labels:
-    pixels, labels = decode_image(read_file(image)), item.read(read_file(label))
-    if labels.shape != pixels.shape[:2]:
-        raise BadItem("label_size", f"{label} is {labels.shape}, {image} is {pixels.shape[:2]} (rows, columns)")
+    (pixels, header), labels = decode_with_header(read_file(image), job.orientation), item.read(read_file(label))
+    record = ImageRecord.of_file(job.images, item.image, header, job.orientation)
+    record.check_size(str(label), labels.shape, "label_size")
     small = ade20k.shrink(pixels, labels, job.short_side) if job.short_side else None
     labels = small[1] if small else labels
     if (labels == job.ignore).all():
@@ -262,10 +275,12 @@ def _check_outcomes(name: str, outcomes: Sequence[_Outcome], path: Path, allow_m
         )
 
 
-def _finish(spec: ReleaseSpec, classes: Sequence[Class], images: Path, out: Path) -> None:
+def _finish(spec: ReleaseSpec, classes: Sequence[Class], images: Path, out: Path, orientation: Orientation) -> None:
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     names, seen = [entry.names for entry in classes], [entry.seen for entry in classes]
-    write_metadata(out, images, names, spec.ignore, seen=None if all(seen) else seen, source=spec.source)
+    write_metadata(
+        out, images, names, spec.ignore, seen=None if all(seen) else seen, source=spec.source, orientation=orientation
+    )
 
 
 def _count(outcomes: Sequence[_Outcome]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from that table. Images are processed in units of work, so a killed run continue
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,8 +18,10 @@ from ovseg.clip.adapted import load_adapted, made_with
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
+from ovseg.core.folders import describe_files
 from ovseg.core.options import CropOptions, SegmentOptions
-from ovseg.datasets.benchmark import Benchmark, read_benchmark
+from ovseg.core.rotation import explain_rotation
+from ovseg.datasets.benchmark import METADATA, Benchmark, read_benchmark
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -28,6 +31,8 @@ from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.predictions import EvalSetting, predict_image
 from ovseg.proposals.network_folder import check_text_tower, identify_network
 from ovseg.segmentation.segmenter import Segmenter
+
+log = logging.getLogger("ovseg")
 
 ITEMS_PER_UNIT = 16
 Row = dict[str, Any]
@@ -60,7 +65,8 @@ def evaluate(
         limit: the number of images, from the first on; None for all.
 
     Returns:
-        counts: "images", and "dropped.<reason>" of items that could not be read.
+        counts: "images", "dropped.<reason>" of items that could not be read, those of `core.rotation`, and, if a benchmark
+        does not list its items, "unread_files" among its labels and "images_without_labels".
 
     Raises:
         OvsegError: the benchmark or a model cannot be used, or `out` holds something else.
@@ -95,7 +101,16 @@ def evaluate(
         fingerprint=key.fingerprint,
     )
     units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
-    return run_step(key, units, factory, out, runtime, uses_model=True, totals=(Total("images"),))
+    beside = {"unread_files": len(opened.unread), "images_without_labels": len(opened.unlabeled)}
+    beside = {name: n for name, n in beside.items() if n}
+    for name, files in (("are no label maps", opened.unread), ("are images without labels", opened.unlabeled)):
+        if files:
+            log.warning("%s: %d files %s: %s", benchmark, len(files), name, describe_files(files))
+    totals = (Total("images"),)
+    counts = run_step(key, units, factory, out, runtime, uses_model=True, totals=totals, more_counts=beside)
+    for warning in explain_rotation(counts, opened.orientation, f"orientation in {benchmark / METADATA}"):
+        log.warning("%s", warning)
+    return counts
 
 
 def _image_size_fingerprint(benchmark: Benchmark, number: int) -> str:
@@ -137,7 +152,7 @@ class EvaluateTaskFactory:
             start = int(unit) * ITEMS_PER_UNIT
             for item in range(start, min(start + ITEMS_PER_UNIT, self.number)):
                 try:
-                    pixels, gt = benchmark.read(item)
+                    pixels, gt = benchmark.read(item, counts)
                 except BadItem as problem:
                     failures.append(failure(item, benchmark.items[item][1], problem))
                     counts[f"dropped.{problem.reason}"] += 1

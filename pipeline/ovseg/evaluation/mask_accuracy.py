@@ -154,20 +154,10 @@ def find_image(images: Path, record: Record, orientation: Orientation, counts: C
     path = safe_path(images, str(name))
     if not path.is_file():
         raise BadItem("missing", f"{path} is missing")
-    size = path.stat().st_size
-    header = read_header(read_bytes(images, str(name), 0, size), orientation)
+    header = read_header(read_bytes(images, str(name)), orientation)
     counts.update(rotation_counts(header, (width, height)))
-    return ImageRecord(
-        root=images,
-        image_id=int(record["id"]),
-        file=str(name),
-        offset=0,
-        size=size,
-        width=width,
-        height=height,
-        exif_orientation=header.exif_orientation,
-        orientation=orientation,
-    )
+    listed = header._replace(width=width, height=height)  # the annotations are of this size, whatever the file has
+    return ImageRecord.of_file(images, str(name), listed, orientation, int(record["id"]))
 
 
 def _regions(

@@ -29,7 +29,7 @@ def coco_mask(record: Record, image: ImageRecord, names: Mapping[int, str]) -> P
     try:
         size = segmentation.get("size") if isinstance(segmentation, dict) else None
         if isinstance(size, (list, tuple)) and tuple(size) == image.other_size:
-            image.check_size("the mask", *size)
+            image.check_size("the mask", size)
         rle = masks.from_coco(segmentation, image.height, image.width)
     except BadItem as problem:
         return problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ovseg.core import masks
 from ovseg.core.errors import BadItem
+from ovseg.core.folders import by_stem, walk_images
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.core.masks import MaskArray
@@ -30,7 +31,8 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
 
     Args:
         path: COCO instances JSON; or COCO panoptic JSON, whose PNGs are in the folder of the same name without ".json"; or
-            a folder of label maps in the format of COCO-Stuff, one PNG for each image.
+            a folder of label maps in the format of COCO-Stuff, one for each image, with the name of the image but for the
+            suffix; the folders of the image may be left out.
         scratch: folder for an indexed copy of the JSON.
         labels: True yields class names, too; proposals have none.
         classes: class table of a folder of label maps; None for its classes.json.
@@ -40,7 +42,8 @@ def ground_truth(path: Path, scratch: Path, labels: bool = False, classes: Path 
     """
     if path.is_dir():
         class_names = {row.id: row.names[0] for row in read_classes(classes or path / CLASSES)} if labels else None
-        return lambda image: _label_map_masks(path, image, class_names)
+        maps = by_stem(path, walk_images(path).images)
+        return lambda image: _label_map_masks(path, maps, image, class_names)
     store = open_coco(path, scratch / f"{path.stem}.sqlite")
     names = {number: str(record["name"]) for number, record in store.categories().items()}
 
@@ -87,7 +90,7 @@ def _other_orientation(store: Store, image: ImageRecord) -> BadItem | None:
     if (listed.get("height"), listed.get("width")) != image.other_size:
         return None
     try:
-        image.check_size("the size that its annotations list", *image.other_size)
+        image.check_size("the size that its annotations list", image.other_size)
     except BadItem as problem:
         return problem
     return None
@@ -112,9 +115,13 @@ def _panoptic_masks(
             yield Proposal(masks.encode(mask), 1.0, names.get(segment.get("category_id", -1)))
 
 
-def _label_map_masks(folder: Path, image: ImageRecord, names: Mapping[int, str] | None) -> Iterator[Proposal | BadItem]:
+def _label_map_masks(
+    folder: Path, maps: Mapping[str, str], image: ImageRecord, names: Mapping[int, str] | None
+) -> Iterator[Proposal | BadItem]:
+    stem = PurePosixPath(image.name).with_suffix("")
+    name = maps.get(str(stem)) or maps.get(stem.name) or f"{stem.name}.png"
     try:
-        labels = _read_pixels(folder / Path(image.file).with_suffix(".png").name, image, decode_labels)
+        labels = _read_pixels(folder / name, image, decode_labels)
     except BadItem as problem:
         yield problem
         return
@@ -128,5 +135,5 @@ def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes, Orient
         pixels = decode(path.read_bytes(), image.orientation)
     except OSError as error:
         raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
-    image.check_size(str(path), *pixels.shape[:2])
+    image.check_size(str(path), pixels.shape[:2])
     return pixels

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ovseg.core import hashing
 from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
-from ovseg.core.images import ImageArray, decode_image
+from ovseg.core.folders import describe_files, walk_images
+from ovseg.core.image_formats import image_suffixes
+from ovseg.core.images import ImageArray, decode_with_header, read_bytes
+from ovseg.core.options import Orientation
+from ovseg.core.rotation import rotation_counts
 from ovseg.datasets.benchmark import write_labels
 from ovseg.engine.progress import Progress
 from ovseg.segmentation.class_names import Vocabulary
@@ -26,56 +30,79 @@ from ovseg.segmentation.overlay import draw_overlay
 from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter
 
 OUTPUTS = (".overlay.png", ".labels.png")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-def list_images(paths: Sequence[Path]) -> dict[str, Path]:
+class FoundImages(NamedTuple):
+    """Image files, and what else is in their folders.
+
+    Attributes:
+        images: the image files by the name of their output, which is the path below the given folder without suffix.
+        unread: the other files of the folders, but for the outputs of an earlier segmentation.
+    """
+
+    images: dict[str, Path]
+    unread: list[Path]
+
+
+def list_images(paths: Sequence[Path]) -> FoundImages:
     """List image files, and the image files in folders.
 
     Args:
         paths: files and folders.
 
-    Returns:
-        the image files by the name of their output, which is the path below the given folder without suffix.
-
     Raises:
         OvsegError: a path does not exist, a folder contains no image, or two images have the same output name.
     """
     images: dict[str, Path] = {}
+    unread: list[Path] = []
     for path in paths:
         if not path.exists():
             raise OvsegError(f"{path} does not exist")
-        named = list(_images_in(path)) if path.is_dir() else [(path.stem, path)]
+        named = [(path.stem, path)]
+        if path.is_dir():
+            content = walk_images(path)
+            outputs = _outputs({*content.images, *content.unread})
+            named = [
+                (PurePath(name).with_suffix("").as_posix(), path / name)
+                for name in content.images
+                if name not in outputs
+            ]
+            unread += [path / name for name in content.unread if name not in outputs]
         if not named:
-            raise OvsegError(f"{path} contains no image ({', '.join(sorted(SUFFIXES))})")
+            suffixes = ", ".join(sorted(image_suffixes()))
+            held = f", but {describe_files(list(map(str, unread)))}" if unread else ""
+            raise OvsegError(f"{path} contains no image ({suffixes}){held}")
         for name, image in named:
             if images.setdefault(name, image) != image:
                 raise OvsegError(
                     f"{images[name]} and {image} would both be written as {name}.*; segment them separately"
                 )
-    return images
+    return FoundImages(images, unread)
 
 
 def segment_images(
     segmenter: Segmenter,
-    images: Mapping[str, Path],
+    found: FoundImages,
     vocabulary: Vocabulary,
     out: Path,
     classifier: Classifier,
     settings: Mapping[str, Any],
+    orientation: Orientation = "exif",
 ) -> dict[str, int]:
     """Segment images into a folder. Images that were segmented before with the same settings are left as they are.
 
     Args:
         segmenter: the segmenter.
-        images: the image files by the name of their output, see `list_images`.
+        found: the image files, see `list_images`.
         vocabulary: the classes.
         out: the output folder; it is created if it does not exist.
         classifier: what classifies the proposals.
         settings: everything else that the result depends on, for the JSON; images with other settings are segmented again.
+        orientation: whether images are turned as their EXIF metadata say, or used as stored.
 
     Returns:
-        counts: "images", "done_before", and "dropped.<reason>" of images that could not be read.
+        counts: "images", "done_before", "dropped.<reason>" of images that could not be read, "unread_files" of folders, and
+        those of `core.rotation`.
 
     Raises:
         OvsegError: the disk is full, or `out` is a file.
@@ -83,17 +110,24 @@ def segment_images(
     if out.exists() and not out.is_dir():
         raise OvsegError(f"{out} is a file; give a folder to write to")
     counts: Counter[str] = Counter(images=0)
-    with Progress("segment", len(images), "images") as progress, explain_full_disk(out):
-        for name, path in images.items():
+    settings = settings if orientation == "exif" else {**settings, "orientation": orientation}
+    with Progress("segment", len(found.images), "images") as progress, explain_full_disk(out):
+        if found.unread:
+            progress.warn(f"{len(found.unread)} files are no images: {describe_files(list(map(str, found.unread)))}")
+            counts["unread_files"] += len(found.unread)
+        for name, path in found.images.items():
             image_counts: Counter[str] = Counter()
             try:
-                data = path.read_bytes()
+                data = read_bytes(path.parent, path.name)
                 sha256, names, phrases = hashing.sha256_bytes(data), vocabulary.names, vocabulary.phrases
                 key = hashing.fingerprint(image=sha256, names=names, phrases=phrases, **settings)
                 if _is_done(out, name, key):
                     image_counts["done_before"] += 1
                 else:
-                    pixels = decode_image(data)
+                    pixels, header = decode_with_header(data, orientation)
+                    if header.note:
+                        progress.warn(f"{path} is not turned: {header.note}")
+                    image_counts.update(rotation_counts(header))
                     segmentation = segmenter.segment_with(pixels, vocabulary, classifier)
                     record = {"image": str(path), "settings": dict(settings), "fingerprint": key}
                     _write(out / name, pixels, segmentation, record)
@@ -107,10 +141,11 @@ def segment_images(
     return dict(counts)
 
 
-def _images_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.endswith(OUTPUTS):
-            yield path.relative_to(folder).with_suffix("").as_posix(), path
+def _outputs(names: Set[str]) -> set[str]:
+    """The files that an earlier segmentation has written, of images with all three of them."""
+    suffixes = (*OUTPUTS, ".json")
+    stems = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+    return {stem + suffix for stem in stems for suffix in suffixes if all(stem + other in names for other in suffixes)}
 
 
 def _is_done(out: Path, name: str, key: str) -> bool:
