@@ -108,7 +108,7 @@ def test_thresholds_drop_and_count(
 
 
 def test_no_pair_left_says_so(tmp_path: Path, runtime: Runtime) -> None:
-    with pytest.raises(OvsegError, match=r"no pair is left: .*low_similarity.*Lower the thresholds"):
+    with pytest.raises(OvsegError, match="low_similarity"):
         selected(tmp_path, [TWO], runtime, min_similarity=0.9)
 
 
