@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
 import re
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +98,36 @@ def test_a_truncated_tar_gives_what_it_holds(tmp_path: Path, runtime: Runtime) -
     assert counts["images"] == 1 and counts["dropped.truncated_tar"] == 1 and counts["dropped.truncated"] == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"not a tar" * 100, gzip.compress(b"x" * 5000)], ids=["empty", "text", "gzip"])
-def test_a_file_that_is_no_tar_is_recorded(data: bytes, tmp_path: Path, runtime: Runtime) -> None:
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty_tar"),
+        (bytes(10240), "empty_tar"),
+        (b"not a tar" * 100, "not_a_tar"),
+        (b"x", "not_a_tar"),
+        (gzip.compress(b"x" * 5000), "compressed_tar"),
+        (bz2.compress(b"x" * 5000), "compressed_tar"),
+    ],
+)
+def test_a_file_that_is_no_tar_is_counted_with_its_reason(
+    data: bytes, reason: str, tmp_path: Path, runtime: Runtime
+) -> None:
     """Another shard's images are used all the same; a compressed tar has no places to read at."""
     tar(tmp_path / "a.tar", [("1.jpg", jpeg()), ("1.txt", b"one")])
     (tmp_path / "b.tar").write_bytes(data)
-    problems = {row["problem"] for row in indexed(tmp_path, tmp_path / "out", runtime).values()}
-    assert problems == {None, "truncated_tar"}
+    rows = indexed(tmp_path, tmp_path / "out", runtime)
+    assert Counter(row["problem"] for row in rows.values()) == {None: 1, reason: 1}
+    assert any("b.tar" in (row["detail"] or "") for row in rows.values())
 
 
 def test_a_compressed_tar_is_not_read_at_wrong_places(tmp_path: Path) -> None:
     packed = gzip.compress(tar(tmp_path / "a.tar", [("1.jpg", jpeg()), ("1.txt", b"one")]).read_bytes())
     (tmp_path / "a.tar").write_bytes(packed)
-    assert [record["problem"] for record in open_shards(tmp_path, tmp_path / "s.sqlite").images()] == ["truncated_tar"]
+    with pytest.raises(OvsegError, match=r"a\.tar is compressed by gzip"):
+        open_shards(tmp_path, tmp_path / "s.sqlite")
+    (tmp_path / "a.tar").rename(tmp_path / "a.tar.gz")
+    with pytest.raises(OvsegError, match=r"a\.tar\.gz"):
+        open_shards(tmp_path, tmp_path / "s.sqlite")
 
 
 def test_a_repeated_key_keeps_its_first_image_and_caption(tmp_path: Path, runtime: Runtime) -> None:
@@ -121,23 +140,27 @@ def test_a_repeated_key_keeps_its_first_image_and_caption(tmp_path: Path, runtim
     assert counts["images"] == 1 and counts["dropped.duplicate_key"] == 1
 
 
-def test_odd_captions_do_no_harm(tmp_path: Path, runtime: Runtime) -> None:
-    """Not UTF-8, half an emoji in JSON, JSON that is none or no object, a caption that is null."""
-    odd = [b"\xff\xfe dog", b'{"caption": "dog \\ud83d"}', b"{", b"[]", b'{"caption": null}']
+def test_odd_captions_do_no_harm(tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    """Half an emoji in JSON, JSON that is none or has no caption, text that is not Unicode: read, or counted and named."""
+    odd = [b"\xe9 dog", b'{"caption": "dog \\ud83d"}', b"{", b"[]", b'{"caption": null}', "ein Bär".encode("utf-16")]
     members = []
     for number, data in enumerate(odd):
-        members += [(f"{number}.jpg", jpeg()), (f"{number}.{'txt' if number == 0 else 'json'}", data)]
+        members += [(f"{number}.jpg", jpeg()), (f"{number}.{'txt' if number in (0, 5) else 'json'}", data)]
     tar(tmp_path / "a.tar", members)
     rows = indexed(tmp_path, tmp_path / "out", runtime)
-    texts = [[c["text"] for c in rows[number]["captions"]] for number in range(5)]
-    assert "dog" in texts[0][0] and texts[1] == ["dog ?"] and texts[2:] == [[""], [""], [""]]
+    texts = [[c["text"] for c in rows[number]["captions"]] for number in range(6)]
+    assert texts == [[], ["dog ?"], [], [], [], ["ein Bär"]]
+    counts = tables.read_counts(tmp_path / "out")
+    assert counts["dropped.member_not_text"] == counts["dropped.member_json_malformed"] == 1
+    assert counts["images_without_caption"] == 4 and counts["images"] == 6
+    assert "0.txt" in caplog.text and "2.json" in caplog.text
 
 
 def test_a_folder_without_shards_or_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match=re.escape(str(tmp_path))):
         open_shards(tmp_path, tmp_path / "s.sqlite")
     tar(tmp_path / "a.tar", [("1.txt", b"one")])
-    with pytest.raises(OvsegError, match="jpg, png, webp"):
+    with pytest.raises(OvsegError, match=r"\.jpg.*\.webp"):
         open_shards(tmp_path, tmp_path / "s.sqlite")
 
 

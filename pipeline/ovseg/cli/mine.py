@@ -177,11 +177,14 @@ def export(
     out: Out,
     format: Format,
     fill: Annotated[opts.Fill, typer.Option(help=opts.CropOptions.model_fields["fill"].description)] = "mean",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the mined shards, for COCO; by default the one that the run states.")
+    ] = None,
 ) -> None:
     """Write the pairs for other tools; the background of crops is filled from the masks first."""
     from ovseg.mining.export import FORMATS
 
-    typer.echo(FORMATS[format](run, out, fill))
+    typer.echo(FORMATS[format](run, out, fill, images))
 
 
 if __name__ == "__main__":

@@ -33,15 +33,17 @@ class FolderContent(NamedTuple):
     unread: tuple[str, ...]
 
 
-def is_file_system_file(path: PurePath) -> bool:
-    """Whether a file was left by a file system or file manager: `._a.jpg`, `.DS_Store`, `Thumbs.db`, all in `__MACOSX`."""
-    names = [part.lower() for part in path.parts]
-    if not names:
-        return False
+def is_file_system_file(path: str) -> bool:
+    """Whether a file was left by a file system or file manager: `._a.jpg`, `.DS_Store`, `Thumbs.db`, all in `__MACOSX`.
+
+    Args:
+        path: a path with slashes, in a folder or an archive.
+    """
+    *folders, name = path.lower().split("/")
     return (
-        names[-1].startswith("._")
-        or names[-1] in FILES_OF_FILE_SYSTEMS
-        or any(part in FOLDERS_OF_FILE_SYSTEMS for part in names[:-1])
+        name.startswith("._")
+        or name in FILES_OF_FILE_SYSTEMS
+        or any(folder in FOLDERS_OF_FILE_SYSTEMS for folder in folders)
     )
 
 
@@ -66,11 +68,12 @@ def walk_images(folder: Path) -> FolderContent:
         folders[:] = [
             name
             for name in sorted(folders)
-            if not is_file_system_file(below / name / "any") and not _seen(Path(root, name).resolve(), visited)
+            if not is_file_system_file((below / name / "any").as_posix())
+            and not _seen(Path(root, name).resolve(), visited)
         ]
         for name in files:
             path = below / name
-            if not is_file_system_file(path):
+            if not is_file_system_file(path.as_posix()):
                 is_image = path.suffix.lower() in image_suffixes() and not name.startswith(".")
                 (images if is_image else unread).append(path.as_posix())
     return FolderContent(tuple(sorted(images)), tuple(sorted(unread)))

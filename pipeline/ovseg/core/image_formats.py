@@ -49,6 +49,12 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
+def describe_suffixes() -> str:
+    """Name the best known suffixes, and the number of all others."""
+    known = [suffix for suffix in (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif") if suffix in image_suffixes()]
+    return f"{', '.join(known)} and {len(image_suffixes()) - len(known)} others"
+
+
 def explain_unidentified(data: bytes) -> str:
     """Say why Pillow does not open a file: what the format's own reader refuses, or what the file is instead."""
     Image.init()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 
 Record = dict[str, Any]
 
@@ -52,6 +52,11 @@ class Store:
             json.loads(row[0]): row[1] for row in self._db.execute("SELECT category, number FROM uses ORDER BY rowid")
         }
 
+    def left_out(self) -> dict[str, tuple[int, str]]:
+        """What was left out and belongs to no image: number and an example, by reason."""
+        rows = self._db.execute("SELECT reason, number, example FROM left_out ORDER BY reason")
+        return {reason: (number, example) for reason, number, example in rows}
+
     def categories(self) -> dict[int, Record]:
         """Category records by id."""
         return {row[0]: json.loads(row[1]) for row in self._db.execute("SELECT id, record FROM categories")}
@@ -75,6 +80,7 @@ class Writer:
             "CREATE TABLE annotations (image_id INTEGER, record TEXT);"
             "CREATE TABLE categories (id INTEGER PRIMARY KEY, record TEXT);"
             "CREATE TABLE uses (category TEXT, number INTEGER);"
+            "CREATE TABLE left_out (reason TEXT PRIMARY KEY, number INTEGER, example TEXT);"
         )
 
     def add_images(self, records: Iterable[Record]) -> int:
@@ -117,6 +123,13 @@ class Writer:
                     "joined that both count from 1? Give every one an id of its own"
                 )
         return False
+
+    def add_left_out(self, problem: BadItem) -> None:
+        """Count something that belongs to no image and is left out; the first one of each reason is the example."""
+        self._execute(
+            "INSERT INTO left_out VALUES (?, 1, ?) ON CONFLICT (reason) DO UPDATE SET number = number + 1",
+            (problem.reason, problem.detail.encode("utf-8", "replace").decode()),
+        )
 
     def close(self) -> None:
         """Build the index of annotations and finish the file."""

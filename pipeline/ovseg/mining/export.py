@@ -16,23 +16,28 @@ import webdataset as wds
 from PIL import Image
 
 from ovseg.core import crops, tables
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.image_records import COLUMNS
+from ovseg.core.images import read_bytes, safe_path
+from ovseg.core.json_files import read_json
 from ovseg.core.options import Fill
 from ovseg.core.samples import Sample, decode_sample
+from ovseg.mining.run import RUN
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.mining.verify import shards_folder
 
 JPEG_QUALITY = 95
 
 
-def open_clip(run: Path, out: Path, fill: Fill) -> str:
+def open_clip(run: Path, out: Path, fill: Fill, images: Path | None = None) -> str:  # noqa: ARG001 - crops are in shards
     """Write shards of `jpg` and `txt` members, on which open_clip trains: `--train-data 'OUT/{00000..NNNNN}.tar'`.
 
     Args:
         run: folder of a run, or of its shards.
         out: output folder, which must be empty.
         fill: background of the crops.
+        images: folder of the images that were mined; None for the one that run.json states. Only `coco` reads it.
 
     Returns:
         a sentence about what was written, with the options of open_clip.
@@ -53,7 +58,7 @@ def open_clip(run: Path, out: Path, fill: Fill) -> str:
     return f"{number:,} samples: --train-data '{out}/{{00000..{last}}}.tar' --train-num-samples {number}"
 
 
-def csv_(run: Path, out: Path, fill: Fill) -> str:
+def csv_(run: Path, out: Path, fill: Fill, images: Path | None = None) -> str:  # noqa: ARG001 - crops are in shards
     """Write images and a tab-separated file with the columns `filepath` and `title`, the layout of OVSeg's released code.
 
     Arguments, result and errors are those of `open_clip`.
@@ -73,8 +78,11 @@ def csv_(run: Path, out: Path, fill: Fill) -> str:
     return f"{number:,} images and {out / 'pairs.csv'}"
 
 
-def coco(run: Path, out: Path, _fill: Fill) -> str:
+def coco(run: Path, out: Path, _fill: Fill, images: Path | None = None) -> str:
     """Write a COCO instances JSON file: each pair is an annotation, each noun a category. There are no crops to fill.
+
+    The JSON names image files. Images that were mined from tar files are written to the folder `images` beside it, with the
+    names that they have in the tars.
 
     Arguments, result and errors are those of `open_clip`; `run` must be the folder of a whole run.
     """
@@ -89,20 +97,50 @@ def coco(run: Path, out: Path, _fill: Fill) -> str:
     }
     nouns = {noun: i for i, noun in enumerate(sorted({row["noun"] for row in pairs}), start=1)}
     image_ids = {row["image_id"] for row in pairs}
-    images = [
-        {"id": row["image_id"], "file_name": row["file"], "width": row["width"], "height": row["height"]}
-        for row in tables.rows(run / "index", "index", ["image_id", "file", "width", "height"])
-        if row["image_id"] in image_ids
+    rows = [row for row in tables.rows(run / "index", "index", COLUMNS) if row["image_id"] in image_ids]
+    extracted = _extract([row for row in rows if row["member"]], run, out / "images", images)
+    entries = [
+        {
+            "id": row["image_id"],
+            "file_name": row["member"] or row["file"],
+            "width": row["width"],
+            "height": row["height"],
+        }
+        for row in rows
     ]
     annotations = [_annotation(row, proposals[row["image_id"], row["proposal"]], nouns) for row in pairs]
     categories = [{"id": i, "name": noun} for noun, i in nouns.items()]
     path = out / "instances.json"
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    content = {"images": entries, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    return f"{len(annotations):,} annotations of {len(nouns):,} nouns: {path}"
+    return f"{len(annotations):,} annotations of {len(nouns):,} nouns: {path}{extracted}"
 
 
-FORMATS: dict[str, Callable[[Path, Path, Fill], str]] = {"open_clip": open_clip, "csv": csv_, "coco": coco}
+def _extract(rows: list[dict[str, Any]], run: Path, folder: Path, images: Path | None) -> str:
+    """Write the images of tar files to a folder, and return the end of a sentence about it; empty if there are none."""
+    if not rows:
+        return ""
+    if images is None:
+        try:
+            images = Path(read_json(run / RUN)["options"]["index"]["images"])
+        except (OSError, KeyError, TypeError):
+            raise OvsegError(
+                f"{run} does not say where its images are; give the folder of their tars as --images"
+            ) from None
+    for row in rows:
+        try:
+            data = read_bytes(images, row["file"], row["offset"], row["size"])
+            target = safe_path(folder, row["member"])
+        except BadItem as problem:
+            raise OvsegError(
+                f"an image cannot be read from {images} ({problem.detail}); give the folder of the tars as --images"
+            ) from None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return f"; its {len(rows):,} images, out of their tars: {folder}"
+
+
+FORMATS: dict[str, Callable[[Path, Path, Fill, Path | None], str]] = {"open_clip": open_clip, "csv": csv_, "coco": coco}
 
 
 def _annotation(pair: dict[str, Any], proposal: dict[str, Any], nouns: dict[str, int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.store import Record, Store
-from ovseg.datasets.webdataset import open_shards
+from ovseg.datasets.webdataset import list_shards, open_shards
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -38,7 +38,8 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
         options: parameters of the step.
 
     Returns:
-        counts: images, captions, dropped images by reason, and the counts of `core.rotation`.
+        counts: images, captions, dropped images by reason, members of shards that are left out (`dropped.member_...`), images
+        without a caption, and the counts of `core.rotation`.
 
     Raises:
         OvsegError: a path does not exist or is in no format that is read, or not one image can be used.
@@ -67,7 +68,13 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     num_images = min(store.count(), options.limit or store.count())
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
-    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=(Total("images"),))
+    left_out = {f"dropped.{reason}": number for reason, (number, _) in store.left_out().items()}
+    totals = (Total("images", reasons=r"(?!member_).*"),)
+    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=totals, more_counts=left_out)
+    for reason, (number, example) in store.left_out().items():
+        log.warning(
+            "index: %d members of shards are left out for the reason %s; for example %s", number, reason, example
+        )
     for warning in explain_rotation(counts, options.orientation, "index.orientation"):
         log.warning("index: %s", warning)
     return counts
@@ -79,7 +86,7 @@ def _captions_identity(path: Path) -> Any:
         raise OvsegError(f"the captions {path} do not exist; those of COCO are in annotations_trainval2017.zip")
     if path.is_file():
         return hashing.sha256_file(path)
-    return [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in sorted(path.glob("*.tar"))]
+    return [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in list_shards(path)]
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,8 @@ def _row(
         header = read_header(data, orientation)
         row["width"], row["height"], row["exif_orientation"], row["detail"] = header
         counts.update(images=1, captions=len(row["captions"]))
+        if not row["captions"]:
+            counts["images_without_caption"] += 1
         counts.update(rotation_counts(header, (record.get("width"), record.get("height"))))
     except BadItem as problem:
         row["problem"], row["detail"] = problem.reason, problem.detail

@@ -19,7 +19,7 @@ from ovseg.core import hashing
 from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
 from ovseg.core.files import write_json
 from ovseg.core.folders import describe_files, walk_images
-from ovseg.core.image_formats import image_suffixes
+from ovseg.core.image_formats import describe_suffixes
 from ovseg.core.images import ImageArray, decode_with_header, read_bytes
 from ovseg.core.options import Orientation
 from ovseg.core.rotation import rotation_counts
@@ -69,9 +69,8 @@ def list_images(paths: Sequence[Path]) -> FoundImages:
             ]
             unread += [path / name for name in content.unread if name not in outputs]
         if not named:
-            suffixes = ", ".join(sorted(image_suffixes()))
             held = f", but {describe_files(list(map(str, unread)))}" if unread else ""
-            raise OvsegError(f"{path} contains no image ({suffixes}){held}")
+            raise OvsegError(f"{path} contains no image ({describe_suffixes()}){held}")
         for name, image in named:
             if images.setdefault(name, image) != image:
                 raise OvsegError(
