@@ -155,7 +155,7 @@ def test_two_images_of_one_name_are_refused(call: Call, drawn: Path, tmp_path: P
         ({"names": ""}, "--names"),
         ({"names": "cat,,dog"}, "2 of 3"),
         ({"names": "cat, dog, Cat"}, ": cat;"),
-        ({"clip": "gone"}, "gone is not a CLIP"),
+        ({"clip": "gone"}, "gone"),
         ({"network": "gone"}, "gone is not a proposal network"),
     ],
 )

@@ -297,7 +297,7 @@ def test_micro_batches_are_an_option_that_changes_the_result_by_rounding_alone(
     [
         (change(FINETUNE, batch_size=65), {}, "batch_size=65.*64 samples"),
         (FINETUNE, {"micro_batch": 5}, "OVSEG_MICRO_BATCH=5.*16 pairs"),
-        (change(PROMPT, depth=4), {}, r"prompt\.depth=4.*3 blocks"),
+        (change(PROMPT, depth=4), {}, r"depth 4.*1 to 3"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
