@@ -65,6 +65,11 @@ def test_what_is_written_is_read_back(tmp_path: Path, seen: list[bool] | None) -
         assert decode_labels((tmp_path / "set" / LABELS / f"deep/{i}.png").read_bytes()).dtype == np.uint8
 
 
+def test_names_are_read_in_their_normal_form(tmp_path: Path) -> None:
+    folder = make(tmp_path, names=[["cafe\u0301"], ["salt &amp;amp; pepper", "traffic\u00a0light"], ["sky"]])
+    assert read_benchmark(folder).names == (("caf\u00e9",), ("salt & pepper", "traffic light"), ("sky",))
+
+
 def test_a_benchmark_can_be_moved_with_its_images(tmp_path: Path) -> None:
     make(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")

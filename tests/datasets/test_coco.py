@@ -112,6 +112,15 @@ def test_ids_written_as_text_are_numbers(tmp_path: Path) -> None:
     assert len(store.annotations(3)) == store.count() == 1
 
 
+def test_names_of_categories_are_read_in_their_normal_form(tmp_path: Path) -> None:
+    names = ["cafe\u0301", "salt &amp;amp; pepper", "traffic\u00a0light", "dog\u2019s bowl\u200b"]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    whole = {"images": [IMAGE], "annotations": [CAPTION], "categories": categories}
+    store = open_coco(written(tmp_path / "c.json", whole), tmp_path / "c.sqlite")
+    expected = ["caf\u00e9", "salt & pepper", "traffic light", "dog's bowl"]
+    assert [record["name"] for record in store.categories().values()] == expected
+
+
 def test_results_are_a_list(tmp_path: Path) -> None:
     """A results file is read by image; an empty one, a COCO file or a list of something else is said to be none."""
     result = {"image_id": 3, "segmentation": {"size": [1, 1], "counts": [0, 1]}, "score": 0.5}

@@ -72,6 +72,20 @@ def test_an_index_holds_captions_in_their_normal_form(tagger: str, tmp_path: Pat
         assert all(by_image[i] == by_image[0] for i in texts)
 
 
+@pytest.mark.parametrize("caption", [None, 5, ["A star ."], {"raw": "A star ."}])
+def test_a_caption_that_is_not_text_is_recorded(caption: object, tmp_path: Path, runtime: Runtime) -> None:
+    """The image keeps its other captions."""
+    path = write_coco_captions(tmp_path / "coco", ["A star .", "A boat ."])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"].append({"id": 7, "image_id": 1, "caption": caption})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    counts = build_index(tmp_path / "index", runtime, IndexOptions(images=path.parent / "images", captions=path))
+    assert counts == {"images": 2, "captions": 2, "dropped.caption_not_text": 1}
+    (row,) = tables.rows(tmp_path / "index" / "failures", "failures")
+    assert (row["image_id"], row["item"], row["reason"]) == (1, "caption 7", "caption_not_text")
+    assert repr(caption) in row["detail"]
+
+
 def files_of(text: str, number: int) -> list[tuple[str, bytes]]:
     """The files of a sample of a shard: its caption is a text file, or in the JSON."""
     if number % 2:

@@ -42,6 +42,21 @@ def test_the_same_name_with_other_spaces_is_the_same(clip: Clip) -> None:
         build_vocabulary([["traffic light"], [" traffic   light "]], clip, "none")
 
 
+@pytest.mark.parametrize(
+    "name", ["caf\u00e9 d&#39;or", "cafe\u0301\u00a0d\u2019or", "\ufeffcaf&amp;eacute; d'or\u200b", "caf\u00e9\td'or"]
+)
+def test_names_are_taken_in_their_normal_form(clip: Clip, name: str) -> None:
+    """Two ways to write a name are the same name."""
+    assert build_vocabulary([[name], ["sky"]], clip, "none").names == ("caf\u00e9 d'or", "sky")
+    with pytest.raises(OvsegError, match="d'or"):
+        build_vocabulary([[name], ["caf\u00e9 d'or"]], clip, "none")
+
+
+def test_a_name_of_characters_that_cannot_be_seen_is_empty(clip: Clip) -> None:
+    with pytest.raises(OvsegError, match="2 of 2"):
+        build_vocabulary([["cat"], ["\u200b\u00a0"]], clip, "none")
+
+
 def test_a_class_without_any_name_is_an_error(clip: Clip) -> None:
     with pytest.raises(OvsegError, match="2 of 2"):
         build_vocabulary([["cat"], []], clip, "none")

@@ -8,6 +8,7 @@ webdataset has it, or at the last one if an image and a caption agree up to ther
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,8 +256,8 @@ def _captions(stream: BinaryIO, path: Path, parts: _Parts, problems: list[BadIte
 
 
 def _lines(text: str) -> list[str]:
-    """The captions of a text member: one per line."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    """The captions of a text member: one per line. Form feeds and Unicode's line separators (U+2028) are blanks in a line."""
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
 def _json_captions(value: Any) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.failures import failure, write_failures
 from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.core.options import IndexOptions, Orientation
 from ovseg.core.rotation import explain_rotation, rotation_counts
@@ -26,11 +27,16 @@ from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, reusable
 
 log = logging.getLogger("ovseg")
 
+TOTALS = (Total("images", "(?!caption_|member_).*"),)
 IMAGES_PER_PART = 64  # in the index, and so in every table that follows it: a unit is minutes of work at most
+
+Row = dict[str, Any]
 
 
 def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str, int]:
     """Write the table `index`, sorted by image id; images that are missing or broken are recorded with the reason.
+
+    Captions are stored in their normal form (`core.text.normalize`), which the spans of nouns refer to.
 
     Args:
         out: folder of the table `index`.
@@ -38,8 +44,8 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
         options: parameters of the step.
 
     Returns:
-        counts: images, captions, dropped images by reason, members of shards that are left out (`dropped.member_...`), images
-        without a caption, and the counts of `core.rotation`.
+        counts: images, captions, dropped images and captions by reason, members of shards that are left out
+        (`dropped.member_...`), images without a caption, and the counts of `core.rotation`.
 
     Raises:
         OvsegError: a path does not exist or is in no format that is read, or not one image can be used.
@@ -69,8 +75,7 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
     left_out = {f"dropped.{reason}": number for reason, (number, _) in store.left_out().items()}
-    totals = (Total("images", reasons=r"(?!member_).*"),)
-    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=totals, more_counts=left_out)
+    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=TOTALS, more_counts=left_out)
     for reason, (number, example) in store.left_out().items():
         log.warning(
             "index: %d members of shards are left out for the reason %s; for example %s", number, reason, example
@@ -103,21 +108,23 @@ class _IndexTaskFactory:
             start = int(unit) * IMAGES_PER_PART
             records = store.images(start, min(start + IMAGES_PER_PART, self.num_images))
             counts: Counter[str] = Counter(images=0, captions=0)
-            rows = [
-                _row(self.images, record, store.annotations(record["id"]), self.orientation, counts)
-                for record in records
-            ]
+            rows, failures = [], []
+            for record in records:
+                captions, malformed = _captions(int(record["id"]), store.annotations(record["id"]))
+                rows.append(_row(self.images, record, captions, self.orientation, counts))
+                failures += malformed
+            counts.update(f"dropped.{row['reason']}" for row in failures)
             # The key of a part is its content, so that a changed image changes what follows.
-            tables.write_part(folder / f"{unit}.parquet", "index", rows, hashing.fingerprint(rows=rows))
+            key = hashing.fingerprint(rows=rows)
+            tables.write_part(folder / f"{unit}.parquet", "index", rows, key)
+            write_failures(folder, unit, failures, key)
             return counts
 
         return task
 
 
-def _row(
-    images: Path, record: Record, annotations: list[Record], orientation: Orientation, counts: Counter[str]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _row(images: Path, record: Record, captions: list[Row], orientation: Orientation, counts: Counter[str]) -> Row:
+    row: Row = {
         "image_id": int(record["id"]),
         "file": str(record["file_name"]),
         "member": record.get("member"),
@@ -128,7 +135,7 @@ def _row(
         "height": 0,
         "exif_orientation": 1,
         "orientation": orientation,
-        "captions": _captions(annotations),
+        "captions": captions,
         "problem": None,
         "detail": None,
     }
@@ -157,11 +164,19 @@ def _file_size(images: Path, name: str) -> int:
         raise BadItem("missing", f"{images / name}: {error.strerror}") from None
 
 
-def _captions(annotations: list[Record]) -> list[dict[str, Any]]:
-    """The captions of an image in their normal form, sorted by id; one without an id gets its position."""
-    captions = [
-        {"id": record["id"] if isinstance(record.get("id"), int) else position, "text": normalize(record["caption"])}
-        for position, record in enumerate(annotations)
-        if isinstance(record.get("caption"), str)
-    ]
-    return sorted(captions, key=lambda caption: caption["id"])
+def _captions(image_id: int, annotations: list[Record]) -> tuple[list[Row], list[Row]]:
+    """The captions of an image in their normal form, sorted by id, and rows of `failures` for those that are no text.
+
+    A caption without an id gets its position as its id.
+    """
+    captions: list[Row] = []
+    failures: list[Row] = []
+    for position, record in enumerate(annotations):
+        number = record["id"] if isinstance(record.get("id"), int) else position
+        text = record.get("caption")
+        if isinstance(text, str):
+            captions.append({"id": number, "text": normalize(text)})
+        else:
+            problem = BadItem("caption_not_text", f"annotation {number}: the caption is {str(text)[:80]!r}, not a text")
+            failures.append(failure(image_id, f"caption {number}", problem))
+    return sorted(captions, key=lambda caption: int(caption["id"])), failures
