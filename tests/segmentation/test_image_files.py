@@ -100,7 +100,7 @@ def test_a_missing_path_and_a_folder_without_images_are_errors(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(OvsegError, match=r"gone\.png"):
         list_images([tmp_path / "gone.png"])
-    with pytest.raises(OvsegError, match=r"empty .*\.bmp"):
+    with pytest.raises(OvsegError, match="empty contains no image"):
         list_images([tmp_path / "empty"])
 
 
