@@ -28,6 +28,7 @@ METHODS = {
 INVERSES = {6: 8, 8: 6}
 """The orientation whose method undoes that of another; each of the others undoes itself."""
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}  # EXIF's types of whole numbers
+METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # by Pillow's names
 XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -48,6 +49,8 @@ def read_turn(image: Image.Image) -> Turn:
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow itself turns it, so Pillow's value counts
         return _valid(image.getexif().get(TAG, 1))
     value = problem = None
+    if not image.info.keys() & METADATA:
+        return Turn()
     try:
         value = exif_orientation(_exif_block(image))
     except ValueError as error:
