@@ -31,6 +31,7 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.passes import CROPS_PER_PASS
 from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
@@ -91,7 +92,7 @@ def run(options: Options) -> Result:
         texts = _texts(tables, precision, runtime)
         jobs = list(_jobs(tables, read_texts(texts)))
         variants = {
-            "encoder": _encoder(clip, jobs, runtime),
+            "encoder": _encoder(clip, jobs),
             "ours": _ours(tables, texts, precision, options.folder / "out", runtime),
             "plain": _plain(plain, jobs, repeats),
         }
@@ -154,11 +155,11 @@ def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
                 yield Job(image, regions[image.image_id], texts)
 
 
-def _encoder(clip: Clip, jobs: list[Job], runtime: Runtime) -> Variant:
+def _encoder(clip: Clip, jobs: list[Job]) -> Variant:
     """The image tower on prepared tensors on its device."""
     color = crops.fill_color("mean", clip.mean.tolist())
     crops_ = torch.stack([_region(job, row, clip.size, color) for job in jobs for row in job.regions])
-    size, device = runtime.batch_size, clip.mean.device
+    size, device = CROPS_PER_PASS, clip.mean.device
     batches = (crops_[i : i + size].to(device) for i in range(0, len(crops_), size))
     prepared = [crops.normalize(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
 

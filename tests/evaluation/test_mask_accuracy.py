@@ -34,6 +34,15 @@ def test_shares_are_their_formula_written_out() -> None:
     assert accuracies(label, guess, 5).keys() == {"mask_accuracy", "mask_accuracy_mean"}
 
 
+def test_the_batch_size_changes_nothing(coco: Coco, tiny_clip: Path) -> None:
+    clips = {"clip": load_adapted(tiny_clip)}
+    scores = [
+        measure_mask_accuracy(clips, coco.images, coco.instances, **{**OPTIONS, "batch_size": size})  # type: ignore[arg-type]
+        for size in (1, 16, 64)
+    ]
+    assert scores[0] == scores[1] == scores[2]
+
+
 def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path) -> None:
     from ovseg.core import crops
     from ovseg.core.vocabulary import embed

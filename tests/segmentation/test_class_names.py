@@ -72,7 +72,7 @@ def test_each_name_is_embedded_with_its_templates(clip: Clip, templates: str) ->
 
 def test_two_thousand_names_segment_an_image(segmenter: Segmenter, clip: Clip) -> None:
     names = [f"thing {i}" for i in range(1999)] + ["star"]
-    vocabulary = build_vocabulary(one_each(names), clip, "none", batch_size=512)
+    vocabulary = build_vocabulary(one_each(names), clip, "none")
     assert vocabulary.texts.shape == (2000, clip.width)
     segmentation = segmenter.segment_with(noise(0), vocabulary)
     assert (

@@ -91,11 +91,11 @@ def test_images_one_pixel_high_or_ten_thousand_wide_are_segmented(
     assert np.isfinite(segmentation.pixel_scores).all() and segmentation.labels.max() < len(NAMES)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 100])
+@pytest.mark.parametrize("batch_size", [1, 16, 64])
 def test_the_batch_size_changes_nothing(segmenter: Segmenter, batch_size: int) -> None:
     for seed in (6, 9):
         other = replace(segmenter, batch_size=batch_size)
-        assert_same(segmenter.segment(noise(seed), NAMES), other.segment(noise(seed), NAMES))
+        assert_same(segmenter.segment(noise(seed), NAMES), other.segment(noise(seed), NAMES), 0)
 
 
 def test_the_number_of_threads_changes_nothing(segmenter: Segmenter) -> None:

@@ -66,7 +66,7 @@ def segment(
         typer.Option("--others/--no-others", help="One more class for the rest; by default if one name is given."),
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of crops in one forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of crops that CLIP is given at a time.")] = 64,
     orientation: Turn = "exif",
 ) -> None:
     """Segment images with any class names."""

@@ -74,7 +74,7 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     is_path = options.clip.model.startswith(("local-dir:", "hf-hub:"))
     weights = options.clip.pretrained if is_path else "random"  # which a plan must not download
     clip = load_clip(options.clip.model, weights, runtime.devices[0], options.score.precision)
-    speed = crops_per_second(clip, runtime.batch_size) * len(runtime.devices)
+    speed = crops_per_second(clip) * len(runtime.devices)
     machine = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers, crops_per_second=speed)
     return format_plan(plan_mining(options, machine), machine, free_space(out.absolute()))
 

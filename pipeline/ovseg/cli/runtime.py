@@ -43,6 +43,6 @@ class ModelRuntime(DeviceRuntime):
     """Runtime options of a step that runs a model on batches."""
 
     batch_size: PositiveInt = 64
-    """Number of crops or texts in one forward pass."""
+    """Number of crops that CLIP is given at a time, rounded up to whole forward passes, which have the same number always."""
     executor: str = "local"
     """Where units of work are run: on this machine (local), on a Ray cluster (ray), or by another executor."""

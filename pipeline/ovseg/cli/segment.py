@@ -55,7 +55,7 @@ def segment_with(
         others: whether there is one more class, for what has none of the names; None if only one name is given.
         options: how an image is segmented.
         device: torch device, or "auto".
-        batch_size: number of crops in one forward pass.
+        batch_size: number of crops that CLIP is given at a time; it changes no result.
         orientation: whether images are turned as their EXIF metadata say, or used as stored.
 
     Raises:

@@ -7,17 +7,17 @@ import time
 import torch
 
 from ovseg.clip.load import Clip
+from ovseg.clip.passes import CROPS_PER_PASS
 
 
-def crops_per_second(clip: Clip, batch_size: int) -> float:
+def crops_per_second(clip: Clip) -> float:
     """Measure how many crops a CLIP encodes per second, on one batch of zeros after another to warm up.
 
     Args:
         clip: CLIP on its device.
-        batch_size: crops in one forward pass.
     """
-    crops = torch.zeros(batch_size, 3, clip.size, clip.size, dtype=torch.uint8)
+    crops = torch.zeros(CROPS_PER_PASS, 3, clip.size, clip.size, dtype=torch.uint8)
     clip.encode_crops(crops)
     start = time.monotonic()
     clip.encode_crops(crops)
-    return batch_size / (time.monotonic() - start)
+    return CROPS_PER_PASS / (time.monotonic() - start)

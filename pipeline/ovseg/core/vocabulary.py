@@ -14,6 +14,8 @@ Encode = Callable[[list[str]], Tensor]
 LOGIT_SCALE = 100.0
 """Factor on cosine similarities before a softmax: that of the published CLIPs, fixed for every model."""
 
+TEXTS_AT_A_TIME = 4096
+
 _SIZES = ("small", "medium", "large")
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -32,14 +34,14 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size: int) -> Tensor:
+def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size: int = TEXTS_AT_A_TIME) -> Tensor:
     """Embed names: the normalized mean of the unit vectors of each name's templates (paper A.2).
 
     Args:
         names: N distinct class names.
         encode: the text encoder.
         templates: key of `TEMPLATES`.
-        batch_size: number of texts in one forward pass.
+        batch_size: number of texts that are handed to the encoder at a time; it limits the memory, and changes no result.
 
     Returns:
         float32 unit vectors `[N, D]`.

@@ -44,7 +44,7 @@ def local(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Seq
     except BrokenProcessPool:
         raise OvsegError(
             f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
-            "command again, with fewer --workers or a smaller --batch-size if it was memory"
+            "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -22,7 +22,7 @@ class Runtime:
     Attributes:
         devices: torch devices; steps that use a model run one process for each.
         workers: number of processes of a step without a model, and of decoding threads of a step with one.
-        batch_size: number of crops or texts in one forward pass.
+        batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
         work: folder of the scratch folders.
         fresh: whether to delete what an earlier run with the same key has finished.

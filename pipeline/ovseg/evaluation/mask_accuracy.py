@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg.clip.load import Clip
+from ovseg.clip.passes import CROPS_PER_PASS, whole_passes
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
@@ -60,7 +61,8 @@ def measure_mask_accuracy(
         fill: the background of the crops; "keep" shows unmasked crops.
         antialias: whether crops are resized with antialiasing.
         templates: the templates of the class names.
-        batch_size: B, the number of regions in one forward pass.
+        batch_size: the number of regions that a CLIP is given at a time, rounded up to whole forward passes; it changes no
+            result.
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
         counts: is updated with the counts of `core.rotation`, and with the dropped regions and images by reason.
@@ -88,12 +90,13 @@ def measure_mask_accuracy(
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
         regions = _regions(records, images, orientation, source, numbers, cut, counts)
-        texts = embed(names, first.encode_texts, templates, batch_size)
-        while batch := list(islice(regions, batch_size)):
+        texts = embed(names, first.encode_texts, templates)
+        while batch := list(islice(regions, whole_passes(batch_size))):
             stacked = torch.stack([crop for crop, _, _ in batch]), torch.stack([mask for _, mask, _ in batch])
             gt.append(np.array([number for _, _, number in batch]))
             for name, clip in clips.items():
-                predictions[name].append((clip.encode_crops(*stacked) @ texts.T).argmax(1).numpy())
+                for embeddings in torch.split(clip.encode_crops(*stacked), CROPS_PER_PASS):
+                    predictions[name].append((embeddings @ texts.T).argmax(1).numpy())
     if not gt:
         raise OvsegError(f"no region of {annotations} can be read; dropped {dict(counts)}. Are its images in {images}?")
     labels = np.concatenate(gt)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ovseg.clip.adapted import made_with
 from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.passes import whole_passes
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem
@@ -41,7 +42,7 @@ from ovseg.engine.units import Counts, Scratch, Task, reusable_counts, unit_name
 from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
-DIGITS = 5  # decimals of a similarity: later digits vary with the batch size and would make ranks non-deterministic
+DIGITS = 5  # decimals of a similarity: later ones differ between processors, and would decide ranks
 TOTALS = (Total("nouns"),)
 
 Row = dict[str, Any]
@@ -246,7 +247,7 @@ class _Scorer:
         in_flight = deque[tuple[_Job, list[int]]]()
         jobs = self._jobs(unit, counts, failures)
         chunks = self._crops_of(jobs, in_flight, counts, failures)
-        for embeddings in encode_in_batches(self.clip.encode_crops, chunks, self.config.batch_size):
+        for embeddings in encode_in_batches(self.clip.encode_crops, chunks, whole_passes(self.config.batch_size)):
             job, originals = in_flight.popleft()
             position = {original: i for i, original in enumerate(sorted(set(originals)))}
             region_embeddings = embeddings[[position[original] for original in originals]]

@@ -55,7 +55,7 @@ def encode_nouns(
     scratch = Scratch(runtime.work, key, runtime.fresh)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
-    factory = _TextsTaskFactory(scratch.folder / "nouns.json", clip, templates, precision, runtime.batch_size)
+    factory = _TextsTaskFactory(scratch.folder / "nouns.json", clip, templates, precision)
     run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch)
 
 
@@ -75,7 +75,6 @@ class _TextsTaskFactory:
     clip: ClipOptions
     templates: Templates
     precision: Precision
-    batch_size: int
 
     def __call__(self, device: str) -> Task:
         clip = load_clip(self.clip.model, self.clip.pretrained, device, self.precision)
@@ -84,7 +83,7 @@ class _TextsTaskFactory:
         def task(unit: str, folder: Path) -> Counts:
             start = int(unit) * NOUNS_PER_UNIT
             nouns = all_nouns[start : start + NOUNS_PER_UNIT]
-            vectors = embed(nouns, clip.encode_texts, self.templates, self.batch_size)
+            vectors = embed(nouns, clip.encode_texts, self.templates)
             np.savez(folder / f"{unit}.npz", names=np.array(nouns), vectors=vectors.numpy())
             return {"distinct_nouns": len(nouns)}
 

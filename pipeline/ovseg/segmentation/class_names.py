@@ -21,7 +21,7 @@ from ovseg.core.vocabulary import TEMPLATES, embed
 
 log = logging.getLogger("ovseg")
 
-DIGITS = 5  # decimal digits of a cosine that are kept: later ones depend on the batch size
+DIGITS = 5  # decimal digits of a cosine that are kept: later ones differ between processors
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def build_vocabulary(
     clip: Clip,
     templates: Templates,
     synonyms: Synonyms = "max",
-    batch_size: int = 256,
 ) -> Vocabulary:
     """Embed the names of K classes with the text tower of a CLIP.
 
@@ -69,7 +68,6 @@ def build_vocabulary(
         templates: the text templates, see `core.vocabulary.embed`.
         synonyms: "max" embeds every name and takes the largest similarity; "joined" makes one text of all names of a class
             ("road, route"), as the reference does.
-        batch_size: the number of texts in one forward pass.
 
     Raises:
         OvsegError: there is no class, a name is empty, or two classes have the same names.
@@ -82,7 +80,7 @@ def build_vocabulary(
     owner = torch.tensor([k for k, texts in enumerate(texts_by_class) for _ in texts], dtype=torch.int64)
     _warn_of_truncation(phrases, clip, templates)
     names = tuple(names[0] for names in cleaned)
-    return Vocabulary(names, embed(phrases, clip.encode_texts, templates, batch_size), owner, phrases)
+    return Vocabulary(names, embed(phrases, clip.encode_texts, templates), owner, phrases)
 
 
 def check_names(classes: Sequence[tuple[str, ...]]) -> None:

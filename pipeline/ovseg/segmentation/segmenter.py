@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
+from ovseg.clip.passes import whole_passes
 from ovseg.core import masks
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
@@ -77,7 +78,8 @@ class Segmenter:
         options: the view of a region, the text templates, and the treatment of seen classes. The options for seen classes
             apply only in `evaluate` and `calibrate`.
         crop: the crop recipe.
-        batch_size: the number of crops in one forward pass of CLIP.
+        batch_size: the number of crops that CLIP is given at a time, rounded up to whole forward passes (see `clip.passes`);
+            it changes no result.
         pool: the threads that crop.
     """
 
@@ -202,9 +204,8 @@ class Segmenter:
         """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
         probs = torch.zeros(len(regions.valid), len(vocabulary.names), dtype=torch.float64)
         if len(regions.crops):
-            batches = zip(
-                torch.split(regions.crops, self.batch_size), torch.split(regions.masks, self.batch_size), strict=True
-            )
+            size = whole_passes(self.batch_size)
+            batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
             embeddings = torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
             probs[regions.valid] = clip_class_probs(vocabulary.similarity(embeddings))
         return probs

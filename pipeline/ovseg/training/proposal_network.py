@@ -34,7 +34,6 @@ from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.run import Training, publish_training
 
 NAME = "proposal_network"
-TEXT_BATCH_SIZE = 256  # texts in one forward pass
 WITHOUT_WEIGHT_DECAY = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
 
@@ -74,7 +73,7 @@ def train_proposal_network(
     def build(world: World, scratch: Path) -> Training:
         text_tower = load_adapted(clip, str(world.device), prompts=False)
         names = vocabulary(options.annotations, scratch, table)
-        texts = embed(names, text_tower.encode_texts, options.templates, TEXT_BATCH_SIZE)
+        texts = embed(names, text_tower.encode_texts, options.templates)
         model = build_model(options, len(names), text_tower.width).to(world.device)
         model.class_predictor.text_embeddings = texts.to(world.device)
         metadata = {

@@ -15,9 +15,7 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import TrainTemplates
-from ovseg.core.vocabulary import TEMPLATES, embed
-
-BATCH_SIZE = 256  # texts in one forward pass
+from ovseg.core.vocabulary import TEMPLATES, TEXTS_AT_A_TIME, embed
 
 
 def read_nouns(shards: Path) -> list[str]:
@@ -53,10 +51,11 @@ def embed_nouns(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tens
         unit vectors `[T, K, D]` on the CPU.
     """
     if templates != "random-per-step":
-        return embed(nouns, clip.encode_texts, templates, BATCH_SIZE)[None]
+        return embed(nouns, clip.encode_texts, templates)[None]
     forms = TEMPLATES["vild"]
     texts = [form.format(noun) for form in forms for noun in nouns]
-    encoded = torch.cat([clip.encode_texts(texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)])
+    batches = [texts[i : i + TEXTS_AT_A_TIME] for i in range(0, len(texts), TEXTS_AT_A_TIME)]
+    encoded = torch.cat([clip.encode_texts(batch) for batch in batches])
     return encoded.reshape(len(forms), len(nouns), -1)
 
 
