@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import Runtime, from_environment
 
@@ -23,6 +23,10 @@ def run_stage(stage: Callable[[Params], object]) -> None:
         stage(read_params())
     except OvsegError as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        if message := describe_os_error(error):
+            sys.exit(f"Error: {message}")
+        raise
     except KeyboardInterrupt:
         print("Stopped. Finished work is kept: run the same command again to continue.", file=sys.stderr)
         sys.exit(130)

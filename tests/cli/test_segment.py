@@ -246,6 +246,46 @@ def test_a_file_of_names_from_windows_begins_with_a_name(tmp_path: Path) -> None
     assert read_names(str(tmp_path / "names.txt")) == [["猫"], ["perro"]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "missing.txt",
+        "Missing.TXT",
+        "lists/names.csv",
+        "/no/such/names",
+        "./names",
+        "../names",
+        "~/names",
+        "C:\\names",
+        "cat, names.txt",
+        "cat | names.json, dog",
+        "here/names",
+        "here/",
+    ],
+)
+def test_a_file_of_names_that_is_not_there_is_no_class(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(OvsegError, match="there is no file"):
+        read_names(text)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(OvsegError, match=r"empty\.txt contains no names"):
+        read_names("empty.txt")
+
+
+def test_a_class_that_looks_like_a_file_ends_with_a_comma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_names("names.txt,") == [["names.txt"]] and read_names("./x ,") == [["./x"]]
+    assert read_names("tv/monitor") == [["tv/monitor"]] and read_names("St. Bernard, no. 5") == [
+        ["St. Bernard"],
+        ["no. 5"],
+    ]
+    (tmp_path / "a, b.txt").write_text("cat\n")
+    assert read_names("a, b.txt") == [["cat"]]
+
+
 @pytest.mark.parametrize("text", ["猫" * 100, "cat" * 1000, "a/b", "cat\0dog"], ids=["wide", "long", "slash", "zero"])
 def test_a_name_that_no_file_could_have_is_a_name(text: str) -> None:
     assert read_names(text) == [[text]]

@@ -51,7 +51,7 @@ def hub(tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             "at_address": {**tag, "url": f"{running.url}/{REPO}/resolve/main/{WEIGHTS}"},
         }
         monkeypatch.setitem(registry._PRETRAINED, NAME, tags)
-        monkeypatch.setattr(module, "OPEN_CLIP_CACHE", tmp_path / "clip")
+        monkeypatch.setattr(module, "OPEN_CLIP_CACHE", str(tmp_path / "clip"))
         yield running
 
 

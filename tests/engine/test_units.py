@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -316,11 +317,19 @@ def test_a_full_disk_while_a_table_is_written_says_so(small_disk: Path, tmp_path
 
 
 def test_other_trouble_with_files_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    def task(unit: str, folder: Path) -> Counts:
-        raise PermissionError(13, "no")
+    """What the user can mend is said as what it is; what only an expert can is an error of Python."""
 
-    with pytest.raises(PermissionError):
-        commit(tmp_path, "00000", task)
+    def task(error: OSError) -> Task:
+        def fail(unit: str, folder: Path) -> Counts:
+            raise error
+
+        return fail
+
+    with pytest.raises(OvsegError, match=r"permission denied for here"):
+        commit(tmp_path, "00000", task(PermissionError(errno.EACCES, "no", "here")))
+    for number in (errno.EIO, errno.ESTALE):
+        with pytest.raises(OSError, match="odd"):
+            commit(tmp_path, "00000", task(OSError(number, "odd")))
 
 
 def test_replacing_a_folder_leaves_one(tmp_path: Path) -> None:

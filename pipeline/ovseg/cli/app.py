@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from ovseg.cli.data import data
-from ovseg.cli.entry import run_app
+from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.options import with_options
 from ovseg.core.options import Orientation, SegmentOptions
 
 app = typer.Typer(
+    cls=Commands,
     help="Open-vocabulary segmentation; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

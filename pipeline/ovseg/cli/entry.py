@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import OvsegError, describe_os_error
+from ovseg.core.files import expand_home
 
 INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """A group of commands in whose arguments `~` is the home folder, also behind "=" and ":", where shells leave it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: D102
+        return super().parse_args(ctx, [expand_home(argument) for argument in args])
 
 
 def run_app(app: typer.Typer) -> None:
@@ -20,9 +30,17 @@ def run_app(app: typer.Typer) -> None:
     try:
         app(standalone_mode=True)
     except OvsegError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if not (message := describe_os_error(error)):
+            raise
+        _fail(message)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's exit code after Ctrl-C
             typer.echo("Stopped. Finished work is kept: run the same command again to continue.", err=True)
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(f"Error: {message}", fg="red", err=True)
+    sys.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ovseg.cli.entry import run_app
+from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.options import with_options
 from ovseg.cli.runtime import CpuRuntime, DeviceRuntime, ModelRuntime
 from ovseg.core import options as opts
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ovseg.engine.runtime import Runtime
 
 app = typer.Typer(
+    cls=Commands,
     help="Mine mask-noun pairs: captions and images in, WebDataset shards of masked crops out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import typer
 
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import expand_home
 from ovseg.core.options import Orientation, SegmentOptions
 from ovseg.core.text_files import read_text
 from ovseg.engine.runtime import devices
@@ -21,7 +24,9 @@ from ovseg.segmentation.segmenter import Classifier, Segmenter
 log = logging.getLogger("ovseg")
 
 SYNONYM = "|"
-NAME_MAX = 255  # bytes in the name of a file; a longer text is no path
+FILE_NAME = re.compile(r"\.(txt|csv|tsv|json|jsonl|ya?ml|names?|list|lst|text|md|data)$", re.IGNORECASE)
+PATH = re.compile(r"(\.{0,2}|~[^/]*|[A-Za-z]:)[/\\].+")
+"""An absolute path, or one from this folder or a home folder. Other texts with a slash can be names ("tv/monitor")."""
 DEFAULT = Choice(mask_threshold=0.4, weight=0.7, source="default, the paper's")
 
 
@@ -94,24 +99,42 @@ def read_names(text: str) -> list[list[str]]:
 
     Args:
         text: the classes, separated by commas, with "|" between synonyms ("road | route, cat"); or the path of a file with one
-            class per line.
+            class per line. A single class whose name looks like a path ends with a comma.
 
     Returns:
         the names of each class.
 
     Raises:
-        OvsegError: the file cannot be read as text.
+        OvsegError: the file does not exist, cannot be read as text, or contains no names.
     """
-    path = Path(text)
-    if "," not in text and len(text.encode()) < NAME_MAX and path.is_file():
+    path = Path(expand_home(text))
+    if os.path.isfile(path):  # noqa: PTH113 - unlike Path.is_file, it accepts any text
         try:
             lines = read_text(path).splitlines()
         except OSError as error:
             raise OvsegError(f"{path} cannot be read as a text file of names: {error}") from None
         parts = [line for line in lines if line.strip()]
+        if not parts:
+            raise OvsegError(f"{path} contains no names; write one class per line into it")
     else:
-        parts = text.split(",") if text.strip() else []
+        parts = text.removesuffix(",").split(",") if text.strip() else []
+        _refuse_paths([part.strip() for part in parts], text)
     return [[name.strip() for name in part.split(SYNONYM)] for part in parts]
+
+
+def _refuse_paths(parts: Sequence[str], text: str) -> None:
+    """Raise OvsegError if a name is that of a file: it does not exist, or stands in a list of names."""
+    paths = [part for part in parts if FILE_NAME.search(part) or (len(parts) == 1 and _looks_like_path(part))]
+    if paths and not (len(parts) == 1 and text.rstrip().endswith(",")):
+        raise OvsegError(
+            f"--names {text!r}: there is no file {paths[0]!r}; give the path of a file with one class per line, and nothing "
+            f'else. A class of this name is given alone, with a comma behind it: "{paths[0]},"'
+        )
+
+
+def _looks_like_path(part: str) -> bool:
+    folder = os.path.dirname(part)  # noqa: PTH120 - as above
+    return PATH.fullmatch(part) is not None or (folder != "" and os.path.isdir(folder))  # noqa: PTH112
 
 
 def _choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovseg.clip.card import write_card
@@ -26,6 +25,7 @@ from ovseg.clip.save import PROMPTS, model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.options import Precision
+from ovseg.core.tensor_files import write_tensors
 from ovseg.engine.weight_files import respect_offline
 
 PROVENANCE = "provenance.json"
@@ -98,7 +98,7 @@ def save_adapted(
     if prompts is not None:
         rows, columns = vit_layout(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
-        save_file({"prompts": tensor}, folder / PROMPTS, metadata={"grid": f"{rows}x{columns}"})
+        write_tensors({"prompts": tensor}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
     write_json(folder / PROVENANCE, provenance)
     write_card(folder, provenance, prompts is not None)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 CROPS_PER_PASS = 32
-TEXTS_PER_PASS = 64
-TOKENS_STEP = 4
+TEXTS_PER_PASS = 32
+TOKENS_STEP = 2
 """Lengths of texts are rounded up to a multiple of this, so that a text's shape depends on the text alone."""
 
 

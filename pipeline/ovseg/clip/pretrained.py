@@ -16,11 +16,12 @@ from ovseg.clip.save import WEIGHTS
 from ovseg.core import hashing, weights
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, files_of, shard_names
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import expand_home
 from ovseg.core.weights import Weights
 from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
-OPEN_CLIP_CACHE = Path.home() / ".cache" / "clip"  # where open_clip keeps files that are published at an address
+OPEN_CLIP_CACHE = "~/.cache/clip"  # where open_clip keeps files that are published at an address
 CLIP_DOWNLOAD = f'--include "*.json" --include {WEIGHTS}'  # arguments of `hf download` in error messages
 TOKENIZER_DOWNLOAD = '--include "*.json" --include "*.model" --include "*.txt"'
 
@@ -184,7 +185,7 @@ def _explain_repository(repo: str) -> OvsegError | None:
 def _fetch_tag(model: str, pretrained: str, tag: dict[str, Any], config: dict[str, Any]) -> Path:
     what = f"the weights of {model}:{pretrained}"
     if not tag.get("hf_hub"):
-        return fetch_from_url(what, tag["url"], OPEN_CLIP_CACHE, lambda: metadata.gigabytes(config))
+        return fetch_from_url(what, tag["url"], Path(expand_home(OPEN_CLIP_CACHE)), lambda: metadata.gigabytes(config))
     repo, _, name = tag["hf_hub"].rpartition("/")
     names = _safetensors_first(name) if name else [WEIGHTS, PICKLED_WEIGHTS]
     return fetch_from_hub(what, repo, names, lambda: metadata.gigabytes(config))

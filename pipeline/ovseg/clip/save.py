@@ -9,10 +9,10 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.push_to_hf_hub import save_config_for_hf
-from safetensors.torch import save_file
 from torch import nn
 
 from ovseg.clip.names import CONFIG
+from ovseg.core.tensor_files import write_tensors
 
 WEIGHTS, PROMPTS = "open_clip_model.safetensors", "mask_prompts.safetensors"
 
@@ -32,7 +32,7 @@ def save_clip(network: nn.Module, model_config: dict[str, Any], folder: Path, dt
         name: value.detach().cpu().to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
         for name, value in network.state_dict().items()
     }
-    save_file(state, folder / WEIGHTS)
+    write_tensors(state, folder / WEIGHTS)
     save_config_for_hf(network, folder / CONFIG, model_config)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OTHER_FOLDER = "choose another folder (OVSEG_WORK sets the one of unfinished work)"
 
 
 class OvsegError(Exception):
@@ -31,18 +33,50 @@ class BadItem(Exception):  # noqa: N818 - not an error of the run: the item is r
 
 
 @contextmanager
-def explain_full_disk(path: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into one that names the remedy, for code that writes to or below `path`.
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one that names the remedy, for code that writes to or below `path`.
 
     Raises:
-        OvsegError: instead of an OSError for no space left, an exceeded quota or a file that is too large.
+        OvsegError: instead of an OSError that `describe_os_error` knows.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL_DISK_ERRNOS:
-            raise
-        raise OvsegError(
-            f"no space left for {path}. Finished work is kept: free some space, or move the folder of unfinished work and "
-            "set OVSEG_WORK to its new place, and run the same command again"
-        ) from None
+        if message := describe_os_error(error, path):
+            raise OvsegError(message) from None
+        raise
+
+
+def describe_os_error(error: OSError, path: Path | None = None) -> str | None:
+    """Describe an error of the file system that the user can correct.
+
+    Args:
+        error: a full disk, missing permissions, a read-only file system, a file where a folder is needed, or too long a name.
+        path: what was written to, where the error does not say it.
+
+    Returns:
+        a sentence that names the path and the remedy; None for another error.
+    """
+    place = error.filename2 or error.filename or path or "a file"
+    if error.errno in FULL_DISK:
+        return (
+            f"no space left for {path or place}. Finished work is kept: free some space, or move the folder of unfinished work "
+            "and set OVSEG_WORK to its new place, and run the same command again"
+        )
+    remedies = {
+        errno.EACCES: f"permission denied for {place}; change its permissions or its owner, or {OTHER_FOLDER}{_umask_note()}",
+        errno.EROFS: f"{place} is on a read-only file system; {OTHER_FOLDER}",
+        errno.ENOTDIR: f"a part of the path {place} is a file, not a folder; {OTHER_FOLDER}",
+        errno.EEXIST: f"{place} exists, and is no folder to write to; remove it, or {OTHER_FOLDER}",
+        errno.EISDIR: f"{place} is a folder, and a file is needed; give the file in it",
+        errno.ENAMETOOLONG: f"the name of {place} is too long for the file system; {OTHER_FOLDER}",
+    }
+    remedies[errno.EPERM] = remedies[errno.EACCES]
+    return remedies.get(error.errno or 0)
+
+
+def _umask_note() -> str:
+    """What to change about a umask that keeps the owner out of new folders."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return f". The umask {umask:03o} forbids new files to their owner: set it to 022" if umask & 0o700 else ""

@@ -5,11 +5,44 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ovseg.core.errors import OvsegError
+
+HOME = re.compile(r"(?:^|(?<=[=:]))~(?:$|[^/\s]*(?=/))")  # ~ alone, or ~/ or ~USER/ at the beginning of a path
 CURVES = "training.tsv"  # the curves of a training, in the folder of the model that it made
+
+
+def expand_home(text: str) -> str:
+    """Replace a `~` or `~USER` that begins a path by the home folder.
+
+    Args:
+        text: a path, or one after a colon or an equals sign ("local-dir:~/clip", "--out=~/run"), where shells leave the `~`.
+
+    Raises:
+        OvsegError: there is no such user, or this user has no home folder.
+    """
+
+    def home(match: re.Match[str]) -> str:
+        folder = os.path.expanduser(match[0])  # noqa: PTH111 - Path.expanduser raises where there is no home folder
+        if folder == match[0]:
+            reason = "this user has no home folder; set HOME or" if match[0] == "~" else "there is no such user;"
+            raise OvsegError(f"{match[0]} in {text!r} cannot be replaced, because {reason} give the whole path")
+        return folder.rstrip("/") if match.end() < len(text) else folder
+
+    return HOME.sub(home, text)
+
+
+def user_cache() -> Path:
+    """Return the folder of this user's caches: `$XDG_CACHE_HOME`, or `.cache` in the home folder.
+
+    Raises:
+        OvsegError: this user has no home folder.
+    """
+    return Path(expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
 
 
 def write_json(path: Path, value: object) -> None:

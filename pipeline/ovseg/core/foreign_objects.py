@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.tensor_files import write_tensors
 
 PLAIN = {
     "builtins": {
@@ -98,7 +98,7 @@ def extract_weights(checkpoint: Path, out: Path) -> tuple[int, list[str]]:
             f"{checkpoint} holds no dict of tensors; beside plain data it holds {', '.join(objects) or 'nothing'}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)
+    write_tensors({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)
     return len(tensors), objects
 
 

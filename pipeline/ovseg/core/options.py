@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ovseg.core.files import expand_home
 
 CaptionsPerImage = Literal[1, "all"]
 Fill = Literal["mean", "zero", "keep"]
@@ -30,8 +32,10 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False)]
-"""A path; params.yaml gives it as text."""
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(expand_home(str(path))))]
+"""A path; params.yaml gives it as text. `~` is the home folder."""
+NameOrPath = Annotated[str, AfterValidator(expand_home)]
+"""The name of a model, or its path; `~` is the home folder."""
 
 
 class Options(BaseModel):
@@ -43,9 +47,9 @@ class Options(BaseModel):
 class ClipOptions(Options):
     """A pretrained CLIP, and where its weights come from."""
 
-    model: str
+    model: NameOrPath
     """Name of an open_clip architecture, "local-dir:FOLDER", or "hf-hub:OWNER/NAME"."""
-    pretrained: str | None = None
+    pretrained: NameOrPath | None = None
     """Weights of a named architecture: a tag of open_clip, a file, or "random"; null for a folder or a repository."""
     licence: str | None = None
     """License of the weights, for the model cards."""
@@ -83,7 +87,7 @@ class IndexOptions(Options):
 class NounsOptions(Options):
     """Step `nouns`: the nouns of each caption."""
 
-    model: str = "en_core_web_sm"
+    model: NameOrPath = "en_core_web_sm"
     """The spaCy pipeline: the name of an installed one, or a folder."""
     model_version: str | None = None
     """Version that the spaCy pipeline must have, such as 3.8.0; any version by default."""
@@ -103,13 +107,13 @@ class ProposalNetworkOptions(Options):
 
     init: FilePath | None = None
     """Folder of a trained proposal network to start from; null for new weights."""
-    backbone: str = "resnet101c.gluon_in1k"
+    backbone: NameOrPath = "resnet101c.gluon_in1k"
     """Name of a timm model, or a checkpoint of transformers."""
     pretrained: bool = True
     """Whether the backbone starts from its published weights."""
     annotations: FilePath
     """Masks with class names: a COCO JSON file, or a folder of label maps with its classes.json."""
-    classes: str | None = None
+    classes: NameOrPath | None = None
     """Class table of label maps: a name (cocostuff, cocostuff156, ...) or a file; null for a JSON file."""
     licence: str | None = None
     """License of the annotations, for the model card."""
@@ -164,7 +168,7 @@ class ProposeOptions(Options):
     """Source of the masks: a name in `proposals.sources.SOURCES`."""
     path: FilePath | None = None
     """Masks of the sources that read files."""
-    model: str | None = None
+    model: NameOrPath | None = None
     """Checkpoint of the sources that run a model: a folder, or a name on the Hugging Face Hub."""
     annotations: FilePath | None = None
     """Annotated masks with class names to store beside the proposals, for `select.annotated_fraction`."""

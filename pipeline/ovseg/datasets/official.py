@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.core import hashing
-from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
+from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_labels, decode_with_header, safe_path
@@ -148,7 +148,7 @@ def convert(
     lists_mtime_ns = max((path.stat().st_mtime_ns for path in paths.values() if path.is_file()), default=0)
     job = _Job(paths["images"], paths["labels"], out, spec.ignore, spec.short_side, lists_mtime_ns, orientation)
     outcomes: list[_Outcome] = []
-    with explain_full_disk(out), Progress("convert", len(items), "images") as progress:
+    with explain_write_errors(out), Progress("convert", len(items), "images") as progress:
         made_of = (sorted(paths), Path(items[0].label).suffix, [(entry.id, entry.names) for entry in classes])
         turn = {} if orientation == "exif" else {"orientation": orientation}
         _begin(out, hashing.fingerprint(name=name, made_of=made_of, **turn), replace)

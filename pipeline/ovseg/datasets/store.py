@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
+from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
 
 Record = dict[str, Any]
 
@@ -170,7 +170,7 @@ def open_store(path: Path, source: object, fill: Callable[[Writer], None]) -> St
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = Writer(tmp_path, source)
         try:
-            with explain_full_disk(path):
+            with explain_write_errors(path):
                 fill(writer)
                 writer.close()
         except BaseException:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.engine.progress import Progress
 
@@ -71,9 +71,9 @@ def download(
             another size; or if no space is left.
     """
     part, lock = path.with_name(path.name + ".part"), lock_path(path)
-    with explain_full_disk(path.parent):
+    with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with explain_full_disk(path.parent), FileLock(lock):
+    with explain_write_errors(path.parent), FileLock(lock):
         try:
             if not path.is_file():
                 _download(url, part, remedy, size, timeout, pause)

@@ -7,12 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import expand_home, user_cache
 
 
 def work_folder() -> Path:
-    """Return the absolute folder of the scratch folders: `$OVSEG_WORK`, or `ovseg/work` in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("OVSEG_WORK") or cache / "ovseg" / "work").absolute()
+    """Return the absolute folder of the scratch folders: `$OVSEG_WORK`, or `ovseg/work` in the user's cache.
+
+    Raises:
+        OvsegError: `OVSEG_WORK` is not set, and this user has no home folder.
+    """
+    if given := os.environ.get("OVSEG_WORK"):
+        return Path(expand_home(given)).absolute()
+    try:
+        return (user_cache() / "ovseg" / "work").absolute()
+    except OvsegError:
+        raise OvsegError(
+            "there is no place for unfinished work, because this user has no home folder; set OVSEG_WORK to a folder, or HOME"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ovseg.core import hashing, tables
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import link_or_copy, replace_folder, sync, write_json
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
@@ -59,20 +59,21 @@ class Scratch:
             training after a change of the code, but never reuse one that was published by different code.
 
     Raises:
-        OvsegError: another run is working in the folder.
+        OvsegError: another run is working in the folder, or it cannot be written to.
     """
 
     def __init__(self, work: Path, key: StepKey, fresh: bool = False, keyed_by_code: bool = True) -> None:
         self.folder = scratch_folder(work, key, keyed_by_code)
         self.key = key
-        _delete_stale_scratch(work, key.step, keep=self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
-        marker = self.folder / PUBLISHED_MARKER
-        fresh = fresh or (marker.exists() and marker.read_text(encoding="utf-8") != key.code_hash)
-        for path in self.folder.iterdir():
-            if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp behind
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with explain_write_errors(self.folder):
+            _delete_stale_scratch(work, key.step, keep=self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+            marker = self.folder / PUBLISHED_MARKER
+            fresh = fresh or (marker.exists() and marker.read_text(encoding="utf-8") != key.code_hash)
+            for path in self.folder.iterdir():
+                if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp behind
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def counts(self, unit: str) -> dict[str, int] | None:
         """Return the counts of a finished unit; None if it is not finished or its files are not as they were written."""
@@ -97,7 +98,7 @@ class Scratch:
         Raises:
             OvsegError: the disk is full; finished units are kept.
         """
-        with explain_full_disk(out):
+        with explain_write_errors(out):
             staged = out.with_name(out.name + ".tmp")
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
@@ -184,7 +185,7 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
         OvsegError: the disk is full; every unit that was finished before is kept.
     """
     unfinished = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
-    with explain_full_disk(folder):
+    with explain_write_errors(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         counts = dict(task(unit, unfinished))
@@ -233,7 +234,7 @@ def _delete_stale_scratch(work: Path, step: str, keep: Path) -> None:
     """Delete the scratch folders of earlier runs of a step whose results are published: they are not needed any more."""
     for path in work.glob(f"{step}-*/{PUBLISHED_MARKER}"):
         if path.parent != keep:
-            with contextlib.suppress(OvsegError):
+            with contextlib.suppress(OvsegError, OSError):  # at work, or of another user
                 lock = _lock(path.parent)
                 shutil.rmtree(path.parent, ignore_errors=True)
                 lock.release()

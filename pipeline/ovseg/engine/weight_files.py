@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ovseg.core import weights
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.engine.download import OFFLINE, download, offline
 
 CARD = "README.md"
@@ -80,6 +80,10 @@ def fetch_from_hub(
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
+    if str(constants.HF_HUB_CACHE).startswith("~"):
+        raise OvsegError(
+            f"there is no place for {what}, because this user has no home folder; set HF_HOME to a folder, or HOME"
+        )
     key = (constants.HF_HUB_CACHE, repo, commit, *names)
     if key in _resolved and _resolved[key].is_file():
         return _resolved[key]
@@ -115,7 +119,7 @@ def _download_from_hub(
 
     for name in names:
         try:
-            with explain_full_disk(folder):
+            with explain_write_errors(folder):
                 return Path(hf_hub_download(repo, name, revision=commit))
         except RemoteEntryNotFoundError:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from ovseg import __version__
 from ovseg.core import hashing
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.options import RunOptions
 from ovseg.engine.runtime import Runtime
@@ -65,7 +65,8 @@ def check_output_folder(options: RunOptions, out: Path) -> None:
     A run that has written nothing else yet, because of a mistake in a path for example, does not occupy its folder.
 
     Raises:
-        OvsegError: `out` belongs to a run with other options or of an older version, or holds something else.
+        OvsegError: `out` belongs to a run with other options or of an older version, or holds something else, or cannot be
+            written to.
     """
     values, path = options.model_dump(mode="json"), out / RUN
     fingerprint = hashing.fingerprint(**values)
@@ -88,9 +89,10 @@ def check_output_folder(options: RunOptions, out: Path) -> None:
             f"{out} belongs to another run: its fingerprint is {record['fingerprint']}, this run's is {fingerprint} "
             f"({changed}). Give another --out, or remove that folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    write_json(path, {"fingerprint": fingerprint, "version": __version__, "started": started, "options": values})
+    with explain_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"fingerprint": fingerprint, "version": __version__, "started": started, "options": values})
 
 
 def _flatten(sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ovseg.core import weights
 from ovseg.core.checkpoints import read_weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import expand_home
 from ovseg.core.weights import Weights
 from ovseg.engine import weight_files
 from ovseg.proposals.checkpoint import find_config, find_weights, identify_checkpoint
@@ -99,7 +100,9 @@ def _find_timm(backbone: str) -> Path:
             what, pretrained.hf_hub_id, ["model.safetensors", "pytorch_model.bin"], gigabytes
         )
     if pretrained is not None and pretrained.url:
-        return weight_files.fetch_from_url(what, pretrained.url, Path(torch.hub.get_dir()) / "checkpoints", gigabytes)
+        return weight_files.fetch_from_url(
+            what, pretrained.url, Path(expand_home(torch.hub.get_dir())) / "checkpoints", gigabytes
+        )
     raise OvsegError(f"timm has no weights for the backbone {backbone!r}; set proposal_network.pretrained=false")
 
 

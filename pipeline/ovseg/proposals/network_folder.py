@@ -17,11 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ovseg.clip.load import Clip
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.tensor_files import write_tensors
 from ovseg.proposals.backbone import dilate
 from ovseg.proposals.network import ProposalNetwork, QueryClassifier, import_transformers, input_size
 
@@ -54,7 +55,7 @@ def save_network(
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(state, folder / WEIGHTS)
+    write_tensors(state, folder / WEIGHTS)
     project = model.class_predictor.project
     sizes = {
         "text_proj_dim": project[0].out_features,

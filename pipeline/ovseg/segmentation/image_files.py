@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ovseg.core import hashing
-from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
+from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.folders import describe_files, walk_images
 from ovseg.core.image_formats import describe_suffixes
@@ -110,7 +110,7 @@ def segment_images(
         raise OvsegError(f"{out} is a file; give a folder to write to")
     counts: Counter[str] = Counter(images=0)
     settings = settings if orientation == "exif" else {**settings, "orientation": orientation}
-    with Progress("segment", len(found.images), "images") as progress, explain_full_disk(out):
+    with Progress("segment", len(found.images), "images") as progress, explain_write_errors(out):
         if found.unread:
             progress.warn(f"{len(found.unread)} files are no images: {describe_files(list(map(str, found.unread)))}")
             counts["unread_files"] += len(found.unread)

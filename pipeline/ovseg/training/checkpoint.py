@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.engine.fingerprint import StepKey
 
 log = logging.getLogger("ovseg")
@@ -62,7 +62,7 @@ class Checkpoint:
         state: dict[str, Any] = {"key": self.key.fingerprint, "code": dict(self.key.code), "step": step}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         unfinished = self.path.with_name(self.path.name + ".tmp")
-        with explain_full_disk(self.path.parent), unfinished.open("wb") as stream:
+        with explain_write_errors(self.path.parent), unfinished.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.datasets.fetch.releases import File, Part
 from ovseg.engine.download import OFFLINE, download, lock_path, offline
 from ovseg.engine.progress import Progress
@@ -70,7 +70,7 @@ def file_for_archive(part: Part, archive: Path) -> File:
 def take_archive(archive: Path, path: Path) -> None:
     """Hard-link an archive of the user's to `path`, or copy it where the file system cannot link."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with explain_full_disk(path.parent):
+    with explain_write_errors(path.parent):
         try:
             path.hardlink_to(archive.resolve())
         except OSError:

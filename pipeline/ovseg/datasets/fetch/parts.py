@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ovseg.core import hashing
-from ovseg.core.errors import OvsegError, explain_full_disk
+from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.images import safe_path
 from ovseg.datasets.fetch.archives import (
@@ -205,7 +205,7 @@ def _walk(folder: Path) -> Iterator[str]:
 def _write_manifest(part: Part, home: Path, path: Path) -> None:
     paths = check(part, home)
     with (
-        explain_full_disk(home),
+        explain_write_errors(home),
         Manifest(path, home) as manifest,
         Progress(f"verify {part.name}", len(paths), "files") as progress,
     ):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ovseg.core.errors import BadItem, OvsegError, explain_full_disk
+from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
 from ovseg.core.images import safe_path
 from ovseg.datasets.fetch.manifest import Manifest
 from ovseg.engine.progress import Progress
@@ -62,7 +62,7 @@ def unpack(archive: Path, home: Path, into: str, manifest: Manifest, published_b
         _require_space(
             home, sum(member.size for member in members if not manifest.has(f"{into}/{member.name}", member.size))
         )
-        with explain_full_disk(home), Progress(f"unpack {archive.name}", len(members), "files") as progress:
+        with explain_write_errors(home), Progress(f"unpack {archive.name}", len(members), "files") as progress:
             for member in members:
                 path = member.name if into == "." else f"{into}/{member.name}"
                 recorded = manifest.has(path, member.size)
