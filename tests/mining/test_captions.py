@@ -172,8 +172,8 @@ def test_common_nouns_in_capitals_are_common_nouns(
     text: str, nouns: list[str], each_tagger: str, tmp_path: Path, runtime: Runtime
 ) -> None:
     """A tagger that takes them for names keeps their plural, and glues adjectives to them."""
-    rows, _ = extracted([[normalize(text)]], each_tagger, tmp_path, runtime)
-    assert [row["noun"] for row in rows] == nouns
+    rows, counts = extracted([[normalize(text)]], each_tagger, tmp_path, runtime)
+    assert [row["noun"] for row in rows] == nouns and counts["captions_in_capitals"] == 1
 
 
 def test_names_are_nouns_as_ever(tmp_path: Path, runtime: Runtime) -> None:

@@ -202,7 +202,7 @@ def nouns_of_images(
                 if problem.reason == "long_caption":
                     failures.append(failure(image["image_id"], f"caption {caption['id']}", problem))
                 continue
-            counts["captions.in_capitals"] += text != caption["text"]
+            counts["captions_in_capitals"] += text != caption["text"]
             texts.append((text, (image["image_id"], caption["id"])))
     rows: dict[tuple[int, str], Row] = {}
     for doc, (image_id, caption_id) in tagger.pipe(texts, as_tuples=True, batch_size=CAPTIONS_PER_BATCH):
@@ -218,7 +218,7 @@ def nouns_of_images(
             rows[image_id, noun] = row
         counts["dropped.caption_without_noun"] += not usable
     counts["nouns"] = len(rows)
-    return list(rows.values()), failures, {name: n for name, n in counts.items() if n or "." not in name}
+    return list(rows.values()), failures, {name: n for name, n in counts.items() if n or name in ("captions", "nouns")}
 
 
 def _text_to_tag(text: str, tagger: Language) -> str:
