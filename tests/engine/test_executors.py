@@ -67,6 +67,14 @@ def test_an_error_comes_through_and_what_is_finished_stays(devices: tuple[str, .
     assert {"00000.done.json"} <= sizes(tmp_path) and "00003.done.json" not in sizes(tmp_path)
 
 
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_an_error_of_the_task_factory_comes_through(devices: tuple[str, ...], tmp_path: Path) -> None:
+    """A model that cannot be loaded in a worker is no worker that died."""
+    with pytest.raises(OvsegError, match="no such model"):
+        list(local(TaskFactory("open"), UNITS, tmp_path, devices))
+    assert not sizes(tmp_path)
+
+
 def test_a_worker_that_dies_is_said(tmp_path: Path, runtime: Runtime) -> None:
     """Killed, or out of memory: one sentence, and the same command goes on from there."""
     with pytest.raises(OvsegError, match="a worker process died"):

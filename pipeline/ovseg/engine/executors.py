@@ -65,7 +65,7 @@ def ray(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Seque
     if not cluster.is_initialized():
         cluster.init(log_to_driver=False)
     gpu = int(devices[0].startswith("cuda"))
-    actor = cluster.remote(_Actor).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
+    actor = cluster.remote(_Worker).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
     actors = [actor.remote(factory, "cuda" if gpu else device) for device in devices]
     pending: dict[Any, Any] = {}
     remaining, free = list(reversed(units)), list(actors)
@@ -85,8 +85,9 @@ def ray(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Seque
 EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
 
 
-class _Actor:
-    """A Ray worker. It makes its task with its first unit: an error of a constructor would lose its message."""
+class _Worker:
+    """A worker, of Ray or of the local pool. It makes its task with its first unit, so that an error of the task factory
+    is raised like one of the task: that of a constructor, or of an initializer, would lose its message."""
 
     def __init__(self, factory: TaskFactory, device: str) -> None:
         self.factory, self.device = factory, device
@@ -99,14 +100,14 @@ class _Actor:
         return commit(Path(folder), unit, self.task)
 
 
-_worker_task: list[Task] = []  # the task of this worker process
+_worker: list[_Worker] = []  # the one of this process
 
 
 def _start_worker(factory: TaskFactory, devices: multiprocessing.SimpleQueue[str]) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker_task.append(factory(devices.get()))
+    _worker.append(_Worker(factory, devices.get()))
 
 
 def _end_with_parent() -> None:
@@ -118,7 +119,7 @@ def _end_with_parent() -> None:
 
 
 def _run(unit: str, folder: Path) -> Counts:
-    return commit(folder, unit, _worker_task[0])
+    return _worker[0].run(unit, str(folder))
 
 
 def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:
