@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ovseg.core.errors import BadItem
 from ovseg.core.folders import is_file_system_file
@@ -16,8 +16,7 @@ COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file in a tar.
 
     Attributes:
@@ -77,6 +76,8 @@ def read_members(path: Path) -> Iterator[Member | BadItem]:
 
 def normalize_name(name: str) -> str:
     """Return the path of a member with slashes, without `./`, `..` where it can be resolved, and empty parts."""
+    if "/" not in name and "\\" not in name and name not in (".", ".."):
+        return name
     return posixpath.normpath("/" + name.replace("\\", "/")).lstrip("/")
 
 

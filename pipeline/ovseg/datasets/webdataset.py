@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,7 +23,7 @@ from ovseg.core.text_files import decode_text
 from ovseg.datasets.store import Record, Store, Writer, open_store
 from ovseg.datasets.tar_members import COMPRESSED_SUFFIXES, Member, read_members
 
-TEXT_SUFFIXES = frozenset({".txt", ".text", ".caption"})
+TEXT_SUFFIXES = ("txt", "text", "caption")
 CAPTION_KEYS = ("caption", "captions", "text", "texts")  # of a JSON member, the first that is there
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".webp")  # of several images with one key, the photograph and not the mask
 MAX_ID = 2**63 - 1
@@ -87,7 +88,7 @@ def image_id(key: str) -> int:
     return int(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:15], 16)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Stem:
     """The members of a tar whose names agree up to their last dot."""
 
@@ -139,7 +140,7 @@ def _samples(path: Path) -> Iterator[_Sample | BadItem]:
     stems: dict[str, _Stem] = {}
     names: set[str] = set()
     for member in read_members(path):
-        problem = member if isinstance(member, BadItem) else _sort(member, path, stems, names)
+        problem = member if isinstance(member, BadItem) else _sort(member, path.name, stems, names)
         if problem:
             problems.append(problem)
     groups: dict[str, dict[str, _Stem]] = {}
@@ -157,22 +158,30 @@ def _samples(path: Path) -> Iterator[_Sample | BadItem]:
     yield from problems
 
 
-def _sort(member: Member, path: Path, stems: dict[str, _Stem], names: set[str]) -> BadItem | None:
+@cache
+def _kind_of_suffix() -> dict[str, str]:
+    """The field of `_Stem` for each suffix without dot."""
+    kinds = {suffix[1:]: "images" for suffix in image_suffixes()}
+    return kinds | dict.fromkeys(TEXT_SUFFIXES, "texts") | {"json": "records"}
+
+
+def _sort(member: Member, tar: str, stems: dict[str, _Stem], names: set[str]) -> BadItem | None:
     """Put a member to the others of its stem, unless it is left out for the returned reason."""
-    stem, dot, suffix = member.name.rpartition(".")
-    suffix = dot + suffix.lower()
-    base = stem.rpartition("/")[2]
-    place = f"{path.name}: {member.name}"
-    if not dot or not base or "/" in suffix:
-        return BadItem("member_not_read", f"{place} has no key or no suffix")
-    kinds: Mapping[str, str] = {".json": "records", **dict.fromkeys(TEXT_SUFFIXES, "texts")}
-    kind = "images" if suffix in image_suffixes() else kinds.get(suffix)
+    name = member.name
+    stem, dot, suffix = name.rpartition(".")
+    kind = _kind_of_suffix().get(suffix) or _kind_of_suffix().get(suffix.lower())
+    if not dot or not stem or stem[-1] == "/" or "/" in suffix:
+        return BadItem("member_not_read", f"{tar}: {name} has no key or no suffix")
     if kind is None:
-        return BadItem("member_not_read", f"{place} has the suffix {suffix}, which is neither an image nor a caption")
-    if member.name in names and kind != "images":
-        return BadItem("member_repeated", f"{place} occurs once more; the first one counts")
-    names.add(member.name)
-    getattr(stems.setdefault(stem, _Stem()), kind).append(member)
+        return BadItem(
+            "member_not_read", f"{tar}: {name} has the suffix {suffix}, which is neither an image nor a caption"
+        )
+    if name in names and kind != "images":
+        return BadItem("member_repeated", f"{tar}: {name} occurs once more; the first one counts")
+    names.add(name)
+    if stem not in stems:
+        stems[stem] = _Stem()
+    getattr(stems[stem], kind).append(member)
     return None
 
 
@@ -187,6 +196,9 @@ class _Parts(NamedTuple):
 
 def _split(key: str, group: Mapping[str, _Stem], path: Path) -> Iterator[_Parts | BadItem]:
     """Split the members whose names agree up to their first dot into samples, and into what is left out."""
+    if len(group) == 1 and key in group and len(group[key].images) == 1:  # most samples
+        yield _Parts(key, group[key].images[0], group[key].texts, group[key].records)
+        return
     alone = [members for members in group.values() if not members.images]
     texts, records = [m for stem in alone for m in stem.texts], [m for stem in alone for m in stem.records]
     own = _stems_of_samples(key, group)
