@@ -132,7 +132,7 @@ def test_a_split_without_a_readable_image_is_an_error(toys: Toys, tmp_path: Path
     folder = draw_benchmark(tmp_path / "drawn", 2)
     for path in (folder.parent / "images").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(OvsegError, match=r"not_an_image.*image 0"):
+    with pytest.raises(OvsegError, match=r"2 .*not_an_image.*0\.png"):
         run(folder, toys, tmp_path, runtime)
 
 

@@ -46,8 +46,11 @@ def test_an_annotation_that_is_no_mask_has_a_reason_and_the_others_stay(tmp_path
         {},
         {"segmentation": rle(LEFT), "score": None},
         {"segmentation": rle(LEFT), "score": "high"},
+        {"segmentation": rle(LEFT), "score": "Infinity"},
+        {"segmentation": rle(LEFT), "category_id": None},
+        {"segmentation": rle(LEFT), "category_id": 3},
     ]
-    good: Row = {"segmentation": rle(RIGHT), "category_id": None}
+    good: Row = {"segmentation": rle(RIGHT), "category_id": "2", "score": "1"}
     path = coco_file(tmp_path / "i.json", [{"image_id": 3, **row} for row in [*bad, good]])
     proposals, reasons = split(ground_truth(path, tmp_path / "s", labels=True)(IMAGE))
     assert reasons == [
@@ -59,8 +62,11 @@ def test_an_annotation_that_is_no_mask_has_a_reason_and_the_others_stay(tmp_path
         "polygon_malformed",
         "score_malformed",
         "score_malformed",
+        "score_malformed",
+        "unknown_category",
+        "unknown_category",
     ]
-    assert len(proposals) == 1 and np.array_equal(pixels(proposals[0]), RIGHT) and proposals[0].label is None
+    assert len(proposals) == 1 and np.array_equal(pixels(proposals[0]), RIGHT) and proposals[0].label == "grass"
 
 
 def panoptic(folder: Path, segments: Any, ids: Any = None, **more: Any) -> Path:

@@ -149,7 +149,7 @@ def whole_number(value: Any) -> int | None:
     """Return the whole number that a value stands for: 3, 3.0, "3" or "000003"; None for anything else."""
     if isinstance(value, str):
         match = WHOLE_NUMBER.fullmatch(value)
-        value = int(match[1]) if match and len(match[1]) < 20 else None
+        value = int(match[1]) if match and len(match[1].lstrip("+-0")) < 20 else None
     elif isinstance(value, float):
         value = int(value) if value.is_integer() else None
     return value if type(value) is int and abs(value) < 2**63 else None

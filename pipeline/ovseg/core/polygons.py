@@ -49,8 +49,8 @@ def read_rings(value: Any, height: int, width: int) -> Rings:
 def _list_rings(value: Any) -> list[Any]:
     if not isinstance(value, list):
         return [value]
-    is_ring = value and (_read_number(value[0]) is not None or (len(value) > 2 and all(map(_read_point, value))))
-    return [value] if is_ring else value
+    flat = value and read_number(value[0]) is not None and not any(isinstance(item, (list, dict)) for item in value)
+    return [value] if flat or (len(value) > 2 and all(map(_read_point, value))) else value
 
 
 def _read_ring(value: Any) -> list[float]:
@@ -59,7 +59,7 @@ def _read_ring(value: Any) -> list[float]:
         value = SEPARATOR.split(value.strip())
     if not isinstance(value, list) or all(type(item) is float or type(item) is int for item in value):
         return value if isinstance(value, list) else []
-    numbers = [_read_number(item) for item in value]
+    numbers = [read_number(item) for item in value]
     if numbers and numbers[0] is None:
         numbers = [number for item in value for number in _read_point(item) or (None,)]
     return [] if None in numbers else [number for number in numbers if number is not None]
@@ -70,11 +70,12 @@ def _read_point(value: Any) -> tuple[float, float] | None:
         value = [value.get("x"), value.get("y")]
     if not isinstance(value, list) or len(value) != 2:
         return None
-    x, y = map(_read_number, value)
+    x, y = map(read_number, value)
     return None if x is None or y is None else (x, y)
 
 
-def _read_number(value: Any) -> float | None:
+def read_number(value: Any) -> float | None:
+    """Return the number that a value stands for: 1, 1.5 or "1.5"; None for anything else."""
     if type(value) is float:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

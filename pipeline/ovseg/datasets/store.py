@@ -46,11 +46,20 @@ class Store:
         """The ids of the images that annotations refer to, each once, in order; they need not be among the images."""
         return (row[0] for row in self._db.execute("SELECT DISTINCT image_id FROM annotations ORDER BY image_id"))
 
-    def category_uses(self) -> dict[object, int]:
-        """The number of annotations and segments of each category id that they refer to, whatever that is."""
-        return {
-            json.loads(row[0]): row[1] for row in self._db.execute("SELECT category, number FROM uses ORDER BY rowid")
-        }
+    def unlisted_ids(self, number: int) -> list[int]:
+        """The first ids of images that annotations refer to and that are not among the images."""
+        query = "SELECT DISTINCT image_id FROM annotations WHERE image_id NOT IN (SELECT id FROM images) LIMIT ?"
+        return [row[0] for row in self._db.execute(query, (number,))]
+
+    def count_unlisted(self) -> int:
+        """The number of images that annotations refer to and that are not among the images."""
+        query = "SELECT count(DISTINCT image_id) FROM annotations WHERE image_id NOT IN (SELECT id FROM images)"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def category_uses(self) -> list[tuple[object, int]]:
+        """The category ids that annotations and segments refer to, whatever they are, with the number of their uses."""
+        rows = self._db.execute("SELECT category, number FROM uses ORDER BY rowid")
+        return [(json.loads(category), number) for category, number in rows]
 
     def left_out(self) -> dict[str, tuple[int, str]]:
         """What was left out and belongs to no image: number and an example, by reason."""

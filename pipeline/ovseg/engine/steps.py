@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
@@ -11,7 +12,7 @@ from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.totals import Total, check_totals
+from ovseg.engine.totals import Total, check_totals, find_example
 from ovseg.engine.units import Scratch, TaskFactory, add_counts, reusable_counts
 
 log = logging.getLogger("ovseg")
@@ -54,7 +55,7 @@ def run_step(
         raise OvsegError(f"executor {runtime.executor!r} is not one of {', '.join(EXECUTORS)}")
     published_counts = reusable_counts(out, key, runtime)
     if published_counts is not None:
-        check_totals(key.step, totals, published_counts, runtime.max_dropped, out)
+        check_totals(f"{key.step} ({out})", totals, published_counts, runtime.max_dropped, partial(find_example, out))
         log.info("%s: done before -> %s", key.step, out)
         if scratch:
             scratch.close()
@@ -73,7 +74,7 @@ def run_step(
                     all_counts.append(dict(unit_counts))
                     progress.add(unit_counts)
         sums = add_counts([*all_counts, more_counts or {}])
-        check_totals(key.step, totals, sums, runtime.max_dropped, work.folder)
+        check_totals(f"{key.step} ({out})", totals, sums, runtime.max_dropped, partial(find_example, work.folder))
         work.publish(units, out, sums, finish)
         progress.finish(out)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from ovseg.core.errors import OvsegError
 
 DROPPED = "dropped."
-REASON_COLUMNS = {"failures": "reason", "index": "problem", "samples": "status"}
-"""The tables whose rows say why an item was dropped, and the column that says it; the column `detail` has the sentence."""
+REASON_COLUMNS = {"failures": ("reason", "item"), "index": ("problem", "file"), "samples": ("status", "noun")}
+"""The tables whose rows say why an item was dropped: the columns of the reason and of the item; `detail` has the sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_totals(
     totals: Sequence[Total],
     counts: Mapping[str, int],
     max_dropped: float,
-    folder: Path | None = None,
+    example: Callable[[str], str | None] = lambda _reason: None,
 ) -> None:
     """Check that a step has kept something, and has not dropped more than a fraction of its items for one reason.
 
@@ -48,7 +48,7 @@ def check_totals(
         totals: the kinds of items of the step; a reason belongs to the first one that it fits.
         counts: the counts of all units together; those of dropped items are `dropped.<reason>`.
         max_dropped: largest fraction in [0, 1] that may be dropped for one reason.
-        folder: folder of the units' files, which the example of a dropped item is taken from.
+        example: gives a sentence about one item that was dropped for a reason, if it knows one.
 
     Raises:
         OvsegError: nothing is left, or too much was dropped; the message has the reason with most items and an example.
@@ -62,41 +62,42 @@ def check_totals(
         worst = max(reasons, key=lambda reason: reasons[reason], default=None)
         if not kept:
             worst = worst or max(dropped, key=lambda reason: dropped[reason], default=None)
-            raise OvsegError(f"{step}: no {_words(total.kept)} are left{_describe(worst, dropped, folder)}")
+            raise OvsegError(f"{step}: no {_words(total.kept)} are left{_describe(worst, dropped, example)}")
         if worst and not total.chosen and reasons[worst] > max_dropped * number:
             raise OvsegError(
                 f"{step}: {reasons[worst]:,} of {number:,} {_words(total.kept)} ({reasons[worst] / number:.0%}) were dropped "
-                f"for the reason {worst}, which is more than checks.max_dropped={max_dropped:g}{_example(worst, folder)}. "
+                f"for the reason {worst}, which is more than checks.max_dropped={max_dropped:g}{_for_example(worst, example)}. "
                 "Mend the input; or raise max_dropped if this is right: finished work is kept"
             )
 
 
-def find_example(paths: Iterable[Path], reason: str) -> str | None:
-    """Return a sentence about one item that was dropped for a reason; None if the files of the units tell none."""
-    for path in sorted(paths):
+def find_example(folder: Path, reason: str) -> str | None:
+    """Return a sentence about one item that was dropped for a reason; None if no table below a folder tells one."""
+    for path in sorted(folder.rglob("*.parquet")):
         schema = pq.read_schema(path)
         name = (schema.metadata or {}).get(b"ovseg.table", b"").decode()
-        if (column := REASON_COLUMNS.get(name)) is None:
+        if name not in REASON_COLUMNS:
             continue
-        table = pq.read_table(path, columns=["image_id", column, "detail"], partitioning=None)
+        column, item = REASON_COLUMNS[name]
+        table = pq.read_table(path, columns=["image_id", column, item, "detail"], partitioning=None)
         rows = table.filter(pc.equal(table[column], reason)).slice(0, 1).to_pylist()
         if rows:
-            return f"image {rows[0]['image_id']}: {rows[0]['detail']}"
+            return f"{rows[0][item]} of image {rows[0]['image_id']}: {rows[0]['detail']}"
     return None
 
 
-def _describe(worst: str | None, dropped: Mapping[str, int], folder: Path | None) -> str:
+def _describe(worst: str | None, dropped: Mapping[str, int], example: Callable[[str], str | None]) -> str:
     if worst is None:
         return ", and none were dropped: its inputs hold nothing that it can use"
     others = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items() if reason != worst)
-    return f": {dropped[worst]:,} were dropped for the reason {worst}{_example(worst, folder)}" + (
+    return f": {dropped[worst]:,} were dropped for the reason {worst}{_for_example(worst, example)}" + (
         f" (also {others})" if others else ""
     )
 
 
-def _example(reason: str, folder: Path | None) -> str:
-    example = find_example(folder.rglob("*.parquet"), reason) if folder else None
-    return f"; for example {example}" if example else ""
+def _for_example(reason: str, example: Callable[[str], str | None]) -> str:
+    sentence = example(reason)
+    return f"; for example {sentence}" if sentence else ""
 
 
 def _words(name: str) -> str:

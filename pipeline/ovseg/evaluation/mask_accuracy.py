@@ -20,17 +20,19 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import CROPS_PER_PASS, whole_passes
 from ovseg.core import crops, masks
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.core.options import Fill, Orientation, Templates
 from ovseg.core.rotation import rotation_counts
 from ovseg.core.vocabulary import embed
 from ovseg.datasets.coco import open_coco
+from ovseg.datasets.references import category_names, check_categories, check_listed_images
 from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
+from ovseg.engine.totals import Total, check_totals
 from ovseg.proposals import Source
-from ovseg.proposals.ground_truth import ground_truth
+from ovseg.proposals.ground_truth import ground_truth, item_counts
 
 IntArray = NDArray[np.int64]
 
@@ -50,6 +52,7 @@ def measure_mask_accuracy(
     limit: int | None = None,
     orientation: Orientation = "exif",
     counts: Counter[str] | None = None,
+    max_dropped: float = 0.5,
 ) -> dict[str, dict[str, float]]:
     """Measure the mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
 
@@ -66,30 +69,33 @@ def measure_mask_accuracy(
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
         counts: is updated with the counts of `core.rotation`, and with the dropped regions and images by reason.
+        max_dropped: the largest fraction of the regions that may be dropped for one reason.
 
     Returns:
         for each CLIP the fractions of `accuracies`, and "regions", N.
 
     Raises:
-        OvsegError: `annotations` is not a COCO file with categories, or none of its regions can be read.
+        OvsegError: `annotations` is not a COCO file with categories, its ids lead nowhere (see `datasets.references`), or none
+            or too few of its regions can be read.
     """
     first = next(iter(clips.values()))
     predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
     gt: list[IntArray] = []
     counts = Counter() if counts is None else counts
+    examples: dict[str, str] = {}
     with TemporaryDirectory() as scratch:
         # the same streamed copy that `ground_truth` reads
         store = open_coco(annotations, Path(scratch) / f"{annotations.stem}.sqlite")
         categories = [record for _, record in sorted(store.categories().items())]
-        names = [str(record["name"]) for record in categories]
-        if not names:
-            raise OvsegError(f"{annotations} names no categories; mask accuracy needs a COCO file with class names")
+        names = list(category_names(annotations, store, unique=True).values())
+        counts.update(check_listed_images(annotations, store))
+        check_categories(annotations, store)
         source = ground_truth(annotations, Path(scratch), labels=True)
         color = crops.fill_color(fill, first.mean.tolist())
         cut = partial(crops.crop_region, size=first.size, color=color, antialias=antialias)
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
-        regions = _regions(records, images, orientation, source, numbers, cut, counts)
+        regions = _regions(records, images, orientation, source, numbers, cut, counts, examples)
         texts = embed(names, first.encode_texts, templates)
         while batch := list(islice(regions, whole_passes(batch_size))):
             stacked = torch.stack([crop for crop, _, _ in batch]), torch.stack([mask for _, mask, _ in batch])
@@ -97,8 +103,7 @@ def measure_mask_accuracy(
             for name, clip in clips.items():
                 for embeddings in torch.split(clip.encode_crops(*stacked), CROPS_PER_PASS):
                     predictions[name].append((embeddings @ texts.T).argmax(1).numpy())
-    if not gt:
-        raise OvsegError(f"no region of {annotations} can be read; dropped {dict(counts)}. Are its images in {images}?")
+    check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
     labels = np.concatenate(gt)
     stated = any("annotated" in record for record in categories)
     annotated = np.array([bool(record.get("annotated")) for record in categories]) if stated else None
@@ -171,16 +176,18 @@ def _regions(
     numbers: dict[str, int],
     cut: Callable[..., tuple[Tensor, Tensor]],
     all_counts: Counter[str],
+    examples: dict[str, str],
 ) -> Iterator[Region]:
-    """The regions of all images; what cannot be read is counted in `all_counts` by its reason."""
+    """The regions of all images; what cannot be read is counted in `all_counts` by its reason, with one of `examples`."""
     with Progress("mask accuracy", len(records), "images") as progress:
         for record in records:
             counts: Counter[str] = Counter(regions=0)
             try:
                 image = find_image(images, record, orientation, counts)
                 for proposal in source(image):
+                    counts.update(item_counts(proposal))
                     if isinstance(proposal, BadItem):
-                        counts[f"dropped.{proposal.reason}"] += 1
+                        examples.setdefault(proposal.reason, f"image {record['id']}: {proposal.detail}")
                     elif proposal.label in numbers:
                         mask = masks.decode(proposal.rle, image.height, image.width)
                         box = masks.box(proposal.rle, image.height, image.width)
@@ -189,5 +196,6 @@ def _regions(
                         yield crop, inside, numbers[proposal.label]
             except BadItem as problem:  # of the image itself
                 counts[f"dropped.{problem.reason}"] += 1
+                examples.setdefault(problem.reason, f"image {record['id']}: {problem.detail}")
             all_counts.update(counts)
             progress.add(counts)

@@ -87,6 +87,7 @@ def measure_clip(
             limit=limit,
             orientation=orientation,
             counts=counts,
+            max_dropped=runtime.max_dropped,
         )
         _write_metrics(folder, model, scores)
         rows = [
@@ -135,7 +136,7 @@ def measure_proposal_network(
     def write(_: str, folder: Path) -> Counts:
         counts: Counter[str] = Counter()
         source = proposal_network_source(model, mask_threshold, max_proposals, runtime.devices[0])
-        scores = measure_recall(source, images, annotations, limit, orientation, counts)
+        scores = measure_recall(source, images, annotations, limit, orientation, counts, runtime.max_dropped)
         _write_metrics(folder, model, scores)
         rows = [
             (f"{group}, {description}", f"{scores[measure + suffix]:.4f}")

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.core import masks
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.errors import BadItem
 from ovseg.core.options import Orientation
 from ovseg.datasets.coco import open_coco
+from ovseg.datasets.references import check_categories, check_listed_images
 from ovseg.engine.progress import Progress
+from ovseg.engine.totals import Total, check_totals
 from ovseg.evaluation.mask_accuracy import find_image
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth, masks_by_label
@@ -32,6 +34,7 @@ def measure_recall(
     limit: int | None = None,
     orientation: Orientation = "exif",
     all_counts: Counter[str] | None = None,
+    max_dropped: float = 0.5,
 ) -> dict[str, float]:
     """Measure the recall of a source of proposals.
 
@@ -44,28 +47,35 @@ def measure_recall(
             known in training.
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
-        all_counts: is updated with the counts of `core.rotation`, and with the dropped images by reason.
+        all_counts: is updated with the counts of `core.rotation`, and with the dropped images and masks by reason.
+        max_dropped: the largest fraction of the masks that may be dropped for one reason.
 
     Returns:
         the fractions of `recalls`; "masks" and "proposals", the numbers of both.
 
     Raises:
-        OvsegError: no annotated mask can be read.
+        OvsegError: no annotated mask or too few can be read, or ids lead nowhere (see `datasets.references`).
     """
+    all_counts = Counter() if all_counts is None else all_counts
+    examples: dict[str, str] = {}
     best_ious: list[float] = []
     labels: list[str] = []
     proposals = 0
     with TemporaryDirectory() as scratch:
         store = open_coco(annotations, Path(scratch) / f"{annotations.stem}.sqlite")
         annotated = {str(record["name"]): record.get("annotated") for record in store.categories().values()}
+        all_counts.update(check_listed_images(annotations, store))
+        check_categories(annotations, store)
         gt_source = ground_truth(annotations, Path(scratch), labels=True)
         records = list(islice(store.images(), limit))
         with Progress("proposal recall", len(records), "images") as progress:
             for record in records:
                 counts: Counter[str] = Counter(masks=0)
+                dropped: list[BadItem] = []
                 try:
                     image = find_image(images, record, orientation, counts)
-                    gt = {label: masks.encode(mask) for label, mask in masks_by_label(gt_source, image).items()}
+                    unions = masks_by_label(gt_source, image, dropped=dropped)
+                    gt = {label: masks.encode(mask) for label, mask in unions.items()}
                     rles = [item.rle for item in source(image) if isinstance(item, Proposal)]
                     ious = masks.iou_matrix(list(gt.values()), image.height, image.width, rles)
                     best_ious += ious.max(1, initial=0.0).tolist()
@@ -73,12 +83,13 @@ def measure_recall(
                     proposals += len(rles)
                     counts["masks"] += len(gt)
                 except BadItem as problem:
-                    counts[f"dropped.{problem.reason}"] += 1
+                    dropped.append(problem)
+                for item in dropped:
+                    counts[f"dropped.{item.reason}"] += 1
+                    examples.setdefault(item.reason, f"image {record['id']}: {item.detail}")
                 progress.add(counts)
-                if all_counts is not None:
-                    all_counts.update(counts)
-    if not labels:
-        raise OvsegError(f"no mask of {annotations} can be read; are its images in {images}?")
+                all_counts.update(counts)
+    check_totals(f"proposal recall on {annotations}", (Total("masks"),), all_counts, max_dropped, examples.get)
     flags = [annotated[label] for label in labels]
     known = None if all(flag is None for flag in flags) else np.array(flags, bool)
     return recalls(np.array(best_ious), known) | {"masks": float(len(labels)), "proposals": float(proposals)}

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ovseg.core.options import IndexOptions, Orientation
 from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
+from ovseg.datasets.references import check_listed_images
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import list_shards, open_shards
 from ovseg.engine.fingerprint import step_key
@@ -27,7 +29,7 @@ from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, reusable
 
 log = logging.getLogger("ovseg")
 
-TOTALS = (Total("images", "(?!caption_|member_).*"),)
+TOTALS = (Total("images", "(?!caption_|member_).*"), Total("captions", "caption_.*"))
 IMAGES_PER_PART = 64  # in the index, and so in every table that follows it: a unit is minutes of work at most
 
 Row = dict[str, Any]
@@ -75,7 +77,8 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
     left_out = {f"dropped.{reason}": number for reason, (number, _) in store.left_out().items()}
-    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=TOTALS, more_counts=left_out)
+    more_counts = {**left_out, **check_listed_images(options.captions, store)}
+    counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=TOTALS, more_counts=more_counts)
     for reason, (number, example) in store.left_out().items():
         log.warning(
             "index: %d members of shards are left out for the reason %s; for example %s", number, reason, example
@@ -167,16 +170,27 @@ def _file_size(images: Path, name: str) -> int:
 def _captions(image_id: int, annotations: list[Record]) -> tuple[list[Row], list[Row]]:
     """The captions of an image in their normal form, sorted by id, and rows of `failures` for those that are no text.
 
-    A caption without an id gets its position as its id.
+    A caption without an id gets its position as its id. A caption that is listed twice alike is one.
+
+    Raises:
+        OvsegError: two captions have the same id, so that nothing tells which of them a noun was read from.
     """
-    captions: list[Row] = []
+    texts: dict[int, str] = {}
+    unnumbered: list[tuple[int, str]] = []
     failures: list[Row] = []
     for position, record in enumerate(annotations):
-        number = record["id"] if isinstance(record.get("id"), int) else position
-        text = record.get("caption")
-        if isinstance(text, str):
-            captions.append({"id": number, "text": normalize(text)})
-        else:
+        number, text = record.get("id"), record.get("caption")
+        if not isinstance(text, str):
+            number = number if isinstance(number, int) else position
             problem = BadItem("caption_not_text", f"annotation {number}: the caption is {str(text)[:80]!r}, not a text")
             failures.append(failure(image_id, f"caption {number}", problem))
-    return sorted(captions, key=lambda caption: int(caption["id"])), failures
+        elif not isinstance(number, int):
+            unnumbered.append((position, normalize(text)))
+        elif texts.setdefault(number, normalize(text)) != normalize(text):
+            raise OvsegError(
+                f"two captions of image {image_id} have the id {number}: {texts[number]!r} and {text!r}. Were files joined "
+                "that both count from 1? Give every caption an id of its own"
+            )
+    for position, text in unnumbered:
+        texts[next(free for free in count(position) if free not in texts)] = text
+    return [{"id": number, "text": texts[number]} for number in sorted(texts)], failures

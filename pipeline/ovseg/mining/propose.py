@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,20 @@ from ovseg.core.options import ProposeOptions
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
+from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Scratch, Task, unit_names
 from ovseg.proposals import Proposal, Source
-from ovseg.proposals.ground_truth import ground_truth
+from ovseg.proposals.ground_truth import check_annotations, ground_truth, item_counts
 from ovseg.proposals.sources import content_hash, mask_source, table_metadata
 
 log = logging.getLogger("ovseg")
+
+ANNOTATED = "annotated"  # folder for the indexed copy of the annotated masks
+TOTALS = (
+    Total("images", "image_without_proposals", part=True),
+    Total("proposals", "(?!annotated_).*"),
+    Total("annotated_masks"),
+)
 
 
 def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, options: ProposeOptions) -> dict[str, int]:
@@ -57,16 +64,36 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
     )
     scratch = Scratch(runtime.work, key, runtime.fresh)
     factory = _ProposeTaskFactory(index, images, key.fingerprint, scratch.folder, options, metadata)
-    if not source.uses_model:
-        factory("cpu")  # indexes the files of masks once, before several workers would do it at the same time
-    units = list(unit_names(index))
-    counts = run_step(key, units, factory, out, runtime, uses_model=source.uses_model, scratch=scratch)
+    counts = run_step(
+        key,
+        list(unit_names(index)),
+        factory,
+        out,
+        runtime,
+        uses_model=source.uses_model,
+        scratch=scratch,
+        totals=TOTALS[: None if options.annotations else -1],
+        more_counts=_check_references(index, scratch.folder, options),
+    )
     if others := counts.get(f"dropped.{OTHER_ORIENTATION}"):
         log.warning(
             "propose: %d masks have the size that their images have with the other EXIF orientation, not the one they are used "
             "with; set index.orientation to the other value (exif or raw), and run the step index again",
             others,
         )
+    return counts
+
+
+def _check_references(index: Path, scratch: Path, options: ProposeOptions) -> dict[str, int]:
+    """Check that masks in files are of images of the index, and index these files before several workers do it at once.
+
+    Returns:
+        the counts of ids that lead nowhere.
+    """
+    counts = mask_source(options).check(options, scratch, index)
+    if options.annotations is not None:
+        annotated = check_annotations(options.annotations, scratch / ANNOTATED, index, labels=True)
+        counts = {**counts, **{f"annotated_{name}": number for name, number in annotated.items()}}
     return counts
 
 
@@ -81,22 +108,23 @@ class _ProposeTaskFactory:
 
     def __call__(self, device: str) -> Task:
         source = mask_source(self.options).open(self.options, self.scratch, device)
-        (self.scratch / "annotated").mkdir(exist_ok=True)
         annotated = None
         if self.options.annotations is not None:
-            annotated = ground_truth(self.options.annotations, self.scratch / "annotated", labels=True)
+            annotated = ground_truth(self.options.annotations, self.scratch / ANNOTATED, labels=True)
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[dict[str, Any]] = []
             failures: list[dict[str, Any]] = []
             counts: Counter[str] = Counter(images=0, proposals=0)
             for image in read_image_records(self.index / f"{unit}.parquet", self.images):
-                items = list(_masks(image, source, annotated))
-                proposals = [item for item in items if isinstance(item, Proposal)]
+                proposals = []
+                for prefix, item in _masks(image, source, annotated):
+                    counts.update(item_counts(item, prefix))
+                    if isinstance(item, Proposal):
+                        proposals.append(item)
+                    else:
+                        failures.append(failure(image.image_id, f"{prefix}mask", item))
                 rows += [_row(image, i, proposal, self.options.source) for i, proposal in enumerate(proposals)]
-                for problem in (item for item in items if isinstance(item, BadItem)):
-                    failures.append(failure(image.image_id, "mask", problem))
-                    counts[f"dropped.{problem.reason}"] += 1
                 counts["images"] += 1
                 counts["proposals"] += sum(proposal.label is None for proposal in proposals)
                 counts["annotated_masks"] += sum(proposal.label is not None for proposal in proposals)
@@ -108,11 +136,13 @@ class _ProposeTaskFactory:
         return task
 
 
-def _masks(image: ImageRecord, source: Source, annotated: Source | None) -> Iterator[Proposal | BadItem]:
+def _masks(image: ImageRecord, source: Source, annotated: Source | None) -> Iterator[tuple[str, Proposal | BadItem]]:
+    """The masks of an image; a prefix of names tells proposals and annotated masks apart."""
     try:
-        yield from chain(source(image), annotated(image) if annotated else ())
+        yield from (("", item) for item in source(image))
+        yield from (("annotated_", item) for item in (annotated(image) if annotated else ()))
     except BadItem as problem:  # the image itself cannot be read
-        yield problem
+        yield "", problem
 
 
 def _row(image: ImageRecord, number: int, proposal: Proposal, source: str) -> dict[str, Any]:

@@ -20,11 +20,13 @@ class Proposal(NamedTuple):
         rle: checked compressed RLE of the binary mask, with at least one foreground pixel; see `masks`.
         score: confidence of the source, in [0, 1]; 1 for annotated masks.
         label: class name of an annotated mask; None for a class-agnostic proposal.
+        rings_left_out: number of malformed rings of its polygons that were left out because others are good.
     """
 
     rle: bytes
     score: float
     label: str | None = None
+    rings_left_out: int = 0
 
 
 Source = Callable[[ImageRecord], Iterator[Proposal | BadItem]]

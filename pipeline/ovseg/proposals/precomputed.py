@@ -13,6 +13,7 @@ from ovseg.core import tables
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.datasets.coco import open_results
+from ovseg.datasets.references import check_image_ids, read_index_names
 from ovseg.datasets.store import Record
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.coco_records import coco_mask
@@ -29,22 +30,44 @@ def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
     Raises:
         OvsegError: the path does not exist or is in none of these formats.
     """
-    store = None if path.is_dir() or path.suffix == ".parquet" else open_results(path, scratch / f"{path.stem}.sqlite")
-    parts = {} if store else _parts_by_image([path] if path.is_file() else tables.parts(path))
+    store = None if _is_table(path) else open_results(path, scratch / f"{path.stem}.sqlite")
+    parts = {} if store else _parts_by_image(path)
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
         records = store.annotations(image.image_id) if store else _table_records(parts.get(image.image_id, ()), image)
-        items = [coco_mask(record, image, {}) for record in records]
+        items = [coco_mask(record, image, None) for record in records]
         proposals = sorted((item for item in items if isinstance(item, Proposal)), key=lambda item: -item.score)
         return chain(proposals[:max_proposals], (item for item in items if isinstance(item, BadItem)))
 
     return source
 
 
-def _parts_by_image(parts: Sequence[Path]) -> Mapping[int, list[Path]]:
+def check_results(path: Path, scratch: Path, index: Path) -> dict[str, int]:
+    """Check before any work that masks of another model are of the images of an index.
+
+    Args:
+        path, scratch: see `precomputed`.
+        index: folder of the table `index`.
+
+    Returns:
+        counts of ids that lead nowhere, see `datasets.references`.
+
+    Raises:
+        OvsegError: no mask is of an image of the index.
+    """
+    table = _is_table(path)
+    ids = _parts_by_image(path) if table else open_results(path, scratch / f"{path.stem}.sqlite").annotated_ids()
+    return check_image_ids(path, ids, read_index_names(index))
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".parquet"
+
+
+def _parts_by_image(path: Path) -> Mapping[int, list[Path]]:
     """Map each image id to the parts of a table that contain it, so that not every part is read for every image."""
     by_image: dict[int, list[Path]] = defaultdict(list)
-    for part in parts:
+    for part in [path] if path.is_file() else tables.parts(path):
         for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
             by_image[image_id].append(part)
     return by_image

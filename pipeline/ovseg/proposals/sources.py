@@ -15,9 +15,9 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ProposeOptions
 from ovseg.proposals import Source
-from ovseg.proposals.ground_truth import ground_truth
+from ovseg.proposals.ground_truth import check_annotations, ground_truth
 from ovseg.proposals.maskformer import maskformer
-from ovseg.proposals.precomputed import precomputed
+from ovseg.proposals.precomputed import check_results, precomputed
 from ovseg.proposals.proposal_network import proposal_network_source
 from ovseg.proposals.sam2 import sam2
 
@@ -32,12 +32,15 @@ class MaskSource:
         open: creates the source from the options, a scratch folder (for indexed copies of files) and a torch device, in the
             process that uses it.
         uses_model: True if it runs the model `propose.model`, one process for each device; otherwise it reads `propose.path`.
+        check: checks that the masks in files are of the images of an index, before any work: from the options, the scratch
+            folder and the folder of the index, the counts of ids that lead nowhere (see `datasets.references`).
         on_hub: True if the model may be the name of a repository on the Hugging Face Hub.
     """
 
     open: Callable[[ProposeOptions, Path, str], Source]
     uses_model: bool = False
     on_hub: bool = False
+    check: Callable[[ProposeOptions, Path, Path], dict[str, int]] = lambda _options, _scratch, _index: {}
 
 
 SOURCES: dict[str, MaskSource] = {
@@ -45,8 +48,14 @@ SOURCES: dict[str, MaskSource] = {
         lambda o, _, device: proposal_network_source(Path(model_of(o)), o.mask_threshold, o.max_proposals, device),
         uses_model=True,
     ),
-    "ground_truth": MaskSource(lambda o, scratch, _: ground_truth(path_of(o), scratch)),
-    "precomputed": MaskSource(lambda o, scratch, _: precomputed(path_of(o), scratch, o.max_proposals)),
+    "ground_truth": MaskSource(
+        lambda o, scratch, _: ground_truth(path_of(o), scratch),
+        check=lambda o, scratch, index: check_annotations(path_of(o), scratch, index, labels=False),
+    ),
+    "precomputed": MaskSource(
+        lambda o, scratch, _: precomputed(path_of(o), scratch, o.max_proposals),
+        check=lambda o, scratch, index: check_results(path_of(o), scratch, index),
+    ),
     "maskformer": MaskSource(
         lambda o, _, device: maskformer(model_of(o), o.mask_threshold, o.max_proposals, device),
         uses_model=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ from ovseg.core.errors import BadItem
 from ovseg.core.options import CaptionsPerImage
 from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
+from ovseg.datasets.references import check_categories
 from ovseg.datasets.store import Record, Store
 from ovseg.report.sampling import Row, pairs_by_image
+
+log = logging.getLogger("ovseg")
 
 
 def noun_quality(
@@ -71,12 +75,16 @@ def _marked_nouns(captions: Path, policy: CaptionsPerImage, usable: set[int] | N
             if usable is not None and image["id"] not in usable:
                 continue
             annotations = [a for a in store.annotations(image["id"]) if isinstance(a.get("caption"), str)]
-            read = sorted(annotations, key=lambda a: int(a.get("id", 0)))[: 1 if policy == 1 else None]
+            read = sorted(annotations, key=_caption_id)[: 1 if policy == 1 else None]
             if read and all("nouns" in caption for caption in read):
                 marked[image["id"]] = {
                     normalize(n["noun"]).lower() for caption in read for n in caption["nouns"] if n["visual"]
                 }
     return marked
+
+
+def _caption_id(annotation: Record) -> int:
+    return annotation["id"] if isinstance(annotation.get("id"), int) else 0
 
 
 def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path) -> dict[str, float]:
@@ -97,10 +105,11 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
         "pair_precision_annotated" and "pair_precision_not_annotated". A fraction of no pairs is left out.
 
     Raises:
-        OvsegError: the annotations are not a COCO file, or a table is missing.
+        OvsegError: the annotations are not a COCO file or have wrong categories, or a table is missing.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     store = open_coco(annotations, scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}.sqlite")
+    check_categories(annotations, store)
     categories = store.categories()
     vocabulary = _categories_by_name(categories)
     columns = ["part", "image_id", "noun", "proposal", "source"]
@@ -117,6 +126,12 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
             names.append("pair_precision_annotated" if annotated else "pair_precision_not_annotated")
         judged.update(names)
         correct.update(names if is_correct else ())
+    if in_vocabulary and not judged:
+        log.warning(
+            "%s has no mask (polygons or RLE) for the image of any of %d mined pairs, so that none can be judged",
+            annotations,
+            len(in_vocabulary),
+        )
     fractions = {name: correct[name] / judged[name] for name in sorted(judged)}
     return fractions | ({"pairs_in_vocabulary": len(in_vocabulary) / len(mined)} if mined else {})
 
@@ -154,9 +169,11 @@ def best_categories(proposals: list[Row], segments: list[Record]) -> list[set[in
     height, width = proposals[0]["height"], proposals[0]["width"]
     segment_rles, categories = [], []
     for segment in segments:
+        if not isinstance(segment.get("category_id"), int):
+            continue
         try:
             segment_rles.append(masks.from_coco(segment.get("segmentation"), height, width))
-            categories.append(int(segment["category_id"]))
+            categories.append(segment["category_id"])
         except BadItem:
             continue
     if not segment_rles:

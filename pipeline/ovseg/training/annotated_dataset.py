@@ -9,6 +9,7 @@ Shapes: S side of the crop in pixels, N masks of an image, H, W image.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,11 +25,13 @@ from torchvision.transforms import v2
 
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import ImageRecord
-from ovseg.proposals import Source
-from ovseg.proposals.ground_truth import ground_truth, masks_by_label
+from ovseg.engine.totals import Total, check_totals
+from ovseg.proposals import Proposal, Source
+from ovseg.proposals.ground_truth import ground_truth, item_counts, masks_by_label
 
 log = logging.getLogger("ovseg")
 
+IMAGES_CHECKED = 64  # at least, before a training
 SCALE_STEP = 0.1  # the difference between two scales
 
 
@@ -107,6 +110,24 @@ class AnnotatedSegmentationDataset(Dataset[Scene]):
             "masks": stacked.as_subclass(Tensor)[visible].contiguous(),
             "classes": torch.tensor([self.numbers[label] for label in unions], dtype=torch.int64)[visible],
         }
+
+    def check_sample(self, max_dropped: float) -> None:
+        """Check the annotated masks of some images, before hours are spent on a training.
+
+        Args:
+            max_dropped: the largest fraction of these masks that may be dropped for one reason.
+
+        Raises:
+            OvsegError: no mask of these images can be used, or too many are dropped; the message has an example.
+        """
+        counts: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for record in self.images[:: max(1, len(self) // IMAGES_CHECKED)]:
+            for item in self._source(record):
+                counts.update({"masks": 1} if isinstance(item, Proposal) else item_counts(item))
+                if isinstance(item, BadItem):
+                    examples.setdefault(item.reason, f"image {record.image_id}: {item.detail}")
+        check_totals("proposal_network", (Total("masks"),), counts, max_dropped, examples.get)
 
     @cached_property
     def _source(self) -> Source:

@@ -21,10 +21,11 @@ from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.datasets.classes import find_table, read_classes
 from ovseg.datasets.coco import open_coco
+from ovseg.datasets.references import category_names
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.proposals.backbone import identify_backbone
-from ovseg.proposals.ground_truth import CLASSES
+from ovseg.proposals.ground_truth import CLASSES, check_annotations
 from ovseg.proposals.network import build_network
 from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
 from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, read_scenes
@@ -87,8 +88,11 @@ def train_proposal_network(
         }
         loop = None
         if options.steps:
+            check_annotations(options.annotations, scratch, index, labels=True)
             records = [record for part in tables.parts(index) for record in read_image_records(part, images)]
-            loop = build_loop(model, build_dataset(options, records, names, table, scratch), options, runtime, world)
+            data = build_dataset(options, records, names, table, scratch)
+            data.check_sample(runtime.max_dropped)
+            loop = build_loop(model, data, options, runtime, world)
         sides = options.short_side, options.long_side
         return Training(lambda folder: save_network(model, folder, metadata, *sides), loop)
 
@@ -131,11 +135,8 @@ def vocabulary(annotations: Path, scratch: Path, table: Path | None) -> list[str
     """
     if table is not None:
         return [entry.names[0] for entry in read_classes(table) if entry.seen]
-    records = open_coco(annotations, scratch / f"{annotations.stem}.sqlite").categories().values()
-    names = [str(record["name"]) for record in records]
-    if not names or len(set(names)) < len(names):
-        raise OvsegError(f"{annotations} names no categories, or two by the same name: {len(names)} in all")
-    return names
+    store = open_coco(annotations, scratch / f"{annotations.stem}.sqlite")
+    return list(category_names(annotations, store, unique=True).values())
 
 
 def build_dataset(
