@@ -26,11 +26,8 @@ from ovseg.proposals.sources import content_hash, mask_source, table_metadata
 log = logging.getLogger("ovseg")
 
 ANNOTATED = "annotated"  # folder for the indexed copy of the annotated masks
-TOTALS = (
-    Total("images", "image_without_proposals", part=True),
-    Total("proposals", "(?!annotated_).*"),
-    Total("annotated_masks"),
-)
+TOTALS = (Total("proposals", "(?!annotated_|image_).*"), Total("images", "image_without_proposals", part=True))
+TOTAL_ANNOTATED = Total("annotated_masks", "annotated_.*")
 
 
 def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, options: ProposeOptions) -> dict[str, int]:
@@ -72,7 +69,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         runtime,
         uses_model=source.uses_model,
         scratch=scratch,
-        totals=TOTALS[: None if options.annotations else -1],
+        totals=(*TOTALS, TOTAL_ANNOTATED) if options.annotations else TOTALS,
         more_counts=_check_references(index, scratch.folder, options),
     )
     if others := counts.get(f"dropped.{OTHER_ORIENTATION}"):
