@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ovseg.core.errors import OvsegError
 from ovseg.datasets.coco import open_coco, open_results
@@ -132,3 +134,111 @@ def test_results_are_a_list(tmp_path: Path) -> None:
             open_results(written(tmp_path / "x.json", content), tmp_path / "x.sqlite")
     with pytest.raises(OvsegError, match=r"item\[0\] has no 'segmentation'"):
         open_results(written(tmp_path / "x.json", [{"image_id": 3}]), tmp_path / "x.sqlite")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_files_in_other_encodings_are_read(encoding: str, tmp_path: Path) -> None:
+    whole = {"images": [{**IMAGE, "file_name": "Bär.jpg"}], "annotations": [CAPTION], "categories": []}
+    (tmp_path / "c.json").write_bytes(json.dumps(whole, ensure_ascii=False).encode(encoding))
+    store = open_coco(tmp_path / "c.json", tmp_path / "c.sqlite")
+    assert [record["file_name"] for record in store.images()] == ["Bär.jpg"]
+    result = {"image_id": 3, "segmentation": [], "score": 0.5}
+    (tmp_path / "r.json").write_bytes(json.dumps([result]).encode(encoding))
+    assert open_results(tmp_path / "r.json", tmp_path / "r.sqlite").annotations(3) == [result]
+
+
+def test_json_lines_are_read_where_each_line_says_all(tmp_path: Path) -> None:
+    """Results, and captions with the image's file; any other lines are said to be lines."""
+    results: list[Any] = [{"image_id": i, "segmentation": [], "score": 0.5} for i in (3, 4, 3)]
+    path = written(tmp_path / "r.jsonl", "\n".join(map(json.dumps, results)))
+    assert open_results(path, tmp_path / "r.sqlite").annotations(3) == [results[0], results[2]]
+    captions = [{"image_id": str(i), "file_name": f"{i}.jpg", "caption": f"text {k}"} for k, i in enumerate((3, 4, 3))]
+    for number in (3, 1):
+        path = written(tmp_path / "c.jsonl", "\n".join(map(json.dumps, captions[:number])) + "\n")
+        store = open_coco(path, tmp_path / f"c{number}.sqlite")
+        assert [record["file_name"] for record in store.images()] == ["3.jpg", "4.jpg"][:number]
+        assert [record["caption"] for record in store.annotations(3)] == ["text 0", "text 2"][: number // 2 + 1]
+    for lines in ([{"image_id": 3, "caption": "a"}] * 2, [{"images": [IMAGE], "annotations": [CAPTION]}] * 2):
+        path = written(tmp_path / "d.jsonl", "\n".join(map(json.dumps, lines)))
+        with pytest.raises(OvsegError, match=r"d\.jsonl"):
+            open_coco(path, tmp_path / "d.sqlite")
+
+
+def test_a_mistake_in_one_line_is_named_with_its_line(tmp_path: Path) -> None:
+    line = json.dumps({"image_id": 3, "segmentation": []})
+    for wrong, said in (
+        ('{"image_id": 3}', "object 2 has no 'segmentation'"),
+        ("{]", "line 2"),
+        ('{"image_id": 3', "cut off"),
+    ):
+        path = written(tmp_path / "r.jsonl", f"{line}\n{wrong}")
+        with pytest.raises(OvsegError, match=rf"r\.jsonl.*{said}"):
+            open_results(path, tmp_path / "r.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"file_name": "a.jpg"}, {"file_name": "b.jpg"}, ["3", "a.jpg", "b.jpg"]),
+        ({"file_name": "x/a.jpg"}, {"file_name": "y/a.jpg"}, ["3", "x/a.jpg", "y/a.jpg"]),
+        ({"width": 640, "height": 480}, {"width": 480, "height": 640}, ["3", "640 x 480", "480 x 640"]),
+        ({"width": 640, "height": 480}, {"width": "640", "height": 481}, ["640 x 480", "640 x 481"]),
+    ],
+)
+def test_an_id_of_two_images_is_an_error_that_names_both(
+    first: Any, second: Any, named: list[str], tmp_path: Path
+) -> None:
+    images = [{**IMAGE, **first}, {"id": 4, "file_name": "c.jpg"}, {**IMAGE, "id": "3", **second}]
+    path = written(tmp_path / "c.json", {"images": images, "annotations": [CAPTION]})
+    with pytest.raises(OvsegError) as raised:
+        open_coco(path, tmp_path / "c.sqlite")
+    assert all(part in str(raised.value) for part in (str(path), *named))
+
+
+def test_an_id_of_two_categories_is_an_error_that_names_both(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "dog"}, {"id": 1.0, "name": "cat"}]
+    path = written(tmp_path / "c.json", {"images": [IMAGE], "annotations": [CAPTION], "categories": categories})
+    with pytest.raises(OvsegError, match=r"c\.json.*1 .*'dog'.*'cat'"):
+        open_coco(path, tmp_path / "c.sqlite")
+
+
+def test_what_is_listed_twice_alike_is_one(tmp_path: Path) -> None:
+    """Fields that do not tell images apart may differ or lack, and names may be written in two ways."""
+    images = [
+        {**IMAGE, "width": 640, "height": 480},
+        {**IMAGE, "license": 2},
+        {**IMAGE, "file_name": "./a.jpg", "width": "640", "height": 480.0},
+    ]
+    categories = [{"id": 1, "name": "dog"}, {"id": 1, "name": "dog", "supercategory": "animal"}]
+    path = written(tmp_path / "c.json", {"images": images, "annotations": [CAPTION], "categories": categories})
+    store = open_coco(path, tmp_path / "c.sqlite")
+    assert list(store.images()) == [images[0]] and store.categories() == {1: categories[0]}
+
+
+@given(number=st.integers(-(2**62), 2**62), spelling=st.sampled_from(["{}", "{:08d}", "{}.0", " {} "]))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_are_numbers_in_every_spelling(number: int, spelling: str, tmp_path: Path) -> None:
+    """Of images, of annotations, of categories and of the segments of panoptic files."""
+    text = spelling.format(number)
+    segments = [{"id": text, "category_id": text}]
+    whole = {
+        "images": [{"id": text, "file_name": "a.jpg", "width": "3", "height": 4.0}],
+        "annotations": [
+            {"id": text, "image_id": number, "category_id": text, "iscrowd": "0", "segments_info": segments}
+        ],
+        "categories": [{"id": text, "name": "dog"}],
+    }
+    (tmp_path / "c.sqlite").unlink(missing_ok=True)
+    store = open_coco(written(tmp_path / "c.json", whole), tmp_path / "c.sqlite")
+    assert list(store.images()) == [{"id": number, "file_name": "a.jpg", "width": 3, "height": 4}]
+    (annotation,) = store.annotations(number)
+    assert {annotation[name] for name in ("id", "image_id", "category_id")} == {number} and annotation["iscrowd"] == 0
+    assert annotation["segments_info"] == [{"id": number, "category_id": number}]
+    assert store.category_uses() == [(number, 1)] and list(store.categories()) == [number]
+
+
+def test_images_of_lvis_have_the_name_in_their_url(tmp_path: Path) -> None:
+    image = {"id": 3, "coco_url": "http://images.cocodataset.org/val2017/000000000003.jpg"}
+    path = written(tmp_path / "c.json", {"images": [image], "annotations": [CAPTION]})
+    (record,) = open_coco(path, tmp_path / "c.sqlite").images()
+    assert record["file_name"] == "000000000003.jpg"
