@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ovseg.clip.adapted import load_adapted, materialise
+from ovseg.clip.adapted import PROVENANCE, load_adapted, materialise
 from ovseg.clip.folders import PREFERRED
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.names import CONFIG, parse
@@ -175,3 +175,10 @@ def test_a_repository_in_shards_is_fetched_whole(
 def _put(hub: Hub, repo: str, folder: Path) -> None:
     for path in folder.iterdir():
         hub.put(repo, path.name, path.read_bytes())
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"base": '])
+def test_a_damaged_provenance_is_named(content: str, folder: Path, tmp_path: Path) -> None:
+    (folder / PROVENANCE).write_text(content)
+    with pytest.raises(OvsegError, match=PROVENANCE):
+        materialise(f"local-dir:{folder}", None, tmp_path / "base")

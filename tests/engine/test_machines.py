@@ -5,6 +5,7 @@ What needs another user than root is done in a forked process that gives up its 
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.files import expand_home, user_cache
 from ovseg.core.options import ClipOptions, IndexOptions
 from ovseg.engine.fingerprint import StepKey
@@ -142,6 +143,21 @@ def test_a_file_where_a_folder_is_needed_is_said(tmp_path: Path) -> None:
         step(tmp_path / "file" / "out", tmp_path / "work")
     with pytest.raises(OvsegError, match="too long"):
         step(tmp_path / "out", tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (OSError(errno.ENOLCK, "No locks available", "/nfs/lock"), "/nfs/lock has no locks"),
+        (OSError(errno.ENOSYS, "not implemented", "/fuse/lock"), "/fuse/lock has no locks"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR"),
+        (OSError(errno.EROFS, "Read-only file system", "/a", None, "/b"), "/b is on a read-only file system"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), None),
+    ],
+)
+def test_what_a_user_can_mend_is_a_sentence(error: OSError, problem: str | None) -> None:
+    text = describe_os_error(error)
+    assert text is None if problem is None else text is not None and problem in text
 
 
 def test_the_home_folder_is_put_for_a_tilde_that_begins_a_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
 from ovseg.clip.save import PROMPTS, model_config, save_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.json_files import read_json
 from ovseg.core.options import Precision
 from ovseg.core.tensor_files import write_tensors
 from ovseg.engine.weight_files import respect_offline
@@ -168,6 +169,13 @@ def read_prompts(path: Path) -> tuple[Tensor, tuple[int, int]]:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Read provenance.json of a CLIP's folder; empty if there is none."""
+    """Read provenance.json of a CLIP's folder; empty if there is none.
+
+    Raises:
+        OvsegError: the file is not a JSON object.
+    """
     path = folder / PROVENANCE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
+    if not isinstance(values, dict):
+        raise OvsegError(f"{path} is not a JSON object; remove it, or copy it again")
+    return values

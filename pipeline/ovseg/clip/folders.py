@@ -73,7 +73,10 @@ def explain_missing_config(folder: Path, repository: str | None = None) -> str:
     """
     name = repository or folder
     if folder.is_file():
-        return f"{name} is a file, not a folder; give it with the name of its model, such as ViT-B-16:{folder}"
+        return (
+            f"{name} is a file, not the folder of a CLIP; mining takes files with the name of their model, such as "
+            f"ViT-B-16:{folder}, and the stage `base` makes folders of them"
+        )
     if not folder.is_dir():
         return f"the folder {name} does not exist, so there is no CLIP in it"
     if kind := _transformers_kind(folder):

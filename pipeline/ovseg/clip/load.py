@@ -191,13 +191,8 @@ def _create(model: str, located: LocatedClip, device: str, precision: Precision)
             if located.path:
                 _load_weights(network, located.path)
     except Exception as error:  # torch and open_clip raise errors of many kinds for files that are no weights
-        hint = ""
-        if "TorchScript" in str(error):
-            hint = (
-                ". OpenAI published its weights in this format; clip.pretrained=openai loads the same ones as tensors"
-            )
         problem = describe_problem(located.path, error) if located.path else _short(error)
-        raise OvsegError(f"cannot load the CLIP {model} from {located.path}: {problem}{hint}") from None
+        raise OvsegError(f"cannot load the CLIP {model} from {located.path}: {problem}") from None
     for module in network.modules():
         if isinstance(module, AttentionalPooler):  # open_clip leaves its query in float32
             module.query.data = module.query.data.to(module.attn.out_proj.weight.dtype)

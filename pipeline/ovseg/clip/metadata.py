@@ -5,7 +5,6 @@ It comes from open_clip's list of pretrained weights, or from the config beside 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 from ovseg.clip.names import CONFIG
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.json_files import read_json
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """Keys of open_clip that say how images are prepared."""
@@ -58,7 +58,7 @@ def pretrained_metadata(path: Path) -> dict[str, Any]:
     config_path = path.with_name(CONFIG)
     if config_path.is_file():
         config = read_config(config_path)
-        preprocess = json.loads(config_path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+        preprocess = read_json(config_path).get("preprocess_cfg") or {}
         return {**preprocess, "quick_gelu": config.get("quick_gelu", False)}
     if repo := weights.repository(path):
         return next((open_clip.get_pretrained_cfg(*tag) for tag in tags_of_repository(repo)), {})
@@ -82,8 +82,10 @@ def read_config(path: Path) -> dict[str, Any]:
         OvsegError: if the file holds none.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        config = read_json(path)["model_cfg"]
         return {**config, "text_cfg": dict(config["text_cfg"]), "vision_cfg": dict(config["vision_cfg"])}
+    except OvsegError as error:
+        raise OvsegError(f"cannot load the CLIP: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"cannot load the CLIP: {path} is not a config of open_clip ({error})") from None
 

@@ -110,6 +110,11 @@ def describe_problem(path: Path, error: Exception) -> str:
             return problem if file == path else f"{file.name}: {problem}"
     if "PytorchStreamReader" in str(error):
         return "it is cut off or damaged; copy or download it again"
+    if "TorchScript" in str(error):
+        return (
+            "it is a TorchScript archive, which holds code. OpenAI published its weights in this format; "
+            "clip.pretrained=openai loads the same ones as tensors"
+        )
     if isinstance(error, (OSError, RuntimeError, SafetensorError)):
         return " ".join(line.strip()[:400] for line in str(error).splitlines()[:6]) or type(error).__name__
     return _describe_pickle(path)  # and not the message of torch, which proposes to run what is in the file

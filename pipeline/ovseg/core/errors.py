@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_TEMPORARY_FOLDER = "No usable temporary directory"  # in the message of Python's tempfile
 OTHER_FOLDER = "choose another folder (OVSEG_WORK sets the one of unfinished work)"
 
 
@@ -69,9 +70,13 @@ def describe_os_error(error: OSError, path: Path | None = None) -> str | None:
         errno.ENOTDIR: f"a part of the path {place} is a file, not a folder; {OTHER_FOLDER}",
         errno.EEXIST: f"{place} exists, and is no folder to write to; remove it, or {OTHER_FOLDER}",
         errno.EISDIR: f"{place} is a folder, and a file is needed; give the file in it",
+        errno.ENOLCK: f"the file system of {place} has no locks or links; {OTHER_FOLDER}",
         errno.ENAMETOOLONG: f"the name of {place} is too long for the file system; {OTHER_FOLDER}",
     }
     remedies[errno.EPERM] = remedies[errno.EACCES]
+    remedies[errno.ENOSYS] = remedies[errno.ENOTSUP] = remedies[errno.ENOLCK]
+    if NO_TEMPORARY_FOLDER in str(error):
+        return f"{error.strerror}; set TMPDIR to a folder that can be written to"
     return remedies.get(error.errno or 0)
 
 

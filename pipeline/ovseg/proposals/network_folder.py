@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from ovseg.clip.load import Clip
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.json_files import read_json
 from ovseg.core.tensor_files import write_tensors
 from ovseg.proposals.backbone import dilate
 from ovseg.proposals.network import ProposalNetwork, QueryClassifier, import_transformers, input_size
@@ -138,7 +139,7 @@ def identify_network(folder: Path) -> dict[str, Any]:
         OvsegError: a file is missing.
     """
     _check_files(folder, METADATA, WEIGHTS)
-    metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    metadata = read_json(folder / METADATA)
     while metadata.get("init"):  # the backbone's weights are those of the first network in the chain
         metadata = metadata["init"]
     identity = weights.identify(str(folder), None, [folder / WEIGHTS])
