@@ -251,6 +251,21 @@ def test_what_is_refused_is_named_with_the_reason(data: bytes, part: str) -> Non
         decode_image(data)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_half_a_file_is_truncated_in_every_format(format: str) -> None:
+    data = saved(format, np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8))
+    assert reason_of(data[: len(data) // 2]) == "truncated"
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "MPO"])
+def test_a_file_of_several_images_needs_only_its_first_one(format: str) -> None:
+    images = [Image.fromarray(np.roll(SMOOTH, 5 * i, axis=1)) for i in range(3)]
+    stream = io.BytesIO()
+    images[0].save(stream, format, save_all=True, append_images=images[1:])
+    data = stream.getvalue()
+    assert np.array_equal(decode_image(data[: len(data) * 3 // 4]), decode_image(data))
+
+
 def test_pixels_that_are_damaged_but_not_missing_are_not_called_truncated() -> None:
     data = bytearray(saved("PNG"))
     data[60:64] = b"\xff\xff\xff\xff"

@@ -300,6 +300,29 @@ def test_unreadable_items_are_dropped_by_reason_and_the_others_are_scored(
     assert "77" in failures[2]["detail"] and "names 0 to 5" in failures[2]["detail"]
 
 
+def test_files_without_a_place_in_the_benchmark_are_counted_and_named(
+    drawn: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a list of items: files that are no label maps, and images without labels; rotated images, too."""
+    folder = Path(shutil.copytree(drawn.parent, tmp_path / "odd")) / "set"
+    (folder / ITEMS).unlink()
+    images = read_benchmark(folder).images
+    (folder / LABELS / "notes.txt").write_text("x")
+    (folder / LABELS / "._0.png").write_bytes(b"x")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("more", "another"):
+        Image.fromarray(noise(0)).save(images / f"{name}.png")
+    first = images / read_benchmark(folder).items[0][0]
+    with Image.open(first) as image:
+        image.load()
+    image.save(first, exif=exif)
+    counts = run(folder, toys, clips, tmp_path / "out", runtime, oracles=False)
+    expected = {"images": IMAGES, "unread_files": 1, "images_without_labels": 2, "rotated": 1, "rotated_same_size": 1}
+    assert counts == expected == tables.read_counts(tmp_path / "out")
+    assert "notes.txt" in caplog.text and "more.png" in caplog.text and "orientation in" in caplog.text
+
+
 def test_an_image_without_a_scored_pixel_is_counted(
     drawn: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:

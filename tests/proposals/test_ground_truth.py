@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,31 @@ def test_a_given_class_table_takes_precedence_over_that_of_the_folder(tmp_path: 
     for table, label in ((None, "classes"), (tmp_path / "other.json", "other")):
         proposals, _ = split(ground_truth(tmp_path, tmp_path / "s", labels=True, classes=table)(IMAGE))
         assert [proposal.label for proposal in proposals] == [label]
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.tif", "a.bmp"])
+def test_label_maps_have_the_name_of_their_image_but_any_suffix(name: str, tmp_path: Path) -> None:
+    """What a file system left beside them is no label map."""
+    Image.fromarray(np.where(LEFT, 3, 255).astype(np.uint8)).save(tmp_path / name)
+    (tmp_path / f"._{name}").write_bytes(b"x")
+    proposals, reasons = split(ground_truth(tmp_path, tmp_path / "s")(IMAGE))
+    assert len(proposals) == 1 and np.array_equal(pixels(proposals[0]), LEFT) and reasons == []
+
+
+@pytest.mark.parametrize(("place", "member"), [("x/a.png", "x/a.jpg"), ("a.png", "x/a.jpg"), ("x/a.png", "a.jpg")])
+def test_the_label_map_of_an_image_in_a_shard_has_the_name_of_the_image(
+    place: str, member: str, tmp_path: Path
+) -> None:
+    """Not that of the tar, which is the same for all of its images; folders have to agree where label maps have them."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    Image.fromarray(np.where(LEFT, 3, 255).astype(np.uint8)).save(tmp_path / place)
+    Image.fromarray(np.full((H, W), 9, np.uint8)).save(tmp_path / "shard.png")
+    image = replace(IMAGE, file="shard.tar", member=member)
+    proposals, reasons = split(ground_truth(tmp_path, tmp_path / "s")(image))
+    if place.count("/") > member.count("/"):
+        assert (proposals, reasons) == ([], ["missing_mask_file"])
+    else:
+        assert np.array_equal(pixels(proposals[0]), LEFT) and reasons == []
 
 
 def test_a_label_map_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:

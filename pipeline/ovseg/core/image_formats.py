@@ -89,4 +89,10 @@ def is_cut_off(data: bytes) -> bool:
         return b"IEND" not in data[-4096:]
     if data[:4] == b"RIFF":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
+    if data[4:8] == b"ftyp":
+        end, length = 0, 8
+        while end + 8 <= len(data) and length >= 8:  # boxes that begin with their length
+            length = int.from_bytes(data[end : end + 4], "big")
+            end += length
+        return end > len(data)
     return data[:4] == b"GIF8" and not data.endswith(b";")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from ovseg.core.errors import BadItem
 from ovseg.core.exif import INVERSES, METHODS, TAG, TRANSPOSED, Turn, read_turn
@@ -26,6 +26,7 @@ from ovseg.core.options import Orientation
 ImageArray = NDArray[np.uint8]
 MAX_PIXELS = 175_000_000  # 13,000 x 13,000: a small file with more pixels is a decompression bomb, not a photograph
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
+SIGNATURE_SIZE = 64  # a shorter file holds no more than the signature of a format
 REPAIRABLE = ("not_an_image", "truncated", "undecodable")
 
 T = TypeVar("T")
@@ -173,10 +174,9 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BadItem("too_large", str(error)) from None
-    except UnidentifiedImageError:  # its text contains a memory address, which differs from run to run
-        raise BadItem("not_an_image", explain_unidentified(data)) from None
-    except Exception as error:  # raised by a plug-in of Pillow for a damaged header
-        raise BadItem("not_an_image", str(error)) from None
+    except Exception:  # also those of Pillow's plug-ins for a damaged header; some texts contain a memory address
+        reason = "truncated" if len(data) > SIGNATURE_SIZE and is_cut_off(data) else "not_an_image"
+        raise BadItem(reason, explain_unidentified(data)) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadItem("too_large", f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
     if image.format in NOT_DECODED:
