@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ovseg.core import masks, tables
-from ovseg.core.errors import BadItem
+from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import read_image_records
 from ovseg.core.options import IndexOptions, Orientation, ProposeOptions
 from ovseg.engine.runtime import Runtime
@@ -96,7 +97,7 @@ def test_raw_masks_of_turned_images_are_dropped_with_a_warning(
     folder = tmp_path / "images"
     coco = write_images(folder, TURNED, kind)
     with caplog.at_level(logging.WARNING):
-        index, propose = mine(folder, coco, runtime, "exif")
+        index, propose = mine(folder, coco, replace(runtime, max_dropped=1.0), "exif")
     assert index["rotated"] == index["rotated_other_size"] == 3
     assert propose["proposals"] == 1 and propose["dropped.other_orientation"] == 3
     assert red_fractions(folder, "exif") == [1.0]
@@ -126,7 +127,8 @@ def test_masks_that_were_drawn_on_turned_images_are_rejected_by_raw(tmp_path: Pa
     mask = np.ones((LONG, SHORT), bool)
     content["annotations"][0]["segmentation"] = {"size": [LONG, SHORT], "counts": masks.encode(mask).decode()}
     coco.write_text(json.dumps(content))
-    assert mine(folder, coco, runtime, "raw")[1]["dropped.other_orientation"] == 1
+    with pytest.raises(OvsegError, match=r"other_orientation.*a\.jpg.*orientation=exif"):
+        mine(folder, coco, runtime, "raw")
     assert mine(folder, coco, runtime, "exif")[1]["proposals"] == 1
 
 

@@ -329,3 +329,17 @@ def test_held_out_annotations_are_checked_alike(
         {**content, "annotations": [*content["annotations"], {**content["annotations"][0], "category_id": 77}]}, counts
     )
     assert counts["dropped.unknown_category"] == 1 and "77" in caplog.text
+
+
+def test_images_of_another_size_than_listed_are_counted(
+    coco: Coco, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    captions = json.loads(coco.captions.read_text(encoding="utf-8"))
+    captions["images"][0] |= {"width": WIDTH + 1}
+    captions["images"][1] |= {"width": HEIGHT, "height": WIDTH}
+    captions["images"][2] |= {"width": str(WIDTH), "height": float(HEIGHT)}
+    del captions["images"][3]["width"]
+    path = write_captions(tmp_path / "c.json", captions["images"], captions["annotations"])
+    counts = build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=path))
+    assert counts["listed_size_differs"] == 2 and counts["images"] == 6 and "another size" in caplog.text

@@ -1,4 +1,4 @@
-"""What a step counts and says about images whose metadata turn them: one rule for every step that reads images and masks."""
+"""What a step counts and says of images that their metadata turn, or that are listed with another size than they have."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ovseg.core.options import Orientation
 ROTATED = "rotated"  # images that their metadata turn or mirror
 SAME_SIZE = "rotated_same_size"  # those whose size is the same either way
 OTHER_SIZE = "rotated_other_size"  # those that are listed with the size they have with the other orientation
+LISTED_SIZE = "listed_size_differs"  # images of a size that is neither the listed one nor that of the other orientation
 UNREADABLE = "orientation_unreadable"  # images whose metadata state no orientation that can be read
 USED = {"exif": "turned as it says", "raw": "used as they are stored"}
 OTHER: dict[Orientation, Orientation] = {"exif": "raw", "raw": "exif"}
@@ -24,12 +25,13 @@ def rotation_counts(header: ImageHeader, listed_size: tuple[object, object] = (N
     """
     if header.note:
         yield UNREADABLE
+    turned = header.exif_orientation != 1 and not header.same_size and listed_size == (header.height, header.width)
     if header.exif_orientation != 1:
         yield ROTATED
-        if header.same_size:
-            yield SAME_SIZE
-        elif listed_size == (header.height, header.width):
-            yield OTHER_SIZE
+        if header.same_size or turned:
+            yield OTHER_SIZE if turned else SAME_SIZE
+    if not turned and None not in listed_size and listed_size != (header.width, header.height):
+        yield LISTED_SIZE
 
 
 def explain_rotation(counts: Mapping[str, int], orientation: Orientation, parameter: str) -> Iterator[str]:
@@ -42,6 +44,11 @@ def explain_rotation(counts: Mapping[str, int], orientation: Orientation, parame
     """
     rotated, same, other, unreadable = (counts.get(name, 0) for name in (ROTATED, SAME_SIZE, OTHER_SIZE, UNREADABLE))
     remedy = f"set {parameter} to {OTHER[orientation]}"
+    if differing := counts.get(LISTED_SIZE, 0):
+        yield (
+            f"{differing} images have another size than they are listed with; masks that were drawn on that size do not fit, "
+            "and are dropped"
+        )
     if unreadable:
         yield f"{unreadable} images have an EXIF orientation that cannot be read; they are used as they are stored"
     if other:

@@ -185,7 +185,7 @@ def nouns_of_images(
         stop_nouns: the nouns to leave out.
 
     Returns:
-        rows of the table `nouns`; rows of the table `failures` for the captions that are too long; and counts: captions,
+        rows of the table `nouns`; rows of the table `failures` for captions that are dropped; and counts: captions,
         nouns, captions in capitals, and dropped captions and nouns by reason.
     """
     counts: Counter[str] = Counter(captions=0, nouns=0)
@@ -193,14 +193,13 @@ def nouns_of_images(
     texts = []
     for image in images:
         captions = image["captions"] if captions_per_image == "all" else image["captions"][:1]
-        counts["dropped.no_caption"] += not captions
+        if not captions:
+            failures.append(failure(image["image_id"], "image", BadItem("no_caption", "the image has no caption")))
         for caption in captions:
             try:
                 text = _text_to_tag(caption["text"], tagger)
             except BadItem as problem:
-                counts[f"dropped.{problem.reason}"] += 1
-                if problem.reason == "long_caption":
-                    failures.append(failure(image["image_id"], f"caption {caption['id']}", problem))
+                failures.append(failure(image["image_id"], f"caption {caption['id']}", problem))
                 continue
             counts["captions_in_capitals"] += text != caption["text"]
             texts.append((text, (image["image_id"], caption["id"])))
@@ -216,7 +215,10 @@ def nouns_of_images(
                 continue
             row = {"image_id": image_id, "noun": noun, "caption_id": caption_id, "start": start, "end": end}
             rows[image_id, noun] = row
-        counts["dropped.caption_without_noun"] += not usable
+        if not usable:
+            no_noun = BadItem("caption_without_noun", f"no noun to keep is found in {doc.text[:80]!r}")
+            failures.append(failure(image_id, f"caption {caption_id}", no_noun))
+    counts.update(f"dropped.{row['reason']}" for row in failures)
     counts["nouns"] = len(rows)
     return list(rows.values()), failures, {name: n for name, n in counts.items() if n or name in ("captions", "nouns")}
 
