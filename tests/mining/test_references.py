@@ -234,7 +234,7 @@ def test_nothing_but_malformed_polygons_is_an_error_with_an_example(
             propose("ground_truth", content, max_dropped)
     assert not (tmp_path / "out").exists()
     content["annotations"][0]["segmentation"] = [[4, 4, 30, 4, 30, 30, 4, 30]]
-    with pytest.raises(OvsegError, match=r"image_without_proposals|polygon_malformed"):
+    with pytest.raises(OvsegError, match=f"{number - 1} of {number} proposals.*polygon_malformed"):
         propose("ground_truth", content)
     assert propose("ground_truth", content, 1.0)["proposals"] == 1
 
@@ -343,3 +343,13 @@ def test_images_of_another_size_than_listed_are_counted(
     path = write_captions(tmp_path / "c.json", captions["images"], captions["annotations"])
     counts = build_index(tmp_path / "index", runtime, IndexOptions(images=coco.images, captions=path))
     assert counts["listed_size_differs"] == 2 and counts["images"] == 6 and "another size" in caplog.text
+
+
+def test_masks_of_a_few_images_of_the_index_are_used(
+    content: Content, propose: Callable[..., dict[str, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of masks need not cover the captions: that most images have none is a warning."""
+    caplog.set_level(logging.WARNING)
+    content["annotations"] = [record for record in content["annotations"] if record["image_id"] == 1]
+    counts = propose("ground_truth", content)
+    assert counts["dropped.image_without_proposals"] == 5 and "5 of 6 images have no mask" in caplog.text

@@ -26,8 +26,7 @@ from ovseg.proposals.sources import content_hash, mask_source, table_metadata
 log = logging.getLogger("ovseg")
 
 ANNOTATED = "annotated"  # folder for the indexed copy of the annotated masks
-TOTALS = (Total("proposals", "(?!annotated_|image_).*"), Total("images", "image_without_proposals", part=True))
-TOTAL_ANNOTATED = Total("annotated_masks", "annotated_.*")
+PROPOSALS, ANNOTATED_MASKS = Total("proposals", "(?!annotated_|image_).*"), Total("annotated_masks", "annotated_.*")
 
 
 def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, options: ProposeOptions) -> dict[str, int]:
@@ -69,9 +68,11 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         runtime,
         uses_model=source.uses_model,
         scratch=scratch,
-        totals=(*TOTALS, TOTAL_ANNOTATED) if options.annotations else TOTALS,
+        totals=_totals(options),
         more_counts=_check_references(index, scratch.folder, options),
     )
+    if (without := counts.get("dropped.image_without_proposals", 0)) > runtime.max_dropped * counts["images"]:
+        log.warning("propose: %d of %d images have no mask, so that their nouns get none", without, counts["images"])
     if others := counts.get(f"dropped.{OTHER_ORIENTATION}"):
         log.warning(
             "propose: %d masks have the size that their images have with the other EXIF orientation, not the one they are used "
@@ -79,6 +80,12 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
             others,
         )
     return counts
+
+
+def _totals(options: ProposeOptions) -> list[Total]:
+    """The kinds of items of the step. A model finds masks in most images, but files need not have masks of all of them."""
+    images = Total("images", "image_without_proposals", part=True, chosen=not mask_source(options).uses_model)
+    return [PROPOSALS, images, *([ANNOTATED_MASKS] if options.annotations else [])]
 
 
 def _check_references(index: Path, scratch: Path, options: ProposeOptions) -> dict[str, int]:

@@ -43,7 +43,7 @@ from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.texts import encode_nouns, read_texts
 
 DIGITS = 5  # decimals of a similarity: later ones differ between processors, and would decide ranks
-TOTALS = (Total("nouns"),)
+TOTALS = (Total("nouns", "no_proposals", chosen=True), Total("nouns"))  # `propose` judges images without proposals
 
 Row = dict[str, Any]
 
