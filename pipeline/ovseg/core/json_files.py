@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 from collections.abc import Generator, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ OTHER_FORMATS = (
 )
 WHOLE_NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")
 TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
+MARK = "\ufdd0".encode()  # a code point of which Unicode promises that no text has it
+NUMBERS = {MARK.decode() + token: float(token) for token in ("NaN", "Infinity", "-Infinity")}
 LONGEST_TOKEN = len(b"-Infinity")
 BEFORE_NUMBER, AFTER_NUMBER = re.compile(rb"[:,\[]\s*-?\Z"), re.compile(rb"\s*[,\]}]")
 
@@ -79,7 +82,7 @@ def parse_json(data: bytes, name: object, default: str = "utf-8") -> Any:
 def iter_json(path: Path, prefix: str, lines: bool = False) -> Iterator[Any]:
     """Stream the values of a JSON file that are under a prefix, with constant memory.
 
-    NaN, Infinity and -Infinity, which JSON does not have but Python writes, are read as text with these letters.
+    NaN, Infinity and -Infinity, which JSON does not have but Python writes, are read as these numbers.
 
     Args:
         path: the file.
@@ -90,13 +93,14 @@ def iter_json(path: Path, prefix: str, lines: bool = False) -> Iterator[Any]:
     Raises:
         OvsegError: the file is not JSON; the message says what is wrong and where.
     """
+    plain = _is_plain(path)
     values = ijson.sendable_list()
     parser = ijson.items_coro(values, prefix, use_float=True, multiple_values=lines)
     number = -1
     try:
         for number, chunk in enumerate(_chunks(path)):  # noqa: B007 - the number of the broken chunk is used below
             parser.send(chunk)
-            yield from values
+            yield from values if plain else map(_with_nan, values)
             del values[:]
     except ijson.JSONError as error:
         raise OvsegError(f"{path} is broken JSON {_locate(path, number, error, lines)}") from None
@@ -104,7 +108,7 @@ def iter_json(path: Path, prefix: str, lines: bool = False) -> Iterator[Any]:
         parser.close()
     except ijson.JSONError:
         raise OvsegError(f"{path} is broken JSON: {_cut_off(path.stat().st_size)}") from None
-    yield from values
+    yield from values if plain else map(_with_nan, values)
 
 
 def first_value(path: Path) -> tuple[Any, str]:
@@ -168,10 +172,16 @@ def _chunks(path: Path) -> Iterator[bytes]:
         encoding = detect_encoding(head[:4]) or "utf-8"
         stream.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
         raw = iter(lambda: stream.read(CHUNK), b"")
-        if encoding.startswith("utf-8"):
-            yield from _quote_nan(raw) if _may_have_nan(path) else raw
-        else:
-            yield from _quote_nan(_recode(raw, encoding, path))
+        recoded = raw if encoding.startswith("utf-8") else _recode(raw, encoding, path)
+        yield from recoded if _is_plain(path) else _quote_nan(recoded)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is parsed as it is, but for its byte order mark: it is in UTF-8 and has no NaN."""
+    with path.open("rb") as stream:
+        encoding = detect_encoding(stream.read(4))
+    status = path.stat()
+    return encoding in (None, "utf-8-sig") and not _may_have_nan(path, status.st_size, status.st_mtime_ns)
 
 
 def _recode(chunks: Iterator[bytes], encoding: str, path: Path) -> Iterator[bytes]:
@@ -184,15 +194,17 @@ def _recode(chunks: Iterator[bytes], encoding: str, path: Path) -> Iterator[byte
         raise OvsegError(f"{path} is broken JSON: {reason}") from None
 
 
-def _may_have_nan(path: Path) -> bool:
+@lru_cache(maxsize=16)
+def _may_have_nan(path: Path, size: int, mtime_ns: int) -> bool:  # noqa: ARG001 - a file that changes is read again
     """Whether NaN or Infinity occurs in a place where JSON has a number; in rare cases also where it is part of a text."""
-    if not path.stat().st_size:
+    if not size:
         return False
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for word in (b"NaN", b"Infinity"):
             position = data.find(word)
             while position >= 0:
-                before, after = data[max(0, position - 64) : position], data[position + len(word) :][:64]
+                end = position + len(word)
+                before, after = data[max(0, position - 64) : position], data[end : end + 64]
                 if BEFORE_NUMBER.search(before) and AFTER_NUMBER.match(after):
                     return True
                 position = data.find(word, position + 1)
@@ -200,7 +212,7 @@ def _may_have_nan(path: Path) -> bool:
 
 
 def _quote_nan(chunks: Iterator[bytes]) -> Generator[bytes]:
-    """Put NaN and Infinity into quotes where they are not part of a text."""
+    """Replace NaN and Infinity by texts that `_with_nan` knows, where they are not part of a text."""
     rest = b""
     for chunk in chunks:
         text, done, parts = rest + chunk, 0, []
@@ -211,7 +223,7 @@ def _quote_nan(chunks: Iterator[bytes]) -> Generator[bytes]:
                 parts.append(text[done : match.start()])
                 break
             parts.append(text[done : match.end()] if token[0] == ord('"') else text[done : match.start()])
-            parts.append(b"" if token[0] == ord('"') else b'"' + token + b'"')
+            parts.append(b"" if token[0] == ord('"') else b'"' + MARK + token + b'"')
             done = match.end()
         else:
             cut = max(done, len(text) - LONGEST_TOKEN)
@@ -221,6 +233,15 @@ def _quote_nan(chunks: Iterator[bytes]) -> Generator[bytes]:
             yield b"".join(parts)
     if rest:
         yield rest
+
+
+def _with_nan(value: Any) -> Any:
+    """A parsed value with the numbers that `_quote_nan` has replaced."""
+    if isinstance(value, str):
+        return NUMBERS.get(value, value)
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return {key: _with_nan(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _other_format(head: bytes) -> str | None:
@@ -252,12 +273,11 @@ def _locate(path: Path, number: int, error: Exception, lines: bool) -> str:
         ends_in_zero = stream.read(1) == b"\0"
     if ends_in_zero and not broken[good:].strip(b"\0"):
         return f"(only zero bytes follow at its end): {_cut_off(size + good)}"
-    encoding = detect_encoding(head)
-    byte = f"byte {size + good + (len(codecs.BOM_UTF8) if encoding else 0):,} in "
-    if encoding not in (None, "utf-8-sig") or _may_have_nan(path):
-        byte = ""  # the bytes that were parsed are not those of the file
+    bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    byte = f"byte {size + good + bom:,} in " if _is_plain(path) else ""
     line += broken.count(b"\n", 0, good)
     near = (before + broken[:good])[-CONTEXT:] + broken[good : good + CONTEXT // 2]
+    near = re.sub(b'"%b([^"]*)"' % MARK, rb"\1", near)
     reason = re.sub(r"^.*?error: |\\n.*$|\n.*$", "", str(error), flags=re.DOTALL).rstrip(".")
     return f"({reason}): {byte}line {line}, near {near.decode('utf-8', 'replace')!r}"
 

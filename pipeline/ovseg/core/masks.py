@@ -140,6 +140,8 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[bytes
     else:
         rings, left_out = read_rings(segmentation, height, width)
         counts = bytes(coco.merge(coco.frPyObjects(rings, height, width))["counts"])
+        if all(0 <= number <= 1 for ring in rings for number in ring):
+            raise BadItem("empty_mask", "all corners lie in the first pixel: are they fractions of the image's size?")
     check_rle(counts, height, width)
     if 0 in run_lengths(counts)[1:]:  # pycocotools computes wrong boxes if a run is empty
         counts = encode(decode(counts, height, width))

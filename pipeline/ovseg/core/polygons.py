@@ -33,6 +33,8 @@ def read_rings(value: Any, height: int, width: int) -> Rings:
     Raises:
         BadItem: `polygon_malformed` if there is no ring of at least three corners in or near the image.
     """
+    if value is None:
+        raise BadItem("polygon_malformed", "the annotation has no segmentation; is it a caption or a box?")
     rings: list[list[float]] = []
     problems: list[str] = []
     for item in _list_rings(value):

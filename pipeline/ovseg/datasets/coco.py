@@ -57,7 +57,8 @@ def open_results(path: Path, database: Path) -> Store:
             keys = ", ".join(top_level_keys(path))
             raise OvsegError(
                 f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected, and it "
-                f"holds {f'an object with the keys {keys}' if keys else 'none'}"
+                f"holds {f'an object with the keys {keys}' if keys else 'none'}; a file with images and annotations is read as "
+                "ground_truth"
             )
 
     return open_store(database, path, fill)
@@ -86,7 +87,7 @@ def _fill(path: Path, writer: Writer) -> None:
         categories = _read_records(path, "categories.item", ("id", "name"))
         writer.add_categories({**record, "name": normalize(str(record["name"]))} for record in categories)
     if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
-        keys = ", ".join(top_level_keys(path)) or "none"
+        keys = ", ".join(top_level_keys(path)) or "none; results of a model, which are a list, are read as precomputed"
         raise OvsegError(f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {keys})")
 
 
