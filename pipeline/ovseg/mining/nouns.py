@@ -6,6 +6,7 @@ is a maximal run of consecutive nouns, for which tags are enough: the parser and
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -154,6 +155,8 @@ class _NounsTaskFactory:
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - spaCy runs on the CPU
         tagger = load_tagger(self.options.model)
+        gc.collect()
+        gc.freeze()  # the pipeline lives as long as the worker; without this the collector walks it again and again
 
         def task(unit: str, folder: Path) -> Counts:
             table = tables.read_part(self.index / f"{unit}.parquet", "index", ["image_id", "captions", "problem"])
