@@ -29,6 +29,13 @@ def test_the_templates_are_vilds() -> None:
     """The paper's A.2 uses ViLD's 14, all different, each with one place for the name."""
     assert len(TEMPLATES["vild"]) == len(set(TEMPLATES["vild"])) == 14
     assert all(form.count("{}") == 1 for forms in TEMPLATES.values() for form in forms)
+    without_stop = [form for form in TEMPLATES["vild"] if not form.endswith(".")]
+    assert without_stop == [
+        "This is a photo of a {}",
+        "There is a {} in the scene",
+        "There is the {} in the scene",
+        "a photo of a {} in the scene",
+    ]
     assert TEMPLATES["single"] == ("a photo of a {}.",) and TEMPLATES["none"] == ("{}",)
 
 

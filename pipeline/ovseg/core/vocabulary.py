@@ -20,13 +20,14 @@ _SIZES = ("small", "medium", "large")
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "single": ("a photo of a {}.",),
-    # ViLD's 14 (paper A.2): photo / this is / there is in the scene, plain and in three sizes
+    # ViLD's 14 (paper A.2): photo / this is / there is in the scene, plain and in three sizes. Four end without a full stop,
+    # as in the published segmenters, whose class heads were trained against those embeddings.
     "vild": (
         "a photo of a {}.",
-        "This is a photo of a {}.",
-        "There is a {} in the scene.",
-        "There is the {} in the scene.",
-        "a photo of a {} in the scene.",
+        "This is a photo of a {}",
+        "There is a {} in the scene",
+        "There is the {} in the scene",
+        "a photo of a {} in the scene",
         *(f"a photo of a {size} {{}}." for size in _SIZES),
         *(f"This is a photo of a {size} {{}}." for size in _SIZES),
         *(f"There is a {size} {{}} in the scene." for size in _SIZES),
