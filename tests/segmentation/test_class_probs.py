@@ -75,7 +75,14 @@ def test_other_weights_give_the_product_of_powers(probs: ClassProbs, weight: flo
     np.testing.assert_allclose(ensemble_scores(probs, weight)[VALID], expected[VALID.numpy()], rtol=1e-12)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_clip_alone_gives_nothing_to_a_proposal_without_a_pixel(probs: ClassProbs) -> None:
+    """Otherwise a figure of CLIP alone would contain the word of the proposal network."""
+    assert not ensemble_scores(probs, 1.0)[~VALID].any()
+    scores = ensemble_scores(probs, class_weights(1.0, 0.2, SEEN))[~VALID]
+    assert not scores[:, ~SEEN].any() and torch.equal(scores[:, SEEN], probs.network[~VALID][:, SEEN])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.99])
 def test_the_network_alone_classifies_a_proposal_without_a_pixel(probs: ClassProbs, weight: float) -> None:
     for weights in (weight, torch.full((K,), weight, dtype=torch.float64)):
         for seen in (None, SEEN):

@@ -49,7 +49,8 @@ def clip_class_probs(similarity: Tensor) -> Tensor:
 def ensemble_scores(probs: ClassProbs, weight: float | Tensor, seen: Tensor | None = None) -> Tensor:
     """Combine both classifiers: network^(1 - w) * clip^w, the network alone for w = 0 and CLIP alone for w = 1.
 
-    A proposal without a pixel above the mask threshold cannot be encoded by CLIP; the network alone classifies it.
+    A proposal without a pixel above the mask threshold cannot be encoded by CLIP. The network alone classifies it, and where
+    CLIP alone counts (w = 1) it has a score of 0.
 
     Args:
         probs: the probabilities of both; rows of `probs.clip` that are not valid are ignored.
@@ -64,7 +65,9 @@ def ensemble_scores(probs: ClassProbs, weight: float | Tensor, seen: Tensor | No
     if seen is not None and seen.any():
         clip = torch.where(seen, clip[:, seen].mean(1, keepdim=True), clip)
     combined = probs.network.pow(1 - weight) * clip.pow(weight)
-    return torch.where(probs.valid[:, None], combined, probs.network)
+    weights = torch.as_tensor(weight, dtype=torch.float64)
+    by_network = torch.where(weights == 1, 0.0, probs.network)
+    return torch.where(probs.valid[:, None], combined, by_network)
 
 
 def class_weights(weight: float, weight_seen: float | None, seen: Tensor) -> Tensor:
