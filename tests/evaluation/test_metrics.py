@@ -43,6 +43,7 @@ def written_out(gt: NDArray[np.uint8], pred: NDArray[np.int32], seen: list[bool]
             accuracy[k], fraction[k] = both / (gt == k).sum(), (gt == k).mean()
     miou = sum(iou[k] for k in fraction) / len(iou)  # over the classes with ground truth or prediction
     s, u = ([iou[k] for k in iou if seen[k] == flag] for flag in (True, False))
+    in_gt = {name: [iou[k] for k in fraction if seen[k] == flag] for name, flag in (("seen", True), ("unseen", False))}
     seen_, unseen = sum(s) / len(s), sum(u) / len(u)
     return {
         "miou": miou,
@@ -53,6 +54,7 @@ def written_out(gt: NDArray[np.uint8], pred: NDArray[np.int32], seen: list[bool]
         "miou_seen": seen_,
         "miou_unseen": unseen,
         "hiou": 2 * seen_ * unseen / (seen_ + unseen),
+        **{f"miou_gt_{name}": sum(values) / len(values) for name, values in in_gt.items() if values},
     }
 
 
@@ -93,7 +95,8 @@ def test_predictions_on_unscored_pixels_count_for_neither_rule() -> None:
 def test_a_perfect_prediction_is_1_by_every_metric() -> None:
     gt, _ = label_maps(absent=(3,))
     computed = segmentation_metrics(totals_of(gt, gt.astype(np.int32)), np.array(SEEN))
-    assert set(computed) == {"miou", "miou_gt", "fwiou", "macc", "pacc", "miou_seen", "miou_unseen", "hiou"}
+    by_seen = {"miou_seen", "miou_unseen", "hiou", "miou_gt_seen", "miou_gt_unseen"}
+    assert set(computed) == {"miou", "miou_gt", "fwiou", "macc", "pacc"} | by_seen
     assert set(computed.values()) == {1.0}
 
 
@@ -119,6 +122,14 @@ def test_seen_and_unseen_are_left_out_where_there_is_no_such_class() -> None:
         assert "hiou" not in computed
         assert ("miou_seen" in computed, "miou_unseen" in computed) == (flags[0], not flags[0])
         assert computed["miou_seen" if flags[0] else "miou_unseen"] == pytest.approx(computed["miou"])
+        assert ("miou_gt_seen" in computed, "miou_gt_unseen" in computed) == (flags[0], not flags[0])
+
+
+def test_a_group_of_classes_that_is_only_predicted_has_no_figure_by_the_rule_of_the_ground_truth() -> None:
+    gt, pred = np.array([[[0, 0]]], np.uint8), np.array([[[0, 1]]], np.int32)
+    computed = segmentation_metrics(totals_of(gt, pred), np.array(SEEN))
+    assert computed["miou_unseen"] == 0 and "miou_gt_unseen" not in computed
+    assert computed["miou_gt_seen"] == 0.5
 
 
 def test_nothing_scored_gives_no_metric() -> None:

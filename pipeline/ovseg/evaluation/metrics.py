@@ -42,6 +42,7 @@ def segmentation_metrics(totals: ClassTotals, seen: BoolArray | None = None) -> 
         - "pacc": fraction of all pixels predicted correctly.
         - "miou_seen", "miou_unseen", with `seen`: "miou" of the classes that were seen in training, and of the others.
         - "hiou", with `seen`: harmonic mean of these two.
+        - "miou_gt_seen", "miou_gt_unseen", with `seen`: "miou_gt" of the two groups.
     """
     intersection, gt_area, pred_area = (part.sum(0) for part in (totals.intersection, totals.gt_area, totals.pred_area))
     iou = ious(intersection, gt_area, pred_area)
@@ -58,6 +59,9 @@ def segmentation_metrics(totals: ClassTotals, seen: BoolArray | None = None) -> 
     if seen is not None:
         for name, group in (("miou_seen", seen), ("miou_unseen", ~seen)):
             if np.isfinite(iou[group]).any():
+                metrics[name] = _mean(iou[group])
+        for name, group in (("miou_gt_seen", seen & in_gt), ("miou_gt_unseen", ~seen & in_gt)):
+            if group.any():
                 metrics[name] = _mean(iou[group])
         if "miou_seen" in metrics and "miou_unseen" in metrics:
             both = metrics["miou_seen"] + metrics["miou_unseen"]

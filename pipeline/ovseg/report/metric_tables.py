@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 
 from ovseg.evaluation.benchmark_metrics import CLASSIFIERS
 
-METRICS = ("miou", "miou_gt", "fwiou", "macc", "pacc", "miou_seen", "miou_unseen", "hiou")
+METRICS = (
+    "miou",
+    "miou_gt",
+    "fwiou",
+    "macc",
+    "pacc",
+    "miou_seen",
+    "miou_unseen",
+    "hiou",
+    "miou_gt_seen",
+    "miou_gt_unseen",
+)
 OVERVIEW = (
     "mIoU of the ensemble in percent, mean over the classes with ground truth or prediction; in brackets the 95% interval over "
     "images."
