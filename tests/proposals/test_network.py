@@ -57,6 +57,10 @@ def test_a_prediction_is_deterministic(toys: Toys) -> None:
     ("size", "expected"),
     [
         ((480, 640), (512, 683)),
+        ((512, 768), (512, 768)),
+        ((256, 257), (512, 514)),
+        ((1024, 1025), (512, 513)),  # 512.5: half a pixel is rounded up, as detectron2 does, and not to the even number
+        ((1024, 1027), (512, 514)),
         ((640, 480), (683, 512)),
         ((100, 100), (512, 512)),
         ((1, 64), (32, 2048)),

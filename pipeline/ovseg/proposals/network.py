@@ -116,10 +116,10 @@ def input_size(height: int, width: int, short_side: int, long_side: int) -> tupl
         long_side: upper limit for the longer side.
 
     Returns:
-        height and width in pixels, each at least 4, the stride of the finest features.
+        height and width in pixels, rounded half up, each at least 4, the stride of the finest features.
     """
     scale = min(short_side / min(height, width), long_side / max(height, width))
-    return max(STRIDE, round(height * scale)), max(STRIDE, round(width * scale))
+    return max(STRIDE, int(height * scale + 0.5)), max(STRIDE, int(width * scale + 0.5))
 
 
 def preprocess(pixels: ImageArray, shape: tuple[int, int]) -> Tensor:
