@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ovseg.engine.fingerprint import StepKey
 from ovseg.training.checkpoint import Checkpoint, TrainableParameters
 from ovseg.training.curves import MAX_ROWS, History
 from ovseg.training.distributed import World
-from ovseg.training.loop import Step, StepResult, TrainingLoop, train, warmup_cosine
+from ovseg.training.loop import Step, StepResult, TrainingLoop, train, warmup_cosine, warmup_poly
 
 KEY = StepKey("test", "key", {})
 WORLD = World(0, 1, torch.device("cpu"))
@@ -85,6 +87,23 @@ def test_curves_continue_in_the_middle_of_a_row() -> None:
             half = restored
         half.add(number, steps, float(number), {})
     assert whole.rows == half.rows
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 20, 99, 100, 1000])
+@pytest.mark.parametrize("make", [warmup_cosine, warmup_poly])
+def test_the_learning_rate_is_its_formula(make: Callable[..., LRScheduler], warmup: int) -> None:
+    """The first of w warmup steps has 1 / w of the peak and the last one the peak; then it falls to 0."""
+    steps, peak = 100, 0.3
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    schedule = make(optimizer, steps, warmup)
+    warm = min(warmup, steps - 1)
+    for i in range(steps):
+        t = (i - warm) / (steps - warm)
+        falling = (1 + math.cos(math.pi * t)) / 2 if make is warmup_cosine else (1 - max(t, 0)) ** 0.9
+        expected = peak * ((i + 1) / warm if i < warm else falling)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6), i
+        optimizer.step()
+        schedule.step()
 
 
 def test_the_learning_rate_of_a_single_step_is_not_that_of_a_warmup() -> None:

@@ -26,7 +26,6 @@ from ovseg.training.distributed import World, any_rank
 log = logging.getLogger("ovseg")
 
 KEYS = "not-a-number.txt"  # lists the samples of a batch whose loss or gradient is not a number
-WARMUP_START = 1e-3  # the first factor of a warmup
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,13 @@ class TrainingLoop:
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
-    """Linear warmup over `warmup` steps, then a cosine to 0 at the last of `steps` steps (paper A.4)."""
+    """Linear warmup from peak / `warmup` to the peak, then a cosine to 0 at the last of `steps` steps (paper A.4)."""
     warm = min(warmup, steps - 1)
     return _after_warmup(optimizer, CosineAnnealingLR(optimizer, max(1, steps - warm)), warm)
 
 
 def warmup_poly(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
-    """Linear warmup over `warmup` steps, then (1 - t)^0.9 to 0 at the last of `steps` steps (MaskFormer's schedule)."""
+    """As `warmup_cosine` with (1 - t)^0.9 instead of a cosine (MaskFormer's schedule)."""
     warm = min(warmup, steps - 1)
     return _after_warmup(optimizer, PolynomialLR(optimizer, max(1, steps - warm), power=0.9), warm)
 
@@ -103,7 +102,8 @@ def warmup_poly(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
 def _after_warmup(optimizer: Optimizer, schedule: LRScheduler, warm: int) -> LRScheduler:
     if warm < 1:
         return schedule
-    return SequentialLR(optimizer, [LinearLR(optimizer, WARMUP_START, total_iters=warm), schedule], [warm])
+    # step i of the warmup has (i + 1) / warm of the peak, so that its last step has the peak
+    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / warm, total_iters=warm - 1), schedule], [warm])
 
 
 def train(
