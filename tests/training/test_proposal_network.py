@@ -32,6 +32,7 @@ from ovseg.training.distributed import World
 from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.proposal_network import train_proposal_network
 from tests.conftest import ROOT, THINGS, Coco, Toys
+from tests.proposals.tiny_models import swin_config
 from tests.toys import noise, tiny_model
 
 WEIGHTS = "model.safetensors"
@@ -378,6 +379,29 @@ def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys
     wanted = gradients(toys.clip, alike(0, 4), 1)["loss"]
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(ranks / f"{rank}.pt", weights_only=True)["loss"], wanted)
+
+
+def test_all_but_norms_and_embeddings_decays_and_the_backbone_has_a_rate_of_its_own(toys: Toys, tmp_path: Path) -> None:
+    """MaskFormer's rule: no decay for normalization layers, embeddings and Swin's position biases; other biases decay."""
+    swin_config().save_pretrained(tmp_path)
+    model = tiny_model(load_adapted(toys.clip), backbone=str(tmp_path))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in module.parameter_groups(model, 1.0, 0.1, 0.01)
+        for parameter in group["params"]  # type: ignore[attr-defined]
+    }
+    assert groups.keys() == dict(model.named_parameters()).keys()
+    norms = tuple(
+        f"{name}." for name, part in model.named_modules() if type(part).__name__ in ("LayerNorm", "GroupNorm")
+    )
+    assert norms
+    for name, (lr, decay) in groups.items():
+        embedding = name.endswith(("relative_position_bias_table", "no_object", "queries_embedder.weight"))
+        assert decay == (0.0 if name.startswith(norms) or embedding else 0.01), name
+        assert lr == (0.1 if ".encoder." in name else 1.0), name
+    assert any(name.endswith(".bias") and decay for name, (_, decay) in groups.items())
+    assert any(name.endswith("relative_position_bias_table") for name in groups)
 
 
 @pytest.mark.parametrize(

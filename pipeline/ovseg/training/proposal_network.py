@@ -35,7 +35,11 @@ from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.run import Training, publish_training
 
 NAME = "proposal_network"
-WITHOUT_WEIGHT_DECAY = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+WITHOUT_WEIGHT_DECAY = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+EMBEDDINGS = (
+    "relative_position_bias_table",
+    "no_object",
+)  # parameters that are embeddings without being an `nn.Embedding`
 
 
 def train_proposal_network(
@@ -274,7 +278,9 @@ def build_loop(
 def parameter_groups(
     model: nn.Module, lr: float, backbone_lr_multiplier: float, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Make the parameter groups of AdamW: no weight decay for normalization layers, embeddings and biases.
+    """Make the parameter groups of AdamW: no weight decay for normalization layers and embeddings, as in MaskFormer.
+
+    The position biases of a Swin backbone count as embeddings; biases of linear layers and convolutions do decay.
 
     Args:
         model: the network.
@@ -290,7 +296,7 @@ def parameter_groups(
     }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        plain = id(parameter) in without_decay or parameter.ndim < 2
+        plain = id(parameter) in without_decay or name.endswith(EMBEDDINGS)
         groups.setdefault((".encoder." in name, plain), []).append(parameter)
     return [
         {
