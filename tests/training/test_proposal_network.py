@@ -239,7 +239,7 @@ def test_the_loss_falls(run: Train, precision: Any) -> None:
 def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
     """Of the last group of the optimiser: linear over 3 steps, then (1 - t)^0.9."""
     rates = [float(row["learning_rate"]) for row in curves(run("out", change(OPTIONS, steps=8, warmup_steps=3)))]
-    wanted = [*(1e-3 * (1e-3 + (1 - 1e-3) * i / 3) for i in range(3)), *(1e-3 * (1 - i / 5) ** 0.9 for i in range(5))]
+    wanted = [*(1e-3 * (i + 1) / 3 for i in range(3)), *(1e-3 * (1 - i / 5) ** 0.9 for i in range(5))]
     multiplier = rates[3] / wanted[3]  # of the parameter group that is shown
     assert any(multiplier == pytest.approx(value) for value in (1.0, OPTIONS.backbone_lr_multiplier))
     assert rates == pytest.approx([multiplier * rate for rate in wanted], rel=1e-4)
