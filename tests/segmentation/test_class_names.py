@@ -9,7 +9,7 @@ import torch
 
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
-from ovseg.core.vocabulary import embed
+from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.segmentation.class_names import build_vocabulary
 from ovseg.segmentation.segmenter import Segmenter
 from tests.toys import noise
@@ -137,6 +137,17 @@ def test_synonyms_may_be_joined_to_one_text(clip: Clip) -> None:
     vocabulary = build_vocabulary([["road", "route"], ["sky"]], clip, "single", "joined")
     assert vocabulary.names == ("road", "sky") and vocabulary.owner.tolist() == [0, 1]
     torch.testing.assert_close(vocabulary.texts, embed(["road, route", "sky"], clip.encode_texts, "single", 64))
+
+
+def test_a_class_may_be_the_mean_over_its_names_and_templates(clip: Clip) -> None:
+    """ZegFormer: the mean of the unit vectors of all texts of a class, then unit length."""
+    classes = [["road", "route", "street"], ["sky"]]
+    vocabulary = build_vocabulary(classes, clip, "vild", "mean")
+    for k, names in enumerate(classes):
+        texts = clip.encode_texts([form.format(name) for name in names for form in TEMPLATES["vild"]])
+        torch.testing.assert_close(vocabulary.texts[k], texts.mean(0) / texts.mean(0).norm(), atol=1e-6, rtol=0)
+    assert vocabulary.names == ("road", "sky") and vocabulary.owner.tolist() == [0, 1]
+    assert vocabulary.phrases == ("road", "route", "street", "sky")
 
 
 def test_empty_and_repeated_synonyms_change_nothing(clip: Clip) -> None:

@@ -57,6 +57,28 @@ def test_clip_s_probabilities_are_a_softmax_over_the_classes() -> None:
     np.testing.assert_allclose(clip.sum(1), 1)
 
 
+def test_no_object_may_take_part_in_clip_s_softmax() -> None:
+    """ZegFormer: the network's logit beside CLIP's K, dropped after the softmax and not normalized again."""
+    similarity, no_object = cosines(2, Q, K), cosines(1, Q)
+    expected = softmax(100 * np.concatenate([similarity.numpy(), no_object.numpy()[:, None]], axis=1))[:, :K]
+    np.testing.assert_allclose(clip_class_probs(similarity, no_object), expected, rtol=1e-12)
+    assert (clip_class_probs(similarity, no_object).sum(1) < 1).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.8])
+def test_a_proposal_without_a_pixel_may_be_boosted(probs: ClassProbs, weight: float) -> None:
+    """In the reference code CLIP's probability of every class is 1 there: p^(1 - w) * 1^w."""
+    scores = ensemble_scores(probs, weight, invalid="boost")
+    np.testing.assert_allclose(scores[~VALID], probs.network.numpy()[~VALID] ** (1 - weight), rtol=1e-12)
+    assert torch.equal(scores[VALID], ensemble_scores(probs, weight)[VALID])
+    by_class = ensemble_scores(probs, class_weights(weight, 0.2, SEEN), invalid="boost")[~VALID]
+    np.testing.assert_allclose(by_class[:, SEEN], probs.network.numpy()[~VALID][:, SEEN] ** 0.8, rtol=1e-12)
+
+
+def test_a_boosted_proposal_counts_for_nothing_where_clip_alone_counts(probs: ClassProbs) -> None:
+    assert not ensemble_scores(probs, 1.0, invalid="boost")[~VALID].any()
+
+
 def test_weight_0_is_exactly_the_network_and_weight_1_exactly_clip(probs: ClassProbs) -> None:
     assert torch.equal(ensemble_scores(probs, 0.0), probs.network)
     assert torch.equal(ensemble_scores(probs, 1.0)[VALID], probs.clip[VALID])

@@ -238,6 +238,23 @@ def test_seen_classes_get_their_own_weight_mean_and_penalty(segmenter: Segmenter
         np.testing.assert_allclose(values, expected[1], atol=1e-6)
 
 
+def test_no_object_and_masks_without_a_pixel_are_treated_as_the_options_say(segmenter: Segmenter) -> None:
+    pixels, vocabulary = noise(0), segmenter.vocabulary(NAMES)
+    output = segmenter.network.predict(pixels)
+    rles = segmenter.binarize(pixels, output)
+    regions = segmenter.crop_regions(pixels, [None, *rles[1:]])
+    other = replace(segmenter, options=SegmentOptions(no_object_in_clip=True, invalid="boost"))
+    plain, probs = segmenter.classify(output, regions, vocabulary), other.classify(output, regions, vocabulary)
+    assert torch.equal(plain.network, probs.network) and not probs.clip[0].any()
+    embeddings = segmenter.clip.encode_crops(regions.crops, regions.masks)
+    no_object = 100 * (output.query_embeddings @ output.no_object_embedding).double()[1:, None]
+    logits = torch.cat([100 * vocabulary.similarity(embeddings), no_object], dim=1)
+    torch.testing.assert_close(probs.clip[1:], logits.softmax(1)[:, :-1], atol=1e-6, rtol=0)
+    for seen in (None, torch.tensor([True, True, False, True, False, False])):
+        torch.testing.assert_close(other.ensemble(probs, 0.7, seen)[0], probs.network[0] ** 0.3)
+        assert torch.equal(segmenter.ensemble(probs, 0.7, seen)[0], probs.network[0])
+
+
 def test_the_error_about_another_text_tower_names_both_folders(toys: Toys, tiny_clip: Path) -> None:
     with pytest.raises(OvsegError, match=f"{toys.network} .*{tiny_clip}"):
         Segmenter.load(toys.network, tiny_clip)

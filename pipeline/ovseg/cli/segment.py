@@ -84,7 +84,7 @@ def segment_with(
         "classifier": classifier,
         "weight": choice.weight,
         "mask_threshold": choice.mask_threshold,
-        **options.model_dump(include={"view", "synonyms", "templates", "precision"}),
+        **options.model_dump(exclude={"weight_seen", "average_seen", "seen_penalty"}),
         "clip": hashing.sha256_path(clip),
         "network": hashing.sha256_path(network),
     }

@@ -15,6 +15,7 @@ from ovseg.core.files import expand_home
 
 CaptionsPerImage = Literal[1, "all"]
 Fill = Literal["mean", "zero", "keep"]
+Invalid = Literal["keep", "boost"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
 Metric = Literal["miou", "miou_gt"]
@@ -22,7 +23,7 @@ ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk"]
 Precision = Literal["fp32", "bf16"]
 Rule = Literal["best", "one_to_one"]
-Synonyms = Literal["max", "joined"]
+Synonyms = Literal["max", "mean", "joined"]
 Templates = Literal["none", "single", "vild"]
 TrainTemplates = Literal["none", "single", "vild", "random-per-step"]
 View = Literal["crop-and-mask", "crop", "mask"]
@@ -322,13 +323,18 @@ class SegmentOptions(Options):
     templates: Templates = "vild"
     """Text templates of the class names."""
     synonyms: Synonyms = "max"
-    """How the names of one class are combined: the best of their scores, or all names as one text."""
+    """How the names of one class are combined: the best of their scores, their mean (ZegFormer), or all as one text."""
     weight_seen: Fraction | None = None
     """Weight of CLIP in the ensemble for classes seen in training (SimBaseline, ZegFormer); null for one weight for all."""
     average_seen: bool = False
     """Whether CLIP ranks only unseen classes, as in ZegFormer."""
     seen_penalty: Fraction = 0.0
     """What is subtracted from the score maps of seen classes (gamma of ZegFormer)."""
+    no_object_in_clip: bool = False
+    """Whether the proposal network's logit of "no object" takes part in the softmax of CLIP's logits, as in ZegFormer."""
+    invalid: Invalid = "keep"
+    """What the ensemble gives a mask without a pixel: the network's probabilities, or more, as if CLIP were sure of every class
+    ("boost": OVSeg's and SimBaseline's code)."""
     precision: Precision = "fp32"
     """Arithmetic of CLIP."""
 

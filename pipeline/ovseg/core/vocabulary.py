@@ -47,8 +47,14 @@ def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size
     Returns:
         float32 unit vectors `[N, D]`.
     """
+    return torch.nn.functional.normalize(mean_embeddings(names, encode, templates, batch_size), dim=-1)
+
+
+def mean_embeddings(
+    names: Sequence[str], encode: Encode, templates: Templates, batch_size: int = TEXTS_AT_A_TIME
+) -> Tensor:
+    """Return the mean of the unit vectors of each name's templates, float32 `[N, D]`; see `embed` for the arguments."""
     forms = TEMPLATES[templates]
     texts = [form.format(name) for name in names for form in forms]
     encoded = torch.cat([encode(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
-    means = encoded.reshape(len(names), len(forms), -1).mean(1)
-    return torch.nn.functional.normalize(means, dim=-1)
+    return encoded.reshape(len(names), len(forms), -1).mean(1)

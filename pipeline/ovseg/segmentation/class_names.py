@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Synonyms, Templates
 from ovseg.core.text import normalize
-from ovseg.core.vocabulary import TEMPLATES, embed
+from ovseg.core.vocabulary import TEMPLATES, embed, mean_embeddings
 
 log = logging.getLogger("ovseg")
 
@@ -32,7 +33,7 @@ class Vocabulary:
         names: the shown name of each of K classes.
         texts: unit vectors, float32 `[M, D]`.
         owner: the class of each text, int64 `[M]`.
-        phrases: the texts themselves, M.
+        phrases: all names of all classes, which the texts stand for.
     """
 
     names: tuple[str, ...]
@@ -66,8 +67,8 @@ def build_vocabulary(
         classes: the names of each class: the shown one first, then synonyms.
         clip: the CLIP.
         templates: the text templates, see `core.vocabulary.embed`.
-        synonyms: "max" embeds every name and takes the largest similarity; "joined" makes one text of all names of a class
-            ("road, route"), as the reference does.
+        synonyms: "max" embeds every name and takes the largest similarity; "mean" takes the normalized mean over the names and
+            templates of a class (ZegFormer); "joined" makes one text of all names ("road, route"), as OVSeg does.
 
     Raises:
         OvsegError: there is no class, a name is empty, or two classes have the same names.
@@ -80,6 +81,10 @@ def build_vocabulary(
     owner = torch.tensor([k for k, texts in enumerate(texts_by_class) for _ in texts], dtype=torch.int64)
     _warn_of_truncation(phrases, clip, templates)
     names = tuple(names[0] for names in cleaned)
+    if synonyms == "mean":
+        means = mean_embeddings(phrases, clip.encode_texts, templates)
+        of_class = torch.stack([means[owner == k].mean(0) for k in range(len(names))])
+        return Vocabulary(names, F.normalize(of_class, dim=-1), torch.arange(len(names)), phrases)
     return Vocabulary(names, embed(phrases, clip.encode_texts, templates), owner, phrases)
 
 

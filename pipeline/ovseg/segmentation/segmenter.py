@@ -196,18 +196,26 @@ class Segmenter:
 
     def classify(self, output: NetworkOutput, regions: RegionCrops, vocabulary: Vocabulary) -> ClassProbs:
         """Return the class probabilities of Q proposals by the network and by CLIP."""
-        similarity = vocabulary.similarity(output.query_embeddings)
-        network = network_class_probs(similarity, output.query_embeddings @ output.no_object_embedding)
-        return ClassProbs(network, self.clip_probs(regions, vocabulary), regions.valid)
+        no_object = output.query_embeddings @ output.no_object_embedding
+        network = network_class_probs(vocabulary.similarity(output.query_embeddings), no_object)
+        in_clip = no_object if self.options.no_object_in_clip else None
+        return ClassProbs(network, self.clip_probs(regions, vocabulary, in_clip), regions.valid)
 
-    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary) -> Tensor:
-        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
+    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
+        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0.
+
+        Args:
+            regions: Q regions.
+            vocabulary: the embedded classes.
+            no_object: `[Q]`, see `class_probs.clip_class_probs`.
+        """
         probs = torch.zeros(len(regions.valid), len(vocabulary.names), dtype=torch.float64)
         if len(regions.crops):
             size = whole_passes(self.batch_size)
             batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
             embeddings = torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
-            probs[regions.valid] = clip_class_probs(vocabulary.similarity(embeddings))
+            of_valid = None if no_object is None else no_object[regions.valid]
+            probs[regions.valid] = clip_class_probs(vocabulary.similarity(embeddings), of_valid)
         return probs
 
     def ensemble(self, probs: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
@@ -219,10 +227,11 @@ class Segmenter:
             seen: bool `[K]`, which classes were seen in training; None ignores `options.weight_seen` and
                 `options.average_seen`.
         """
+        invalid = self.options.invalid
         if seen is None:
-            return ensemble_scores(probs, weight)
+            return ensemble_scores(probs, weight, invalid=invalid)
         weights = class_weights(weight, self.options.weight_seen, seen)
-        return ensemble_scores(probs, weights, seen if self.options.average_seen else None)
+        return ensemble_scores(probs, weights, seen if self.options.average_seen else None, invalid)
 
     def semantic_map(
         self, pixels: ImageArray, output: NetworkOutput, scores: Tensor, seen: Tensor | None = None
