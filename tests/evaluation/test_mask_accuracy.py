@@ -12,8 +12,9 @@ from PIL import Image
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
-from ovseg.core import masks
+from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
+from ovseg.core.vocabulary import embed
 from ovseg.evaluation.mask_accuracy import accuracies, measure_mask_accuracy
 from tests.conftest import THINGS, Coco
 
@@ -32,6 +33,7 @@ def test_shares_are_their_formula_written_out() -> None:
         "mask_accuracy_mean_not_annotated": (0 + 1 / 2) / 2,
     }
     assert accuracies(label, guess, 5).keys() == {"mask_accuracy", "mask_accuracy_mean"}
+    assert accuracies(label, guess, 5, None, "union_accuracy")["union_accuracy"] == 3 / 6
 
 
 def test_the_batch_size_changes_nothing(coco: Coco, tiny_clip: Path) -> None:
@@ -44,9 +46,6 @@ def test_the_batch_size_changes_nothing(coco: Coco, tiny_clip: Path) -> None:
 
 
 def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path) -> None:
-    from ovseg.core import crops
-    from ovseg.core.vocabulary import embed
-
     clip = load_adapted(tiny_clip)
     scores = measure_mask_accuracy({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
     truth = json.loads(coco.instances.read_text())
@@ -101,7 +100,48 @@ def test_a_bad_image_and_a_bad_mask_are_left_out(
     )
     caplog.set_level("INFO")
     scores = measure_mask_accuracy({"clip": load_adapted(tiny_clip)}, tmp_path, truth, **OPTIONS)["clip"]  # type: ignore[arg-type]
-    assert scores == {"mask_accuracy": 1.0, "mask_accuracy_mean": 1.0, "regions": 1.0}
+    figures = {f"{figure}{mean}": 1.0 for figure in ("mask_accuracy", "union_accuracy") for mean in ("", "_mean")}
+    assert scores == {**figures, "regions": 1.0, "unions": 1.0}
+
+
+def test_the_second_figure_has_one_region_for_each_image_and_class(tmp_path: Path, tiny_clip: Path) -> None:
+    """By hand: the regions are the unions of the masks of a class; a class of one mask is that mask."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    parts = np.zeros((3, 40, 60), bool)
+    parts[0, 2:9, 3:12], parts[1, 20:38, 30:50], parts[2, 5:30, 10:25] = True, True, True
+    classes = [1, 1, 2]
+    annotations = [
+        {
+            "id": i,
+            "image_id": 1,
+            "category_id": k,
+            "segmentation": {"size": [40, 60], "counts": masks.encode(m).decode()},
+        }
+        for i, (k, m) in enumerate(zip(classes, parts, strict=True))
+    ]
+    names = list(THINGS)[:4]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    clip = load_adapted(tiny_clip)
+    scores = measure_mask_accuracy({"clip": clip}, tmp_path, tmp_path / "truth.json", **OPTIONS)["clip"]  # type: ignore[arg-type]
+    texts, color = embed(names, clip.encode_texts, "single"), crops.fill_color("mean", clip.mean.tolist())
+
+    def is_right(mask: masks.MaskArray, number: int) -> bool:
+        crop, inside = crops.crop_region(
+            pixels, mask, masks.box(masks.encode(mask), 40, 60), clip.size, color, antialias=True
+        )
+        return int((clip.encode_crops(crop[None], inside[None]) @ texts.T).argmax()) == number - 1
+
+    of_masks = [is_right(mask, number) for mask, number in zip(parts, classes, strict=True)]
+    of_unions = [is_right(parts[0] | parts[1], 1), is_right(parts[2], 2)]
+    assert (scores["regions"], scores["unions"]) == (3, 2)
+    assert scores["mask_accuracy"] == pytest.approx(np.mean(of_masks))
+    assert scores["union_accuracy"] == pytest.approx(np.mean(of_unions))
 
 
 def test_what_cannot_be_measured_is_an_error(tmp_path: Path, tiny_clip: Path, coco: Coco) -> None:

@@ -55,7 +55,10 @@ def test_of_a_clip_without_prompts_there_is_its_mask_accuracy_alone(
     out = of_clip(tiny_clip, coco, tmp_path)
     clips = {"model": load_adapted(tiny_clip)}
     assert metrics(out) == measure_mask_accuracy(clips, coco.images, coco.instances, batch_size=64, **CROP)
-    assert first_column(out / "mask_accuracy.tsv") == ["clip", f"{tiny_clip.name}, all"]
+    header, row = (out / "mask_accuracy.tsv").read_text().splitlines()
+    assert header.split("\t") == ["clip", "nouns", "mask_accuracy", "union_accuracy"]
+    figures = [f"{metrics(out)['model'][figure]:.4f}" for figure in ("mask_accuracy", "union_accuracy")]
+    assert row.split("\t") == [f"{tiny_clip.name}, all", "all", *figures]
     assert {path.name for path in out.iterdir()} == {"metrics.json", "mask_accuracy.tsv", "step.json"}
 
 

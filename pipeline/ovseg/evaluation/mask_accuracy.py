@@ -1,16 +1,20 @@
 """Mask accuracy: the fraction of annotated masks whose class CLIP recognizes. The cheap measure of an adaptation.
 
-No proposals are involved. Shapes: B regions of a batch, N regions in all, S CLIP's input side, K classes, D joint width.
+Union accuracy is the same with one region for each image and class: the union of the masks of the class, as semantic ground
+truth has it. No proposals are involved.
+
+Shapes: B regions of a batch, N regions in all, S CLIP's input side, K classes, D joint width.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +40,23 @@ from ovseg.proposals.ground_truth import ground_truth, item_counts
 
 IntArray = NDArray[np.int64]
 
-Region = tuple[Tensor, Tensor, int]
-"""An annotated mask as CLIP sees it: crop uint8 `[3, S, S]`, mask bool `[S, S]`, class number."""
+
+class Region(NamedTuple):
+    """A region of an image as CLIP sees it.
+
+    Attributes:
+        crop: uint8 `[3, S, S]`.
+        mask: bool `[S, S]`.
+        number: the class number.
+        is_mask: whether it is an annotated mask.
+        is_union: whether it is the union of all masks of its class in the image; the only mask of a class is both.
+    """
+
+    crop: Tensor
+    mask: Tensor
+    number: int
+    is_mask: bool
+    is_union: bool
 
 
 def measure_mask_accuracy(
@@ -72,7 +91,8 @@ def measure_mask_accuracy(
         max_dropped: the largest fraction of the regions that may be dropped for one reason.
 
     Returns:
-        for each CLIP the fractions of `accuracies`, and "regions", N.
+        for each CLIP the fractions of `accuracies` over N annotated masks, and "regions", N; and "union_accuracy",
+        "union_accuracy_mean", ... over the unions of the masks of one class in an image, and "unions", how many.
 
     Raises:
         OvsegError: `annotations` is not a COCO file with categories, its ids lead nowhere (see `datasets.references`), or none
@@ -80,7 +100,7 @@ def measure_mask_accuracy(
     """
     first = next(iter(clips.values()))
     predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
-    gt: list[IntArray] = []
+    found: list[tuple[int, bool, bool]] = []  # class number, `is_mask` and `is_union` of each region
     counts = Counter() if counts is None else counts
     examples: dict[str, str] = {}
     with TemporaryDirectory() as scratch:
@@ -98,23 +118,30 @@ def measure_mask_accuracy(
         regions = _regions(records, images, orientation, source, numbers, cut, counts, examples)
         texts = embed(names, first.encode_texts, templates)
         while batch := list(islice(regions, whole_passes(batch_size))):
-            stacked = torch.stack([crop for crop, _, _ in batch]), torch.stack([mask for _, mask, _ in batch])
-            gt.append(np.array([number for _, _, number in batch]))
+            stacked = torch.stack([region.crop for region in batch]), torch.stack([region.mask for region in batch])
+            found += [(region.number, region.is_mask, region.is_union) for region in batch]
             for name, clip in clips.items():
                 for embeddings in torch.split(clip.encode_crops(*stacked), CROPS_PER_PASS):
                     predictions[name].append((embeddings @ texts.T).argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
-    labels = np.concatenate(gt)
+    labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
     stated = any("annotated" in record for record in categories)
     annotated = np.array([bool(record.get("annotated")) for record in categories]) if stated else None
-    return {
-        name: accuracies(labels, np.concatenate(batches), len(names), annotated) | {"regions": float(len(labels))}
-        for name, batches in predictions.items()
-    }
+    scores: dict[str, dict[str, float]] = {name: {} for name in clips}
+    for figure, number, group in (("mask_accuracy", "regions", is_mask), ("union_accuracy", "unions", is_union)):
+        for name, batches in predictions.items():
+            pred = np.concatenate(batches)[group]
+            scores[name] |= accuracies(labels[group], pred, len(names), annotated, figure)
+            scores[name][number] = float(group.sum())
+    return scores
 
 
 def accuracies(
-    gt: IntArray, pred: IntArray, classes: int, annotated: NDArray[np.bool_] | None = None
+    gt: IntArray,
+    pred: IntArray,
+    classes: int,
+    annotated: NDArray[np.bool_] | None = None,
+    figure: str = "mask_accuracy",
 ) -> dict[str, float]:
     """Compute fractions in [0, 1] of the regions whose class is predicted.
 
@@ -123,6 +150,7 @@ def accuracies(
         pred: the predicted class numbers, int `[N]`.
         classes: K.
         annotated: which classes are known in training, bool `[K]`; None if that is not known.
+        figure: the name that the results begin with.
 
     Returns:
         "mask_accuracy", the fraction of all regions, and "mask_accuracy_mean", the mean of the fractions of the classes
@@ -138,8 +166,8 @@ def accuracies(
     for suffix, group in groups.items():
         occurring = group & (regions > 0)
         if occurring.any():
-            fractions[f"mask_accuracy{suffix}"] = float(correct[occurring].sum() / regions[occurring].sum())
-            fractions[f"mask_accuracy_mean{suffix}"] = float((correct[occurring] / regions[occurring]).mean())
+            fractions[f"{figure}{suffix}"] = float(correct[occurring].sum() / regions[occurring].sum())
+            fractions[f"{figure}_mean{suffix}"] = float((correct[occurring] / regions[occurring]).mean())
     return fractions
 
 
@@ -168,6 +196,22 @@ def find_image(images: Path, record: Record, orientation: Orientation, counts: C
     return ImageRecord.of_file(images, str(name), listed, orientation, int(record["id"]))
 
 
+def _cut_regions(
+    image: ImageRecord, annotated: Sequence[tuple[int, bytes]], cut: Callable[..., tuple[Tensor, Tensor]]
+) -> Iterator[Region]:
+    """The masks of an image, given by class number and RLE, then the union for each class that has several."""
+    per_class = Counter(number for number, _ in annotated)
+    unions: dict[int, masks.MaskArray] = {}
+    for number, rle in annotated:
+        mask, box = masks.decode(rle, image.height, image.width), masks.box(rle, image.height, image.width)
+        yield Region(*cut(image.pixels, mask, box), number, True, per_class[number] == 1)
+        if per_class[number] > 1:
+            unions[number] = mask | unions.get(number, np.False_)
+    for number, mask in unions.items():
+        box = masks.box(masks.encode(mask), image.height, image.width)
+        yield Region(*cut(image.pixels, mask, box), number, False, True)
+
+
 def _regions(
     records: list[Record],
     images: Path,
@@ -184,16 +228,16 @@ def _regions(
             counts: Counter[str] = Counter(regions=0)
             try:
                 image = find_image(images, record, orientation, counts)
+                annotated: list[tuple[int, bytes]] = []
                 for proposal in source(image):
                     counts.update(item_counts(proposal))
                     if isinstance(proposal, BadItem):
                         examples.setdefault(proposal.reason, f"image {record['id']}: {proposal.detail}")
                     elif proposal.label in numbers:
-                        mask = masks.decode(proposal.rle, image.height, image.width)
-                        box = masks.box(proposal.rle, image.height, image.width)
-                        crop, inside = cut(image.pixels, mask, box)
-                        counts["regions"] += 1
-                        yield crop, inside, numbers[proposal.label]
+                        annotated.append((numbers[proposal.label], proposal.rle))
+                for region in _cut_regions(image, annotated, cut):
+                    counts["regions"] += region.is_mask
+                    yield region
             except BadItem as problem:  # of the image itself
                 counts[f"dropped.{problem.reason}"] += 1
                 examples.setdefault(problem.reason, f"image {record['id']}: {problem.detail}")

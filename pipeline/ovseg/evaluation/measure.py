@@ -3,9 +3,10 @@
 The folder of a measurement (reports/measure/NAME) holds:
 
     metrics.json        for a CLIP: {"model": scores}, and {"model_without_prompts": scores} where it has mask prompts; the
-                        scores are "regions" (how many) and the fractions of `mask_accuracy.accuracies`
+                        scores are those of `mask_accuracy.measure_mask_accuracy`: of single masks ("mask_accuracy"), and
+                        of the unions of all masks of a class in an image ("union_accuracy")
                         for the proposal network: one flat dict, see `proposal_recall.measure_recall`
-    mask_accuracy.tsv   of a CLIP: a row for each bar of `dvc plots`: clip, nouns, mask_accuracy
+    mask_accuracy.tsv   of a CLIP: a row for each bar of `dvc plots`: clip, nouns, mask_accuracy, union_accuracy
     recall.tsv          of the proposal network: a row for each bar: masks, recall
     training.tsv        the curves of the training that made the model, copied from its folder; absent where none did
     step.json           the manifest of the folder: fingerprint, counts, sha256 of each file
@@ -36,6 +37,7 @@ log = logging.getLogger("ovseg")
 
 UNIT = "measurement"
 GROUPS = {"": "all", "_annotated": "annotated", "_not_annotated": "not annotated"}
+FIGURES = ("mask_accuracy", "union_accuracy")
 RECALLS = {"ar": "mean of IoU 0.5 to 0.95", "recall_50": "IoU 0.5", "recall_75": "IoU 0.75"}
 
 
@@ -91,12 +93,16 @@ def measure_clip(
         )
         _write_metrics(folder, model, scores)
         rows = [
-            (f"{model.name}{variant.removeprefix('model').replace('_', ' ')}, {group}", group, f"{value:.4f}")
+            (
+                f"{model.name}{variant.removeprefix('model').replace('_', ' ')}, {group}",
+                group,
+                *(f"{fractions[f'{figure}{suffix}']:.4f}" for figure in FIGURES),
+            )
             for variant, fractions in scores.items()
             for suffix, group in GROUPS.items()
-            if (value := fractions.get(f"mask_accuracy{suffix}")) is not None
+            if f"mask_accuracy{suffix}" in fractions
         ]
-        write_tsv(folder / "mask_accuracy.tsv", ("clip", "nouns", "mask_accuracy"), rows)
+        write_tsv(folder / "mask_accuracy.tsv", ("clip", "nouns", *FIGURES), rows)
         return {**counts, "regions": int(scores["model"]["regions"])}
 
     parameters = {"fill": fill, "antialias": antialias, "templates": templates}
