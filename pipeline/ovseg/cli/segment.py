@@ -18,12 +18,12 @@ from ovseg.core.options import Orientation, SegmentOptions
 from ovseg.core.text_files import read_text
 from ovseg.engine.runtime import devices
 from ovseg.evaluation.calibrate import Choice, read_choice
+from ovseg.segmentation.class_names import split_names
 from ovseg.segmentation.image_files import list_images, segment_images
 from ovseg.segmentation.segmenter import Classifier, Segmenter
 
 log = logging.getLogger("ovseg")
 
-SYNONYM = "|"
 FILE_NAME = re.compile(r"\.(txt|csv|tsv|json|jsonl|ya?ml|names?|list|lst|text|md|data)$", re.IGNORECASE)
 PATH = re.compile(r"(\.{0,2}|~[^/]*|[A-Za-z]:)[/\\].+")
 """An absolute path, or one from this folder or a home folder. Other texts with a slash can be names ("tv/monitor")."""
@@ -68,7 +68,7 @@ def segment_with(
         typer.Exit: some images could not be read; the others are segmented.
     """
     classes, files = read_names(names), list_images(images)
-    choice = _choice(clip, weight, mask_threshold)
+    choice = find_choice(clip, weight, mask_threshold)
     log.info("mask threshold %g, weight of CLIP %g (%s)", choice.mask_threshold, choice.weight, choice.source)
     segmenter = Segmenter.load(
         network,
@@ -119,7 +119,7 @@ def read_names(text: str) -> list[list[str]]:
     else:
         parts = text.removesuffix(",").split(",") if text.strip() else []
         _refuse_paths([part.strip() for part in parts], text)
-    return [[name.strip() for name in part.split(SYNONYM)] for part in parts]
+    return split_names(parts)
 
 
 def _refuse_paths(parts: Sequence[str], text: str) -> None:
@@ -137,7 +137,7 @@ def _looks_like_path(part: str) -> bool:
     return PATH.fullmatch(part) is not None or (folder != "" and os.path.isdir(folder))  # noqa: PTH112
 
 
-def _choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
+def find_choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
     """The mask threshold and weight: as given, else as `calibrate` chose them for a CLIP of the pipeline, else the paper's."""
     report = clip.parent.parent / "reports" / "calibrate"
     try:

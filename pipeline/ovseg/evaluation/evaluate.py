@@ -10,13 +10,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.clip.adapted import load_adapted, made_with
+from ovseg.clip.adapted import made_with
 from ovseg.core import hashing, tables
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.errors import BadItem
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.folders import describe_files
 from ovseg.core.options import CropOptions, SegmentOptions
@@ -29,8 +29,8 @@ from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.predictions import EvalSetting, predict_image
-from ovseg.proposals.network_folder import check_text_tower, identify_network
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.proposals.network_folder import identify_network
+from ovseg.segmentation.segmenter import load_segmenters
 
 log = logging.getLogger("ovseg")
 
@@ -141,7 +141,15 @@ class EvaluateTaskFactory:
     def __call__(self, device: str) -> Task:
         """Load the models on `device` and return the task."""
         benchmark = read_benchmark(self.benchmark)
-        segmenters = self._load_segmenters(device)
+        segmenters = load_segmenters(
+            self.network,
+            self.clips,
+            device,
+            options=self.options,
+            crop=self.crop,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        )
         vocabulary = next(iter(segmenters.values())).vocabulary(benchmark.names)
         models = self._describe_models()
 
@@ -169,30 +177,6 @@ class EvaluateTaskFactory:
             return counts
 
         return task
-
-    def _load_segmenters(self, device: str) -> dict[str, Segmenter]:
-        """One segmenter for each CLIP; all share the proposal network."""
-        (first_name, first_path), *others = self.clips.items()
-        first = Segmenter.load(
-            self.network,
-            first_path,
-            device,
-            options=self.options,
-            crop=self.crop,
-            batch_size=self.batch_size,
-            workers=self.workers,
-        )
-        segmenters = {first_name: first}
-        for name, path in others:
-            clip = load_adapted(path, device, self.options.precision)
-            check_text_tower(first.network, clip, self.network, path)
-            if clip.size != first.clip.size:
-                raise OvsegError(
-                    f"{path} has an input size of {clip.size} pixels, but {first_path} has {first.clip.size}; models of one "
-                    "evaluation must have the same input size, so remove one of them from evaluate.models"
-                )
-            segmenters[name] = replace(first, clip=clip)
-        return segmenters
 
     def _describe_models(self) -> dict[str, str]:
         """The models of the table, for the metadata of its files."""

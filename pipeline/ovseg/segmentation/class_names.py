@@ -22,6 +22,7 @@ from ovseg.core.vocabulary import TEMPLATES, embed, mean_embeddings
 
 log = logging.getLogger("ovseg")
 
+SYNONYM = "|"  # between the names of one class
 DIGITS = 5  # decimal digits of a cosine that are kept: later ones differ between processors
 
 
@@ -53,6 +54,11 @@ class Vocabulary:
         cosines = torch.round((embeddings @ self.texts.T).double(), decimals=DIGITS)
         largest = cosines.new_full((len(embeddings), len(self.names)), -1.0)
         return largest.scatter_reduce(1, self.owner.expand(len(embeddings), -1), cosines, "amax")
+
+
+def split_names(parts: Sequence[str]) -> list[list[str]]:
+    """Split the text of each class at "|" into its names: "road | route" are two names of one class."""
+    return [[name.strip() for name in part.split(SYNONYM)] for part in parts]
 
 
 def build_vocabulary(

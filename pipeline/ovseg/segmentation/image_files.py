@@ -129,7 +129,7 @@ def segment_images(
                     image_counts.update(rotation_counts(header))
                     segmentation = segmenter.segment_with(pixels, vocabulary, classifier)
                     record = {"image": str(path), "settings": dict(settings), "fingerprint": key}
-                    _write(out / name, pixels, segmentation, record)
+                    write_segmentation(out / name, pixels, segmentation, record)
                     image_counts["images"] += 1
             except BadItem as problem:
                 progress.warn(f"{path} is left out: {problem}")
@@ -156,16 +156,24 @@ def _is_done(out: Path, name: str, key: str) -> bool:
         return False
 
 
-def _write(target: Path, pixels: ImageArray, segmentation: Segmentation, record: dict[str, Any]) -> None:
+def write_segmentation(target: Path, pixels: ImageArray, segmentation: Segmentation, record: Mapping[str, Any]) -> None:
+    """Write the three files of an image.
+
+    Args:
+        target: the path of the files without their suffixes.
+        pixels: uint8 RGB `[H, W, 3]`.
+        segmentation: its segmentation.
+        record: what the JSON holds beside the classes.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     overlay = draw_overlay(pixels, segmentation.labels, segmentation.names)
     overlay.save(target.with_name(target.name + ".overlay.png"))
     write_labels(target.with_name(target.name + ".labels.png"), segmentation.labels)
-    classes = {"names": list(segmentation.names), "classes": _class_records(segmentation)}
+    classes = {"names": list(segmentation.names), "classes": class_records(segmentation)}
     write_json(target.with_name(target.name + ".json"), {**classes, **record})
 
 
-def _class_records(segmentation: Segmentation) -> list[dict[str, Any]]:
+def class_records(segmentation: Segmentation) -> list[dict[str, Any]]:
     """Name, size and mean score of each class that occurs, largest first."""
     records = []
     for number in np.unique(segmentation.labels).tolist():

@@ -12,9 +12,9 @@ Shapes: Q proposals, K classes, H, W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +27,10 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import whole_passes
 from ovseg.core import masks
+from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
-from ovseg.proposals.mask_logits import binary_masks
+from ovseg.proposals.mask_logits import binary_masks, upsample_mask_probs
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.proposals.network_folder import check_text_tower, load_network
 from ovseg.segmentation.class_names import Vocabulary, build_vocabulary
@@ -196,27 +197,36 @@ class Segmenter:
 
     def classify(self, output: NetworkOutput, regions: RegionCrops, vocabulary: Vocabulary) -> ClassProbs:
         """Return the class probabilities of Q proposals by the network and by CLIP."""
+        return self.class_probs(output, regions.valid, self.embed_regions(regions), vocabulary)
+
+    def embed_regions(self, regions: RegionCrops) -> Tensor:
+        """Return CLIP's embeddings of the V valid proposals, float32 unit vectors `[V, D]`. No other step runs it."""
+        if not len(regions.crops):
+            return torch.zeros(0, self.clip.width)
+        size = whole_passes(self.batch_size)
+        batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
+        return torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
+
+    def class_probs(
+        self, output: NetworkOutput, valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary
+    ) -> ClassProbs:
+        """Return the class probabilities of Q proposals, for region embeddings that are there already.
+
+        Args:
+            output: the prediction of the network.
+            valid: bool `[Q]`, which proposals have a pixel, and so an embedding.
+            embeddings: `[V, D]`, see `embed_regions`.
+            vocabulary: K classes.
+        """
         no_object = output.query_embeddings @ output.no_object_embedding
         network = network_class_probs(vocabulary.similarity(output.query_embeddings), no_object)
         in_clip = no_object if self.options.no_object_in_clip else None
-        return ClassProbs(network, self.clip_probs(regions, vocabulary, in_clip), regions.valid)
+        return ClassProbs(network, _clip_probs(valid, embeddings, vocabulary, in_clip), valid)
 
-    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
-        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0.
+    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary) -> Tensor:
+        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
+        return _clip_probs(regions.valid, self.embed_regions(regions), vocabulary)
 
-        Args:
-            regions: Q regions.
-            vocabulary: the embedded classes.
-            no_object: `[Q]`, see `class_probs.clip_class_probs`.
-        """
-        probs = torch.zeros(len(regions.valid), len(vocabulary.names), dtype=torch.float64)
-        if len(regions.crops):
-            size = whole_passes(self.batch_size)
-            batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
-            embeddings = torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
-            of_valid = None if no_object is None else no_object[regions.valid]
-            probs[regions.valid] = clip_class_probs(vocabulary.similarity(embeddings), of_valid)
-        return probs
 
     def ensemble(self, probs: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
         """Return the score of each proposal for each class, `[Q, K]`.
@@ -248,3 +258,66 @@ class Segmenter:
         penalty = self.options.seen_penalty
         penalties = None if seen is None or not penalty else penalty * seen.double()
         return semantic_map(scores, output.mask_logits, output.extent, height, width, penalties)
+
+    def proposal_at(self, pixels: ImageArray, output: NetworkOutput, scores: Tensor, label: int, y: int, x: int) -> int:
+        """Return the proposal, in [0, Q), that contributes most to the score of a class at a pixel; Q is at least 1.
+
+        Args:
+            pixels: uint8 RGB `[H, W, 3]`.
+            output: the prediction of the network for it.
+            scores: `[Q, K]`.
+            label: the class, in [0, K).
+            y, x: row and column of the pixel.
+        """
+        height, width = pixels.shape[:2]
+        mask_probs = upsample_mask_probs(output.mask_logits, output.extent, height, width, y, y + 1)[:, 0, x]
+        return int((scores[:, label].to(mask_probs) * mask_probs).argmax())
+
+
+def load_segmenters(
+    network: Path,
+    clips: Mapping[str, Path],
+    device: str = "cpu",
+    *,
+    options: SegmentOptions | None = None,
+    crop: CropOptions | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+) -> dict[str, Segmenter]:
+    """Load a segmenter for each of several CLIPs; all share one proposal network, and the threads that crop.
+
+    Args:
+        network: the folder of the proposal network.
+        clips: the folders of the CLIPs by name, at least one.
+        device, options, crop, batch_size, workers: as `Segmenter.load` takes them.
+
+    Raises:
+        OvsegError: as `Segmenter.load`; or the input sizes of two CLIPs differ.
+    """
+    (first_name, first_path), *others = clips.items()
+    first = Segmenter.load(
+        network, first_path, device, options=options, crop=crop, batch_size=batch_size, workers=workers
+    )
+    segmenters = {first_name: first}
+    for name, path in others:
+        clip = load_adapted(path, device, first.options.precision)
+        check_text_tower(first.network, clip, network, path)
+        if clip.size != first.clip.size:
+            raise OvsegError(
+                f"{path} has an input size of {clip.size} pixels, but {first_path} has {first.clip.size}; models that are "
+                "compared must have the same input size, so remove one of them"
+            )
+        segmenters[name] = replace(first, clip=clip)
+    return segmenters
+
+
+def _clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
+    """Class probabilities by CLIP, float64 `[Q, K]`, of the V embeddings of valid proposals; the other rows are 0.
+
+    `no_object` is `[Q]`, see `class_probs.clip_class_probs`.
+    """
+    probs = torch.zeros(len(valid), len(vocabulary.names), dtype=torch.float64)
+    if len(embeddings):
+        of_valid = None if no_object is None else no_object[valid]
+        probs[valid] = clip_class_probs(vocabulary.similarity(embeddings), of_valid)
+    return probs
