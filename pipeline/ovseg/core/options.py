@@ -209,6 +209,8 @@ class SelectOptions(Options):
     """Largest number of pairs of one noun, highest similarities first."""
     annotated_fraction: Fraction = 0.0
     """Fraction of annotated masks with their class names among all pairs; 1 mines nothing."""
+    exclude: FilePath | None = None
+    """CSV of pairs that are left out: image_id, noun, proposal; `ovseg app` writes one of the pairs marked as wrong."""
     seed: Natural = 0
     """Seed of the order of the pairs and of the choice of annotated masks."""
 

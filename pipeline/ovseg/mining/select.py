@@ -1,8 +1,8 @@
 """Step `select`: chooses the candidates that become pairs. It takes seconds, and a threshold sweep does not rerun `score`.
 
 The default is the paper's rule (3.2): every noun is paired with its best proposal, without a threshold, and a proposal may
-have several nouns. Thresholds, one-to-one matching, a limit for each noun and a fraction of annotated pairs are options.
-Thresholds are applied to the chosen pair; a rejected noun gets no other proposal.
+have several nouns. Thresholds, one-to-one matching, a limit for each noun, a file of wrong pairs and a fraction of annotated
+pairs are options. Thresholds are applied to the chosen pair; a rejected noun gets no other proposal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg.core import tables
+from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import SelectOptions
 from ovseg.engine.fingerprint import step_key
@@ -24,6 +24,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import SINGLE_UNIT, Counts, Task
+from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs
 
 Row = dict[str, Any]
 
@@ -43,15 +44,19 @@ def select_pairs(
         counts: pairs, annotated pairs, and dropped nouns by reason.
 
     Raises:
-        OvsegError: annotated pairs are wanted, but the proposals have none; or no pair is left.
+        OvsegError: annotated pairs are wanted, but the proposals have none; the file of wrong pairs cannot be read; or no pair
+            is left.
     """
+    # Without a file the key is that of runs before there was the option.
+    excluded = {} if options.exclude is None else {"excluded": hashing.sha256_path(options.exclude)}
     key = step_key(
         "select",
         __name__,
         candidates=tables.fingerprint(candidates, "candidates"),
         proposals=tables.fingerprint(proposals, "proposals"),
-        options=options.model_dump(),
+        options=options.model_dump(exclude={"exclude"}),
         schema=tables.SCHEMA_VERSION,
+        **excluded,
     )
     factory = _SelectTaskFactory(candidates, proposals, options, key.fingerprint)
     return run_step(key, [SINGLE_UNIT], factory, out, runtime, totals=(Total("pairs", chosen=True),))
@@ -135,7 +140,8 @@ class _SelectTaskFactory:
             include_mined = options.annotated_fraction < 1
             pairs, counts = mined_pairs(self.candidates, options) if include_mined else ([], Counter())
             if options.annotated_fraction > 0:
-                annotated = _annotated_pairs(self.proposals)
+                wrong = _wrong_pairs(options)
+                annotated = [pair for pair in _annotated_pairs(self.proposals) if _key(pair) not in wrong]
                 if not annotated:
                     raise OvsegError(
                         f"select.annotated_fraction={options.annotated_fraction} needs annotated masks, and {self.proposals} "
@@ -166,6 +172,7 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
     """
     counts: Counter[str] = Counter()
     pairs = []
+    wrong = _wrong_pairs(options)
     for part, rows in _candidates_by_image(candidates):
         if options.rule == "best":
             chosen = [row for row in rows if row["rank"] == 0]
@@ -173,7 +180,8 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
             chosen = one_to_one(rows)
             counts["dropped.no_free_proposal"] += len({row["noun"] for row in rows}) - len(chosen)
         for row in chosen:
-            reason = rejection_reason(row, options.min_similarity, options.min_margin, options.min_area)
+            reason = "excluded" if _key(row) in wrong else None
+            reason = reason or rejection_reason(row, options.min_similarity, options.min_margin, options.min_area)
             if reason:
                 counts[f"dropped.{reason}"] += 1
             else:
@@ -183,6 +191,14 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
         counts["dropped.over_cap"] = len(pairs) - len(limited)
         pairs = limited
     return pairs, counts
+
+
+def _wrong_pairs(options: SelectOptions) -> frozenset[WrongPair]:
+    return frozenset() if options.exclude is None else read_wrong_pairs(options.exclude)
+
+
+def _key(row: Row) -> WrongPair:
+    return WrongPair(row["image_id"], row["noun"], row["proposal"])
 
 
 def _explain_no_pairs(candidates: Path, counts: Mapping[str, int]) -> str:

@@ -227,7 +227,6 @@ class Segmenter:
         """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
         return _clip_probs(regions.valid, self.embed_regions(regions), vocabulary)
 
-
     def ensemble(self, probs: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
         """Return the score of each proposal for each class, `[Q, K]`.
 
