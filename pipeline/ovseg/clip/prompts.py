@@ -69,11 +69,13 @@ def vit_layout(visual: nn.Module) -> VitLayout:
     else:
         name = type(getattr(visual, "trunk", visual)).__name__
         raise OvsegError(
-            f"image tower {name} is not a plain ViT (one token per patch), so mask prompts cannot replace its patch tokens; "
-            "take a ViT, or finetune without prompts (prompt.epochs=0)"
+            f"image tower {name} is not a plain ViT (one token per patch), which mask prompts and region tokens need; take a "
+            "ViT, or finetune without prompts (prompt.epochs=0) and encode regions as crops"
         )
     if getattr(dropout, "prob", 0) > 0:
-        raise OvsegError("mask prompts need every patch, and this image tower drops some; set its patch dropout to 0")
+        raise OvsegError(
+            "mask prompts and region tokens need every patch, and this image tower drops some; set its patch dropout to 0"
+        )
     return layout
 
 

@@ -1,0 +1,58 @@
+"""Encoding all regions of an image in one pass of a ConvNeXt tower: the last map is averaged over each mask, then CLIP's head
+(FC-CLIP; MaskCLIP++, arXiv 2412.11464).
+
+Shapes: B images, Q regions, H, W image, h, w masks, D joint embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from open_clip.timm_model import TimmModel
+from torch import Tensor, nn
+
+from ovseg.clip.region_tokens import mean_of_cells, sample_masks
+from ovseg.core.errors import OvsegError
+
+EPSILON = 1e-6
+
+
+def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+    """Encode the regions of images.
+
+    Args:
+        visual: an image tower of open_clip: a ConvNeXt of timm.
+        images: normalized, `[B, 3, H, W]`, of any size.
+        masks: `[B, Q, h, w]` in [0, 1].
+
+    Returns:
+        unit vectors `[B, Q, D]`; gradients reach the tower. That of an empty mask is what the head makes of zeros, and may
+            be zero itself.
+
+    Raises:
+        OvsegError: the tower is no ConvNeXt.
+    """
+    trunk = _convnext(visual)
+    features = trunk.forward_features(images)
+    grid = (features.shape[-2], features.shape[-1])
+    sampled, cells = sample_masks(masks, grid), mean_of_cells(masks, grid)
+    # a mask smaller than a cell may be sampled nowhere
+    weights = torch.where(sampled.any(-1).any(-1)[..., None, None], sampled, cells).to(features.dtype)
+    pooled = torch.einsum("bqhw,bchw->bqc", weights, features)
+    pooled = pooled / (weights.sum((2, 3))[..., None] + EPSILON)
+    # the trunk's head pools a map; a mean of one cell is that cell
+    head = trunk.forward_head(pooled.flatten(0, 1)[..., None, None])
+    return F.normalize(visual.head(head).unflatten(0, pooled.shape[:2]), dim=-1)  # type: ignore[operator]
+
+
+def _convnext(visual: nn.Module) -> Any:
+    from timm.models.convnext import ConvNeXt
+
+    if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):
+        return visual.trunk
+    name = type(getattr(visual, "trunk", visual)).__name__
+    raise OvsegError(
+        f"image tower {name} is no ConvNeXt, whose last map is averaged over masks; for a ViT use region_tokens"
+    )

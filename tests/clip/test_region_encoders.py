@@ -1,0 +1,290 @@
+"""Regions encoded in one pass: parity with the formulas written out, independence of regions, sizes, towers, gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from ovseg.clip import biased_tokens as biased_module
+from ovseg.clip import region_tokens as tokens_module
+from ovseg.clip.biased_tokens import biased_tokens, mask_bias, new_log_bias
+from ovseg.clip.pooled_regions import pooled_regions
+from ovseg.clip.region_tokens import patches_of_masks, region_attention, region_tokens
+from ovseg.clip.vit_parts import resize_positions, vit_parts
+from ovseg.core.errors import OvsegError
+
+VISION = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "class token": {},
+    "average": {"pool_type": "avg", "final_ln_after_pool": True},
+    "average of normed": {"pool_type": "avg"},
+    "timm token": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "token"},
+    "timm average": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "avg"},
+    "timm register": {"timm_model_name": "vit_wee_patch16_reg1_gap_256", "image_size": 256, "timm_pool": "avg"},
+}
+
+
+def tower(variant: str = "class token", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    vision = {**VISION, **VARIANTS.get(variant, {}), **changes}
+    return open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval().visual
+
+
+def convnext() -> Any:
+    torch.manual_seed(0)
+    vision = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    return open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval().visual
+
+
+def inputs(size: int, regions: int = 5, number: int = 2) -> tuple[Tensor, Tensor]:
+    """Random images, and masks of rectangles of many sizes."""
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.zeros(number, regions, size, size)
+    for mask in masks.flatten(0, 1):
+        top, left = torch.randint(0, size // 2, (2,), generator=generator).tolist()
+        height, width = torch.randint(2, size // 2, (2,), generator=generator).tolist()
+        mask[top : top + height, left : left + width] = 1
+    return torch.randn(number, 3, size, size, generator=generator), masks
+
+
+def side(visual: Any) -> int:
+    return int(visual.image_size[0])
+
+
+def bias_of(visual: Any, start: int) -> Tensor:
+    return new_log_bias(visual, start) + torch.randn(1, generator=torch.Generator().manual_seed(2))
+
+
+ENCODERS: dict[str, Any] = {
+    "region_tokens": lambda visual, images, masks: region_tokens(visual, images, masks, 2),
+    "biased_tokens": lambda visual, images, masks: biased_tokens(visual, images, masks, 2, bias_of(visual, 2)),
+    "pooled": pooled_regions,
+}
+
+
+def encoder_and_tower(name: str) -> tuple[Any, Any, int]:
+    visual = convnext() if name == "pooled" else tower()
+    return ENCODERS[name], visual, 64
+
+
+def naive_attention(attention: Any, query: Tensor, keys: Tensor, seen: list[int], bias: Tensor | None = None) -> Tensor:
+    """One query token's attention, head by head, over the tokens it sees; `bias` is `[heads, len(seen)]`."""
+    width, heads = query.shape[0], attention.num_heads
+    weight, offset = attention.in_proj_weight, attention.in_proj_bias
+    q, k, v = (
+        F.linear(x, weight[i * width : (i + 1) * width], offset[i * width : (i + 1) * width])
+        for i, x in enumerate((query, keys[seen], keys[seen]))
+    )
+    outputs = []
+    for head in range(heads):
+        part = slice(head * width // heads, (head + 1) * width // heads)
+        scores = k[:, part] @ q[part] / math.sqrt(width // heads)
+        scores = scores if bias is None else scores + bias[head]
+        outputs.append(scores.softmax(0) @ v[:, part])
+    return F.linear(torch.cat(outputs), attention.out_proj.weight, attention.out_proj.bias)
+
+
+def naive_block(block: Any, tokens: Tensor, seen: list[list[int]], bias: Any = None) -> Any:
+    normed = block.ln_1(tokens)
+    attended = torch.stack(
+        [naive_attention(block.attn, normed[i], normed, seen[i], bias(i) if bias else None) for i in range(len(tokens))]
+    )
+    tokens = tokens + attended
+    return tokens + block.mlp(block.ln_2(tokens))
+
+
+def naive_tokens(visual: Any, image: Tensor) -> Any:
+    """The tokens before the first block."""
+    patches = visual.conv1(image[None]).flatten(2)[0].T
+    return visual.ln_pre(torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding)
+
+
+@torch.inference_mode()
+def test_region_tokens_are_the_formula_of_maft() -> None:
+    """Copies of the class token see themselves and the patches of their mask; patches see patches only."""
+    visual = tower()
+    images, masks = inputs(32, regions=3, number=1)
+    covered = patches_of_masks(masks, (4, 4))[0]
+    tokens = naive_tokens(visual, images[0])
+    everything = [list(range(17))] * 17
+    for block in visual.transformer.resblocks[:2]:
+        tokens = naive_block(block, tokens, everything)
+    tokens = torch.cat([tokens[:1]] * 3 + [tokens[1:]])
+    seen = [[i, *(3 + covered[i].nonzero()[:, 0]).tolist()] for i in range(3)] + [list(range(3, 19))] * 16
+    for block in visual.transformer.resblocks[2:]:
+        tokens = naive_block(block, tokens, seen)
+    expected = F.normalize(visual.ln_post(tokens[:3]) @ visual.proj, dim=-1)
+    torch.testing.assert_close(region_tokens(visual, images, masks, 2)[0], expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_biased_tokens_are_the_formula_of_maskclippp() -> None:
+    """Region tokens see patches alone, with a bias for each block and head; image tokens see image tokens alone."""
+    visual = tower()
+    images, masks = inputs(32, regions=3, number=1)
+    masks = torch.rand(masks.shape, generator=torch.Generator().manual_seed(3))
+    log_bias = torch.randn(2, 2, generator=torch.Generator().manual_seed(3))
+    values = F.interpolate(masks, (4, 4), mode="bilinear", align_corners=False).flatten(2)[0]
+    tokens = naive_tokens(visual, images[0])
+    everything = [list(range(17))] * 17
+    for block in visual.transformer.resblocks[:2]:
+        tokens = naive_block(block, tokens, everything)
+    regions = tokens[:1].expand(3, -1)
+    for block, block_bias in zip(visual.transformer.resblocks[2:], log_bias, strict=True):
+
+        def bias(i: int, block_bias: Tensor = block_bias) -> Tensor | None:
+            if i >= 3:
+                return None
+            inside = values[i] > values[i].max() / 2
+            return torch.where(inside, values[i] * block_bias.exp()[:, None], torch.tensor(-100.0))
+
+        seen = [list(range(4, 20))] * 3 + [list(range(3, 20))] * 17
+        both = naive_block(block, torch.cat([regions, tokens]), seen, bias)
+        regions, tokens = both[:3], both[3:]
+    expected = F.normalize(visual.ln_post(regions) @ visual.proj, dim=-1)
+    torch.testing.assert_close(biased_tokens(visual, images, masks, 2, log_bias)[0], expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_pooled_regions_are_the_mean_of_the_last_map() -> None:
+    visual = convnext()
+    images, masks = inputs(64)
+    masks = torch.rand(masks.shape, generator=torch.Generator().manual_seed(3))
+    features = visual.trunk.forward_features(images)
+    weights = F.interpolate(masks, features.shape[-2:], mode="bilinear", align_corners=False)
+    vectors = pooled_regions(visual, images, masks)
+    for b in range(2):
+        for q in range(5):
+            weighted = (features[b] * weights[b, q]).sum((1, 2)) / (weights[b, q].sum() + 1e-6)
+            expected = F.normalize(visual.head(visual.trunk.forward_head(weighted[None, :, None, None]))[0], dim=0)
+            torch.testing.assert_close(vectors[b, q], expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_a_mask_of_the_whole_image_gives_the_embedding_of_the_image(variant: str) -> None:
+    """With a class token from the last block on, where what patches see no longer matters; with averaged patches always."""
+    visual = tower(variant)
+    images, _ = inputs(side(visual), number=1)
+    vectors = region_tokens(visual, images, torch.ones(1, 2, 8, 8), len(vit_parts(visual).blocks) - 1)
+    plain = F.normalize(visual(images), dim=-1)
+    torch.testing.assert_close(vectors, plain[:, None].expand(-1, 2, -1), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_region_depends_on_no_other_region_image_or_chunk(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, visual, size = encoder_and_tower(name)
+    images, masks = inputs(size)
+    together = encode(visual, images, masks)
+    for b in range(2):
+        for q in range(5):
+            alone = encode(visual, images[b : b + 1], masks[b : b + 1, q : q + 1])
+            torch.testing.assert_close(alone[0, 0], together[b, q], atol=1e-5, rtol=0)
+    monkeypatch.setattr(tokens_module, "REGIONS_PER_PASS", 2)
+    monkeypatch.setattr(biased_module, "REGIONS_PER_PASS", 2)
+    torch.testing.assert_close(encode(visual, images, masks), together, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ENCODERS)
+def test_empty_tiny_and_many_masks_have_finite_unit_vectors(name: str) -> None:
+    encode, visual, size = encoder_and_tower(name)
+    images, _ = inputs(size, number=1)
+    masks = torch.zeros(1, 2000, size, size)
+    masks[0, 1, 50, 50] = 1
+    masks[0, 2:, :9, :7] = 1
+    vectors = encode(visual, images, masks)
+    assert vectors.isfinite().all()
+    torch.testing.assert_close(vectors[0, 1:].norm(dim=-1), torch.ones(1999))
+    assert not torch.allclose(vectors[0, 1], vectors[0, 2], atol=1e-3)
+    assert encode(visual, images, masks[:, :0]).shape == (1, 0, 16)
+
+
+def test_a_mask_smaller_than_a_patch_has_the_patch_that_it_covers_most() -> None:
+    mask = torch.zeros(1, 3, 32, 32)
+    mask[0, 0, 7, 6:10] = 1  # two pixels of patch 0, two of patch 1
+    mask[0, 0, 6, 9] = 1
+    mask[0, 1, :16, :16] = 1
+    covered = patches_of_masks(mask, (4, 4))
+    assert covered[0, 0].nonzero().tolist() == [[1]]
+    assert covered[0, 1].nonzero().flatten().tolist() == [0, 1, 4, 5]
+    assert not covered[0, 2].any()
+
+
+def test_who_sees_whom_in_a_small_example() -> None:
+    covered = torch.tensor([[[True, False, True], [False, False, False]]])
+    expected = torch.tensor(
+        [[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]], dtype=torch.bool
+    )
+    assert torch.equal(region_attention(covered)[0], expected)
+
+
+def test_the_bias_of_masks_in_a_small_example() -> None:
+    values = torch.tensor([[[0.0, 0.2, 0.4], [0.0, 0.0, 0.0]]])
+    bias = mask_bias(values, torch.tensor([0.0, math.log(2)]))
+    expected = torch.tensor([[[-100, -100, 0.4], [-100] * 3], [[-100, -100, 0.8], [-100] * 3]])
+    torch.testing.assert_close(bias[0], expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_images_of_any_size_that_is_a_multiple_of_the_patch(variant: str) -> None:
+    visual = tower(variant)
+    patch = vit_parts(visual).layout.patch[0]
+    images = torch.randn(1, 3, 5 * patch, 3 * patch, generator=torch.Generator().manual_seed(0))
+    assert region_tokens(visual, images, torch.ones(1, 1, 9, 9), 1).isfinite().all()
+    with pytest.raises(OvsegError, match=f"{5 * patch} x {3 * patch - 1}.*multiple"):
+        region_tokens(visual, images[..., :-1], torch.ones(1, 1, 9, 9), 1)
+
+
+def test_positions_of_the_same_grid_stay_and_corners_are_kept() -> None:
+    positions = torch.randn(1 + 16, 8, generator=torch.Generator().manual_seed(0))
+    assert resize_positions(positions, (4, 4), (4, 4), 1) is positions
+    larger = resize_positions(positions, (4, 4), (6, 7), 1)
+    assert larger.shape == (1 + 42, 8)
+    torch.testing.assert_close(larger[[0, 1, 7, 42]], positions[[0, 1, 4, 16]])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_reach_the_tower_from_the_region_alone(name: str) -> None:
+    encode, visual, size = encoder_and_tower(name)
+    images, masks = inputs(size, number=1)
+    images.requires_grad_(True)
+    torch.autograd.backward(encode(visual, images, masks).sum())
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in visual.parameters() if p.requires_grad and p.numel() > 1000)
+
+
+def test_the_bias_is_learned_inside_the_mask_alone() -> None:
+    visual = tower()
+    images, masks = inputs(64, number=1)
+    log_bias = new_log_bias(visual, 2).requires_grad_(True)
+    assert log_bias.shape == (2, 2) and bool((log_bias == -5).all())
+    torch.autograd.backward(biased_tokens(visual, images, masks, 2, log_bias)[0, 0, 0])
+    assert log_bias.grad is not None and bool((log_bias.grad != 0).all())
+    empty = new_log_bias(visual, 2).requires_grad_(True)
+    torch.autograd.backward(biased_tokens(visual, images, torch.zeros_like(masks), 2, empty)[0, 0, 0])
+    assert empty.grad is not None and not empty.grad.any()
+
+
+def test_towers_and_blocks_that_are_not_possible_are_named() -> None:
+    images, masks = inputs(64)
+    with pytest.raises(OvsegError, match=r"ConvNeXt.*crops"):
+        region_tokens(convnext(), images, masks, 1)
+    with pytest.raises(OvsegError, match=r"no ConvNeXt.*region_tokens"):
+        pooled_regions(tower(), images, masks)
+    with pytest.raises(OvsegError, match=r"start_block=4.*0 to 3"):
+        region_tokens(tower(), images, masks, 4)
+    with pytest.raises(OvsegError, match=r"class token.*region_tokens"):
+        biased_tokens(tower("average"), images, masks, 1, torch.zeros(3, 2))
+    attention = tower(attentional_pool=True, attn_pooler_queries=4, pool_type="avg")
+    with pytest.raises(OvsegError, match=r"attention.*crops"):
+        region_tokens(attention, images, masks, 1)
