@@ -43,6 +43,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         "OVSEG_WORKERS",
         "OVSEG_BATCH_SIZE",
         "OVSEG_EXECUTOR",
+        "OVSEG_UNIT_TIMEOUT",
+        "RAY_ADDRESS",
         "RANK",
         "WORLD_SIZE",
         "LOCAL_RANK",

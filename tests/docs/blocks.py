@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHELL, PYTHON = ("sh", "bash"), ("python",)
-NOT_CODE = ("json", "text", "bibtex", "mermaid")
+NOT_CODE = ("json", "text", "bibtex", "mermaid", "yaml")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*$")
 

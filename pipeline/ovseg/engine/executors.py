@@ -1,4 +1,4 @@
-"""Where units run: in this process, in spawned processes (one for each device), or on a Ray cluster.
+"""Where units run: in this process, in spawned processes (one for each device), or on a cluster.
 
 A unit is a pure function of its name and of what its task factory loads, and its done mark is on disk; so an executor keeps
 no state, and results are the same bytes with any of them.
@@ -15,16 +15,23 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ovseg.core.errors import OvsegError
+from ovseg.engine.ray_cluster import run_on_ray
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
-Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str]], Iterator[Counts]]
-"""(task factory, units, scratch folder, the torch device of each process) -> counts of units as they finish."""
+Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str], float | None], Iterator[Counts]]
+"""(task factory, units, scratch folder, the torch device of each process, seconds that a unit may take on a cluster or None
+for any) -> counts of units as they finish."""
 
 
-def local(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
+def local(
+    factory: TaskFactory,
+    units: Sequence[str],
+    folder: Path,
+    devices: Sequence[str],
+    unit_timeout: float | None = None,  # noqa: ARG001 - a process of this machine is not lost in silence
+) -> Iterator[Counts]:
     """Run units in this process for one device, in spawned processes for several.
 
     Raises:
@@ -52,41 +59,11 @@ def local(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Seq
             process.terminate()
 
 
-def ray(factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]) -> Iterator[Counts]:
-    """Run units on the Ray cluster at `RAY_ADDRESS`, or one started here: one actor for each device; `folder` must be shared.
-
-    Raises:
-        OvsegError: Ray is not installed.
-    """
-    try:
-        import ray as cluster
-    except ImportError:
-        raise OvsegError("--executor ray needs Ray: pip install 'ovseg[ray]'") from None
-    if not cluster.is_initialized():
-        cluster.init(log_to_driver=False)
-    gpu = int(devices[0].startswith("cuda"))
-    actor = cluster.remote(_Worker).options(num_gpus=gpu, num_cpus=1, max_restarts=-1, max_task_retries=2)
-    actors = [actor.remote(factory, "cuda" if gpu else device) for device in devices]
-    pending: dict[Any, Any] = {}
-    remaining, free = list(reversed(units)), list(actors)
-    while remaining or pending:
-        while remaining and free:
-            worker = free.pop()
-            pending[worker.run.remote(remaining.pop(), str(folder))] = worker
-        done, _ = cluster.wait(list(pending), num_returns=1)
-        free.append(pending.pop(done[0]))
-        try:
-            counts: Counts = cluster.get(done[0])
-        except cluster.exceptions.RayTaskError as error:
-            raise error.cause from None  # as it was raised, without Ray's own traceback
-        yield counts
-
-
-EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
+EXECUTORS: dict[str, Executor] = {"local": local, "ray": run_on_ray}
 
 
 class _Worker:
-    """A worker, of Ray or of the local pool. It makes its task with its first unit, so that an error of the task factory
+    """A worker of the local pool. It makes its task with its first unit, so that an error of the task factory
     is raised like one of the task: that of a constructor, or of an initializer, would lose its message."""
 
     def __init__(self, factory: TaskFactory, device: str) -> None:

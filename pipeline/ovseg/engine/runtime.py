@@ -35,6 +35,7 @@ class Runtime:
         workers: number of processes of a step without a model, and of decoding threads of a step with one.
         batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
+        unit_timeout: seconds that a unit may take on a cluster before another worker does it; None for any time.
         work: folder of the scratch folders.
         fresh: whether to delete what an earlier run with the same key has finished.
         keep: whether to keep published results that were made by other code.
@@ -50,6 +51,7 @@ class Runtime:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     batch_size: int = 64
     executor: str = "local"
+    unit_timeout: float | None = None
     work: Path = field(default_factory=work_folder)
     fresh: bool = False
     keep: bool = False
@@ -65,7 +67,8 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
     """Return the runtime options of the DVC stages, read from environment variables.
 
     `OVSEG_DEVICE` ("auto", or devices separated by commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`, `OVSEG_EXECUTOR`,
-    `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH` and `OVSEG_CHECKPOINT_SECONDS`.
+    `OVSEG_UNIT_TIMEOUT`, `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH` and
+    `OVSEG_CHECKPOINT_SECONDS`.
 
     Args:
         max_dropped: the parameter `checks.max_dropped`.
@@ -78,6 +81,7 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
         workers=_positive("OVSEG_WORKERS", os.cpu_count() or 1),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
+        unit_timeout=_optional("OVSEG_UNIT_TIMEOUT"),
         processes=_optional("OVSEG_PROCESSES"),
         micro_batch=_optional("OVSEG_MICRO_BATCH"),
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),

@@ -70,7 +70,8 @@ def run_step(
                 progress.add(counts, reused=True)
             all_counts = list(finished.values())
             if remaining:
-                for unit_counts in EXECUTORS[runtime.executor](factory, remaining, work.folder, devices):
+                execute = EXECUTORS[runtime.executor]
+                for unit_counts in execute(factory, remaining, work.folder, devices, runtime.unit_timeout):
                     all_counts.append(dict(unit_counts))
                     progress.add(unit_counts)
         sums = add_counts([*all_counts, more_counts or {}])

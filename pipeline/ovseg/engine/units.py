@@ -20,6 +20,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,12 +78,7 @@ class Scratch:
 
     def counts(self, unit: str) -> dict[str, int] | None:
         """Return the counts of a finished unit; None if it is not finished or its files are not as they were written."""
-        try:
-            mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
-            intact = all(hashing.sha256_file(self.folder / name) == sha for name, sha in mark["files"].items())
-        except (OSError, ValueError, KeyError):
-            return None
-        return dict(mark["counts"]) if intact else None
+        return finished_counts(self.folder, unit)
 
     def publish(
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
@@ -170,6 +166,16 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
     return dict(manifest["counts"]) if intact else None
 
 
+def finished_counts(folder: Path, unit: str) -> dict[str, int] | None:
+    """Return the counts of a finished unit of a scratch folder; None if it is not finished or its files have changed."""
+    try:
+        mark = json.loads((folder / f"{unit}.done.json").read_text(encoding="utf-8"))
+        intact = all(hashing.sha256_file(folder / name) == sha for name, sha in mark["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return dict(mark["counts"]) if intact else None
+
+
 def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
     """Run one unit and make its result durable: its files first, its done mark last.
 
@@ -184,7 +190,8 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
     Raises:
         OvsegError: the disk is full; every unit that was finished before is kept.
     """
-    unfinished = folder / f"{unit}.{os.getpid()}.tmp"  # a worker that outlives its killed run writes elsewhere
+    # A worker that outlives its killed run, or another machine that shares the folder, writes elsewhere.
+    unfinished = folder / f"{unit}.{platform.node()}.{os.getpid()}.tmp"
     with explain_write_errors(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()

@@ -1,0 +1,378 @@
+"""The executor for a Ray cluster: units go to whatever workers live, and those of a lost worker return to the queue.
+
+A worker is a Ray actor with one CPU, and one GPU where the step runs a model on GPUs. It is never restarted: what is lost is
+forgotten, and a new one is started wherever the cluster has room. So a node that dies takes its workers along, a node that is
+added gets some, and nothing waits for a place that will not come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from ovseg import __version__
+from ovseg.core.errors import OvsegError
+from ovseg.engine.units import Counts, Task, TaskFactory, commit, finished_counts
+
+log = logging.getLogger("ovseg")
+
+CONNECT_SECONDS = 10.0
+POLL_SECONDS = 1.0  # between two looks at time limits
+GROW_SECONDS = 5.0  # between two looks at the nodes of the cluster
+PATIENCE_SECONDS = 600.0  # without any worker
+MAX_LOSSES = 5  # of one unit, or of workers before their first unit
+SHARED = "shared.tmp"  # the file by which a worker knows that it sees the same scratch folder
+
+
+def run_on_ray(
+    factory: TaskFactory,
+    units: Sequence[str],
+    folder: Path,
+    devices: Sequence[str],
+    unit_timeout: float | None = None,
+) -> Iterator[Counts]:
+    """Run units on the Ray cluster at `RAY_ADDRESS`, or on one that is started here.
+
+    Relative paths mean the same as here: a worker works in the folder of this process, which every node must share, like
+    the scratch folder and all inputs.
+
+    Args:
+        factory: makes the task in each worker.
+        units: names of the units.
+        folder: the scratch folder.
+        devices: those of this machine; the first tells whether workers get a GPU. The cluster decides how many there are.
+        unit_timeout: seconds after which a worker is given up and its unit is done by another; None for no limit.
+
+    Yields:
+        the counts of each unit as it finishes.
+
+    Raises:
+        OvsegError: Ray is not installed, the cluster does not answer or has no free worker for ten minutes, a node does not
+            share a folder or has another version of ovseg, or a unit has cost five workers.
+        Exception: what a task raises, as it was raised.
+    """
+    queue = deque(units)
+    losses: Counter[str] = Counter()
+    crew = _Crew(connect(), factory, folder, devices[0], unit_timeout)
+    try:
+        while queue or crew.running:
+            crew.grow(len(queue) + len(crew.running))
+            while queue and crew.idle:
+                crew.give(queue.popleft())
+            for unit, outcome in crew.outcomes():
+                if not isinstance(outcome, _Lost):
+                    yield outcome
+                    continue
+                losses[unit] += 1
+                finished = finished_counts(folder, unit)  # the worker may have been lost after its last write
+                _report_loss(unit, outcome, losses[unit], finished is not None)
+                if finished is None:
+                    queue.appendleft(unit)
+                else:
+                    yield finished
+    finally:
+        crew.dismiss()
+
+
+def connect() -> Any:
+    """Return the module `ray`, connected to the cluster at `RAY_ADDRESS`, or to one that is started here.
+
+    Raises:
+        OvsegError: Ray is not installed, or the cluster does not answer.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise OvsegError("--executor ray needs Ray: pip install 'ovseg[ray]'") from None
+    if ray.is_initialized():
+        return ray
+    address = os.environ.get("RAY_ADDRESS", "")
+    remedy = (
+        "start it with `ray start --head` there, or set RAY_ADDRESS to HOST:PORT of a running one, or unset it to run on "
+        "this machine"
+    )
+    _check_answers(address, remedy)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "a Ray cluster on this machine"
+        raise OvsegError(f"{where} cannot be used ({reason}); {remedy}") from None
+    return ray
+
+
+def _check_answers(address: str, remedy: str) -> None:
+    """Raise OvsegError if nothing listens at an address HOST:PORT; Ray itself tries for minutes and prints warnings."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise OvsegError(f"RAY_ADDRESS={address} is no address HOST:PORT ({error}); {remedy}") from None
+    if not host or not port:
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OvsegError(f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}); {remedy}") from None
+
+
+def paths_in(value: object) -> Iterator[Path]:
+    """Iterate over the paths in a task factory: in its fields, and in those of options, lists and mappings in them."""
+    if isinstance(value, Path):
+        yield value
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from paths_in(getattr(value, field.name))
+    elif isinstance(value, BaseModel):
+        yield from paths_in(dict(value))
+    elif isinstance(value, Mapping):
+        yield from paths_in(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from paths_in(item)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a node must have in common with the machine that starts the run.
+
+    Attributes:
+        here: the folder that the command runs in.
+        scratch: the scratch folder.
+        token: the text of the file `SHARED` in it.
+        paths: paths that the task reads.
+        version: the version of ovseg.
+    """
+
+    here: Path
+    scratch: Path
+    token: str
+    paths: tuple[Path, ...]
+    version: str
+
+    def enter(self, node: str) -> None:
+        """Change to the folder of the command, after checking that this node has everything in common.
+
+        Args:
+            node: the address of this node, for messages.
+
+        Raises:
+            OvsegError: it does not share a folder, or has another version of ovseg.
+        """
+        if self.version != __version__:
+            raise OvsegError(
+                f"node {node} has ovseg {__version__}, and the run was started by {self.version}: install the same one on both"
+            )
+        if not self.here.is_dir():
+            raise OvsegError(self._missing(node, self.here))
+        os.chdir(self.here)
+        probe = self.scratch / SHARED
+        if not probe.is_file() or probe.read_text(encoding="utf-8") != self.token:
+            raise OvsegError(f"{self._missing(node, self.scratch)} (OVSEG_WORK sets the folder of unfinished work)")
+        if missing := next((path for path in self.paths if not path.exists()), None):
+            raise OvsegError(self._missing(node, missing))
+
+    @staticmethod
+    def _missing(node: str, path: Path) -> str:
+        return (
+            f"node {node} of the Ray cluster does not share {path} with the machine that starts the run: mount it there "
+            "under the same path, or run in folders that all nodes share"
+        )
+
+
+class _RayWorker:
+    """A worker: an actor of Ray. Its constructor does nothing, since an error of a constructor would lose its message."""
+
+    def join(self, factory: TaskFactory, device: str, shared: Shared) -> str:
+        """Get ready, and return the address of the node."""
+        import ray
+
+        node: str = ray.util.get_node_ip_address()
+        shared.enter(node)
+        self.task: Task = factory(device)
+        self.folder = shared.scratch
+        return node
+
+    def run(self, unit: str) -> Counts:
+        """Do one unit."""
+        return commit(self.folder, unit, self.task)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The outcome of a unit whose worker was lost.
+
+    Attributes:
+        node: the address of its node.
+        reason: what happened, as the end of a sentence.
+    """
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A worker that has joined, and the address of its node."""
+
+    actor: Any
+    node: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A unit at work, and when its time is up."""
+
+    member: _Member
+    unit: str
+    deadline: float
+
+
+class _Crew:
+    """The workers of one run: `starting` ones by the future of their joining, `idle` ones, `running` ones by that of a unit."""
+
+    def __init__(self, ray: Any, factory: TaskFactory, folder: Path, device: str, unit_timeout: float | None) -> None:
+        self.ray, self.timeout = ray, unit_timeout
+        self.resource = "GPU" if device.startswith("cuda") else "CPU"
+        self.actor = ray.remote(_RayWorker).options(num_cpus=1, num_gpus=int(self.resource == "GPU"))
+        token = secrets.token_hex()
+        (folder / SHARED).write_text(token, encoding="utf-8")
+        paths = tuple(sorted({path for path in paths_in(factory) if path.exists()}))
+        shared = Shared(Path.cwd(), folder.absolute(), token, paths, __version__)
+        self.arguments = (ray.put(factory), "cuda" if self.resource == "GPU" else device, shared)
+        self.starting: dict[Any, Any] = {}
+        self.idle: list[_Member] = []
+        self.running: dict[Any, _Job] = {}
+        self.failed_starts = 0
+        self.next_look = 0.0
+        self.last_seen = time.monotonic()  # when there was a worker
+
+    def grow(self, most: int) -> None:
+        """Start workers where the cluster has room, at most `most` in all, and one more than it has room for.
+
+        The one that waits is what makes an autoscaling cluster add a node.
+
+        Raises:
+            OvsegError: there has been no worker for too long.
+        """
+        now = time.monotonic()
+        if self.idle or self.running:
+            self.last_seen = now
+        elif now - self.last_seen > PATIENCE_SECONDS:
+            raise OvsegError(
+                f"the Ray cluster has had no free {self.resource} for {PATIENCE_SECONDS:.0f} s. Finished units are kept: look "
+                "at `ray status`, and run the same command again once there are nodes"
+            )
+        if now < self.next_look:
+            return
+        self.next_look = now + GROW_SECONDS
+        room = sum(node["Resources"].get(self.resource, 0) for node in self.ray.nodes() if node["Alive"])
+        missing = min(most, int(room) + 1) - len(self.starting) - len(self.idle) - len(self.running)
+        for _ in range(missing):
+            actor = self.actor.remote()
+            self.starting[actor.join.remote(*self.arguments)] = actor
+        for _ in range(min(-missing, len(self.starting))):
+            self.ray.kill(self.starting.popitem()[1])
+
+    def give(self, unit: str) -> None:
+        """Give a unit to an idle worker."""
+        member = self.idle.pop()
+        deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
+        self.running[member.actor.run.remote(unit)] = _Job(member, unit, deadline)
+
+    def outcomes(self) -> Iterator[tuple[str, Counts | _Lost]]:
+        """Wait for a moment, and iterate over the units that have ended. Workers that have joined become idle.
+
+        Raises:
+            Exception: what a task or its factory raised.
+        """
+        futures = [*self.running, *self.starting]
+        if not futures:
+            time.sleep(POLL_SECONDS)
+            return
+        for future in self.ray.wait(futures, num_returns=1, timeout=POLL_SECONDS)[0]:
+            if future in self.starting:
+                self._welcome(future, self.starting.pop(future))
+                continue
+            job = self.running.pop(future)
+            counts = self._result(future)
+            if isinstance(counts, Exception):
+                self.next_look = 0  # there may be room for another worker
+                yield job.unit, _Lost(job.member.node, _first_line(counts))
+            else:
+                self.idle.append(job.member)
+                yield job.unit, counts
+        now = time.monotonic()
+        for future in [future for future, job in self.running.items() if job.deadline < now]:
+            job = self.running.pop(future)
+            self.ray.kill(job.member.actor)
+            self.next_look = 0
+            yield job.unit, _Lost(job.member.node, f"it took longer than the unit timeout of {self.timeout:g} s")
+
+    def dismiss(self) -> None:
+        """End all workers."""
+        jobs = [job.member.actor for job in self.running.values()]
+        for actor in [*self.starting.values(), *(member.actor for member in self.idle), *jobs]:
+            self.ray.kill(actor)
+
+    def _welcome(self, future: Any, actor: Any) -> None:
+        """Take a worker on that has joined.
+
+        Raises:
+            OvsegError: too many workers were lost before they had joined.
+        """
+        node = self._result(future)
+        if not isinstance(node, Exception):
+            self.failed_starts = 0
+            self.idle.append(_Member(actor, node))
+            log.info("ray: a worker on node %s, %d in all", node, len(self.idle) + len(self.running))
+            return
+        self.failed_starts += 1
+        log.warning("ray: a worker was lost while it started (%s)", _first_line(node))
+        if self.failed_starts >= MAX_LOSSES:
+            raise OvsegError(
+                f"{MAX_LOSSES} workers in a row could not be started on the Ray cluster; the last one: {_first_line(node)}. "
+                "Is the same ovseg installed on every node, and is there enough memory?"
+            )
+
+    def _result(self, future: Any) -> Any:
+        """What a future holds; an error of Ray's, which is returned, says that the worker was lost."""
+        try:
+            return self.ray.get(future)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # as it was raised, without Ray's own traceback
+        except self.ray.exceptions.RayError as error:
+            return error
+
+
+def _report_loss(unit: str, lost: _Lost, number: int, finished: bool) -> None:
+    """Log that the worker of a unit was lost.
+
+    Raises:
+        OvsegError: the unit has cost too many workers.
+    """
+    if finished:
+        log.warning("ray: a worker on node %s was lost after unit %s (%s)", lost.node, unit, lost.reason)
+        return
+    if number >= MAX_LOSSES:
+        raise OvsegError(
+            f"unit {unit} has cost {number} workers, the last one on node {lost.node} ({lost.reason}). Finished units are "
+            "kept: if it was memory, give workers more of it or a smaller --batch-size; if it was time, raise the unit timeout"
+        )
+    log.warning("ray: a worker on node %s was lost with unit %s (%s); done again", lost.node, unit, lost.reason)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).split())
