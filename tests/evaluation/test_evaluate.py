@@ -34,7 +34,7 @@ from ovseg.evaluation.mask_accuracy import accuracies
 from ovseg.evaluation.metrics import segmentation_metrics
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
 from ovseg.evaluation.predictions import three_classifiers
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.segmenter import Segmenter, clip_probs
 from tests.conftest import Row, Toys, digests
 from tests.evaluation.conftest import IGNORE, IMAGES, NAMES, SEEN, draw_benchmark
 from tests.toys import noise
@@ -152,7 +152,8 @@ def test_the_oracle_of_ground_truth_masks_equals_classifying_each_by_hand(
         for item in range(IMAGES):
             image, gt = benchmark.read(item)
             gt_classes, rles = gt_masks(gt, IGNORE)
-            pred_classes = model.clip_probs(model.crop_regions(image, rles), vocabulary).argmax(1).tolist()
+            regions = model.crop_regions(image, rles)
+            pred_classes = clip_probs(regions.valid, model.embed_regions(regions), vocabulary).argmax(1).tolist()
             all_gt, all_pred = all_gt + gt_classes, all_pred + pred_classes
             counts.append(confusion(gt, relabel(gt, gt_classes, pred_classes, 6), 6, IGNORE))
         totals = class_totals([index for index, _ in counts], [pixels for _, pixels in counts], 6)

@@ -21,7 +21,7 @@ from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, Fill, SegmentOptions, View
 from ovseg.segmentation.class_probs import clip_class_probs, network_class_probs
-from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter
+from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter, clip_probs
 from ovseg.segmentation.semantic_map import semantic_map
 from tests.conftest import Toys
 from tests.toys import QUERIES, WORDS, noise
@@ -216,7 +216,7 @@ def test_without_valid_proposals_there_are_no_crops_and_no_class_probabilities(s
     for rles in ([], [None, None]):
         regions = segmenter.crop_regions(noise(0), rles)
         assert regions.crops.shape == (0, 3, segmenter.clip.size, segmenter.clip.size)
-        probs = segmenter.clip_probs(regions, vocabulary)
+        probs = clip_probs(regions.valid, segmenter.embed_regions(regions), vocabulary)
         assert probs.shape == (len(rles), len(NAMES)) and not probs.any()
 
 

@@ -27,6 +27,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
+from ovseg.evaluation import region_store
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.predictions import EvalSetting, predict_image
 from ovseg.proposals.network_folder import identify_network
@@ -98,6 +99,7 @@ def evaluate(
         number=number,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
+        regions=runtime.work / region_store.FOLDER,
         fingerprint=key.fingerprint,
     )
     units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
@@ -136,6 +138,7 @@ class EvaluateTaskFactory:
     number: int
     workers: int
     batch_size: int
+    regions: Path
     fingerprint: str
 
     def __call__(self, device: str) -> Task:
@@ -152,6 +155,8 @@ class EvaluateTaskFactory:
         )
         vocabulary = next(iter(segmenters.values())).vocabulary(benchmark.names)
         models = self._describe_models()
+        keys = region_store.encoder_keys(self.clips, self.options, self.crop, device)
+        store = region_store.RegionStore(self.regions, keys)
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[Row] = []
@@ -166,7 +171,7 @@ class EvaluateTaskFactory:
                     counts[f"dropped.{problem.reason}"] += 1
                     continue
                 for prediction in predict_image(
-                    segmenters, self.settings, pixels, gt, vocabulary, benchmark, self.oracles
+                    segmenters, self.settings, pixels, gt, vocabulary, benchmark, self.oracles, store
                 ):
                     row: Row = {"item": item, **vars(prediction)}
                     index, pixel_counts = confusion(gt, row.pop("labels"), len(vocabulary.names), benchmark.ignore)

@@ -1,6 +1,7 @@
 """All label maps of one image that an evaluation compares: every model, mask threshold and classifier, and the two oracles.
 
-The output of the proposal network is shared by all of them, and the crops by all models with the same mask threshold.
+The output of the proposal network is shared by all of them, the crops by all models with the same mask threshold, and the
+embeddings of regions with other evaluations.
 
 Shapes: K classes, H, W image.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,9 +20,10 @@ from torch import Tensor
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
+from ovseg.evaluation.region_store import RegionStore
 from ovseg.proposals.network import NetworkOutput
 from ovseg.segmentation.class_names import Vocabulary
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.segmenter import Segmenter, clip_probs
 
 SINGLE_CLASSIFIERS = {"clip": 1.0, "proposals": 0.0}
 """The classifiers that are no ensemble, and their weight of CLIP; the options for seen classes do not apply to them."""
@@ -65,6 +68,21 @@ class Prediction:
     pred_classes: list[int] | None = None
 
 
+class _Regions:
+    """The masks of an image; they are cropped, once for all models, when the first model has no embeddings of them."""
+
+    def __init__(
+        self, segmenter: Segmenter, pixels: ImageArray, rles: Sequence[bytes | None], store: RegionStore
+    ) -> None:
+        self.pixels, self.rles, self.store = pixels, tuple(rles), store
+        self.valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
+        self._crops = cache(lambda: segmenter.crop_regions(pixels, self.rles))
+
+    def embeddings(self, model: str, segmenter: Segmenter) -> Tensor:
+        """The embeddings of the V masks with a pixel, `[V, D]`."""
+        return self.store.embeddings(model, self.pixels, self.rles, lambda: segmenter.embed_regions(self._crops()))
+
+
 def three_classifiers(model: str, mask_threshold: float, weight: float) -> list[EvalSetting]:
     """Return the settings of CLIP alone, the proposal network alone, and their ensemble with a weight of CLIP."""
     weights = {**SINGLE_CLASSIFIERS, "ensemble": weight}
@@ -79,6 +97,7 @@ def predict_image(
     vocabulary: Vocabulary,
     benchmark: Benchmark,
     oracles: bool,
+    store: RegionStore,
 ) -> Iterator[Prediction]:
     """Segment one image in every way.
 
@@ -91,16 +110,18 @@ def predict_image(
         benchmark: the benchmark.
         oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
             made for every model, also for those without a setting.
+        store: the embeddings of regions that were computed before, where new ones are added.
     """
     first = next(iter(segmenters.values()))
     seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
     output = first.network.predict(pixels)
     finished: set[str] = set()
     for threshold in sorted({setting.mask_threshold for setting in settings}):
-        regions = first.crop_regions(pixels, first.binarize(pixels, output, threshold))
+        regions = _Regions(first, pixels, first.binarize(pixels, output, threshold), store)
         for model in dict.fromkeys(setting.model for setting in settings if setting.mask_threshold == threshold):
             segmenter = segmenters[model]
-            probs = segmenter.classify(output, regions, vocabulary)
+            embeddings = regions.embeddings(model, segmenter)
+            probs = segmenter.class_probs(output, regions.valid, embeddings, vocabulary)
             for setting in settings:
                 if (setting.model, setting.mask_threshold) != (model, threshold):
                     continue
@@ -119,7 +140,7 @@ def predict_image(
             yield _oracle_labels(first, pixels, output, scores, threshold)
             finished.add("oracle_labels")
     if oracles:
-        yield from _oracle_masks(segmenters, pixels, gt, vocabulary, benchmark)
+        yield from _oracle_masks(segmenters, pixels, gt, vocabulary, benchmark, store)
 
 
 def _oracle_labels(
@@ -135,10 +156,12 @@ def _oracle_masks(
     gt: NDArray[np.uint16],
     vocabulary: Vocabulary,
     benchmark: Benchmark,
+    store: RegionStore,
 ) -> Iterator[Prediction]:
     gt_classes, rles = gt_masks(gt, benchmark.ignore)
-    regions = next(iter(segmenters.values())).crop_regions(pixels, rles)
+    regions = _Regions(next(iter(segmenters.values())), pixels, rles, store)
     for model, segmenter in segmenters.items():
-        pred_classes = segmenter.clip_probs(regions, vocabulary).argmax(1).tolist()
+        probs = clip_probs(regions.valid, regions.embeddings(model, segmenter), vocabulary)
+        pred_classes = probs.argmax(1).tolist()
         labels = relabel(gt, gt_classes, pred_classes, len(vocabulary.names))
         yield Prediction(model, None, "oracle_masks", labels, gt_classes, pred_classes)

@@ -221,11 +221,7 @@ class Segmenter:
         no_object = output.query_embeddings @ output.no_object_embedding
         network = network_class_probs(vocabulary.similarity(output.query_embeddings), no_object)
         in_clip = no_object if self.options.no_object_in_clip else None
-        return ClassProbs(network, _clip_probs(valid, embeddings, vocabulary, in_clip), valid)
-
-    def clip_probs(self, regions: RegionCrops, vocabulary: Vocabulary) -> Tensor:
-        """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0."""
-        return _clip_probs(regions.valid, self.embed_regions(regions), vocabulary)
+        return ClassProbs(network, clip_probs(valid, embeddings, vocabulary, in_clip), valid)
 
     def ensemble(self, probs: ClassProbs, weight: float, seen: Tensor | None = None) -> Tensor:
         """Return the score of each proposal for each class, `[Q, K]`.
@@ -310,10 +306,14 @@ def load_segmenters(
     return segmenters
 
 
-def _clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
-    """Class probabilities by CLIP, float64 `[Q, K]`, of the V embeddings of valid proposals; the other rows are 0.
+def clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
+    """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0.
 
-    `no_object` is `[Q]`, see `class_probs.clip_class_probs`.
+    Args:
+        valid: bool `[Q]`, which proposals have a pixel, and so an embedding.
+        embeddings: `[V, D]`, see `Segmenter.embed_regions`.
+        vocabulary: K classes.
+        no_object: `[Q]`, see `class_probs.clip_class_probs`.
     """
     probs = torch.zeros(len(valid), len(vocabulary.names), dtype=torch.float64)
     if len(embeddings):
