@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
+from ovseg.clip.text_prompts import new_text_prompts
 from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import embed
@@ -78,6 +80,16 @@ def test_several_clips_are_measured_in_one_pass_and_prompts_are_used(
     assert scores["plain"] == scores["without"]
     alone = measure_mask_accuracy({"prompted": clips["prompted"]}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert scores["prompted"] == alone["prompted"]
+
+
+def test_each_clip_names_regions_with_its_own_text_prompts(coco: Coco, tiny_clip: Path) -> None:
+    plain = load_adapted(tiny_clip)
+    other = replace(plain, text_prompts=30 * new_text_prompts(plain.model, 0, 5))
+    together = measure_mask_accuracy({"plain": plain, "other": other}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+    for name, clip in (("plain", plain), ("other", other)):
+        alone = measure_mask_accuracy({name: clip}, coco.images, coco.instances, **OPTIONS)  # type: ignore[arg-type]
+        assert together[name] == alone[name]
+    assert together["plain"] != together["other"]
 
 
 def test_a_bad_image_and_a_bad_mask_are_left_out(

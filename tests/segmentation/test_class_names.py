@@ -12,6 +12,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.segmentation.class_names import build_vocabulary
 from ovseg.segmentation.segmenter import Segmenter
+from tests.segmentation.conftest import with_text_prompts
 from tests.toys import noise
 
 LONG = "a very long name of a thing that nobody would ever call by it but who can know what people write in a box"
@@ -148,6 +149,13 @@ def test_a_class_may_be_the_mean_over_its_names_and_templates(clip: Clip) -> Non
         torch.testing.assert_close(vocabulary.texts[k], texts.mean(0) / texts.mean(0).norm(), atol=1e-6, rtol=0)
     assert vocabulary.names == ("road", "sky") and vocabulary.owner.tolist() == [0, 1]
     assert vocabulary.phrases == ("road", "route", "street", "sky")
+
+
+def test_the_mean_of_synonyms_is_that_of_the_learned_embeddings(clip: Clip) -> None:
+    prompted = with_text_prompts(clip)
+    vocabulary = build_vocabulary([["road", "route"], ["sky"]], prompted, "vild", "mean")
+    road = prompted.encode_names(["road", "route"]).mean(0)
+    torch.testing.assert_close(vocabulary.texts[0], road / road.norm())
 
 
 def test_empty_and_repeated_synonyms_change_nothing(clip: Clip) -> None:

@@ -24,6 +24,7 @@ from ovseg.segmentation.class_probs import clip_class_probs, network_class_probs
 from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter, clip_probs
 from ovseg.segmentation.semantic_map import semantic_map
 from tests.conftest import Toys
+from tests.segmentation.conftest import with_text_prompts
 from tests.toys import QUERIES, WORDS, noise
 
 NAMES = WORDS[:6]
@@ -253,6 +254,20 @@ def test_no_object_and_masks_without_a_pixel_are_treated_as_the_options_say(segm
     for seen in (None, torch.tensor([True, True, False, True, False, False])):
         torch.testing.assert_close(other.ensemble(probs, 0.7, seen)[0], probs.network[0] ** 0.3)
         assert torch.equal(segmenter.ensemble(probs, 0.7, seen)[0], probs.network[0])
+
+
+def test_regions_are_compared_with_learned_prompts_and_queries_with_templates(segmenter: Segmenter) -> None:
+    """The proposal network was trained with templates, so its word does not change with the CLIP beside it."""
+    other = replace(segmenter, clip=with_text_prompts(segmenter.clip))
+    vocabulary = other.vocabulary(WORDS[:4])
+    assert torch.equal(vocabulary.texts, other.clip.encode_names(list(WORDS[:4])))
+    assert vocabulary.network_texts is not None
+    assert torch.equal(vocabulary.network_texts, segmenter.vocabulary(WORDS[:4]).texts)
+    proposals, by_clip = (
+        [model.segment(noise(0), WORDS[:4], classifier).proposal_scores for model in (segmenter, other)]
+        for classifier in ("proposals", "clip")
+    )
+    assert (proposals[0] == proposals[1]).all() and abs(by_clip[0] - by_clip[1]).max() > 0.01
 
 
 def test_the_error_about_another_text_tower_names_both_folders(toys: Toys, tiny_clip: Path) -> None:

@@ -2,6 +2,7 @@
 
 open_clip_config.json, open_clip_model.safetensors   config and weights, which stock open_clip loads
 mask_prompts.safetensors                             "prompts" float32 [depth, patches, width]; absent without prompts
+text_prompts.safetensors                             "prompts" float32 [vectors, width]; absent without learned text prompts
 provenance.json, README.md                           what the weights were made from, as data and as a model card
 """
 
@@ -22,6 +23,7 @@ from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
 from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
 from ovseg.clip.save import PROMPTS, model_config, save_clip
+from ovseg.clip.text_prompts import TEXT_PROMPTS, read_text_prompts
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.json_files import read_json
@@ -40,7 +42,7 @@ def load_adapted(
     prompts: bool = True,
     resize: bool = False,
 ) -> Clip:
-    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts.
+    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts and text prompts.
 
     Args:
         folder: models/base, models/finetune, models/prompt, or any other CLIP in the local-dir layout.
@@ -53,6 +55,8 @@ def load_adapted(
         OvsegError: see `load_clip`; or the prompts cannot be read, or do not fit the image tower.
     """
     clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
+    if (folder / TEXT_PROMPTS).is_file():
+        clip = replace(clip, text_prompts=read_text_prompts(folder / TEXT_PROMPTS, clip.model).to(device))
     if not prompts or not (folder / PROMPTS).is_file():
         return clip
     tensor, grid = read_prompts(folder / PROMPTS)
@@ -78,6 +82,7 @@ def save_adapted(
     folder: Path,
     tokenizer: object = None,
     dtype: torch.dtype | None = None,
+    text_prompts: Tensor | None = None,
 ) -> None:
     """Write a CLIP in the layout of this module.
 
@@ -90,22 +95,26 @@ def save_adapted(
         folder: the folder to write; created if needed.
         tokenizer: the model's tokenizer; one of transformers has files of its own, which are written too.
         dtype: the data type of the stored weights, as in `save_clip`.
+        text_prompts: learned text prompts `[vectors, width]`; None for none.
     """
     save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
-    (folder / PROMPTS).unlink(missing_ok=True)
+    for name in (PROMPTS, TEXT_PROMPTS):
+        (folder / name).unlink(missing_ok=True)
     prompts = None if prompts is None or not len(prompts) else prompts
     if prompts is not None:
         rows, columns = vit_layout(network.visual).grid  # type: ignore[arg-type]
         tensor = prompts.detach().float().cpu().contiguous()
         write_tensors({"prompts": tensor}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
+    if text_prompts is not None:
+        write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
     write_json(folder / PROVENANCE, provenance)
-    write_card(folder, provenance, prompts is not None)
+    write_card(folder, provenance, prompts is not None, text_prompts is not None)
 
 
 def materialise(model: str, pretrained: str | None, folder: Path, licence: str | None = None) -> None:
-    """Copy any CLIP that `load_clip` loads, mask prompts included, into a folder of this layout.
+    """Copy any CLIP that `load_clip` loads, mask prompts and text prompts included, into a folder of this layout.
 
     Args:
         model: the name of the model, as for `load_clip`.
@@ -126,7 +135,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     with respect_offline():
         config = model_config(model)
     provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
-    save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer)
+    save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer, text_prompts=clip.text_prompts)
 
 
 def made_with(model: str, pretrained: str | None) -> dict[str, str]:

@@ -38,7 +38,7 @@ clip = load_adapted(Path("THIS_FOLDER"))
 """
 
 
-def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool) -> None:
+def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool, has_text_prompts: bool = False) -> None:
     """Write README.md with the metadata that the Hub reads.
 
     Args:
@@ -46,6 +46,7 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool) -
         provenance: "base" with model, pretrained, weights, licence and, if known, source, revision and sha256; and "steps", a
             list of {stage, shards, mask_source, mask_licence, recipe}.
         has_prompts: whether mask prompts are stored beside the weights.
+        has_text_prompts: whether learned text prompts are.
     """
     base, steps = provenance.get("base", {}), provenance.get("steps", [])
     licences = {base.get("licence"), *(step.get("mask_licence") for step in steps)}
@@ -56,9 +57,12 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool) -
         license=_common_licence(licences),
     )
     prompts = "Mask prompts are stored in `mask_prompts.safetensors`; stock open_clip does not use them."
+    text_prompts = (
+        "\n\nLearned text prompts, which `load_adapted` embeds names with, are stored in `text_prompts.safetensors`."
+    )
     text = TEXT.format(
         metadata=metadata.to_yaml(),
-        prompts=prompts if has_prompts else "There are no mask prompts.",
+        prompts=(prompts if has_prompts else "There are no mask prompts.") + (text_prompts if has_text_prompts else ""),
         origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),
     )
     ModelCard(text).save(folder / CARD)

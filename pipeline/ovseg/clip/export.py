@@ -14,7 +14,8 @@ from ovseg.core.errors import OvsegError
 def export_clip(model: Path, out: Path, half: bool = False) -> None:
     """Write a CLIP as a folder in the layout of a Hub repository.
 
-    The folder holds weights, config, model card, mask prompts if there are any, and the tokenizer's files if it has its own.
+    The folder holds weights, config, model card, mask prompts and text prompts if there are any, and the tokenizer's files if
+    it has its own.
 
     Args:
         model: folder of an adapted CLIP.
@@ -29,4 +30,5 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
     clip = load_adapted(model)
     dtype = torch.float16 if half else None
     config = model_config(f"local-dir:{model}")
-    save_adapted(clip.model, config, clip.prompts, read_provenance(model), out, clip.tokenizer, dtype)
+    provenance = read_provenance(model)
+    save_adapted(clip.model, config, clip.prompts, provenance, out, clip.tokenizer, dtype, clip.text_prompts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovseg.clip.names import CONFIG
 from ovseg.clip.save import PROMPTS, WEIGHTS
+from ovseg.clip.text_prompts import TEXT_PROMPTS
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX
 from ovseg.core.errors import OvsegError
 from ovseg.core.json_files import read_json
@@ -22,6 +23,7 @@ PREFERRED = (
     "open_clip_pytorch_model.pth",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+BESIDE = (PROMPTS, TEXT_PROMPTS)  # files beside the weights
 OF_TRAININGS = frozenset({"optimizer", "rng_state", "scaler", "scheduler", "training_args"})
 SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -46,7 +48,7 @@ def find_weights(folder: Path) -> Path:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix in SUFFIXES and path.name != PROMPTS and path.stem not in OF_TRAININGS and path.is_file()
+        if path.suffix in SUFFIXES and path.name not in BESIDE and path.stem not in OF_TRAININGS and path.is_file()
     )
     found = indices or files
     if not found:

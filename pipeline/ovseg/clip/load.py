@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from ovseg.clip.passes import CROPS_PER_PASS, TEXTS_PER_PASS, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, text_prompts_applied
 from ovseg.core import crops
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import Precision
+from ovseg.core.options import Precision, Templates
+from ovseg.core.vocabulary import Encode
 from ovseg.engine.weight_files import respect_offline
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
@@ -44,6 +46,7 @@ class Clip:
         width: D.
         dtype: the data type of the images that the model takes.
         prompts: mask prompts `[depth, patches, width of the tower]`, or None.
+        text_prompts: learned text prompts `[vectors, width of the text tower]` (see `text_prompts`), or None.
     """
 
     model: nn.Module
@@ -54,6 +57,7 @@ class Clip:
     width: int
     dtype: torch.dtype
     prompts: Tensor | None = None
+    text_prompts: Tensor | None = None
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
@@ -89,36 +93,35 @@ class Clip:
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed N texts as float32 unit vectors `[N, D]` on the CPU, in forward passes of one shape (see `passes`)."""
-        if not texts:
-            return torch.zeros(0, self.width)
-        tokens = self.tokenizer(texts)
-        causal = _is_causal(self.model)
+        return self._encode_tokens(self.tokenizer(texts)) if texts else torch.zeros(0, self.width)
+
+    @torch.inference_mode()
+    def encode_names(self, names: list[str]) -> Tensor:
+        """Embed N class names behind the learned text prompts, like `encode_texts`; there must be such prompts."""
+        assert self.text_prompts is not None
+        tokens = prompted_tokens(self.tokenizer, names, len(self.text_prompts))
+        with text_prompts_applied(self.model, self.text_prompts):
+            return self._encode_tokens(tokens)
+
+    def name_encoder(self, templates: Templates) -> tuple[Encode, Templates]:
+        """Return what `core.vocabulary.embed` embeds class names with: an encoder, and the templates of its texts.
+
+        Args:
+            templates: the text templates to use if there are no learned text prompts, which take their place.
+        """
+        return (self.encode_texts, templates) if self.text_prompts is None else (self.encode_names, "none")
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Encode `[N, context]` tokens, N at least 1."""
+        causal = is_causal(self.model)
         lengths = text_lengths(tokens) if causal else tokens.new_full((len(tokens),), tokens.shape[1])
-        encode = partial(_encode_short, self.model) if causal else self.model.encode_text
-        embeddings = torch.zeros(len(texts), self.width)
-        for length in lengths.unique().tolist():
+        encode = partial(encode_short, self.model) if causal else self.model.encode_text
+        embeddings = torch.zeros(len(tokens), self.width)
+        for length in sorted(set(lengths.tolist())):
             rows = lengths == length
             of_length = tokens[rows, :length].to(self.mean.device)
             embeddings[rows] = _unit(in_passes(encode, TEXTS_PER_PASS, of_length))  # type: ignore[arg-type]
         return embeddings
-
-
-def _is_causal(model: nn.Module) -> bool:
-    """Whether the padding after the end-of-text token cannot change the embedding, as in OpenAI's text tower."""
-    return getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", None) == "argmax"
-
-
-def _encode_short(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Encode the first tokens of texts: nouns fill a fifth of the 77 tokens, so this is about five times faster."""
-    length = tokens.shape[1]
-    state: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shorter = {
-        "positional_embedding": state["positional_embedding"][:length],
-        "attn_mask": model.attn_mask[:length, :length],  # type: ignore[index]
-    }
-    outputs = torch.func.functional_call(model, shorter, kwargs={"image": None, "text": tokens})
-    features: Tensor = outputs["text_features"] if isinstance(outputs, dict) else outputs[1]
-    return features
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
 from ovseg.evaluation import region_store
 from ovseg.evaluation.confusion import confusion
-from ovseg.evaluation.predictions import EvalSetting, predict_image
+from ovseg.evaluation.predictions import EvalSetting, embed_classes, predict_image
 from ovseg.proposals.network_folder import identify_network
 from ovseg.segmentation.segmenter import load_segmenters
 
@@ -153,7 +153,7 @@ class EvaluateTaskFactory:
             batch_size=self.batch_size,
             workers=self.workers,
         )
-        vocabulary = next(iter(segmenters.values())).vocabulary(benchmark.names)
+        vocabularies = embed_classes(segmenters, benchmark)
         models = self._describe_models()
         keys = region_store.encoder_keys(self.clips, self.options, self.crop, device)
         store = region_store.RegionStore(self.regions, keys)
@@ -171,10 +171,10 @@ class EvaluateTaskFactory:
                     counts[f"dropped.{problem.reason}"] += 1
                     continue
                 for prediction in predict_image(
-                    segmenters, self.settings, pixels, gt, vocabulary, benchmark, self.oracles, store
+                    segmenters, self.settings, pixels, gt, vocabularies, benchmark, self.oracles, store
                 ):
                     row: Row = {"item": item, **vars(prediction)}
-                    index, pixel_counts = confusion(gt, row.pop("labels"), len(vocabulary.names), benchmark.ignore)
+                    index, pixel_counts = confusion(gt, row.pop("labels"), len(benchmark.names), benchmark.ignore)
                     rows.append({**row, "confusion_index": index, "pixels": pixel_counts})
                 counts["images"] += 1
             tables.write_part(folder / f"{unit}.parquet", "segmentations", rows, self.fingerprint, models)

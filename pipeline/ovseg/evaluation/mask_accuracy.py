@@ -82,7 +82,7 @@ def measure_mask_accuracy(
             known in training.
         fill: the background of the crops; "keep" shows unmasked crops.
         antialias: whether crops are resized with antialiasing.
-        templates: the templates of the class names.
+        templates: the templates of the class names, for CLIPs without learned text prompts.
         batch_size: the number of regions that a CLIP is given at a time, rounded up to whole forward passes; it changes no
             result.
         limit: the number of images to read, from the first on; None for all.
@@ -116,13 +116,13 @@ def measure_mask_accuracy(
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
         regions = _regions(records, images, orientation, source, numbers, cut, counts, examples)
-        texts = embed(names, first.encode_texts, templates)
+        texts = {name: embed(names, *clip.name_encoder(templates)) for name, clip in clips.items()}
         while batch := list(islice(regions, whole_passes(batch_size))):
             stacked = torch.stack([region.crop for region in batch]), torch.stack([region.mask for region in batch])
             found += [(region.number, region.is_mask, region.is_union) for region in batch]
             for name, clip in clips.items():
                 for embeddings in torch.split(clip.encode_crops(*stacked), CROPS_PER_PASS):
-                    predictions[name].append((embeddings @ texts.T).argmax(1).numpy())
+                    predictions[name].append((embeddings @ texts[name].T).argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
     stated = any("annotated" in record for record in categories)

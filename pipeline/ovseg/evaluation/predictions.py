@@ -89,12 +89,30 @@ def three_classifiers(model: str, mask_threshold: float, weight: float) -> list[
     return [EvalSetting(model, mask_threshold, classifier, value) for classifier, value in weights.items()]
 
 
+def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> dict[str, Vocabulary]:
+    """Embed the classes of a benchmark for each segmenter, once for all that share a text tower without learned prompts.
+
+    Args:
+        segmenters: segmenters by name; all have the same text tower.
+        benchmark: the benchmark.
+    """
+    vocabularies: dict[str, Vocabulary] = {}
+    shared: Vocabulary | None = None
+    for name, segmenter in segmenters.items():
+        if segmenter.clip.text_prompts is not None:
+            vocabularies[name] = segmenter.vocabulary(benchmark.names)
+        else:
+            shared = shared or segmenter.vocabulary(benchmark.names)
+            vocabularies[name] = shared
+    return vocabularies
+
+
 def predict_image(
     segmenters: Mapping[str, Segmenter],
     settings: Sequence[EvalSetting],
     pixels: ImageArray,
     gt: NDArray[np.uint16],
-    vocabulary: Vocabulary,
+    vocabularies: Mapping[str, Vocabulary],
     benchmark: Benchmark,
     oracles: bool,
     store: RegionStore,
@@ -106,7 +124,7 @@ def predict_image(
         settings: the ways to segment it.
         pixels: uint8 RGB `[H, W, 3]`.
         gt: `[H, W]`, the ground truth.
-        vocabulary: the embedded classes of the benchmark.
+        vocabularies: the embedded classes of the benchmark for each model, see `embed_classes`.
         benchmark: the benchmark.
         oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
             made for every model, also for those without a setting.
@@ -121,7 +139,7 @@ def predict_image(
         for model in dict.fromkeys(setting.model for setting in settings if setting.mask_threshold == threshold):
             segmenter = segmenters[model]
             embeddings = regions.embeddings(model, segmenter)
-            probs = segmenter.class_probs(output, regions.valid, embeddings, vocabulary)
+            probs = segmenter.class_probs(output, regions.valid, embeddings, vocabularies[model])
             for setting in settings:
                 if (setting.model, setting.mask_threshold) != (model, threshold):
                     continue
@@ -136,11 +154,11 @@ def predict_image(
                 )
                 finished.add(setting.classifier)
         if oracles and "oracle_labels" not in finished:
-            scores = oracle_scores(regions.rles, gt, benchmark.ignore, len(vocabulary.names))
+            scores = oracle_scores(regions.rles, gt, benchmark.ignore, len(benchmark.names))
             yield _oracle_labels(first, pixels, output, scores, threshold)
             finished.add("oracle_labels")
     if oracles:
-        yield from _oracle_masks(segmenters, pixels, gt, vocabulary, benchmark, store)
+        yield from _oracle_masks(segmenters, pixels, gt, vocabularies, benchmark, store)
 
 
 def _oracle_labels(
@@ -154,14 +172,14 @@ def _oracle_masks(
     segmenters: Mapping[str, Segmenter],
     pixels: ImageArray,
     gt: NDArray[np.uint16],
-    vocabulary: Vocabulary,
+    vocabularies: Mapping[str, Vocabulary],
     benchmark: Benchmark,
     store: RegionStore,
 ) -> Iterator[Prediction]:
     gt_classes, rles = gt_masks(gt, benchmark.ignore)
     regions = _Regions(next(iter(segmenters.values())), pixels, rles, store)
     for model, segmenter in segmenters.items():
-        probs = clip_probs(regions.valid, regions.embeddings(model, segmenter), vocabulary)
+        probs = clip_probs(regions.valid, regions.embeddings(model, segmenter), vocabularies[model])
         pred_classes = probs.argmax(1).tolist()
-        labels = relabel(gt, gt_classes, pred_classes, len(vocabulary.names))
+        labels = relabel(gt, gt_classes, pred_classes, len(benchmark.names))
         yield Prediction(model, None, "oracle_masks", labels, gt_classes, pred_classes)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ovseg.core.errors import BadItem
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
+from ovseg.evaluation.predictions import embed_classes
 from ovseg.segmentation.overlay import add_legend, blend_labels, class_color
 from ovseg.segmentation.segmenter import Segmenter
 
@@ -34,7 +35,7 @@ def write_overlays(segmenters: Mapping[str, Segmenter], benchmark: Benchmark, ou
     for old in out.glob("*.png"):
         old.unlink()
     names = [class_names[0] for class_names in benchmark.names]
-    vocabulary = next(iter(segmenters.values())).vocabulary(benchmark.names)
+    vocabularies = embed_classes(segmenters, benchmark)
     items = np.linspace(0, len(benchmark.items) - 1, min(number, len(benchmark.items))).round().astype(int)
     written = []
     for item in items.tolist():
@@ -44,7 +45,7 @@ def write_overlays(segmenters: Mapping[str, Segmenter], benchmark: Benchmark, ou
             continue
         labels: dict[str, NDArray[np.integer]] = {"ground truth": gt}
         for title, segmenter in segmenters.items():
-            labels[title] = segmenter.segment_with(pixels, vocabulary).labels
+            labels[title] = segmenter.segment_with(pixels, vocabularies[title]).labels
         path = out / f"{Path(benchmark.items[item][1]).stem}.png"
         draw_sheet(pixels, labels, names).save(path)
         written.append(path)

@@ -18,7 +18,7 @@ from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Synonyms, Templates
 from ovseg.core.text import normalize
-from ovseg.core.vocabulary import TEMPLATES, embed, mean_embeddings
+from ovseg.core.vocabulary import TEMPLATES, Encode, embed, mean_embeddings
 
 log = logging.getLogger("ovseg")
 
@@ -35,15 +35,18 @@ class Vocabulary:
         texts: unit vectors, float32 `[M, D]`.
         owner: the class of each text, int64 `[M]`.
         phrases: all names of all classes, which the texts stand for.
+        network_texts: the texts by which the proposal network classifies, `[M, D]`, where CLIP has learned text prompts: the
+            network was trained with templates. None for `texts`.
     """
 
     names: tuple[str, ...]
     texts: Tensor
     owner: Tensor
     phrases: tuple[str, ...] = ()
+    network_texts: Tensor | None = None
 
     def similarity(self, embeddings: Tensor) -> Tensor:
-        """Return the cosine similarity of embeddings and classes: the largest over the texts of each class.
+        """Return the cosine similarity of CLIP's embeddings and classes: the largest over the texts of each class.
 
         Args:
             embeddings: unit vectors `[Q, D]`.
@@ -51,7 +54,14 @@ class Vocabulary:
         Returns:
             float64 `[Q, K]` in [-1, 1].
         """
-        cosines = torch.round((embeddings @ self.texts.T).double(), decimals=DIGITS)
+        return self._similarity(embeddings, self.texts)
+
+    def network_similarity(self, embeddings: Tensor) -> Tensor:
+        """As `similarity`, for query embeddings of the proposal network."""
+        return self._similarity(embeddings, self.texts if self.network_texts is None else self.network_texts)
+
+    def _similarity(self, embeddings: Tensor, texts: Tensor) -> Tensor:
+        cosines = torch.round((embeddings @ texts.T).double(), decimals=DIGITS)
         largest = cosines.new_full((len(embeddings), len(self.names)), -1.0)
         return largest.scatter_reduce(1, self.owner.expand(len(embeddings), -1), cosines, "amax")
 
@@ -71,7 +81,7 @@ def build_vocabulary(
 
     Args:
         classes: the names of each class: the shown one first, then synonyms.
-        clip: the CLIP.
+        clip: the CLIP; if it has learned text prompts, its regions are compared with names behind those.
         templates: the text templates, see `core.vocabulary.embed`.
         synonyms: "max" embeds every name and takes the largest similarity; "mean" takes the normalized mean over the names and
             templates of a class (ZegFormer); "joined" makes one text of all names ("road, route"), as OVSeg does.
@@ -87,11 +97,18 @@ def build_vocabulary(
     owner = torch.tensor([k for k, texts in enumerate(texts_by_class) for _ in texts], dtype=torch.int64)
     _warn_of_truncation(phrases, clip, templates)
     names = tuple(names[0] for names in cleaned)
-    if synonyms == "mean":
-        means = mean_embeddings(phrases, clip.encode_texts, templates)
-        of_class = torch.stack([means[owner == k].mean(0) for k in range(len(names))])
-        return Vocabulary(names, F.normalize(of_class, dim=-1), torch.arange(len(names)), phrases)
-    return Vocabulary(names, embed(phrases, clip.encode_texts, templates), owner, phrases)
+
+    def embed_phrases(encode: Encode, templates: Templates) -> Tensor:
+        if synonyms != "mean":
+            return embed(phrases, encode, templates)
+        means = mean_embeddings(phrases, encode, templates)
+        return F.normalize(torch.stack([means[owner == k].mean(0) for k in range(len(names))]), dim=-1)
+
+    text_owner = torch.arange(len(names)) if synonyms == "mean" else owner
+    network_texts = embed_phrases(clip.encode_texts, templates)
+    if clip.text_prompts is None:
+        return Vocabulary(names, network_texts, text_owner, phrases)
+    return Vocabulary(names, embed_phrases(*clip.name_encoder(templates)), text_owner, phrases, network_texts)
 
 
 def check_names(classes: Sequence[tuple[str, ...]]) -> None:

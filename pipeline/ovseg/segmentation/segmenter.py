@@ -219,7 +219,7 @@ class Segmenter:
             vocabulary: K classes.
         """
         no_object = output.query_embeddings @ output.no_object_embedding
-        network = network_class_probs(vocabulary.similarity(output.query_embeddings), no_object)
+        network = network_class_probs(vocabulary.network_similarity(output.query_embeddings), no_object)
         in_clip = no_object if self.options.no_object_in_clip else None
         return ClassProbs(network, clip_probs(valid, embeddings, vocabulary, in_clip), valid)
 

@@ -45,13 +45,16 @@ def embed_nouns(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tens
     Args:
         nouns: K nouns.
         clip: the CLIP whose text tower encodes them.
-        templates: the templates; with "random-per-step" each is encoded separately, otherwise T is 1.
+        templates: the templates; with "random-per-step" each is encoded separately, otherwise T is 1. Learned text prompts of
+            the CLIP take their place.
 
     Returns:
         unit vectors `[T, K, D]` on the CPU.
     """
+    if clip.text_prompts is not None:
+        templates = "none"
     if templates != "random-per-step":
-        return embed(nouns, clip.encode_texts, templates)[None]
+        return embed(nouns, *clip.name_encoder(templates))[None]
     forms = TEMPLATES["vild"]
     texts = [form.format(noun) for form in forms for noun in nouns]
     batches = [texts[i : i + TEXTS_AT_A_TIME] for i in range(0, len(texts), TEXTS_AT_A_TIME)]
