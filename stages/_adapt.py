@@ -8,6 +8,7 @@ from ovseg.core import tables
 from ovseg.core.options import FinetuneOptions, PromptOptions
 from ovseg.core.params import Params
 from ovseg.training.adapt import adapt
+from ovseg.training.text_prompts import learn_text_prompts
 from stages._run import training_runtime
 
 MODELS, SHARDS = Path("models"), Path("shards")
@@ -24,4 +25,7 @@ def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out
     sources = sorted(tables.read(SHARDS, "samples", ["source"])["source"].unique().to_pylist())
     licence = tables.licence(SHARDS, "samples") or params.propose.licence  # what the generator states comes first
     source = {"mask_source": ", ".join(sources), "mask_licence": licence}
-    adapt(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
+    if isinstance(options, FinetuneOptions) and options.method == "text_prompts":
+        learn_text_prompts(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
+    else:
+        adapt(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)

@@ -18,6 +18,7 @@ Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
+Method = Literal["crops", "text_prompts"]
 Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk"]
@@ -277,12 +278,14 @@ class TrainingOptions(Options):
 
 
 class FinetuneOptions(TrainingOptions):
-    """Step `finetune`: CLIP's image tower, trained on the mined pairs (paper 3.2)."""
+    """Step `finetune`: CLIP's image tower, trained on the mined pairs (paper 3.2), or learned text prompts."""
 
     init: Literal["base", "prompt"] = "base"
     """Model to start from, a folder of models/; the mask prompts of "prompt" are kept and stay fixed."""
     lr: Positive = 5.0e-6
-    """Peak learning rate of the image tower."""
+    """Peak learning rate of the image tower, or of the text prompts."""
+    method: Method = "crops"
+    """What is trained: the image tower on masked crops (the paper's), or text prompts for both frozen towers (SimBaseline)."""
 
 
 class PromptOptions(TrainingOptions):

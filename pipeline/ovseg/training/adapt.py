@@ -83,9 +83,12 @@ def adapt(
             prompts, loop = tower.prompts, build_loop(name, clip, tower, shards, steps, options, crop, runtime, world)
             provenance["steps"] = [*provenance.get("steps", []), record]
         config = model_config(f"local-dir:{init}")
-        return Training(
-            lambda folder: save_adapted(clip.model, config, prompts, provenance, folder, clip.tokenizer), loop
-        )
+
+        def save(folder: Path) -> None:
+            text_prompts = clip.text_prompts
+            save_adapted(clip.model, config, prompts, provenance, folder, clip.tokenizer, text_prompts=text_prompts)
+
+        return Training(save, loop)
 
     publish_training(key, build, out, runtime)
 
