@@ -51,12 +51,28 @@ def run(options: opts.RunOptions, out: Out, runtime: ModelRuntime, dry_run: DryR
     if dry_run:
         typer.echo(_plan(options, out, runtime.runtime()))
         return
-    counts = mine_pairs(options, out, runtime.runtime())
+    _report(mine_pairs(options, out, runtime.runtime()), options, out)
+
+
+def _report(counts: dict[str, dict[str, int]], options: opts.RunOptions, out: Path) -> None:
+    """Write the page of pairs of a run, and print its summary."""
     from ovseg.report.browser import write_browser
     from ovseg.report.run_text import summarize_run
 
     write_browser(out, options.index.images, out / "pairs.html", number=500)
     typer.echo(summarize_run(counts, out))
+
+
+@app.command()
+@with_options
+def retry(run: Run, runtime: ModelRuntime) -> None:
+    """Try again what has failed in a run for a reason that may pass (reading a file), and what follows from it."""
+    from dataclasses import replace
+
+    from ovseg.mining.run import mine_pairs, read_options
+
+    options = read_options(run)
+    _report(mine_pairs(options, run, replace(runtime.runtime(), retry=True)), options, run)
 
 
 def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:

@@ -22,6 +22,7 @@ from ovseg.core.exif import INVERSES, METHODS, TAG, TRANSPOSED, Turn, read_turn
 from ovseg.core.image_formats import NOT_DECODED, explain_unidentified, is_cut_off
 from ovseg.core.image_repair import repair
 from ovseg.core.options import Orientation
+from ovseg.core.retries import read_patiently
 
 ImageArray = NDArray[np.uint8]
 MAX_PIXELS = 175_000_000  # 13,000 x 13,000: a small file with more pixels is a decompression bomb, not a photograph
@@ -80,14 +81,17 @@ def read_bytes(root: Path, name: str, offset: int = 0, size: int = -1) -> bytes:
         size: number of bytes of the image; -1 for all that follow.
 
     Raises:
-        BadItem: `unsafe_path`, `missing`, `zero_bytes`, or `truncated` if the file ends before `size` bytes.
+        BadItem: `unsafe_path`, `missing`, `unreadable` (see `core.retries`), `zero_bytes`,
+            or `truncated` if the file ends before `size` bytes.
     """
-    try:
-        with safe_path(root, name).open("rb") as stream:
+    path = safe_path(root, name)
+
+    def read() -> bytes:
+        with path.open("rb") as stream:
             stream.seek(offset)
-            data = stream.read(size)
-    except OSError as error:
-        raise BadItem("missing", f"{root / name}: {error.strerror or error}") from None
+            return stream.read(size)
+
+    data = read_patiently(root / name, read)
     if not data:
         raise BadItem("zero_bytes", f"{root / name} is empty")
     if len(data) < size:

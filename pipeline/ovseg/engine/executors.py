@@ -20,9 +20,9 @@ from ovseg.core.errors import OvsegError
 from ovseg.engine.ray_cluster import run_on_ray
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
-Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str], float | None], Iterator[Counts]]
+Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str], float | None], Iterator[tuple[str, Counts]]]
 """(task factory, units, scratch folder, the torch device of each process, seconds that a unit may take on a cluster or None
-for any) -> counts of units as they finish."""
+for any) -> units as they finish, with their counts."""
 
 
 def local(
@@ -31,7 +31,7 @@ def local(
     folder: Path,
     devices: Sequence[str],
     unit_timeout: float | None = None,  # noqa: ARG001 - a process of this machine is not lost in silence
-) -> Iterator[Counts]:
+) -> Iterator[tuple[str, Counts]]:
     """Run units in this process for one device, in spawned processes for several.
 
     Raises:
@@ -39,7 +39,7 @@ def local(
     """
     if len(devices) == 1:
         task = factory(devices[0])
-        yield from (commit(folder, unit, task) for unit in units)
+        yield from ((unit, commit(folder, unit, task)) for unit in units)
         return
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -95,11 +95,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(unit: str, folder: Path) -> Counts:
-    return _worker[0].run(unit, str(folder))
+def _run(unit: str, folder: Path) -> tuple[str, Counts]:
+    return unit, _worker[0].run(unit, str(folder))
 
 
-def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[Counts]:
+def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahead: int) -> Iterator[tuple[str, Counts]]:
     """Submit only a few units ahead, so that 10,000 of them do not wait in memory and an error stops the others."""
     remaining = list(reversed(units))
     pending = {_submit(pool, remaining.pop(), folder) for _ in range(min(ahead, len(remaining)))}
@@ -111,7 +111,7 @@ def _as_done(pool: ProcessPoolExecutor, units: Sequence[str], folder: Path, ahea
             yield future.result()
 
 
-def _submit(pool: ProcessPoolExecutor, unit: str, folder: Path) -> Future[Counts]:
+def _submit(pool: ProcessPoolExecutor, unit: str, folder: Path) -> Future[tuple[str, Counts]]:
     """Submit a unit with SIGINT blocked, so that a process that the pool starts for it ignores Ctrl-C, which the terminal
     sends to the whole group: this process stops its workers itself."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -93,6 +93,17 @@ class Progress:
             done = f"{self.done}/{self.units} {self.unit_name}"
             log.info("%s: %s, ETA %s, %s", self.step, done, self._eta(), self._message(note))
 
+    def replace(self, before: Mapping[str, int], counts: Mapping[str, int]) -> None:
+        """Record that a finished unit was done once more.
+
+        Args:
+            before: the counts that it had.
+            counts: the counts that it has now.
+        """
+        for known in (self.counts, self.new_counts):
+            known.subtract(before)
+            known.update(counts)
+
     def warn(self, line: str) -> None:
         """Show a line above the bar, or log it as a warning where there is no bar."""
         if self._bar:

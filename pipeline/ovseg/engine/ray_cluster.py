@@ -41,7 +41,7 @@ def run_on_ray(
     folder: Path,
     devices: Sequence[str],
     unit_timeout: float | None = None,
-) -> Iterator[Counts]:
+) -> Iterator[tuple[str, Counts]]:
     """Run units on the Ray cluster at `RAY_ADDRESS`, or on one that is started here.
 
     Relative paths mean the same as here: a worker works in the folder of this process, which every node must share, like
@@ -55,7 +55,7 @@ def run_on_ray(
         unit_timeout: seconds after which a worker is given up and its unit is done by another; None for no limit.
 
     Yields:
-        the counts of each unit as it finishes.
+        each unit as it finishes, with its counts.
 
     Raises:
         OvsegError: Ray is not installed, the cluster does not answer or has no free worker for ten minutes, a node does not
@@ -72,7 +72,7 @@ def run_on_ray(
                 crew.give(queue.popleft())
             for unit, outcome in crew.outcomes():
                 if not isinstance(outcome, _Lost):
-                    yield outcome
+                    yield unit, outcome
                     continue
                 losses[unit] += 1
                 finished = finished_counts(folder, unit)  # the worker may have been lost after its last write
@@ -80,7 +80,7 @@ def run_on_ray(
                 if finished is None:
                     queue.appendleft(unit)
                 else:
-                    yield finished
+                    yield unit, finished
     finally:
         crew.dismiss()
 

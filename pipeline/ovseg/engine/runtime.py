@@ -38,6 +38,7 @@ class Runtime:
         unit_timeout: seconds that a unit may take on a cluster before another worker does it; None for any time.
         work: folder of the scratch folders.
         fresh: whether to delete what an earlier run with the same key has finished.
+        retry: whether to do finished units again that have dropped items for a reason that may pass, see `core.retries`.
         keep: whether to keep published results that were made by other code.
         replace: whether published results of other inputs may be replaced; only a run that owns its folders sets it.
         processes: number of processes of a training; None for one on each device.
@@ -54,6 +55,7 @@ class Runtime:
     unit_timeout: float | None = None
     work: Path = field(default_factory=work_folder)
     fresh: bool = False
+    retry: bool = False
     keep: bool = False
     replace: bool = False
     processes: int | None = None

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.retries import may_pass
 from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.totals import Total, check_totals, find_example
-from ovseg.engine.units import Scratch, TaskFactory, add_counts, reusable_counts
+from ovseg.engine.units import Counts, Scratch, TaskFactory, add_counts, reusable_counts
 
 log = logging.getLogger("ovseg")
 
@@ -31,6 +32,8 @@ def run_step(
     more_counts: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Do every unit of a step that is not done yet, and publish all of them to `out`.
+
+    Units with items that failed for a reason that may pass are done once more at the end.
 
     Args:
         key: the key of the step; its `step` is the name that progress shows.
@@ -62,22 +65,43 @@ def run_step(
         return published_counts
     work = scratch or Scratch(runtime.work, key, runtime.fresh)
     try:
-        finished = {unit: counts for unit in units if (counts := work.counts(unit)) is not None}
-        remaining = [unit for unit in units if unit not in finished]
-        devices = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(remaining) // 2))
         with Progress(key.step, len(units)) as progress:
-            for counts in finished.values():
-                progress.add(counts, reused=True)
-            all_counts = list(finished.values())
-            if remaining:
-                execute = EXECUTORS[runtime.executor]
-                for unit_counts in execute(factory, remaining, work.folder, devices, runtime.unit_timeout):
-                    all_counts.append(dict(unit_counts))
-                    progress.add(unit_counts)
-        sums = add_counts([*all_counts, more_counts or {}])
+            counts_of = _do_units(key.step, units, factory, work, runtime, uses_model, progress)
+        sums = add_counts([*counts_of.values(), more_counts or {}])
         check_totals(f"{key.step} ({out})", totals, sums, runtime.max_dropped, partial(find_example, work.folder))
         work.publish(units, out, sums, finish)
         progress.finish(out)
     finally:
         work.close()
     return sums
+
+
+def _do_units(
+    step: str,
+    units: Sequence[str],
+    factory: TaskFactory,
+    work: Scratch,
+    runtime: Runtime,
+    uses_model: bool,
+    progress: Progress,
+) -> dict[str, Counts]:
+    """Do the units that are not finished, those with failures that may pass once more at the end; return the counts of all."""
+    finished: dict[str, Counts] = {}
+    for unit in units:
+        known = work.counts(unit)
+        if known is not None and not (runtime.retry and may_pass(known)):
+            finished[unit] = known
+            progress.add(known, reused=True)
+    remaining = [unit for unit in units if unit not in finished]
+    devices = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(remaining) // 2))
+    execute = EXECUTORS[runtime.executor]
+    if remaining:
+        for unit, counts in execute(factory, remaining, work.folder, devices, runtime.unit_timeout):
+            finished[unit] = counts
+            progress.add(counts)
+    if again := [unit for unit in remaining if may_pass(finished[unit])]:
+        log.warning("%s: %d units have items that failed for a reason that may pass; once more", step, len(again))
+        for unit, counts in execute(factory, again, work.folder, devices, runtime.unit_timeout):
+            progress.replace(finished[unit], counts)
+            finished[unit] = counts
+    return finished

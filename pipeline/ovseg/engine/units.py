@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import link_or_copy, replace_folder, sync, write_json
+from ovseg.core.retries import may_pass
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
 
@@ -132,7 +133,7 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
         out: the output folder.
         key: the key of the step.
         runtime: `replace` allows results of other inputs to be replaced; `keep` keeps results of different code;
-            `fresh` keeps none.
+            `fresh` keeps none, and `retry` none with items that were dropped for a reason that may pass.
 
     Raises:
         OvsegError: `out` holds something else or was written by an older version; or it belongs to other parameters, inputs
@@ -152,7 +153,7 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
             f"{out} belongs to another run: its fingerprint is {manifest['fingerprint']}, this run's is {key.fingerprint} "
             "(other parameters, inputs or model). Give another output folder, or remove that one"
         )
-    if runtime.fresh:
+    if runtime.fresh or (runtime.retry and may_pass(manifest["counts"])):
         return None
     if changed := key.changed_code(manifest["code"]):
         files = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")

@@ -13,7 +13,7 @@ from typing import Any
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
-from ovseg.core.images import read_bytes, read_header, safe_path
+from ovseg.core.images import read_bytes, read_header
 from ovseg.core.options import IndexOptions, Orientation
 from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.core.text import normalize
@@ -65,9 +65,8 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     )
     # The images are no part of the key: hashing all of them takes as long as the step. DVC, which sees that they have
     # changed, deletes `out` and runs the step again; published work of the same key is then not reused.
-    redo = (scratch_folder(runtime.work, key) / PUBLISHED_MARKER).exists() and reusable_counts(
-        out, key, runtime
-    ) is None
+    published = (scratch_folder(runtime.work, key) / PUBLISHED_MARKER).exists()
+    redo = published and not runtime.retry and reusable_counts(out, key, runtime) is None
     scratch = Scratch(runtime.work, key, runtime.fresh or redo)
     database = scratch.folder / "captions.sqlite"
     store = (
@@ -145,8 +144,7 @@ def _row(images: Path, record: Record, captions: list[Row], orientation: Orienta
     try:
         if "problem" in record:
             raise BadItem(record["problem"], record["detail"])
-        size = int(record["size"]) if "offset" in record else _file_size(images, row["file"])
-        data = read_bytes(images, row["file"], row["offset"], size)
+        data = read_bytes(images, row["file"], row["offset"], int(record["size"]) if "offset" in record else -1)
         row["size"], row["sha256"] = len(data), hashlib.sha256(data).hexdigest()
         header = read_header(data, orientation)
         row["width"], row["height"], row["exif_orientation"], row["detail"] = header
@@ -158,13 +156,6 @@ def _row(images: Path, record: Record, captions: list[Row], orientation: Orienta
         row["problem"], row["detail"] = problem.reason, problem.detail
         counts[f"dropped.{problem.reason}"] += 1
     return row
-
-
-def _file_size(images: Path, name: str) -> int:
-    try:
-        return safe_path(images, name).stat().st_size
-    except OSError as error:
-        raise BadItem("missing", f"{images / name}: {error.strerror}") from None
 
 
 def _captions(image_id: int, annotations: list[Record]) -> tuple[list[Row], list[Row]]:

@@ -59,6 +59,21 @@ def mine_pairs(options: RunOptions, out: Path, runtime: Runtime) -> dict[str, di
     return counts
 
 
+def read_options(out: Path) -> RunOptions:
+    """Read the options of a run from its run.json.
+
+    Raises:
+        OvsegError: `out` is no folder of a run, or one of an older version.
+    """
+    path = out / RUN
+    if not path.is_file():
+        raise OvsegError(f"{out} was not written by `ovseg-mine run`; give its folder --out")
+    try:
+        return RunOptions.model_validate_json(json.dumps(json.loads(path.read_text(encoding="utf-8"))["options"]))
+    except (KeyError, ValueError):
+        raise OvsegError(f"{out} was written by another version of ovseg; run `ovseg-mine run` again") from None
+
+
 def check_output_folder(options: RunOptions, out: Path) -> None:
     """Check that a run may write to `out`, and record its options there in run.json.
 
