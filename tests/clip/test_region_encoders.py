@@ -285,6 +285,8 @@ def test_towers_and_blocks_that_are_not_possible_are_named() -> None:
         region_tokens(tower(), images, masks, 4)
     with pytest.raises(OvsegError, match=r"class token.*region_tokens"):
         biased_tokens(tower("average"), images, masks, 1, torch.zeros(3, 2))
+    with pytest.raises(OvsegError, match=r"log_bias of \[3, 1\].*start_block"):
+        biased_tokens(tower(), images, masks, 1, torch.zeros(3, 1))
     attention = tower(attentional_pool=True, attn_pooler_queries=4, pool_type="avg")
     with pytest.raises(OvsegError, match=r"attention.*crops"):
         region_tokens(attention, images, masks, 1)

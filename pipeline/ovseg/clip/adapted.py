@@ -3,6 +3,7 @@
 open_clip_config.json, open_clip_model.safetensors   config and weights, which stock open_clip loads
 mask_prompts.safetensors                             "prompts" float32 [depth, patches, width]; absent without prompts
 text_prompts.safetensors                             "prompts" float32 [vectors, width]; absent without learned text prompts
+region_encoder.json                                  the region encoder that they are made for; absent for crops
 provenance.json, README.md                           what the weights were made from, as data and as a model card
 """
 
@@ -22,6 +23,8 @@ from ovseg.clip.card import write_card
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.pretrained import identify, weights_fingerprint
 from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
+from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings, read_settings, write_settings
+from ovseg.clip.regions import with_regions
 from ovseg.clip.save import PROMPTS, model_config, save_clip
 from ovseg.clip.text_prompts import TEXT_PROMPTS, read_text_prompts
 from ovseg.core.errors import OvsegError
@@ -52,13 +55,19 @@ def load_adapted(
         resize: whether prompts of another grid of patches are interpolated; otherwise they are an error.
 
     Raises:
-        OvsegError: see `load_clip`; or the prompts cannot be read, or do not fit the image tower.
+        OvsegError: see `load_clip`; or the prompts or the settings of the region encoder cannot be read, or do not fit the
+            image tower.
     """
     clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
     if (folder / TEXT_PROMPTS).is_file():
         clip = replace(clip, text_prompts=read_text_prompts(folder / TEXT_PROMPTS, clip.model).to(device))
-    if not prompts or not (folder / PROMPTS).is_file():
-        return clip
+    if prompts and (folder / PROMPTS).is_file():
+        clip = _with_prompts(clip, folder, resize)
+    settings = read_settings(folder)
+    return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
+
+
+def _with_prompts(clip: Clip, folder: Path, resize: bool) -> Clip:
     tensor, grid = read_prompts(folder / PROMPTS)
     if not len(tensor):
         return clip
@@ -71,7 +80,7 @@ def load_adapted(
             )
         tensor = resize_prompts(tensor, grid, layout.grid)
     checked = check_prompts(tensor, clip.model.visual, folder / PROMPTS)  # type: ignore[arg-type]
-    return clip if checked is None else replace(clip, prompts=checked.to(device))
+    return clip if checked is None else replace(clip, prompts=checked.to(clip.mean.device))
 
 
 def save_adapted(
@@ -83,6 +92,7 @@ def save_adapted(
     tokenizer: object = None,
     dtype: torch.dtype | None = None,
     text_prompts: Tensor | None = None,
+    regions: RegionSettings | None = None,
 ) -> None:
     """Write a CLIP in the layout of this module.
 
@@ -96,6 +106,7 @@ def save_adapted(
         tokenizer: the model's tokenizer; one of transformers has files of its own, which are written too.
         dtype: the data type of the stored weights, as in `save_clip`.
         text_prompts: learned text prompts `[vectors, width]`; None for none.
+        regions: the region encoder that the CLIP is made for; None for crops.
     """
     save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
@@ -109,6 +120,7 @@ def save_adapted(
         write_tensors({"prompts": tensor}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
     if text_prompts is not None:
         write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
+    write_settings(regions or CROPS, folder)
     write_json(folder / PROVENANCE, provenance)
     write_card(folder, provenance, prompts is not None, text_prompts is not None)
 
@@ -135,7 +147,16 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     with respect_offline():
         config = model_config(model)
     provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
-    save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer, text_prompts=clip.text_prompts)
+    save_adapted(
+        clip.model,
+        config,
+        clip.prompts,
+        provenance,
+        folder,
+        clip.tokenizer,
+        text_prompts=clip.text_prompts,
+        regions=clip.regions,
+    )
 
 
 def made_with(model: str, pretrained: str | None) -> dict[str, str]:

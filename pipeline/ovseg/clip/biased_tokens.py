@@ -47,13 +47,19 @@ def biased_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block:
         unit vectors `[B, Q, D]`; those of an empty mask are finite, and depend on all patches alike.
 
     Raises:
-        OvsegError: the tower is no plain ViT with a class token, the size of the images is no multiple of the patch size, or
-            there is no block `start_block`.
+        OvsegError: the tower is no plain ViT with a class token, the size of the images is no multiple of the patch size,
+            there is no block `start_block`, or `log_bias` is of another shape.
     """
     parts = vit_parts(visual)
     check_start_block(start_block, parts)
     if not parts.has_class_token:
         raise OvsegError("biased_tokens need an image tower with a class token; use the region encoder region_tokens")
+    biased = len(parts.blocks) - start_block
+    if log_bias.shape != (biased, parts.heads):
+        raise OvsegError(
+            f"log_bias of {list(log_bias.shape)} does not fit: from block {start_block} on the image tower has {biased} blocks "
+            f"of {parts.heads} heads; take the start_block and the tower that it was trained with"
+        )
     grid = patch_grid(parts.layout, *images.shape[-2:])
     tokens = parts.embed(images, grid)
     for block in parts.blocks[:start_block]:

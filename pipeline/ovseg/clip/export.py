@@ -31,4 +31,6 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
     dtype = torch.float16 if half else None
     config = model_config(f"local-dir:{model}")
     provenance = read_provenance(model)
-    save_adapted(clip.model, config, clip.prompts, provenance, out, clip.tokenizer, dtype, clip.text_prompts)
+    save_adapted(
+        clip.model, config, clip.prompts, provenance, out, clip.tokenizer, dtype, clip.text_prompts, clip.regions
+    )

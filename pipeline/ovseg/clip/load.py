@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ovseg.clip.passes import CROPS_PER_PASS, TEXTS_PER_PASS, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, text_prompts_applied
 from ovseg.core import crops
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
@@ -47,6 +48,7 @@ class Clip:
         dtype: the data type of the images that the model takes.
         prompts: mask prompts `[depth, patches, width of the tower]`, or None.
         text_prompts: learned text prompts `[vectors, width of the text tower]` (see `text_prompts`), or None.
+        regions: the region encoder that the CLIP is made for, see `clip.regions`.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Clip:
     dtype: torch.dtype
     prompts: Tensor | None = None
     text_prompts: Tensor | None = None
+    regions: RegionSettings = CROPS
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ovseg.core.files import expand_home
 
 CaptionsPerImage = Literal[1, "all"]
+Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled"]
 Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
 Orientation = Literal["exif", "raw"]

@@ -1,0 +1,206 @@
+"""Region encoders: how a region of an image becomes a vector. One signature for all, `encode_regions`.
+
+`crops` encodes the masked crop of each region (OVSeg); the others see the image once, whatever the number of its regions. A
+CLIP says which one it is made for (`Clip.regions`).
+
+Shapes: H, W image, Q regions, S side of the encoder's input, g rows and columns of its cells, D joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
+from ovseg.clip.load import Clip
+from ovseg.clip.pooled_regions import pooled_regions
+from ovseg.clip.prompts import vit_layout
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.region_tokens import mean_of_cells, region_tokens
+from ovseg.clip.vit_parts import vit_parts
+from ovseg.core import crops, masks
+from ovseg.core.errors import OvsegError
+from ovseg.core.images import ImageArray
+from ovseg.core.masks import MaskArray
+from ovseg.core.options import Fill
+
+CONVNEXT_STRIDE = 32
+DEFAULT_START = 2 / 3  # of the blocks: MAFT's 8 of 12
+
+OnePass = Callable[[nn.Module, Tensor, Tensor, RegionSettings], Tensor]
+"""From an image tower, images `[B, 3, S, S]`, masks `[B, Q, g, g]` and settings to unit vectors `[B, Q, D]`."""
+
+
+def _region_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
+    return region_tokens(visual, images, on_grid, start_block(visual, settings))
+
+
+def _biased_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
+    start = start_block(visual, settings)
+    log_bias = new_log_bias(visual, start) if settings.log_bias is None else torch.tensor(settings.log_bias)
+    return biased_tokens(visual, images, on_grid, start, log_bias.to(images.device))
+
+
+def _pooled(visual: nn.Module, images: Tensor, on_grid: Tensor, _: RegionSettings) -> Tensor:
+    return pooled_regions(visual, images, on_grid)
+
+
+ONE_PASS: Mapping[str, OnePass] = {
+    "region_tokens": _region_tokens,
+    "biased_tokens": _biased_tokens,
+    "pooled": _pooled,
+}
+
+
+def encode_regions(
+    clip: Clip, pixels: ImageArray, region_masks: MaskArray, *, fill: Fill = "mean", antialias: bool = True
+) -> Tensor:
+    """Encode regions of an image with the region encoder that the CLIP is made for.
+
+    Args:
+        clip: the CLIP.
+        pixels: uint8 RGB `[H, W, 3]`.
+        region_masks: bool `[Q, H, W]`; Q may be 0, and masks may be empty.
+        fill: the background of crops, see `crops.fill_color`.
+        antialias: whether crops are resized with antialiasing.
+
+    Returns:
+        float32 unit vectors `[Q, D]` on the CPU.
+    """
+    if clip.regions.encoder != "crops":
+        return encode_in_one_pass(clip, whole_image(clip, pixels), masks_on_grid(clip, region_masks))
+    if not len(region_masks):
+        return torch.zeros(0, clip.width)
+    color = crops.fill_color(fill, clip.mean.tolist())
+    height, width = pixels.shape[:2]
+    cut = [
+        crops.crop_region(
+            pixels,
+            mask,
+            masks.box(masks.encode(mask), height, width) if mask.any() else (0, 0, width, height),
+            clip.size,
+            color,
+            antialias,
+        )
+        for mask in region_masks
+    ]
+    return clip.encode_crops(torch.stack([crop for crop, _ in cut]), torch.stack([mask for _, mask in cut]))
+
+
+@torch.inference_mode()
+def encode_in_one_pass(clip: Clip, image: Tensor, on_grid: Tensor) -> Tensor:
+    """Encode regions of an image with a CLIP that is made for an encoder of one pass.
+
+    Args:
+        clip: the CLIP.
+        image: uint8 `[3, S, S]`, see `whole_image`.
+        on_grid: float32 `[Q, g, g]`, see `masks_on_grid`.
+
+    Returns:
+        float32 unit vectors `[Q, D]` on the CPU.
+    """
+    if not len(on_grid):
+        return torch.zeros(0, clip.width)
+    device = clip.mean.device
+    images = crops.normalize(image[None].to(device, non_blocking=True), clip.mean, clip.std).to(clip.dtype)
+    encode = ONE_PASS[clip.regions.encoder]
+    vectors = encode(clip.model.visual, images, on_grid[None].to(device), clip.regions)  # type: ignore[arg-type]
+    return F.normalize(vectors[0].float(), dim=-1).cpu()
+
+
+def whole_image(clip: Clip, pixels: ImageArray) -> Tensor:
+    """Resize an image to the square input of the CLIP's region encoder; the aspect ratio is not kept (as in MAFT).
+
+    Args:
+        clip: a CLIP that is made for an encoder of one pass.
+        pixels: uint8 RGB `[H, W, 3]`.
+
+    Returns:
+        uint8 `[3, S, S]`, with antialiasing.
+    """
+    return crops.resize(pixels, np.ones(pixels.shape[:2], bool), input_size(clip), antialias=True)[0]
+
+
+def masks_on_grid(clip: Clip, region_masks: MaskArray) -> Tensor:
+    """Return the fraction of each cell (patch of a ViT, place of a ConvNeXt's last map) that each mask covers.
+
+    Args:
+        clip: a CLIP that is made for an encoder of one pass.
+        region_masks: bool `[Q, H, W]`.
+
+    Returns:
+        float32 `[Q, g, g]` in [0, 1].
+    """
+    cells = input_size(clip) // cell_size(clip.model.visual, clip.regions)  # type: ignore[arg-type]
+    parts = [mean_of_cells(torch.from_numpy(mask)[None, None], (cells, cells))[0] for mask in region_masks]
+    return torch.cat(parts) if parts else torch.zeros(0, cells, cells)
+
+
+def input_size(clip: Clip) -> int:
+    """S of the CLIP's region encoder in pixels."""
+    return clip.regions.image_size or clip.size
+
+
+def cell_size(visual: nn.Module, settings: RegionSettings) -> int:
+    """The side of a cell in pixels of the input."""
+    return CONVNEXT_STRIDE if settings.encoder == "pooled" else vit_layout(visual).patch[0]
+
+
+def start_block(visual: nn.Module, settings: RegionSettings) -> int:
+    """The number of a ViT's blocks that run without regions."""
+    return int(DEFAULT_START * len(vit_parts(visual).blocks)) if settings.start_block is None else settings.start_block
+
+
+def with_regions(clip: Clip, settings: RegionSettings, source: object = "the CLIP") -> Clip:
+    """Return a CLIP that is made for another region encoder, after a trial run.
+
+    Args:
+        clip: the CLIP.
+        settings: the region encoder and its parameters.
+        source: where the settings come from, for messages.
+
+    Raises:
+        OvsegError: encoder, parameters and tower do not belong together; the message says what to change.
+    """
+    problem = _problem(clip, settings)
+    if problem:
+        raise OvsegError(f"{source}: {problem}")
+    made_for = replace(clip, regions=settings)
+    if settings.encoder != "crops":
+        try:
+            visual: Any = clip.model.visual
+            cells = input_size(made_for) // cell_size(visual, settings)
+            encode_in_one_pass(
+                made_for,
+                torch.zeros(3, input_size(made_for), input_size(made_for), dtype=torch.uint8),
+                torch.ones(1, cells, cells),
+            )
+        except OvsegError as error:
+            raise OvsegError(f"{source}: the region encoder {settings.encoder} cannot be used: {error}") from None
+    return made_for
+
+
+def _problem(clip: Clip, settings: RegionSettings) -> str | None:
+    """What parameters do not belong together, with a remedy."""
+    encoder, start = settings.encoder, settings.start_block
+    if start is not None and encoder not in ("region_tokens", "biased_tokens"):
+        return f"start_block={start} is not for the region encoder {encoder}; leave it out, or take region_tokens"
+    if settings.log_bias is not None and encoder != "biased_tokens":
+        return f"log_bias is not for the region encoder {encoder}, but for biased_tokens"
+    if encoder == "crops" and settings.image_size not in (None, clip.size):
+        return (
+            f"image_size={settings.image_size} is not for the region encoder crops, whose input is the CLIP's, {clip.size} "
+            "pixels; leave it out, or take region_tokens"
+        )
+    if encoder != "crops" and clip.prompts is not None:
+        return (
+            f"the region encoder {encoder} sees whole images, and mask prompts replace the background of crops; load the CLIP "
+            "without prompts, or take the region encoder crops"
+        )
+    return None
