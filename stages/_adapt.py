@@ -22,10 +22,15 @@ def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out
         params: all sections.
         out: the folder of the result.
     """
-    sources = sorted(tables.read(SHARDS, "samples", ["source"])["source"].unique().to_pylist())
-    licence = tables.licence(SHARDS, "samples") or params.propose.licence  # what the generator states comes first
-    source = {"mask_source": ", ".join(sources), "mask_licence": licence}
+    source = mask_source(params)
     if isinstance(options, FinetuneOptions) and options.method == "text_prompts":
         learn_text_prompts(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
     else:
         adapt(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
+
+
+def mask_source(params: Params) -> dict[str, str | None]:
+    """Return "mask_source" and "mask_licence" of the mined pairs, for the model card."""
+    sources = sorted(tables.read(SHARDS, "samples", ["source"])["source"].unique().to_pylist())
+    licence = tables.licence(SHARDS, "samples") or params.propose.licence  # what the generator states comes first
+    return {"mask_source": ", ".join(sources), "mask_licence": licence}

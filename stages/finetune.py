@@ -1,13 +1,23 @@
-"""Stage `finetune`: CLIP's image tower on the mined pairs (paper 3.2). With several GPUs it starts torchrun itself."""
+"""Stage `finetune`: CLIP's image tower on mined pairs (paper 3.2), or a region encoder. Several GPUs start torchrun."""
+
+from pathlib import Path
 
 from ovseg.core.params import Params
-from stages._adapt import MODELS, run_adaptation
-from stages._run import run_training
+from ovseg.training.region_training import RunFolders, adapt_regions
+from stages._adapt import MODELS, mask_source, run_adaptation
+from stages._run import run_training, training_runtime
+
+DATA = Path("data")
 
 
 def main(params: Params) -> None:
     """Read section finetune, write models/finetune."""
-    run_adaptation(params.finetune, params, MODELS / "finetune")
+    options, out = params.finetune, MODELS / "finetune"
+    if options.method in ("crops", "text_prompts"):
+        run_adaptation(options, params, out)
+        return
+    run = RunFolders(DATA / "index", DATA / "proposals", DATA / "pairs", params.index.images)
+    adapt_regions(MODELS / options.init, run, out, training_runtime(), options, params.crop, mask_source(params))
 
 
 if __name__ == "__main__":

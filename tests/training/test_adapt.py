@@ -26,6 +26,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.training import adapt as module
 from ovseg.training.adapt import adapt
 from ovseg.training.contrastive import contrastive_step
+from ovseg.training.distributed import split_batch
 from ovseg.training.loop import StepResult
 from tests.conftest import ROOT
 from tests.training.conftest import write_set
@@ -311,7 +312,7 @@ def test_more_processes_than_divide_the_batch_are_refused() -> None:
     from ovseg.training.distributed import World
 
     with pytest.raises(OvsegError, match=r"batch_size=16.*3 processes"):
-        module.split_batch("finetune", 16, World(0, 3, torch.device("cpu")), None)
+        split_batch("finetune", 16, World(0, 3, torch.device("cpu")), None)
 
 
 @pytest.mark.parametrize(

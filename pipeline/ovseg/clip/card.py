@@ -44,7 +44,7 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool, h
     Args:
         folder: folder of the model.
         provenance: "base" with model, pretrained, weights, licence and, if known, source, revision and sha256; and "steps", a
-            list of {stage, shards, mask_source, mask_licence, recipe}.
+            list of {stage, shards or tables, mask_source, mask_licence, recipe}.
         has_prompts: whether mask prompts are stored beside the weights.
         has_text_prompts: whether learned text prompts are.
     """
@@ -85,6 +85,16 @@ def _describe_base(base: Mapping[str, Any]) -> str:
 
 def _describe_step(step: Mapping[str, Any]) -> str:
     return (
-        f"- {step['stage']}: shards `{step['shards']}`, masks from {step['mask_source']} "
+        f"- {step['stage']}: {_describe_inputs(step)}, masks from {step['mask_source']} "
         f"(license: {step['mask_licence'] or NOT_STATED}), recipe `{json.dumps(step['recipe'])}`"
     )
+
+
+def _describe_inputs(step: Mapping[str, Any]) -> str:
+    """What a training read: shards of crops, or tables for a method on whole images."""
+    if "shards" in step:
+        return f"shards `{step['shards']}`"
+    recipe, teacher = step["recipe"], step.get("teacher")
+    inputs = ", ".join(f"{name} `{fingerprint}`" for name, fingerprint in step["tables"].items())
+    distilled = f", distilled from `{teacher}`" if teacher else ""
+    return f"method {recipe['method']} on {recipe['pairs']} regions ({inputs}){distilled}"

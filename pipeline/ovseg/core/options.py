@@ -19,11 +19,13 @@ Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
-Method = Literal["crops", "text_prompts"]
+Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil"]
 Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk"]
 Precision = Literal["fp32", "bf16"]
+RegionPairs = Literal["annotated", "proposals", "mined"]
+RegionEncoder = Literal["region_tokens", "biased_tokens"]
 Rule = Literal["best", "one_to_one"]
 Synonyms = Literal["max", "mean", "joined"]
 Templates = Literal["none", "single", "vild"]
@@ -279,14 +281,36 @@ class TrainingOptions(Options):
 
 
 class FinetuneOptions(TrainingOptions):
-    """Step `finetune`: CLIP's image tower, trained on the mined pairs (paper 3.2), or learned text prompts."""
+    """Step `finetune`: CLIP's image tower on the mined pairs (paper 3.2), a region encoder, or learned text prompts."""
 
     init: Literal["base", "prompt"] = "base"
     """Model to start from, a folder of models/; the mask prompts of "prompt" are kept and stay fixed."""
     lr: Positive = 5.0e-6
     """Peak learning rate of the image tower, or of the text prompts."""
     method: Method = "crops"
-    """What is trained: the image tower on masked crops (the paper's), or text prompts for both frozen towers (SimBaseline)."""
+    """What is trained: the image tower on masked crops (the paper's); text prompts for both frozen towers (SimBaseline); or
+    the image tower as a region encoder that sees the whole image once, by OVSeg's contrastive loss ("regions"), MAFT's,
+    MaskCLIP++'s, or distillation from a CLIP that sees crops. For region encoders `batch_size` counts images."""
+    pairs: RegionPairs = "mined"
+    """What region encoders are trained on: annotated masks, proposals matched to them, or mined pairs."""
+    region_encoder: RegionEncoder = "region_tokens"
+    """The region encoder that is trained: region tokens under a mask (MAFT), or with a learned bias (MaskCLIP++)."""
+    start_block: Natural = 8
+    """Number of blocks that run without regions."""
+    image_size: PositiveInt = 480
+    """Side that whole images are resized to, in pixels; a multiple of the patch size."""
+    teacher: FilePath | None = None
+    """Folder of a CLIP finetuned on crops that a region encoder is distilled from; null for none."""
+    distil_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of a distillation beside the loss of the method: from the teacher, or MAFT's self-distillation."""
+    scale_lr: Positive | None = None
+    """Peak learning rate of the logit scale and of learned biases of region encoders; null for that of the image tower."""
+
+
+REGION_FIELDS = frozenset(
+    ("pairs", "region_encoder", "start_block", "image_size", "teacher", "distil_weight", "scale_lr")
+)
+"""The fields of `FinetuneOptions` that are of region encoders alone."""
 
 
 class PromptOptions(TrainingOptions):

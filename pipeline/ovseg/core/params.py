@@ -43,6 +43,8 @@ class WatchedPaths(Options):
     """Path that DVC watches for `nouns.model` if that is a folder; else `requirements.lock`."""
     network: FilePath
     """Path that DVC watches for `proposal_network.init` if that is a folder; else `requirements.lock`."""
+    teacher: FilePath
+    """Path that DVC watches for `finetune.teacher` if that is a folder; else `requirements.lock`."""
     excluded: FilePath
     """Path that DVC watches for `select.exclude`, the same file; `requirements.lock` if that is null."""
 
@@ -59,6 +61,7 @@ WATCHED_BY = {
     "clip.model": ("clip",),
     "nouns.model": ("tagger",),
     "proposal_network.init": ("network",),
+    "finetune.teacher": ("teacher",),
     "select.exclude": ("excluded",),
 }
 """For each path that a stage reads, the keys of section `data` that this stage has as `deps` in dvc.yaml."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,19 +17,18 @@ from ovseg.clip.prompts import foreground_patches, vit_layout
 from ovseg.clip.save import model_config
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
+from ovseg.core.options import REGION_FIELDS, CropOptions, FinetuneOptions, PromptOptions
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
 from ovseg.training.contrastive import contrastive_step
-from ovseg.training.distributed import World, wrap_for_ranks
+from ovseg.training.distributed import World, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, endless_batches, list_shards, read_sizes, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns, read_nouns
-from ovseg.training.tower import Tower, build_optimizer, build_tower, learning_rates
+from ovseg.training.tower import MAX_LOG_SCALE, Tower, build_optimizer, build_tower, learning_rates
 
-MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
 CHECKED_BATCHES = 4  # number of first batches in which `require_background_patches` looks for such patches
 
 
@@ -66,7 +64,7 @@ def adapt(
     name = "finetune" if isinstance(options, FinetuneOptions) else "prompt"
     if not tables.read_step_manifest(shards):
         raise OvsegError(f"{shards} holds no finished shards (no {tables.STEP_MANIFEST}); run the stage `shards` first")
-    parameters = options.model_dump(mode="json", exclude={"init"}) | crop.model_dump(mode="json")
+    parameters = options.model_dump(mode="json", exclude={"init", *REGION_FIELDS}) | crop.model_dump(mode="json")
     shards_hash = tables.content_hash(shards)
     key = step_key(
         name, __name__, init=tables.content_hash(init), shards=shards_hash, parameters=parameters, source=dict(source)
@@ -232,30 +230,6 @@ class _Step:
             )
         shown = {"logit_scale": float(self.log_scale.detach().exp())}
         return StepResult(loss, options.batch_size, batch["key"], shown)
-
-
-def split_batch(name: str, batch_size: int, world: World, micro_batch: int | None) -> tuple[int, int]:
-    """Divide the global batch.
-
-    Args:
-        name: the name of the training, for messages.
-        batch_size: the number of pairs over all ranks.
-        world: the process group.
-        micro_batch: the number of pairs in memory at a time; None for all of a rank's.
-
-    Returns:
-        the number of pairs of each rank, and of each of its micro-batches.
-
-    Raises:
-        OvsegError: the batch cannot be divided evenly.
-    """
-    local_size, rest = divmod(batch_size, world.size)
-    if rest:
-        raise OvsegError(f"{name}.batch_size={batch_size} cannot be divided among {world.size} processes")
-    micro_size = min(micro_batch or local_size, local_size)
-    if local_size % micro_size:
-        raise OvsegError(f"OVSEG_MICRO_BATCH={micro_size} does not divide the {local_size} pairs of each process")
-    return local_size, micro_size
 
 
 def require_background_patches(name: str, batches: Iterator[Batch], clip: Clip, shards: Path) -> Iterator[Batch]:

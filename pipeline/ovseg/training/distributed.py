@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ovseg.core.errors import OvsegError
+
 T = TypeVar("T")
 
 
@@ -94,6 +96,30 @@ def barrier(world: World) -> None:
     """Wait until all ranks are here."""
     if world.size > 1:
         dist.barrier()
+
+
+def split_batch(name: str, batch_size: int, world: World, micro_batch: int | None) -> tuple[int, int]:
+    """Divide the global batch.
+
+    Args:
+        name: the name of the training, for messages.
+        batch_size: the number of pairs over all ranks.
+        world: the process group.
+        micro_batch: the number of pairs in memory at a time; None for all of a rank's.
+
+    Returns:
+        the number of pairs of each rank, and of each of its micro-batches.
+
+    Raises:
+        OvsegError: the batch cannot be divided evenly.
+    """
+    local_size, rest = divmod(batch_size, world.size)
+    if rest:
+        raise OvsegError(f"{name}.batch_size={batch_size} cannot be divided among {world.size} processes")
+    micro_size = min(micro_batch or local_size, local_size)
+    if local_size % micro_size:
+        raise OvsegError(f"OVSEG_MICRO_BATCH={micro_size} does not divide the {local_size} pairs of each process")
+    return local_size, micro_size
 
 
 def wrap_for_ranks(module: nn.Module, world: World) -> nn.Module:

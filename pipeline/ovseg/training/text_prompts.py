@@ -29,9 +29,9 @@ from ovseg.core.options import CropOptions, FinetuneOptions, Precision
 from ovseg.core.vocabulary import LOGIT_SCALE
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
-from ovseg.training.adapt import count_steps, split_batch
+from ovseg.training.adapt import count_steps
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
-from ovseg.training.distributed import World, all_reduce_sum, wrap_for_ranks
+from ovseg.training.distributed import World, all_reduce_sum, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, endless_batches, list_shards, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.precision import autocast_context

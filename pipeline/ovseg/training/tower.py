@@ -5,6 +5,7 @@ Shapes: n crops of a micro-batch, S input side, D joint width.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 import torch.nn.functional as F  # noqa: N812
@@ -17,6 +18,7 @@ from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import FinetuneOptions, PromptOptions
 
+MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
 ADAM_BETAS, ADAM_EPS = (0.9, 0.98), 1e-6  # open_clip's for ViTs, as in the paper's scripts
 
 

@@ -1,0 +1,146 @@
+"""What can train a region encoder: for each method what of the image tower learns, and a loss of region embeddings.
+
+Adding a method is a function and a line in `OBJECTIVES`. Shapes: B images, Q regions, T templates, K classes, D joint width, R
+references, P pairs, N real regions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ovseg.core.options import FinetuneOptions, Method
+from ovseg.training.loop import warmup_cosine, warmup_poly
+from ovseg.training.losses import contrastive
+from ovseg.training.mask_aware import balanced_cross_entropy, crop_distillation, mask_aware_loss, self_distillation
+from ovseg.training.region_dataset import RegionBatch
+from ovseg.training.texts import pick_texts
+
+MAFT_SCALE = 100.0  # of MAFT's softmax, whatever logit scale the CLIP has
+
+
+@dataclass(frozen=True)
+class RegionOutputs:
+    """What a loss is computed from.
+
+    Attributes:
+        regions: unit vectors `[B, Q, D]` of the regions; those of the padding mean nothing.
+        whole: unit vectors `[B, D]` of the whole images as regions.
+        frozen: the same from the CLIP that the training started from; None if the objective does not need it.
+        teacher: unit vectors `[N, D]` of the real regions' crops; None without a teacher.
+        texts: unit vectors `[T, K, D]`.
+        scale: the logit scale, a scalar.
+        step: the number of the step.
+    """
+
+    regions: Tensor
+    whole: Tensor
+    frozen: Tensor | None
+    teacher: Tensor | None
+    texts: Tensor
+    scale: Tensor
+    step: int
+
+
+RegionLoss = Callable[[RegionOutputs, RegionBatch, FinetuneOptions], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method of training.
+
+    Attributes:
+        loss: the loss of one step, a scalar.
+        trains: a pattern that the names of trained parameters of the image tower match in full.
+        schedule: makes the learning rate schedule from optimizer, steps and steps of warmup.
+        clip_norm: the largest norm of the gradient.
+        frozen: whether the loss needs the whole images' embeddings of the CLIP as it was.
+        teacher: whether a teacher is needed, can be given, or is of no use.
+    """
+
+    loss: RegionLoss
+    trains: re.Pattern[str] = re.compile(".*")
+    schedule: Callable[[Optimizer, int, int], LRScheduler] = warmup_cosine
+    clip_norm: float = math.inf
+    frozen: bool = False
+    teacher: Literal["needed", "possible", "unused"] = "possible"
+
+
+def contrast_regions(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
+    """OVSeg's contrastive loss (paper 3.2) of region embeddings and texts; with a teacher, the distillation is added."""
+    image, region, label = batch["pairs"].unbind(1)
+    if not len(label):
+        return outputs.regions.sum() * 0 + _distillation(outputs, batch, options)
+    vectors = outputs.regions[image, region]
+    texts = pick_texts(outputs.texts, label, options.seed, outputs.step)
+    loss = contrastive(vectors, texts, label.to(vectors.device), outputs.scale, options.loss)
+    return loss + _distillation(outputs, batch, options)
+
+
+def mask_aware(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
+    """MAFT (NeurIPS 2023): mask-aware loss, and self-distillation on whole images.
+
+    The class probabilities are a softmax over all K classes of 100 x cosine. Its "whole image" is a region of all patches, so
+    that both losses need one pass.
+    """
+    texts = outputs.texts[0]
+    image, label = batch["references"].to(texts.device).unbind(1)
+    of_regions = (MAFT_SCALE * outputs.regions @ texts.T).softmax(-1)
+    probabilities = of_regions[image, :, label]
+    device = probabilities.device
+    loss = mask_aware_loss(probabilities, batch["overlaps"].to(device), batch["real"].to(device)[image])
+    assert outputs.frozen is not None
+    student, teacher = ((MAFT_SCALE * v @ texts.T).softmax(-1) for v in (outputs.whole, outputs.frozen))
+    return loss + options.distil_weight * self_distillation(student, teacher)
+
+
+def classify_regions(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
+    """MaskCLIP++ (arXiv 2412.11464): balanced cross-entropy over all K classes; with a teacher, the distillation is added.
+
+    Its map of similarities over templates is affine. Of one template that is a scale, which is the CLIP's logit scale, and a
+    bias, which the softmax ignores.
+    """
+    image, region, label = batch["pairs"].to(outputs.regions.device).unbind(1)
+    if not len(label):
+        return outputs.regions.sum() * 0 + _distillation(outputs, batch, options)
+    logits = outputs.scale * outputs.regions[image, region] @ outputs.texts[0].T
+    return balanced_cross_entropy(logits, image, label) + _distillation(outputs, batch, options)
+
+
+def distil(outputs: RegionOutputs, batch: RegionBatch, _options: FinetuneOptions) -> Tensor:
+    """The cosine to the teacher's embedding of the region's crop, for every region: no text and no label is used."""
+    assert outputs.teacher is not None
+    return crop_distillation(outputs.regions[batch["real"].to(outputs.regions.device)], outputs.teacher)
+
+
+def _distillation(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
+    if outputs.teacher is None:
+        return torch.zeros((), device=outputs.regions.device)
+    return options.distil_weight * distil(outputs, batch, options)
+
+
+ATTENTION_AND_NORMS = re.compile(
+    r"transformer\.resblocks\.\d+\.(attn|ln_1|ln_2)\..*|ln_post\..*"  # open_clip
+    r"|trunk\.blocks\.\d+\.(attn|norm1|norm2)\..*|trunk\.(norm|fc_norm)\..*"  # timm
+)
+ATTENTION_INPUTS = re.compile(
+    r"transformer\.resblocks\.\d+\.attn\.in_proj_weight|positional_embedding"
+    r"|trunk\.blocks\.\d+\.attn\.qkv\.weight|trunk\.pos_embed"
+)
+OBJECTIVES: dict[Method, Objective] = {
+    "regions": Objective(contrast_regions),
+    "maft": Objective(
+        mask_aware, ATTENTION_AND_NORMS, schedule=warmup_poly, clip_norm=0.01, frozen=True, teacher="unused"
+    ),
+    "maskclippp": Objective(classify_regions, ATTENTION_INPUTS, clip_norm=0.01),
+    "distil": Objective(distil, teacher="needed"),
+}
+"""The methods that train on whole images, the values of `finetune.method` but "crops"."""

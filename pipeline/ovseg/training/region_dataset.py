@@ -1,0 +1,213 @@
+"""Whole images with their regions, for training a region encoder: an endless order that follows from the seed alone.
+
+Shapes: B images, S side of the input, Q regions of an image (of the one with most, in a batch), g rows and columns of patches,
+R references, P pairs, C crops, s side of the teacher's input.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ovseg.clip.region_tokens import mean_of_cells
+from ovseg.core import crops, masks
+from ovseg.core.errors import BadItem
+from ovseg.core.images import ImageArray
+from ovseg.training.region_sources import RegionTables, region_overlaps
+
+log = logging.getLogger("ovseg")
+
+
+class RegionImage(TypedDict):
+    """One image.
+
+    Attributes:
+        image: uint8 `[3, S, S]`; the aspect ratio is not kept.
+        masks: the fraction of each patch that each region covers, float32 `[Q, g, g]`.
+        overlaps: the IoU of references and regions, float32 `[R, Q]`.
+        classes: the class of each reference, int64 `[R]`.
+        pairs: region and class of each pair, int64 `[P, 2]`.
+        crops: the regions' crops for a teacher, uint8 `[Q, 3, s, s]`; `[0, 3, 0, 0]` without one.
+        crop_masks: their masks, bool `[Q, s, s]`.
+        key: the name of the image.
+    """
+
+    image: Tensor
+    masks: Tensor
+    overlaps: Tensor
+    classes: Tensor
+    pairs: Tensor
+    crops: Tensor
+    crop_masks: Tensor
+    key: str
+
+
+class RegionBatch(TypedDict):
+    """B images, their regions padded to the largest number.
+
+    Attributes:
+        image: uint8 `[B, 3, S, S]`.
+        masks: float32 `[B, Q, g, g]`, zeros where padded.
+        real: which regions are no padding, bool `[B, Q]`.
+        overlaps: float32 `[R, Q]`.
+        references: image of the batch and class of each reference, int64 `[R, 2]`.
+        pairs: image of the batch, region and class of each pair, int64 `[P, 3]`.
+        crops: uint8 `[C, 3, s, s]`, those of the real regions in the order of `masks`.
+        crop_masks: bool `[C, s, s]`.
+        keys: B names.
+    """
+
+    image: Tensor
+    masks: Tensor
+    real: Tensor
+    overlaps: Tensor
+    references: Tensor
+    pairs: Tensor
+    crops: Tensor
+    crop_masks: Tensor
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """How a teacher sees regions: the arguments of `crops.crop_region`."""
+
+    size: int
+    color: ImageArray | None
+    antialias: bool
+
+
+@dataclass(frozen=True)
+class RegionDataset(Dataset[RegionImage]):
+    """Images with their regions, in an endless order: epoch after epoch, each in an order of its own.
+
+    Attributes:
+        tables: images, regions and texts.
+        size: S in pixels.
+        grid: g.
+        seed: the seed of the order.
+        teacher: how a teacher's crops are made; None for no crops.
+    """
+
+    tables: RegionTables
+    size: int
+    grid: int
+    seed: int
+    teacher: CropRecipe | None = None
+
+    def __len__(self) -> int:
+        return len(self.tables.images)
+
+    def __getitem__(self, position: int) -> RegionImage:
+        """Make the image at a position of the endless order; one without regions if it cannot be read."""
+        epoch, place = divmod(position, len(self))
+        record = self.tables.images[int(_epoch_order(self.seed, epoch, len(self))[place])]
+        try:
+            pixels = record.pixels
+        except BadItem as problem:  # the file has changed since it was indexed
+            log.warning("finetune: %s is left out: %s", record.name, problem)
+            return self._make(np.zeros((1, 1, 3), np.uint8), record.name, None)
+        return self._make(pixels, record.name, record.image_id)
+
+    def _make(self, pixels: ImageArray, name: str, image_id: int | None) -> RegionImage:
+        rows = self.tables.rows(-1 if image_id is None else image_id)
+        regions = [masks.decode(row["rle"], row["height"], row["width"]) for row in rows.regions]
+        stack = torch.from_numpy(np.stack(regions) if regions else np.zeros((0, 1, 1), bool))
+        numbers = {text: i for i, text in enumerate(self.tables.texts)}
+        cut: list[tuple[Tensor, Tensor]] = []
+        if self.teacher:
+            recipe = self.teacher.size, self.teacher.color, self.teacher.antialias
+            boxes = [tuple(row["box"]) for row in rows.regions]
+            cut = [crops.crop_region(pixels, m, box, *recipe) for m, box in zip(regions, boxes, strict=True)]
+        side = self.teacher.size if self.teacher else 0
+        return {
+            "image": resize_image(pixels, self.size),
+            "masks": mean_of_cells(stack[None], (self.grid, self.grid))[0],
+            "overlaps": torch.from_numpy(region_overlaps(rows.regions, rows.references)).float(),
+            "classes": torch.tensor([numbers[text] for text in rows.references], dtype=torch.int64),
+            "pairs": torch.tensor([(i, numbers[text]) for i, text in rows.pairs], dtype=torch.int64).reshape(-1, 2),
+            "crops": torch.stack([c for c, _ in cut]) if cut else torch.zeros(0, 3, side, side, dtype=torch.uint8),
+            "crop_masks": torch.stack([m for _, m in cut]) if cut else torch.zeros(0, side, side, dtype=torch.bool),
+            "key": name,
+        }
+
+
+def resize_image(pixels: ImageArray, size: int) -> Tensor:
+    """Resize a whole image to the square input of a region encoder; the aspect ratio is not kept (as MAFT does).
+
+    Args:
+        pixels: uint8 `[H, W, 3]`.
+        size: S in pixels.
+
+    Returns:
+        uint8 `[3, S, S]`.
+    """
+    return crops.resize(pixels, np.ones(pixels.shape[:2], bool), size, antialias=True)[0]
+
+
+def collate_regions(samples: list[RegionImage]) -> RegionBatch:
+    """Put images together, see `RegionBatch`."""
+    most = max(len(s["masks"]) for s in samples)
+    stacked = [torch.nn.functional.pad(s["masks"], (0, 0, 0, 0, 0, most - len(s["masks"]))) for s in samples]
+    overlaps = [torch.nn.functional.pad(s["overlaps"], (0, most - len(s["masks"]))) for s in samples]
+    return {
+        "image": torch.stack([s["image"] for s in samples]),
+        "masks": torch.stack(stacked),
+        "real": torch.stack([torch.arange(most) < len(s["masks"]) for s in samples]),
+        "overlaps": torch.cat(overlaps),
+        "references": torch.cat([_with_image(i, s["classes"][:, None]) for i, s in enumerate(samples)]),
+        "pairs": torch.cat([_with_image(i, s["pairs"]) for i, s in enumerate(samples)]),
+        "crops": torch.cat([s["crops"] for s in samples]),
+        "crop_masks": torch.cat([s["crop_masks"] for s in samples]),
+        "keys": [s["key"] for s in samples],
+    }
+
+
+def read_regions(
+    data: RegionDataset, batch_size: int, rank: int, ranks: int, begin: int, workers: int
+) -> Iterator[RegionBatch]:
+    """Iterate over this rank's parts of the global batches, without end.
+
+    Args:
+        data: the images.
+        batch_size: the number of images of all ranks together; a multiple of `ranks`.
+        rank: the number of this rank.
+        ranks: the number of ranks.
+        begin: the number of the first batch; an earlier run has used those before.
+        workers: the number of loader processes; 0 loads in this process. It changes no result.
+    """
+    local_size = batch_size // ranks
+
+    def positions() -> Iterator[list[int]]:
+        batch = begin
+        while True:
+            first = batch * batch_size + rank * local_size
+            yield list(range(first, first + local_size))
+            batch += 1
+
+    loader: DataLoader[RegionBatch] = DataLoader(
+        data,  # type: ignore[arg-type]
+        batch_sampler=positions(),
+        num_workers=workers,
+        collate_fn=collate_regions,
+    )
+    return iter(loader)
+
+
+def _with_image(number: int, rows: Tensor) -> Tensor:
+    return torch.cat([torch.full((len(rows), 1), number), rows], dim=1)
+
+
+@lru_cache(maxsize=2)  # a batch can have images of two epochs
+def _epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """The order of `size` images in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(size)

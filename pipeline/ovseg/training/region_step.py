@@ -1,0 +1,154 @@
+"""One step of training a region encoder, on any number of micro-batches, and the module that it trains.
+
+The loss needs the embeddings of all images of the step, but not their graphs; see `contrastive` for how. Over several processes
+each has the loss of its own images, and the gradient is the mean.
+
+Shapes: B images of this rank, S side of the input, Q regions, g grid of patches, D joint width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ovseg.clip.biased_tokens import biased_tokens
+from ovseg.clip.load import Clip
+from ovseg.clip.region_tokens import region_tokens
+from ovseg.core.crops import normalize
+from ovseg.core.options import FinetuneOptions
+from ovseg.training.distributed import World, accumulate
+from ovseg.training.loop import StepResult, explain_out_of_memory
+from ovseg.training.objectives import Objective, RegionOutputs
+from ovseg.training.precision import autocast_context
+from ovseg.training.region_dataset import RegionBatch
+
+
+class RegionTower(nn.Module):
+    """A CLIP's image tower as a region encoder, one module that can be wrapped for several processes.
+
+    Args:
+        clip: the CLIP; the weights of its image tower are trained in place.
+        start_block: the number of blocks that run without regions.
+        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for `region_tokens`.
+    """
+
+    def __init__(self, clip: Clip, start_block: int, log_bias: Tensor | None) -> None:
+        super().__init__()
+        self.visual = cast(nn.Module, clip.model.visual)
+        self.start_block = start_block
+        self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
+        self.register_buffer("mean", clip.mean, persistent=False)
+        self.register_buffer("std", clip.std, persistent=False)
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Embed regions, and last of all the whole image as a region.
+
+        Args:
+            images: uint8 `[B, 3, S, S]`.
+            masks: float32 `[B, Q, g, g]` in [0, 1].
+
+        Returns:
+            float32 unit vectors `[B, Q + 1, D]`.
+        """
+        pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
+        regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
+        if self.log_bias is None:
+            vectors = region_tokens(self.visual, pixels, regions, self.start_block)
+        else:
+            vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
+        return F.normalize(vectors.float(), dim=-1)
+
+    def frozen_copy(self) -> nn.Module:
+        """Return a copy of the module as it is now, which learns nothing."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class RegionStep:
+    """Computes the gradients of one training step; a `Step`.
+
+    Attributes:
+        objective: the method.
+        tower: a `RegionTower`, wrapped by `wrap_for_ranks`.
+        frozen: its copy of before the training; None if the objective needs none.
+        teach: function from crops `[C, 3, s, s]` and masks to the teacher's unit vectors `[C, D]`; None without a teacher.
+        log_scale: the logarithm of the logit scale, a scalar.
+        texts: unit vectors `[T, K, D]`.
+        batches: the batches of this rank.
+        micro_size: the number of images in memory at a time.
+        options: the parameters of the training.
+        world: the process group.
+    """
+
+    objective: Objective
+    tower: nn.Module
+    frozen: nn.Module | None
+    teach: Callable[[Tensor, Tensor], Tensor] | None
+    log_scale: Tensor
+    texts: Tensor
+    batches: Iterator[RegionBatch]
+    micro_size: int
+    options: FinetuneOptions
+    world: World
+
+    def __call__(self, number: int) -> StepResult:
+        """Compute the gradients of the step of this number, see `Step`."""
+        batch = next(self.batches)
+        with explain_out_of_memory("finetune", self.micro_size):
+            loss = self._compute(batch, number)
+        shown = {"logit_scale": float(self.log_scale.detach().exp())}
+        return StepResult(loss, self.options.batch_size, batch["keys"], shown)
+
+    def _compute(self, batch: RegionBatch, number: int) -> Tensor:
+        pieces = list(
+            zip(torch.split(batch["image"], self.micro_size), torch.split(batch["masks"], self.micro_size), strict=True)
+        )
+        single = len(pieces) == 1
+        with torch.set_grad_enabled(single):
+            local = torch.cat([self._encode(self.tower, *piece) for piece in pieces])
+        vectors = local.detach().requires_grad_()
+        outputs = RegionOutputs(
+            regions=vectors[:, :-1],
+            whole=vectors[:, -1],
+            frozen=self._whole_images_of_frozen(pieces),
+            teacher=self._teacher_vectors(batch),
+            texts=self.texts,
+            scale=self.log_scale.exp(),
+            step=number,
+        )
+        loss = self.objective.loss(outputs, batch, self.options)
+        torch.autograd.backward(loss)
+        gradient = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
+        if single:
+            with autocast_context(self.world.device, self.options.precision):
+                torch.autograd.backward(local, gradient)
+        else:
+            parts = list(zip(pieces, torch.split(gradient, self.micro_size), strict=True))
+            for piece, part in accumulate(self.tower, parts):
+                vectors_again = self._encode(self.tower, *piece)
+                with autocast_context(self.world.device, self.options.precision):
+                    torch.autograd.backward(vectors_again, part)
+        return loss.detach()
+
+    def _encode(self, tower: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+        with autocast_context(self.world.device, self.options.precision):
+            vectors: Tensor = tower(images.to(self.world.device), masks.to(self.world.device))
+        return vectors
+
+    @torch.no_grad()
+    def _whole_images_of_frozen(self, pieces: list[tuple[Tensor, Tensor]]) -> Tensor | None:
+        if self.frozen is None:
+            return None
+        return torch.cat([self._encode(self.frozen, images, masks[:, :0])[:, 0] for images, masks in pieces])
+
+    def _teacher_vectors(self, batch: RegionBatch) -> Tensor | None:
+        if self.teach is None:
+            return None
+        # a copy, because autograd does not keep the tensors of inference mode
+        return self.teach(batch["crops"], batch["crop_masks"]).clone().to(self.world.device)

@@ -1,0 +1,294 @@
+"""Training CLIP's image tower as a region encoder, on whole images (MAFT, MaskCLIP++, and both on mined pairs)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
+from ovseg.clip.biased_tokens import new_log_bias
+from ovseg.clip.load import Clip
+from ovseg.clip.prompts import vit_layout
+from ovseg.clip.region_tokens import check_start_block
+from ovseg.clip.save import model_config
+from ovseg.clip.vit_parts import patch_grid, vit_parts
+from ovseg.core import crops, tables
+from ovseg.core.errors import OvsegError
+from ovseg.core.files import write_json
+from ovseg.core.options import CropOptions, FinetuneOptions
+from ovseg.engine.fingerprint import step_key
+from ovseg.engine.runtime import Runtime
+from ovseg.training.checkpoint import TrainableParameters
+from ovseg.training.distributed import World, split_batch, wrap_for_ranks
+from ovseg.training.loop import Step, TrainingLoop
+from ovseg.training.objectives import OBJECTIVES, Objective
+from ovseg.training.region_dataset import CropRecipe, RegionDataset, read_regions
+from ovseg.training.region_sources import RegionTables, read_region_tables
+from ovseg.training.region_step import RegionStep, RegionTower
+from ovseg.training.run import Training, publish_training
+from ovseg.training.texts import embed_nouns
+from ovseg.training.tower import ADAM_BETAS, MAX_LOG_SCALE
+
+REGION_ENCODER = "region_encoder.json"
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """Where a mining run is.
+
+    Attributes:
+        index, proposals, pairs: the folders of the tables of these names.
+        images: the folder that the files of the index are relative to.
+    """
+
+    index: Path
+    proposals: Path
+    pairs: Path
+    images: Path
+
+
+def adapt_regions(
+    init: Path,
+    run: RunFolders,
+    out: Path,
+    runtime: Runtime,
+    options: FinetuneOptions,
+    crop: CropOptions,
+    source: Mapping[str, str | None],
+) -> None:
+    """Train a region encoder from `init`, and publish it with region_encoder.json, a model card and `training.tsv` to `out`.
+
+    A training of 0 steps publishes the untrained region encoder. Run under torchrun, every rank calls this. A killed run
+    continues from its last checkpoint, to the same weights with any number of loader processes.
+
+    Args:
+        init: the folder of the CLIP to start from.
+        run: the mining run whose images and regions are trained on.
+        out: the folder of the result.
+        runtime: devices, workers, micro-batch, scratch folder.
+        options: the parameters; `options.init` was resolved into `init` by the caller, and `options.method` is not "crops".
+        crop: the crop recipe of the teacher.
+        source: "mask_source" and "mask_licence", for the model card.
+
+    Raises:
+        OvsegError: tables, model, teacher or parameters cannot be used; the loss is not a number; memory or disk is full.
+        KeyboardInterrupt: the run was stopped.
+    """
+    check_region_options(options)
+    tables_ = {name: tables.fingerprint(getattr(run, name), name) for name in ("index", "proposals")}
+    tables_ |= {"pairs": tables.fingerprint(run.pairs, "pairs")} if options.pairs == "mined" else {}
+    teacher = None if options.teacher is None else tables.content_hash(options.teacher)
+    parameters = options.model_dump(mode="json", exclude={"init", "teacher"}) | crop.model_dump(mode="json")
+    key = step_key(
+        "finetune",
+        __name__,
+        init=tables.content_hash(init),
+        teacher=teacher,
+        parameters=parameters,
+        source=dict(source),
+        **tables_,
+    )
+    record = {"stage": "finetune", "tables": tables_, "teacher": teacher, **source, "recipe": parameters}
+
+    def build(world: World, _scratch: Path) -> Training:
+        clip, provenance = load_adapted(init, str(world.device)), read_provenance(init)
+        tower, loop = build_region_tower(clip, options), None
+        regions = read_run(run, options) if options.epochs and options.max_steps != 0 else None
+        if regions and (steps := count_region_steps(len(regions.images), options)):
+            torch.manual_seed(options.seed)
+            loop = build_region_loop(clip, tower, regions, steps, options, crop, runtime, world)
+        provenance["steps"] = [*provenance.get("steps", []), record]
+        config = model_config(f"local-dir:{init}")
+
+        def save(folder: Path) -> None:
+            save_adapted(clip.model, config, None, provenance, folder, clip.tokenizer, text_prompts=clip.text_prompts)
+            write_region_encoder(folder, tower, options)
+
+        return Training(save, loop)
+
+    publish_training(key, build, out, runtime)
+
+
+def write_region_encoder(folder: Path, tower: RegionTower, options: FinetuneOptions) -> None:
+    """Write region_encoder.json, which says how a CLIP encodes regions.
+
+    Args:
+        folder: the folder of the CLIP.
+        tower: the trained module.
+        options: the parameters of the training.
+    """
+    values: dict[str, Any] = {
+        "encoder": options.region_encoder,
+        "start_block": options.start_block,
+        "image_size": options.image_size,
+    }
+    if tower.log_bias is not None:
+        values["log_bias"] = tower.log_bias.detach().float().cpu().tolist()
+    write_json(folder / REGION_ENCODER, values)
+
+
+def check_region_options(options: FinetuneOptions) -> Objective:
+    """Return the objective of `options.method`, after checking that a teacher is given where one is needed.
+
+    Raises:
+        OvsegError: it is not, or it is given where the method has no use for it.
+    """
+    objective = OBJECTIVES[options.method]
+    if objective.teacher == "needed" and options.teacher is None:
+        raise OvsegError(
+            f"finetune.method={options.method} needs finetune.teacher, the folder of a CLIP that is finetuned on crops"
+        )
+    if objective.teacher == "unused" and options.teacher is not None:
+        raise OvsegError(f"finetune.method={options.method} uses no teacher; set finetune.teacher to null")
+    return objective
+
+
+def read_run(run: RunFolders, options: FinetuneOptions) -> RegionTables:
+    """Read what `options.pairs` needs of a mining run; see `read_region_tables` for the errors."""
+    return read_region_tables(run.index, run.images, run.proposals, run.pairs, options.pairs)
+
+
+def count_region_steps(images: int, options: FinetuneOptions) -> int:
+    """Count the optimizer steps of a whole training on this many images.
+
+    Raises:
+        OvsegError: there are fewer images than one batch has.
+    """
+    if not options.epochs or options.max_steps == 0:
+        return 0
+    if images < options.batch_size:
+        raise OvsegError(
+            f"finetune.batch_size={options.batch_size} is more than the {images} images with regions; set it to less"
+        )
+    steps = options.epochs * (images // options.batch_size)
+    return steps if options.max_steps is None else min(steps, options.max_steps)
+
+
+def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
+    """Make the module that is trained; what the method does not train is frozen.
+
+    Raises:
+        OvsegError: the tower cannot encode regions in one pass, `options.start_block` or `options.image_size` does not fit it,
+            or the CLIP has mask prompts.
+    """
+    visual = clip.model.visual
+    parts = vit_parts(visual)  # type: ignore[arg-type]
+    check_start_block(options.start_block, parts)
+    patch_grid(parts.layout, options.image_size, options.image_size)
+    if clip.prompts is not None:
+        raise OvsegError(
+            f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
+            "finetune.init=base"
+        )
+    biased = options.region_encoder == "biased_tokens"
+    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None  # type: ignore[arg-type]
+    tower = RegionTower(clip, options.start_block, log_bias)
+    pattern = OBJECTIVES[options.method].trains
+    for name, parameter in tower.visual.named_parameters():
+        parameter.requires_grad_(pattern.fullmatch(name) is not None)
+    if not any(p.requires_grad for p in tower.visual.parameters()):
+        raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
+    return tower
+
+
+def build_region_loop(
+    clip: Clip,
+    tower: RegionTower,
+    regions: RegionTables,
+    steps: int,
+    options: FinetuneOptions,
+    crop: CropOptions,
+    runtime: Runtime,
+    world: World,
+) -> TrainingLoop:
+    """Make the training of a region encoder: optimizer, schedule, batches, and what a step computes.
+
+    Args:
+        clip: the CLIP.
+        tower: its image tower, see `build_region_tower`.
+        regions: images, regions and texts.
+        steps: the number of optimizer steps.
+        options: the parameters of the training.
+        crop: the crop recipe of the teacher.
+        runtime: workers and micro-batch.
+        world: the process group.
+
+    Raises:
+        OvsegError: the batch cannot be divided, or the teacher cannot be loaded or has another joint width.
+    """
+    objective = check_region_options(options)
+    texts = embed_nouns(regions.texts, clip, options.templates).to(world.device)
+    teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world)
+    color = crops.fill_color(crop.fill, clip.mean.tolist())
+    recipe = None if teacher is None else CropRecipe(teacher.size, color, crop.antialias)
+    grid = options.image_size // vit_layout(clip.model.visual).patch[0]  # type: ignore[arg-type]
+    data = RegionDataset(regions, options.image_size, grid, options.seed, recipe)
+    log_scale = cast(nn.Parameter, clip.model.logit_scale)
+    log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
+    _, micro_size = split_batch("finetune", options.batch_size, world, runtime.micro_batch)
+    frozen = tower.frozen_copy() if objective.frozen else None
+
+    def make_step(steps_done: int) -> Step:
+        return RegionStep(
+            objective=objective,
+            tower=wrap_for_ranks(tower, world),
+            frozen=frozen,
+            teach=None if teacher is None else teacher.encode_crops,
+            log_scale=log_scale,
+            texts=texts,
+            batches=read_regions(data, options.batch_size, world.rank, world.size, steps_done, runtime.workers),
+            micro_size=micro_size,
+            options=options,
+            world=world,
+        )
+
+    trained = {key: p for key, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": log_scale}
+    optimizer = region_optimizer(tower, log_scale, options)
+    return TrainingLoop(
+        steps=steps,
+        weights=TrainableParameters(trained),
+        parameters=trained,
+        optimizer=optimizer,
+        schedule=objective.schedule(optimizer, steps, options.warmup_steps),
+        make_step=make_step,
+        after_step=partial(_clamp, log_scale, max(MAX_LOG_SCALE, float(log_scale.detach()))),
+        clip_norm=objective.clip_norm,
+    )
+
+
+def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: FinetuneOptions) -> AdamW:
+    """Make AdamW: the image tower at `options.lr`, learned biases and the logit scale at `options.scale_lr`.
+
+    Its epsilon is torch's, 1e-8: CLIP's 1e-6 is not small beside a gradient that is clipped to a norm of 0.01.
+    """
+    named = [p for p in tower.visual.parameters() if p.requires_grad]
+    others = [p for p in (tower.log_bias, log_scale) if p is not None and p.requires_grad]
+    groups = [
+        {"params": others, "lr": options.scale_lr or options.lr, "weight_decay": 0.0},
+        {"params": [p for p in named if p.ndim < 2], "lr": options.lr, "weight_decay": 0.0},
+        {"params": [p for p in named if p.ndim >= 2], "lr": options.lr, "weight_decay": options.weight_decay},
+    ]
+    return AdamW([group for group in groups if group["params"]], betas=ADAM_BETAS, fused=True)
+
+
+def _load_teacher(folder: Path, clip: Clip, world: World) -> Clip:
+    teacher = load_adapted(folder, str(world.device))
+    if teacher.width != clip.width:
+        raise OvsegError(
+            f"finetune.teacher={folder} has embeddings of width {teacher.width}, the CLIP to train {clip.width}; take a "
+            "teacher that was finetuned from the same base"
+        )
+    return teacher
+
+
+def _clamp(log_scale: Tensor, largest: float) -> None:
+    if log_scale.requires_grad:
+        with torch.no_grad():
+            log_scale.clamp_(0, largest)

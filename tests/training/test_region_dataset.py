@@ -1,0 +1,102 @@
+"""Images with regions from the three sources: what is a region, what it is called, and an order that follows from the seed."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import RegionPairs
+from ovseg.training.region_dataset import CropRecipe, RegionBatch, RegionDataset, collate_regions, read_regions
+from ovseg.training.region_sources import SOURCES, RegionRows, read_region_tables, region_overlaps
+from ovseg.training.region_training import RunFolders
+from tests.training.region_run import IMAGES, rows_of_pairs, rows_of_proposals, write_run
+
+SIZE, GRID = 32, 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolders:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+def dataset(run: RunFolders, source: RegionPairs, seed: int = 0, teacher: CropRecipe | None = None) -> RegionDataset:
+    tables = read_region_tables(run.index, run.images, run.proposals, run.pairs, source)
+    return RegionDataset(tables, SIZE, GRID, seed, teacher)
+
+
+def rows(source: RegionPairs) -> RegionRows:
+    return SOURCES[source](rows_of_proposals(0), rows_of_pairs(0))
+
+
+def test_annotated_regions_have_their_class_names() -> None:
+    assert rows("annotated").pairs == [(0, "sky"), (1, "sea")]
+    assert region_overlaps(rows("annotated").regions, rows("annotated").references).tolist() == [[1, 0], [0, 1]]
+
+
+def test_proposals_take_the_class_that_they_cover_best_if_it_is_half_of_both() -> None:
+    """The third covers 14 columns of the sky and 10 of the sea, of 34 and 38 together; the fourth is a sliver of the sea."""
+    assert len(rows("proposals").regions) == 4
+    assert rows("proposals").pairs == [(0, "sky"), (1, "sea")]
+
+
+def test_a_mined_noun_has_its_proposal_as_reference() -> None:
+    mined = rows("mined")
+    assert mined.pairs == [(0, "kite")]
+    overlaps = region_overlaps(mined.regions, mined.references)
+    assert overlaps[0].tolist() == pytest.approx([1, 0, 12 / 34, 0])
+
+
+def test_masks_are_the_fraction_of_each_patch_that_is_covered(run: RunFolders) -> None:
+    sample = dataset(run, "annotated")[0]
+    assert sample["image"].shape == (3, SIZE, SIZE)
+    assert torch.equal(sample["masks"][0], torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(GRID, GRID))
+
+
+def test_a_teacher_gets_the_crops_of_all_regions(run: RunFolders) -> None:
+    sample = dataset(run, "mined", teacher=CropRecipe(16, None, True))[0]
+    assert sample["crops"].shape == (4, 3, 16, 16)
+    assert sample["crop_masks"].all()
+
+
+def test_every_epoch_has_every_image_once_in_an_order_of_its_own(run: RunFolders) -> None:
+    data = dataset(run, "mined", seed=3)
+    epochs = [[data[epoch * IMAGES + i]["key"] for i in range(IMAGES)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+
+
+def test_reading_from_a_later_batch_and_in_ranks_gives_the_same_images(run: RunFolders) -> None:
+    data = dataset(run, "mined")
+    whole = [batch["keys"] for batch in islice(read_regions(data, 4, 0, 1, 0, 0), 5)]
+    later = [batch["keys"] for batch in islice(read_regions(data, 4, 0, 1, 3, 0), 2)]
+    halves = [[b["keys"] for b in islice(read_regions(data, 4, rank, 2, 0, 0), 5)] for rank in range(2)]
+    assert later == whole[3:]
+    assert [first + second for first, second in zip(*halves, strict=True)] == whole
+
+
+def test_a_batch_is_padded_and_its_rows_name_their_image(run: RunFolders) -> None:
+    samples = [dataset(run, "annotated")[0], dataset(run, "proposals")[0]]
+    batch: RegionBatch = collate_regions(samples)
+    assert batch["real"].tolist() == [[True, True, False, False], [True] * 4]
+    assert not batch["masks"][0, 2:].any()
+    assert batch["pairs"][:, 0].tolist() == [0, 0, 1, 1]
+    assert batch["overlaps"].shape == (4, 4)
+
+
+def test_an_image_that_changed_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = write_run(tmp_path)
+    data = dataset(run, "mined")
+    data.tables.images[0].root.joinpath(data.tables.images[0].file).write_bytes(b"no image")
+    samples = [data[i] for i in range(IMAGES)]
+    assert sum(not len(sample["masks"]) for sample in samples) == 1
+    assert "left out" in caplog.text
+
+
+def test_a_run_without_what_the_source_needs_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, pairs=False)
+    with pytest.raises(OvsegError, match=r"finetune\.pairs=mined: .*pairs has no pair; loosen .*annotated"):
+        read_region_tables(run.index, run.images, run.proposals, run.pairs, "mined")

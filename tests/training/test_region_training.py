@@ -1,0 +1,188 @@
+"""Training region encoders as a whole: what learns, exact resume, what is published, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.save import WEIGHTS
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import CropOptions, FinetuneOptions
+from ovseg.engine.runtime import Runtime
+from ovseg.training.distributed import World
+from ovseg.training.loop import StepResult
+from ovseg.training.objectives import OBJECTIVES
+from ovseg.training.region_step import RegionStep
+from ovseg.training.region_training import (
+    REGION_ENCODER,
+    RunFolders,
+    adapt_regions,
+    build_region_loop,
+    build_region_tower,
+    read_run,
+)
+from tests.training.region_run import write_run
+
+SOURCE = {"mask_source": "proposal_network", "mask_licence": "Apache-2.0"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolders:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+def options(method: str, base: Path, **changes: Any) -> FinetuneOptions:
+    values: dict[str, Any] = {
+        "method": method,
+        "epochs": 2,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "warmup_steps": 1,
+        "precision": "fp32",
+        "start_block": 1,
+        "image_size": 48,
+        "teacher": base if method == "distil" else None,
+        **changes,
+    }
+    return FinetuneOptions(**values)
+
+
+def train(base: Path, run: RunFolders, out: Path, chosen: FinetuneOptions, **runtime: Any) -> Path:
+    work = Runtime(workers=runtime.pop("workers", 0), work=out.parent / f"work-{out.name}", **runtime)
+    adapt_regions(base, run, out, work, chosen, CropOptions(), SOURCE)
+    return out
+
+
+def changed(base: Path, out: Path) -> set[str]:
+    before, after = load_file(base / WEIGHTS), load_file(out / WEIGHTS)
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("source", ["annotated", "proposals", "mined"])
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_every_method_learns_from_every_source_what_it_says(
+    base: Path, run: RunFolders, tmp_path: Path, method: str, source: str
+) -> None:
+    out = train(base, run, tmp_path / "out", options(method, base, pairs=source, max_steps=2))
+    learned = changed(base, out)
+    named = {name for name in learned if name.startswith("visual.")}
+    assert named
+    assert all(OBJECTIVES[method].trains.fullmatch(name.removeprefix("visual.")) for name in named)  # type: ignore[index]
+    assert ("logit_scale" in learned) == (method in ("regions", "maskclippp"))
+    assert learned - named <= {"logit_scale"}
+
+
+def test_maft_trains_attention_and_norms_and_maskclippp_the_inputs_of_attention(base: Path) -> None:
+    def trained(method: str) -> set[str]:
+        tower = build_region_tower(load_adapted(base), options(method, base))
+        return {re.sub(r"\d+", "N", name) for name, p in tower.named_parameters() if p.requires_grad}
+
+    block = "visual.transformer.resblocks.N"
+    attention = {
+        f"{block}.attn.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    }
+    norms = {f"{norm}.{kind}" for norm in (f"{block}.ln_N", "visual.ln_post") for kind in ("weight", "bias")}
+    assert trained("maft") == attention | norms
+    assert trained("maskclippp") == {f"{block}.attn.in_proj_weight", "visual.positional_embedding"}
+    assert trained("regions") == trained("distil") > attention | norms | {"visual.proj"}
+
+
+def test_the_folder_says_what_it_is_made_for_and_stock_open_clip_loads_it(
+    base: Path, run: RunFolders, tmp_path: Path
+) -> None:
+    chosen = options("maskclippp", base, region_encoder="biased_tokens", scale_lr=1e-2)
+    out = train(base, run, tmp_path / "out", chosen)
+    encoder = json.loads((out / REGION_ENCODER).read_text())
+    log_bias = torch.tensor(encoder.pop("log_bias"))
+    assert encoder == {"encoder": "biased_tokens", "start_block": 1, "image_size": 48}
+    assert log_bias.shape == (2, 2)
+    assert (log_bias != -5).any()
+    card = (out / "README.md").read_text()
+    assert "method maskclippp on mined regions" in card
+    assert "proposal_network" in card
+    assert open_clip.create_model(f"local-dir:{out}") is not None
+
+
+def test_no_steps_publish_the_untrained_region_encoder(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    out = train(base, run, tmp_path / "out", options("maft", base, epochs=0))
+    assert not changed(base, out)
+    assert json.loads((out / REGION_ENCODER).read_text())["encoder"] == "region_tokens"
+
+
+@pytest.mark.parametrize("method", ["maft", "distil"])
+def test_resume_equals_uninterrupted_bit_for_bit(
+    base: Path, run: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole = train(base, run, tmp_path / "whole", options(method, base))
+    real = RegionStep.__call__
+    calls: list[int] = []
+
+    def fails_at_third(self: RegionStep, number: int) -> StepResult:
+        calls.append(number)
+        if len(calls) == 3:
+            raise RuntimeError("power cut")
+        return real(self, number)
+
+    monkeypatch.setattr(RegionStep, "__call__", fails_at_third)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(base, run, tmp_path / "cut", options(method, base), checkpoint_seconds=0)
+    train(base, run, tmp_path / "cut", options(method, base), checkpoint_seconds=0)
+    assert calls == [0, 1, 2, 2, 3]
+    assert not changed(whole, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_micro_batches_give_the_same_gradients(base: Path, run: RunFolders, method: str) -> None:
+    chosen = options(method, base)
+    gradients = []
+    for micro_batch in (None, 1):
+        clip, runtime = load_adapted(base), Runtime(workers=0, micro_batch=micro_batch)
+        tower, world = build_region_tower(clip, chosen), World(0, 1, torch.device("cpu"))
+        loop = build_region_loop(clip, tower, read_run(run, chosen), 4, chosen, CropOptions(), runtime, world)
+        loop.make_step(0)(0)
+        gradients.append({name: p.grad for name, p in tower.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    largest = max(float(gradient.abs().max()) for gradient in gradients[0].values())
+    assert largest > 0
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5 * largest, rtol=1e-3, msg=name)
+
+
+def test_loader_processes_change_nothing(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    alone = train(base, run, tmp_path / "alone", options("regions", base))
+    assert not changed(alone, train(base, run, tmp_path / "two", options("regions", base), workers=2))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("distil", {"teacher": None}, r"finetune\.method=distil needs finetune\.teacher"),
+        ("maft", {"teacher": Path("models/crops")}, "uses no teacher; set finetune.teacher to null"),
+        ("maft", {"start_block": 3}, "start_block=3: the image tower has 3 blocks"),
+        ("maft", {"image_size": 50}, "multiple of the patch size"),
+        ("maft", {"batch_size": 9}, r"finetune\.batch_size=9 is more than the 8 images"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_remedy(
+    base: Path, run: RunFolders, tmp_path: Path, method: str, changes: dict[str, Any], message: str
+) -> None:
+    if changes.get("teacher"):
+        changes = {"teacher": base}
+    with pytest.raises(OvsegError, match=message):
+        train(base, run, tmp_path / "out", options(method, base, **changes))
+
+
+def test_an_empty_pair_table_is_named(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    empty = replace(run, pairs=write_run(tmp_path / "empty", pairs=False).pairs)
+    with pytest.raises(OvsegError, match=r"finetune\.pairs=mined"):
+        train(base, empty, tmp_path / "out", options("maft", base))
+    train(base, empty, tmp_path / "annotated", options("maft", base, pairs="annotated", max_steps=1))
