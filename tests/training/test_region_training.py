@@ -14,16 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 from ovseg.clip.adapted import load_adapted
+from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions
+from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
 from ovseg.engine.runtime import Runtime
+from ovseg.training.adapt import adapt
 from ovseg.training.distributed import World
 from ovseg.training.loop import StepResult
 from ovseg.training.objectives import OBJECTIVES
 from ovseg.training.region_step import RegionStep
 from ovseg.training.region_training import (
-    REGION_ENCODER,
     RunFolders,
     adapt_regions,
     build_region_loop,
@@ -110,6 +111,8 @@ def test_the_folder_says_what_it_is_made_for_and_stock_open_clip_loads_it(
     assert "method maskclippp on mined regions" in card
     assert "proposal_network" in card
     assert open_clip.create_model(f"local-dir:{out}") is not None
+    loaded = load_adapted(out).regions
+    assert loaded == RegionSettings("biased_tokens", 1, 48, tuple(map(tuple, log_bias.tolist())))
 
 
 def test_no_steps_publish_the_untrained_region_encoder(base: Path, run: RunFolders, tmp_path: Path) -> None:
@@ -186,3 +189,14 @@ def test_an_empty_pair_table_is_named(base: Path, run: RunFolders, tmp_path: Pat
     with pytest.raises(OvsegError, match=r"finetune\.pairs=mined"):
         train(base, empty, tmp_path / "out", options("maft", base))
     train(base, empty, tmp_path / "annotated", options("maft", base, pairs="annotated", max_steps=1))
+
+
+def test_crops_are_not_trained_after_a_region_encoder_but_it_is_copied(
+    base: Path, run: RunFolders, shards: Path, tmp_path: Path
+) -> None:
+    encoder = train(base, run, tmp_path / "maft", options("maft", base, max_steps=1))
+    work = Runtime(workers=0, work=tmp_path / "work")
+    with pytest.raises(OvsegError, match=r"prompt trains on crops, but .* region_tokens; set prompt\.epochs=0"):
+        adapt(encoder, shards, tmp_path / "out", work, PromptOptions(epochs=1, batch_size=16), CropOptions(), SOURCE)
+    adapt(encoder, shards, tmp_path / "copy", work, PromptOptions(epochs=0), CropOptions(), SOURCE)
+    assert load_adapted(tmp_path / "copy").regions == load_adapted(encoder).regions

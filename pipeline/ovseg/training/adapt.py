@@ -76,6 +76,7 @@ def adapt(
         loop = None
         prompts: Tensor | None = clip.prompts
         if steps := count_steps(shards, options.epochs, options.max_steps, options.batch_size):
+            require_crops(name, clip, init)
             torch.manual_seed(options.seed)
             tower = build_tower(name, clip, options)
             prompts, loop = tower.prompts, build_loop(name, clip, tower, shards, steps, options, crop, runtime, world)
@@ -83,12 +84,33 @@ def adapt(
         config = model_config(f"local-dir:{init}")
 
         def save(folder: Path) -> None:
-            text_prompts = clip.text_prompts
-            save_adapted(clip.model, config, prompts, provenance, folder, clip.tokenizer, text_prompts=text_prompts)
+            save_adapted(
+                clip.model,
+                config,
+                prompts,
+                provenance,
+                folder,
+                clip.tokenizer,
+                text_prompts=clip.text_prompts,
+                regions=clip.regions,
+            )
 
         return Training(save, loop)
 
     publish_training(key, build, out, runtime)
+
+
+def require_crops(name: str, clip: Clip, init: Path) -> None:
+    """Check that a CLIP that is to be trained on crops is made for crops.
+
+    Raises:
+        OvsegError: it is made for a region encoder that sees whole images.
+    """
+    if clip.regions.encoder != "crops":
+        raise OvsegError(
+            f"{name} trains on crops, but {init} is made for the region encoder {clip.regions.encoder}; set {name}.epochs=0 to "
+            f"copy it, or {name}.init to a CLIP for crops"
+        )
 
 
 def count_steps(shards: Path, epochs: int, max_steps: int | None, batch_size: int) -> int:

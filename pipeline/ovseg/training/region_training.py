@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,13 @@ from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import vit_layout
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
 from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.files import write_json
-from ovseg.core.options import CropOptions, FinetuneOptions
+from ovseg.core.options import CropOptions, FinetuneOptions, Precision
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import TrainableParameters
@@ -35,8 +35,6 @@ from ovseg.training.region_step import RegionStep, RegionTower
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns
 from ovseg.training.tower import ADAM_BETAS, MAX_LOG_SCALE
-
-REGION_ENCODER = "region_encoder.json"
 
 
 @dataclass(frozen=True)
@@ -108,30 +106,31 @@ def adapt_regions(
         config = model_config(f"local-dir:{init}")
 
         def save(folder: Path) -> None:
-            save_adapted(clip.model, config, None, provenance, folder, clip.tokenizer, text_prompts=clip.text_prompts)
-            write_region_encoder(folder, tower, options)
+            save_adapted(
+                clip.model,
+                config,
+                None,
+                provenance,
+                folder,
+                clip.tokenizer,
+                text_prompts=clip.text_prompts,
+                regions=region_settings(tower, options),
+            )
 
         return Training(save, loop)
 
     publish_training(key, build, out, runtime)
 
 
-def write_region_encoder(folder: Path, tower: RegionTower, options: FinetuneOptions) -> None:
-    """Write region_encoder.json, which says how a CLIP encodes regions.
+def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSettings:
+    """What the trained CLIP is made for.
 
     Args:
-        folder: the folder of the CLIP.
         tower: the trained module.
         options: the parameters of the training.
     """
-    values: dict[str, Any] = {
-        "encoder": options.region_encoder,
-        "start_block": options.start_block,
-        "image_size": options.image_size,
-    }
-    if tower.log_bias is not None:
-        values["log_bias"] = tower.log_bias.detach().float().cpu().tolist()
-    write_json(folder / REGION_ENCODER, values)
+    log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
+    return RegionSettings(options.region_encoder, options.start_block, options.image_size, log_bias)
 
 
 def check_region_options(options: FinetuneOptions) -> Objective:
@@ -225,7 +224,7 @@ def build_region_loop(
     """
     objective = check_region_options(options)
     texts = embed_nouns(regions.texts, clip, options.templates).to(world.device)
-    teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world)
+    teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world, options.precision)
     color = crops.fill_color(crop.fill, clip.mean.tolist())
     recipe = None if teacher is None else CropRecipe(teacher.size, color, crop.antialias)
     grid = options.image_size // vit_layout(clip.model.visual).patch[0]  # type: ignore[arg-type]
@@ -278,8 +277,8 @@ def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: Finet
     return AdamW([group for group in groups if group["params"]], betas=ADAM_BETAS, fused=True)
 
 
-def _load_teacher(folder: Path, clip: Clip, world: World) -> Clip:
-    teacher = load_adapted(folder, str(world.device))
+def _load_teacher(folder: Path, clip: Clip, world: World, precision: Precision) -> Clip:
+    teacher = load_adapted(folder, str(world.device), precision)
     if teacher.width != clip.width:
         raise OvsegError(
             f"finetune.teacher={folder} has embeddings of width {teacher.width}, the CLIP to train {clip.width}; take a "
