@@ -44,6 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         "OVSEG_BATCH_SIZE",
         "OVSEG_EXECUTOR",
         "OVSEG_UNIT_TIMEOUT",
+        "OVSEG_SLURM",
         "RAY_ADDRESS",
         "RANK",
         "WORLD_SIZE",

@@ -84,8 +84,8 @@ def test_a_worker_that_dies_is_said(tmp_path: Path, runtime: Runtime) -> None:
 
 
 def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runtime) -> None:
-    with pytest.raises(OvsegError, match="'slurm' is not one of local, ray"):
-        run_step(StepKey("step", "k", {}), UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="slurm"))
+    with pytest.raises(OvsegError, match="'dask' is not one of local, ray, slurm"):
+        run_step(StepKey("step", "k", {}), UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="dask"))
 
 
 def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:

@@ -45,6 +45,6 @@ class ModelRuntime(DeviceRuntime):
     batch_size: PositiveInt = 64
     """Number of crops that CLIP is given at a time, rounded up to whole forward passes, which have the same number always."""
     executor: str = "local"
-    """Where units of work are run: on this machine (local) or on a Ray cluster (ray); see docs/cluster.md."""
+    """Where units of work are run: on this machine (local), on a Ray cluster (ray) or as jobs of Slurm (slurm)."""
     unit_timeout: PositiveInt | None = None
     """Seconds that a unit may take on a cluster before another worker does it; any time by default."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.ray_cluster import run_on_ray
+from ovseg.engine.slurm import run_on_slurm
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
 Executor = Callable[[TaskFactory, Sequence[str], Path, Sequence[str], float | None], Iterator[tuple[str, Counts]]]
@@ -59,7 +60,7 @@ def local(
             process.terminate()
 
 
-EXECUTORS: dict[str, Executor] = {"local": local, "ray": run_on_ray}
+EXECUTORS: dict[str, Executor] = {"local": local, "ray": run_on_ray, "slurm": run_on_slurm}
 
 
 class _Worker:

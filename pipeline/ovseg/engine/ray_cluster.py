@@ -304,10 +304,11 @@ class _Crew:
             return
         for future in self.ray.wait(futures, num_returns=1, timeout=POLL_SECONDS)[0]:
             if future in self.starting:
-                self._welcome(future, self.starting.pop(future))
+                self._welcome(future)
                 continue
-            job = self.running.pop(future)
+            job = self.running[future]
             counts = self._result(future)
+            del self.running[future]
             if isinstance(counts, Exception):
                 self.next_look = 0  # there may be room for another worker
                 yield job.unit, _Lost(job.member.node, _first_line(counts))
@@ -322,18 +323,21 @@ class _Crew:
             yield job.unit, _Lost(job.member.node, f"it took longer than the unit timeout of {self.timeout:g} s")
 
     def dismiss(self) -> None:
-        """End all workers."""
-        jobs = [job.member.actor for job in self.running.values()]
-        for actor in [*self.starting.values(), *(member.actor for member in self.idle), *jobs]:
+        """End and forget all workers, those whose error ends the run included."""
+        self.idle += [job.member for job in self.running.values()]
+        for actor in [*self.starting.values(), *(member.actor for member in self.idle)]:
             self.ray.kill(actor)
+        for workers in (self.starting, self.idle, self.running):
+            workers.clear()
 
-    def _welcome(self, future: Any, actor: Any) -> None:
+    def _welcome(self, future: Any) -> None:
         """Take a worker on that has joined.
 
         Raises:
             OvsegError: too many workers were lost before they had joined.
         """
         node = self._result(future)
+        actor = self.starting.pop(future)
         if not isinstance(node, Exception):
             self.failed_starts = 0
             self.idle.append(_Member(actor, node))

@@ -94,6 +94,8 @@ def _do_units(
             progress.add(known, reused=True)
     remaining = [unit for unit in units if unit not in finished]
     devices = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(remaining) // 2))
+    for unit in remaining:
+        work.forget(unit)
     execute = EXECUTORS[runtime.executor]
     if remaining:
         for unit, counts in execute(factory, remaining, work.folder, devices, runtime.unit_timeout):
@@ -101,6 +103,8 @@ def _do_units(
             progress.add(counts)
     if again := [unit for unit in remaining if may_pass(finished[unit])]:
         log.warning("%s: %d units have items that failed for a reason that may pass; once more", step, len(again))
+        for unit in again:
+            work.forget(unit)
         for unit, counts in execute(factory, again, work.folder, devices, runtime.unit_timeout):
             progress.replace(finished[unit], counts)
             finished[unit] = counts

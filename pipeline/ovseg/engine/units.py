@@ -81,6 +81,10 @@ class Scratch:
         """Return the counts of a finished unit; None if it is not finished or its files are not as they were written."""
         return finished_counts(self.folder, unit)
 
+    def forget(self, unit: str) -> None:
+        """Remove the done mark of a unit, so that it is done again."""
+        (self.folder / f"{unit}.done.json").unlink(missing_ok=True)
+
     def publish(
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
     ) -> None:
