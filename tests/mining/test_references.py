@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import tables
@@ -83,6 +85,24 @@ def test_some_masks_of_other_images_are_counted_and_named(
     counts = propose(source, value["annotations"] if source == "precomputed" else value)
     assert counts["annotated_images_not_in_index" if source == "annotations" else "images_not_in_index"] == 6
     assert counts["proposals"] == len(content["annotations"]) and "1001, 1002" in caplog.text
+
+
+def test_of_annotated_label_maps_the_seen_classes_of_a_table_are_stored(
+    index: Path, coco: Coco, tmp_path: Path, runtime: Runtime, content: Content
+) -> None:
+    """The split of seen and unseen classes holds for annotated pairs, too; 255 is no class."""
+    maps, table = tmp_path / "maps", tmp_path / "classes.json"
+    maps.mkdir()
+    for image in content["images"]:
+        labels = np.full((image["height"], image["width"]), 255, np.uint8)
+        labels[:10], labels[10:20] = 3, 7
+        Image.fromarray(labels).save(maps / f"{Path(image['file_name']).stem}.png")
+    classes = [{"id": 3, "names": ["star", "asterisk"]}, {"id": 7, "names": ["key"], "seen": False}]
+    table.write_text(json.dumps({"classes": classes}))
+    options = ProposeOptions(source="ground_truth", path=coco.instances, annotations=maps, classes=str(table))
+    counts = propose_masks(index, coco.images, tmp_path / "out", runtime, options)
+    labels_stored = {row["label"] for row in tables.rows(tmp_path / "out", "proposals")}
+    assert labels_stored == {None, "star"} and counts["annotated_masks"] == len(content["images"])
 
 
 def test_a_table_of_other_images_is_an_error_too(

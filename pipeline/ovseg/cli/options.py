@@ -79,6 +79,7 @@ SPELLINGS: dict[type[Options], Spelling] = {
 }
 NAMES: dict[type[Options], dict[str, str]] = {
     NounsOptions: {"model": "nouns_model", "model_version": "nouns_model_version"},
+    ProposeOptions: {"classes": "annotation_classes"},
 }
 """Fields whose option has another name, because the name alone does not say of what it is."""
 

@@ -177,6 +177,9 @@ class ProposeOptions(Options):
     """Checkpoint of the sources that run a model: a folder, or a name on the Hugging Face Hub."""
     annotations: FilePath | None = None
     """Annotated masks with class names to store beside the proposals, for `select.annotated_fraction`."""
+    classes: NameOrPath | None = None
+    """Class table of `annotations` that are label maps, a name (cocostuff156, ...) or a file; unseen classes are left out. Null
+    for the classes.json beside them, or for a JSON file."""
     mask_threshold: Threshold = 0.4
     """Probability above which a pixel of a soft mask is foreground."""
     max_proposals: PositiveInt = 100

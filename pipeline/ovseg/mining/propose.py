@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.core import masks, tables
+from ovseg.core import hashing, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import OTHER_ORIENTATION, ImageRecord, read_image_records
 from ovseg.core.options import ProposeOptions
+from ovseg.datasets.classes import find_table, read_classes
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -57,6 +58,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         masks=content_hash(options),
         annotations=None if options.annotations is None else tables.content_hash(options.annotations),
         schema=tables.SCHEMA_VERSION,
+        **({"classes": hashing.sha256_file(find_table(options.classes))} if options.classes else {}),
     )
     scratch = Scratch(runtime.work, key, runtime.fresh)
     factory = _ProposeTaskFactory(index, images, key.fingerprint, scratch.folder, options, metadata)
@@ -101,6 +103,26 @@ def _check_references(index: Path, scratch: Path, options: ProposeOptions) -> di
     return counts
 
 
+def annotated_masks(options: ProposeOptions, scratch: Path) -> Source | None:
+    """Return the annotated masks that are stored beside the proposals; those of unseen classes of a class table are not.
+
+    Args:
+        options: parameters of the step.
+        scratch: folder of the annotations' streamed copy.
+
+    Raises:
+        OvsegError: the annotations or their class table cannot be used.
+    """
+    if options.annotations is None:
+        return None
+    if options.classes is None:
+        return ground_truth(options.annotations, scratch, labels=True)
+    table = find_table(options.classes)
+    source = ground_truth(options.annotations, scratch, labels=True, classes=table)
+    seen = {entry.names[0] for entry in read_classes(table) if entry.seen}
+    return lambda image: (item for item in source(image) if isinstance(item, BadItem) or item.label in seen)
+
+
 @dataclass(frozen=True)
 class _ProposeTaskFactory:
     index: Path
@@ -112,9 +134,7 @@ class _ProposeTaskFactory:
 
     def __call__(self, device: str) -> Task:
         source = mask_source(self.options).open(self.options, self.scratch, device)
-        annotated = None
-        if self.options.annotations is not None:
-            annotated = ground_truth(self.options.annotations, self.scratch / ANNOTATED, labels=True)
+        annotated = annotated_masks(self.options, self.scratch / ANNOTATED)
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[dict[str, Any]] = []
