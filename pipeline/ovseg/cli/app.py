@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 
 
+COMPARED = [Path("models/base"), Path("models/prompt")]  # the side by side of `ovseg app`
 Classifier = Literal["clip", "proposals", "ensemble"]
 Turn = Annotated[
     Orientation,
@@ -87,6 +88,55 @@ def segment(
         device=device,
         batch_size=batch_size,
         orientation=orientation,
+    )
+
+
+@app.command("app")
+@with_options
+def serve_app(
+    options: SegmentOptions,
+    clip: Annotated[
+        list[Path], typer.Option(help="Folder of a CLIP; give several to compare them side by side.")
+    ] = COMPARED,
+    network: Annotated[Path, typer.Option(help="Folder of the proposal network.")] = Path("models/proposal_network"),
+    names: Annotated[str, typer.Option(help='Words that the page starts with: "cat, sofa | couch".')] = "",
+    examples: Annotated[Path | None, typer.Option(help="Folder of images, of which the first 8 are offered.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a run of ovseg-mine, or data/: adds a tab of its pairs.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images of --run; by default the one that the run states.")
+    ] = None,
+    marks: Annotated[
+        Path | None, typer.Option(help="CSV of pairs marked as wrong; by default wrong_pairs.csv in the run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen at; by default this machine alone.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; by default a free one from 7860.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Make a public link through Gradio's servers.")] = False,
+) -> None:
+    """Segment images and look at mined pairs in the browser (needs the extra: pip install 'ovseg[app]').
+
+    Example: ovseg app --examples photos --names "kite, tree | bush, grass"
+    """
+    from ovseg.app.gradio_extra import import_gradio
+
+    import_gradio()  # its absence is said before models are loaded
+    from ovseg.cli.browser_app import run_app as run_page
+
+    run_page(
+        clips=clip,
+        network=network,
+        words=names,
+        examples=examples,
+        run=run,
+        images=images,
+        marks=marks,
+        options=options,
+        device=device,
+        host=host,
+        port=port,
+        share=share,
     )
 
 

@@ -59,7 +59,7 @@ def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
     """
     all_pairs = read_pairs(run / "pairs")
     chosen = sample_pairs(all_pairs, number)
-    cards = [card for card in _cards(run, images, chosen) if card is not None]
+    cards = [card for _, card in describe_pairs(run, images, chosen) if card is not None]
     counts, edges = similarity_histogram(similarities(all_pairs))
     data = {
         "cards": cards,
@@ -111,14 +111,23 @@ def _resize_mask(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
     return inside
 
 
-def _cards(run: Path, images: Path, pairs: list[Row]) -> Iterator[dict[str, Any] | None]:
-    """The data of each pair for the page; None if its image cannot be read."""
+def describe_pairs(run: Path, images: Path, pairs: list[Row]) -> Iterator[tuple[Row, dict[str, Any] | None]]:
+    """Describe pairs as the page shows them: numbers, caption, and a thumbnail as a JPEG in base64.
+
+    Args:
+        run: the folder of the tables `index` and `proposals`.
+        images: the folder that the files of the index are relative to.
+        pairs: rows of the table `pairs`.
+
+    Yields:
+        each pair, by image, and its data; None for data if its image cannot be read.
+    """
     index_rows = read_index_rows(run / "index", pairs)
     for image_id, image_pairs, proposals in pairs_by_image(pairs, run / "proposals"):
         row = index_rows[image_id]
         record = ImageRecord(root=images, **{name: row[name] for name in COLUMNS})
         for pair in image_pairs:
-            yield _card(pair, row, record, proposals[pair["proposal"]]["rle"])
+            yield pair, _card(pair, row, record, proposals[pair["proposal"]]["rle"])
 
 
 def _card(pair: Row, row: Row, record: ImageRecord, rle: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,273 @@
+"""The page in a real server: what it answers, what it refuses, and how it looks to a person in a real browser."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from ovseg.app.answers import Answers
+from ovseg.app.pair_pages import PairPages
+from ovseg.core.errors import OvsegError
+from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs
+from ovseg.segmentation.segmenter import Segmenter
+from tests.app.conftest import png
+from tests.conftest import ROOT, Mined
+
+pytest.importorskip("gradio", reason="the extra `app` is not installed")
+
+from ovseg.app.segment_tab import Start
+from ovseg.app.server import LOOPBACK, serve
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("examples") / "example.png"
+    path.write_bytes(png(3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("marks") / "wrong.csv"
+
+
+@pytest.fixture(scope="module")
+def address(segmenter: Segmenter, mined: Mined, example: Path, marks: Path) -> Iterator[str]:
+    answers = Answers({"base": segmenter, "adapted": segmenter})
+    pages = PairPages(mined.folder, mined.coco.images, marks)
+    start = Start("star, key, boat", weight=0.7, threshold=0.5, examples=[example])
+    with serve(answers, start, pages) as address:
+        yield address
+
+
+def uploaded(address: str, name: str, data: bytes) -> dict[str, Any]:
+    """An uploaded file as the page hands it to a function."""
+    files = {"files": (name, data)}
+    path = requests.post(f"{address}gradio_api/upload", files=files, timeout=20).json()[0]
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def call(address: str, name: str, *values: Any) -> str:
+    """The text that a function of the page answers with."""
+    url = f"{address}gradio_api/call/{name}"
+    event = requests.post(url, json={"data": values}, timeout=20).json()["event_id"]
+    text: str = requests.get(f"{url}/{event}", timeout=30).text
+    return text
+
+
+def test_an_uploaded_image_is_answered_and_a_broken_one_explained(address: str) -> None:
+    answer = call(address, "segment", uploaded(address, "a.png", png()), "star, key", 0.7, 0.5, False)
+    assert "event: complete" in answer and '"models": [{"name": "base"' in answer
+    broken = call(address, "segment", uploaded(address, "a.png", png()[:99]), "star, key", 0.7, 0.5, False)
+    assert "event: complete" in broken and "This image cannot be read" in broken
+    nothing = call(address, "segment", uploaded(address, "a.png", png()), " , ", 0.7, 0.5, False)
+    assert "No words are given" in nothing
+
+
+def test_only_uploaded_files_are_read(address: str, example: Path) -> None:
+    secret = {"path": str(ROOT / "params.yaml"), "meta": {"_type": "gradio.FileData"}}
+    answer = call(address, "segment", secret, "star", 0.7, 0.5, False)
+    assert "event: error" in answer and "models" not in answer
+    for path in ("/etc/passwd", str(ROOT / "params.yaml"), "params.yaml", str(example.parent / "other.png")):
+        assert requests.get(f"{address}gradio_api/file={path}", timeout=20).status_code in (403, 404)
+    assert requests.get(f"{address}gradio_api/file={example}", timeout=20).status_code == 200
+
+
+def test_the_page_is_reached_from_this_machine_alone(address: str) -> None:
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    assert address == f"http://{LOOPBACK}:{port}/"
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=2):  # noqa: PT011 - of any kind
+        pass
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    config = requests.get(f"{address}config", timeout=20).json()
+    assert config["analytics_enabled"] is False and config["is_colab"] is False
+    assert config["max_file_size"] == 64 * 1024 * 1024
+
+
+def test_a_taken_port_is_said(address: str, segmenter: Segmenter) -> None:
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(OvsegError, match=f"{LOOPBACK}:{port}"), serve(Answers({"a": segmenter}), Start(), port=port):
+        pass
+
+
+def test_without_gradio_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gradio.py").write_text("raise ImportError('no gradio here')", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "pipeline")])}
+    command = [sys.executable, "-m", "ovseg.cli.app", "app"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "pip install 'ovseg[app]'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    """The page at the width of a laptop; a test fails if a script of it did, or if anything was fetched from elsewhere."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if _is_elsewhere(request.url, address) else None)
+    page.set_default_timeout(15_000)
+    page.goto(address)
+    page.wait_for_selector(".view .empty")
+    yield page
+    context.close()
+    assert not problems
+
+
+def _is_elsewhere(url: str, address: str) -> bool:
+    return not url.startswith((address, "data:", "blob:"))
+
+
+def upload(page: Any, name: str, data: bytes) -> None:
+    page.locator("input[type=file]").first.set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def legend(page: Any) -> str:
+    return " ".join(page.locator(".legend").all_inner_texts())
+
+
+@pytest.mark.slow
+@in_browser
+def test_in_a_browser_words_sliders_and_clicks_change_what_is_shown(page: Any) -> None:
+    upload(page, "a.png", png())
+    page.wait_for_selector(".view canvas")
+    assert page.locator(".view figcaption").all_inner_texts() == ["base", "adapted"]
+    first = page.locator(".view canvas").first
+    drawn = "canvas => canvas.toDataURL()"
+    before = first.evaluate(drawn)
+    page.get_by_label("Words").fill("red cup, traffic light")
+    page.get_by_label("Words").press("Enter")
+    page.wait_for_function("document.querySelector('.legend')?.innerText.match(/red cup|traffic light/)")
+    page.get_by_label('"others"').check()
+    page.wait_for_function("document.querySelectorAll('.view canvas').length === 2")
+    slider = page.get_by_label("range slider for Weight of CLIP")
+    slider.focus()
+    for _ in range(14):
+        slider.press("ArrowLeft")
+    page.wait_for_timeout(500)
+    assert first.evaluate(drawn) != before
+    opacity = page.get_by_label("range slider for Opacity")
+    opacity.focus()
+    opacity.press("End")
+    page.wait_for_function("getComputedStyle(document.querySelector('.view canvas')).opacity === '1'")
+    first.click(position={"x": 20, "y": 20})
+    page.wait_for_selector("table.region")
+    assert page.locator("table.region caption").count() == 2
+    assert page.locator("table.region").first.locator("thead th").all_inner_texts() == [
+        "word",
+        "ensemble",
+        "CLIP",
+        "proposals",
+    ]
+
+
+@pytest.mark.slow
+@in_browser
+def test_in_a_browser_the_legend_highlights_by_mouse_and_by_keyboard(page: Any) -> None:
+    upload(page, "a.png", png())
+    page.wait_for_selector(".legend button")
+    canvas, button = page.locator(".view canvas").first, page.locator(".legend button").first
+    opaque = (
+        "canvas => canvas.getContext('2d').getImageData(0, 0, 64, 48).data.filter((v, i) => i % 4 == 3 && v).length"
+    )
+    everything = canvas.evaluate(opaque)
+    if page.locator(".legend button").count() > 1:
+        button.hover()
+        assert canvas.evaluate(opaque) < everything == 64 * 48
+        page.mouse.move(0, 0)
+        assert canvas.evaluate(opaque) == everything
+    button.focus()
+    button.press("Enter")
+    page.wait_for_selector("table.region")
+    assert button.get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.slow
+@in_browser
+def test_in_a_browser_a_broken_file_is_explained_and_the_next_one_answered(page: Any) -> None:
+    upload(page, "broken.png", png()[:80])
+    page.wait_for_selector(".message.problem")
+    assert "This image cannot be read" in page.locator(".message.problem").first.inner_text()
+    page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+    upload(page, "a.png", png())
+    page.wait_for_selector(".view canvas")
+    assert page.locator(".message.problem").count() == 0
+
+
+@pytest.mark.slow
+@in_browser
+def test_in_a_browser_an_example_is_answered_and_its_files_are_downloaded(page: Any) -> None:
+    page.get_by_label("Thumbnail 1").first.click()
+    page.wait_for_selector(".view canvas")
+    page.get_by_role("button", name="Make label map and JSON").click()
+    page.wait_for_selector("text=example.adapted.labels")
+    with page.expect_download() as download:
+        page.locator("a[download*='adapted.labels']").first.click()
+    assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).size == (64, 48)
+
+
+@pytest.mark.slow
+@in_browser
+def test_in_a_browser_pairs_are_filtered_and_marked(page: Any, mined: Mined, marks: Path) -> None:
+    page.get_by_role("tab", name="Pairs").click()
+    page.wait_for_selector(".cards li")
+    total = page.locator(".cards li").count()
+    noun = page.locator(".cards .noun").first.inner_text()
+    page.get_by_label("Noun").fill(noun)
+    page.get_by_label("Noun").press("Enter")
+    page.wait_for_function(f"document.querySelectorAll('.cards li').length < {total}")
+    assert set(page.locator(".cards .noun").all_inner_texts()) == {noun}
+    page.locator(".cards input").first.check()
+    page.wait_for_selector("text=1 pair is marked as wrong")
+    (marked,) = read_wrong_pairs(marks)
+    assert isinstance(marked, WrongPair) and marked.noun == noun
+
+
+@pytest.mark.slow
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_axe_finds_no_fault_and_nothing_is_wider_than_the_page(
+    width: int, scheme: str, chromium: Any, address: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector(".view .empty")
+    upload(page, "a.png", png())
+    page.wait_for_selector(".legend button")
+    page.locator(".legend button").first.click()
+    page.wait_for_selector("table.region")
+    faults = {"Segment": Axe().run(page).response["violations"]}
+    page.get_by_role("tab", name="Pairs").click()
+    page.wait_for_selector(".cards li")
+    faults["Pairs"] = Axe().run(page).response["violations"]
+    wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+    context.close()
+    assert not [(tab, one["id"], one["nodes"][0]["html"]) for tab, found in faults.items() for one in found]
+    assert not wide
