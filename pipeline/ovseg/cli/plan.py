@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from ovseg.core import options
 from ovseg.core.params import Params
 from ovseg.datasets import official
+from ovseg.datasets.caption_tables import Columns
+from ovseg.datasets.captions import open_captions
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.fetch.releases import parts_of, published_files
 from ovseg.datasets.fetch.status import format_bytes, format_seconds, part_state
-from ovseg.datasets.webdataset import open_shards
 from ovseg.engine.runtime import from_environment
 from ovseg.proposals.sources import SOURCES
 
@@ -195,8 +196,8 @@ def _count_captions(index: options.IndexOptions) -> tuple[float, float]:
     images, per_image = published_files(index.images) or UNKNOWN, facts()["captions_per_image"]
     if math.isnan(images) and index.captions.exists():
         with tempfile.TemporaryDirectory() as folder:
-            open_captions = open_shards if index.captions.is_dir() else open_coco
-            store = open_captions(index.captions, Path(folder) / "captions.sqlite")
+            columns = Columns(index.image_column, index.caption_column, index.id_column)
+            store = open_captions(index.captions, Path(folder) / "captions.sqlite", columns)
             counts = [len(store.annotations(image["id"])) for image in store.images(0, SAMPLE)]
             images, per_image = store.count(), sum(counts) / max(1, len(counts))
     images = _limited(images, index.limit)

@@ -82,7 +82,13 @@ class IndexOptions(Options):
     images: FilePath
     """Folder of the images, or of WebDataset shards."""
     captions: FilePath
-    """JSON file in the COCO Captions format, or the folder of the WebDataset shards again."""
+    """COCO Captions JSON, a table (Parquet, CSV, JSON lines, datasets), or the folder of WebDataset shards again."""
+    image_column: str = "file_name"
+    """Column of a table of captions that has the path of the image, or in a folder of `datasets` the image itself."""
+    caption_column: str = "caption"
+    """Column of a table of captions that has a caption, or a list of them."""
+    id_column: str | None = None
+    """Column of a table of captions that has the image's id; by default the number in its file name, or a hash of it."""
     limit: PositiveInt | None = None
     """Number of images to use, lowest ids first; all by default."""
     orientation: Orientation = "exif"

@@ -17,10 +17,11 @@ from ovseg.core.images import read_bytes, read_header
 from ovseg.core.options import IndexOptions, Orientation
 from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.core.text import normalize
-from ovseg.datasets.coco import open_coco
+from ovseg.datasets.caption_tables import Columns, format_of
+from ovseg.datasets.captions import open_captions
 from ovseg.datasets.references import check_listed_images
 from ovseg.datasets.store import Record, Store
-from ovseg.datasets.webdataset import list_shards, open_shards
+from ovseg.datasets.webdataset import list_shards
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -54,11 +55,13 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     """
     if not options.images.is_dir():
         raise OvsegError(f"the folder of images {options.images} does not exist")
+    columns = Columns(options.image_column, options.caption_column, options.id_column)
     key = step_key(
         "index",
         __name__,
         images=str(options.images.resolve()),
         captions=_captions_identity(options.captions),
+        columns=columns if format_of(options.captions) else None,
         limit=options.limit,
         orientation=options.orientation,
         schema=tables.SCHEMA_VERSION,
@@ -69,9 +72,7 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     redo = published and not runtime.retry and reusable_counts(out, key, runtime) is None
     scratch = Scratch(runtime.work, key, runtime.fresh or redo)
     database = scratch.folder / "captions.sqlite"
-    store = (
-        open_shards(options.captions, database) if options.captions.is_dir() else open_coco(options.captions, database)
-    )
+    store = open_captions(options.captions, database, columns)
     num_images = min(store.count(), options.limit or store.count())
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
@@ -93,7 +94,8 @@ def _captions_identity(path: Path) -> Any:
         raise OvsegError(f"the captions {path} do not exist; those of COCO are in annotations_trainval2017.zip")
     if path.is_file():
         return hashing.sha256_file(path)
-    return [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in list_shards(path)]
+    files = sorted(file for file in path.iterdir() if file.is_file()) if format_of(path) else list_shards(path)
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 @dataclass(frozen=True)
