@@ -8,7 +8,7 @@ from ovseg.core import tables
 from ovseg.core.options import FinetuneOptions, PromptOptions
 from ovseg.core.params import Params
 from ovseg.training.adapt import adapt
-from ovseg.training.text_prompts import learn_text_prompts
+from ovseg.training.text_prompt_training import learn_text_prompts
 from stages._run import training_runtime
 
 MODELS, SHARDS = Path("models"), Path("shards")

@@ -18,11 +18,11 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.files import CURVES
 from ovseg.core.options import CropOptions, FinetuneOptions
 from ovseg.engine.runtime import Runtime
-from ovseg.training import text_prompts as module
+from ovseg.training import text_prompt_training as module
 from ovseg.training.adapt import adapt
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch, split
-from ovseg.training.text_prompts import PromptedNames, learn_text_prompts, prompts_step
+from ovseg.training.text_prompt_training import PromptedNames, learn_text_prompts, prompts_step
 from ovseg.training.tower import Tower
 from tests.conftest import random_clip
 from tests.training.conftest import NOUNS, SMALL
