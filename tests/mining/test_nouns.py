@@ -55,6 +55,33 @@ def test_single_words_are_a_choice(each_tagger: str, tmp_path: Path, runtime: Ru
     assert [row["noun"] for row in rows] == ["traffic", "light", "boat"]
 
 
+def test_phrases_keep_adjectives(each_tagger: str) -> None:
+    """Those right before the noun, in their order; an adjective without a noun is none, and the next phrase starts anew."""
+    text = "A small red traffic light beside boats , blue kites and stars which are big"
+    doc = load_tagger(each_tagger)(text)
+    adjectives, nouns = ("small", "red", "blue", "big"), ("traffic", "light", "boats", "kites", "stars")
+    for token in doc:
+        token.pos_ = "ADJ" if token.text in adjectives else "NOUN" if token.text in nouns else "DET"
+    phrases = list(nouns_of(doc, "phrase"))
+    assert [doc.text[noun.start : noun.end] for noun in phrases] == [
+        "small red traffic light",
+        "boats",
+        "blue kites",
+        "stars",
+    ]
+    assert phrases[0].noun == "small red traffic light"
+    assert [noun.noun for noun in nouns_of(doc, "chunk")] == [
+        phrases[0].noun[10:],
+        *(n.noun.split()[-1] for n in phrases[1:]),
+    ]
+
+
+def test_a_stop_noun_is_left_out_with_its_adjectives(each_tagger: str, tmp_path: Path, runtime: Runtime) -> None:
+    captions = [["A beautiful photo of a red kite and a kite ."]]
+    rows, counts = extracted(captions, each_tagger, tmp_path, runtime, unit="phrase")
+    assert [row["noun"] for row in rows] == ["red kite", "kite"] and counts["dropped.stop_noun"] == 1
+
+
 def test_a_noun_comes_once_an_image(tagger: str, tmp_path: Path, runtime: Runtime) -> None:
     """The first mention is kept, with its caption; another image has its own."""
     captions = [["A star beside a boat .", "Two stars and a key ."], ["A star and a boat ."]]

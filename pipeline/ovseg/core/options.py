@@ -22,7 +22,7 @@ Loss = Literal["multi_positive", "info_nce"]
 Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil"]
 Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
-NounUnit = Literal["token", "chunk"]
+NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
 RegionPairs = Literal["annotated", "proposals", "mined"]
 RegionEncoder = Literal["region_tokens", "biased_tokens"]
@@ -103,7 +103,7 @@ class NounsOptions(Options):
     model_version: str | None = None
     """Version that the spaCy pipeline must have, such as 3.8.0; any version by default."""
     unit: NounUnit = "chunk"
-    """What counts as a noun: every single noun ("token"), or a compound as a whole ("chunk")."""
+    """What counts as a noun: every single one ("token"), a compound as a whole ("chunk"), or with its adjectives ("phrase")."""
     captions_per_image: CaptionsPerImage = 1
     """Captions of each image to read: the one with the lowest id (1, the paper's default), or all."""
     stop_list: FilePath | None = None

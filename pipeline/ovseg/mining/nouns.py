@@ -49,7 +49,7 @@ class Noun(NamedTuple):
     """A noun of a caption.
 
     Attributes:
-        noun: the lemma in lower case; of a compound, the last word is the lemma.
+        noun: the lemma in lower case; of a compound or a phrase, the last word is the lemma.
         start, end: the characters of the caption that it was read from, `caption[start:end]`.
     """
 
@@ -113,24 +113,32 @@ def nouns_of(doc: Doc, unit: NounUnit) -> Iterator[Noun]:
 
     Args:
         doc: the caption, tagged.
-        unit: "token" yields every single noun, "chunk" every maximal run of nouns as one.
+        unit: "token" yields every single noun, "chunk" every maximal run of nouns as one, "phrase" the adjectives right before
+            such a run with it ("red kite").
     """
     run: list[Any] = []
     for token in doc:
         noun = token.pos_ in ("NOUN", "PROPN")
-        joins = (
-            noun and unit == "chunk" and any(letter.isalpha() for letter in token.text)
-        )  # an emoji is no part of a compound
-        if joins:
+        word = any(letter.isalpha() for letter in token.text)  # an emoji is no part of a compound
+        if word and noun and unit != "token":
             run.append(token)
             continue
-        if run:
+        adjective = word and unit == "phrase" and token.pos_ == "ADJ"
+        if adjective and (not run or run[-1].pos_ == "ADJ"):
+            run.append(token)
+            continue
+        if run and run[-1].pos_ != "ADJ":
             yield _chunk(run)
-            run = []
+        run = [token] if adjective else []
         if noun:
             yield Noun(token.lemma_.lower(), token.idx, token.idx + len(token))
-    if run:
+    if run and run[-1].pos_ != "ADJ":
         yield _chunk(run)
+
+
+def _without_adjectives(doc: Doc, noun: Noun) -> str:
+    """The noun of a phrase, which is what decides whether it is left out."""
+    return _chunk([token for token in doc.char_span(noun.start, noun.end) if token.pos_ != "ADJ"]).noun
 
 
 def _chunk(run: list[Any]) -> Noun:
@@ -183,7 +191,7 @@ def nouns_of_images(
     Args:
         tagger: the spaCy pipeline, see `load_tagger`.
         images: rows of the table `index`.
-        unit: see `nouns_of`.
+        unit: see `nouns_of`; of a phrase, the noun without its adjectives decides whether it is left out.
         captions_per_image: 1 (the lowest caption id) or "all".
         stop_nouns: the nouns to leave out.
 
@@ -210,8 +218,10 @@ def nouns_of_images(
     for doc, (image_id, caption_id) in tagger.pipe(texts, as_tuples=True, batch_size=CAPTIONS_PER_BATCH):
         counts["captions"] += 1
         usable = 0
-        for noun, start, end in nouns_of(doc, unit):
-            reason = rejection_reason(noun, stop_nouns) or ("repeated" if (image_id, noun) in rows else None)
+        for found in nouns_of(doc, unit):
+            noun, start, end = found
+            kernel = _without_adjectives(doc, found) if unit == "phrase" else noun
+            reason = rejection_reason(kernel, stop_nouns) or ("repeated" if (image_id, noun) in rows else None)
             usable += reason in (None, "repeated")
             if reason:
                 counts[f"dropped.{reason}"] += 1
