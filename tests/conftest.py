@@ -39,6 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name in (
         "OVSEG_OFFLINE",
         "OVSEG_MIRROR",
+        "OVSEG_WRITERS",
         "OVSEG_DEVICE",
         "OVSEG_WORKERS",
         "OVSEG_BATCH_SIZE",

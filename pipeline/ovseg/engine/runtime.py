@@ -45,6 +45,7 @@ class Runtime:
         micro_batch: number of samples of a training step in memory at a time; None for all of this process's.
         checkpoint_seconds: seconds between two checkpoints of a training.
         max_dropped: largest fraction of a step's items that may be dropped for one reason, see `engine.totals`.
+        writers: names in `training.writers.WRITERS`, which draw the curves of a training while it runs.
         stop_after: number of training steps after which this run stops with a checkpoint; None for no limit.
     """
 
@@ -62,6 +63,7 @@ class Runtime:
     micro_batch: int | None = None
     checkpoint_seconds: float = 300
     max_dropped: float = 0.5
+    writers: tuple[str, ...] = ()
     stop_after: int | None = None
 
 
@@ -69,8 +71,8 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
     """Return the runtime options of the DVC stages, read from environment variables.
 
     `OVSEG_DEVICE` ("auto", or devices separated by commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`, `OVSEG_EXECUTOR`,
-    `OVSEG_UNIT_TIMEOUT`, `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH` and
-    `OVSEG_CHECKPOINT_SECONDS`.
+    `OVSEG_UNIT_TIMEOUT`, `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH`,
+    `OVSEG_CHECKPOINT_SECONDS` and `OVSEG_WRITERS` (names separated by commas).
 
     Args:
         max_dropped: the parameter `checks.max_dropped`.
@@ -86,6 +88,7 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
         unit_timeout=_optional("OVSEG_UNIT_TIMEOUT"),
         processes=_optional("OVSEG_PROCESSES"),
         micro_batch=_optional("OVSEG_MICRO_BATCH"),
+        writers=tuple(name.strip() for name in os.environ.get("OVSEG_WRITERS", "").split(",") if name.strip()),
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
         max_dropped=max_dropped,
     )

@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, P
 from ovseg.core.errors import OvsegError
 from ovseg.engine.progress import Progress
 from ovseg.training.checkpoint import Checkpoint, OptimizerLayout, Stateful
-from ovseg.training.curves import History
+from ovseg.training.curves import History, is_learning
 from ovseg.training.distributed import World, any_rank
+from ovseg.training.writers import Writers
 
 log = logging.getLogger("ovseg")
 
@@ -115,6 +116,7 @@ def train(
     *,
     done: int,
     stop_after: int | None = None,
+    writers: Writers | None = None,
 ) -> None:
     """Take the remaining steps of a training.
 
@@ -128,6 +130,7 @@ def train(
         world: the process group.
         done: the number of steps that earlier runs have taken, see `Checkpoint.restore`.
         stop_after: the number of steps after which this run stops as if by Ctrl-C; None for no limit.
+        writers: get the rows of the history as they come; None for nothing.
 
     Raises:
         OvsegError: the loss or a gradient is not a number, or memory is full; the last checkpoint is kept.
@@ -158,13 +161,26 @@ def train(
                 optimizer.step()
             loop.schedule.step()
             loop.after_step()
-            history.add(i + 1, loop.steps, loss, shown)
+            row = history.add(i + 1, loop.steps, loss, shown)
+            _show(name, history, row, result.items, writers, world)
             progress.add({"samples": result.items}, note=f"loss {loss:.3f}")
             stop = any_rank(stopped.is_set() or i + 1 - done == stop_after, world)
             if world.rank == 0 and (stop or checkpoint.due() or i + 1 == loop.steps):
                 checkpoint.save(i + 1)
             if stop and i + 1 < loop.steps:
                 raise KeyboardInterrupt
+
+
+def _show(
+    name: str, history: History, row: dict[str, float] | None, samples: int, writers: Writers | None, world: World
+) -> None:
+    """Hand a new row of the curves to the writers, and say once in the log whether the loss falls."""
+    if writers:
+        writers.count(samples)
+    if row and writers:
+        writers.write(row)
+    if row and world.rank == 0 and (early := is_learning(history.rows)):
+        log.info("%s: %s", name, early)
 
 
 def _gradient_norm(optimizer: Optimizer) -> Tensor:

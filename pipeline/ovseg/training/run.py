@@ -18,6 +18,7 @@ from ovseg.training.checkpoint import Checkpoint, UnfitCheckpointError
 from ovseg.training.curves import History, write_curves
 from ovseg.training.distributed import World, barrier, distributed_context
 from ovseg.training.loop import TrainingLoop, train
+from ovseg.training.writers import Writers
 
 log = logging.getLogger("ovseg")
 
@@ -108,5 +109,16 @@ def _run(key: StepKey, build: Build, runtime: Runtime, world: World) -> tuple[Tr
     assert training.loop is not None
     if done:
         log.info("%s: continues after step %d", key.step, done)
-    train(key.step, training.loop, checkpoint, history, world, done=done, stop_after=runtime.stop_after)
+    live = runtime.work / "live" / folder.name
+    with Writers(runtime.writers if world.rank == 0 else (), live) as writers:
+        train(
+            key.step,
+            training.loop,
+            checkpoint,
+            history,
+            world,
+            done=done,
+            stop_after=runtime.stop_after,
+            writers=writers if runtime.writers else None,
+        )
     return training, history
