@@ -71,7 +71,10 @@ def segment(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of crops that CLIP is given at a time.")] = 64,
     orientation: Turn = "exif",
 ) -> None:
-    """Segment images with any class names."""
+    """Segment images with any class names.
+
+    Example: ovseg segment photos --names "kite, tree | bush, grass" --out segmented
+    """
     from ovseg.cli.segment import segment_with
 
     segment_with(
@@ -149,7 +152,10 @@ def convert_benchmark(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Convert the files that are there.")] = False,
     orientation: Turn = "exif",
 ) -> None:
-    """Convert an official release to the benchmark layout (docs/evaluation.md). After a stop, run it again to continue."""
+    """Convert an official release to the benchmark layout (docs/evaluation.md). After a stop, run it again to continue.
+
+    Example: ovseg convert-benchmark ade150 ADEChallengeData2016 data/benchmarks/ade150
+    """
     from ovseg.datasets.official import convert, format_counts
 
     counts = convert(name, release, out, workers=workers, allow_missing=allow_missing, orientation=orientation)
@@ -162,7 +168,10 @@ def export_clip(
     out: Out,
     half: Annotated[bool, typer.Option("--half", help="Store weights in half precision.")] = False,
 ) -> None:
-    """Write a CLIP as a repository for the Hugging Face Hub, which open_clip loads by hf-hub:OWNER/NAME."""
+    """Write a CLIP as a repository for the Hugging Face Hub, which open_clip loads by hf-hub:OWNER/NAME.
+
+    Example: ovseg export-clip models/prompt my-clip --half
+    """
     from ovseg.clip.export import export_clip
 
     export_clip(model, out, half)
@@ -185,6 +194,8 @@ def convert_checkpoint(
     """Convert a released CLIP with its mask prompts, or a CLIP of transformers, to a folder that all commands load.
 
     A released segmenter is converted to two folders: its proposal network to OUT/proposal_network, its CLIP to OUT/clip.
+
+    Example: ovseg convert-checkpoint released.pth models/released
     """
     from ovseg.clip.convert import convert_clip
     from ovseg.core.checkpoints import read_weights
@@ -208,7 +219,10 @@ def extract_weights(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of torch.save that holds other objects than tensors.")],
     out: Annotated[Path, typer.Argument(help="Safetensors file to write; must not exist.")],
 ) -> None:
-    """Copy the tensors of a checkpoint to a safetensors file, without running any code that the checkpoint names."""
+    """Copy the tensors of a checkpoint to a safetensors file, without running any code that the checkpoint names.
+
+    Example: ovseg extract-weights released.pth weights.safetensors
+    """
     from ovseg.core.foreign_objects import extract_weights
 
     number, objects = extract_weights(checkpoint, out)

@@ -19,7 +19,10 @@ def status(
     dataset: Annotated[str | None, typer.Argument(help="One data set; all by default.")] = None,
     root: Root = Path("data"),
 ) -> None:
-    """Show what is there, what is missing, and the disk and time that the rest takes."""
+    """Show what is there, what is missing, and the disk and time that the rest takes.
+
+    Example: ovseg data status coco
+    """
     from ovseg.datasets.fetch.releases import parts_of, releases
     from ovseg.datasets.fetch.status import format_states, part_state
 
@@ -38,7 +41,10 @@ def get(
     archive: Annotated[Path | None, typer.Option(exists=True, help="Archive of a part, downloaded by hand.")] = None,
     keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep archives after verification.")] = False,
 ) -> None:
-    """Download, unpack and verify. Run it again after a stop and it continues."""
+    """Download, unpack and verify. Run it again after a stop and it continues.
+
+    Example: ovseg data get coco
+    """
     from ovseg.core.errors import OvsegError
     from ovseg.datasets.fetch.parts import fetch, verify
     from ovseg.datasets.fetch.releases import parts_of
@@ -62,7 +68,10 @@ def link(
     parts: Parts = None,
     root: Root = Path("data"),
 ) -> None:
-    """Use a copy that is elsewhere: verify it and link to it. Parts that are not there are listed."""
+    """Use a copy that is elsewhere: verify it and link to it. Parts that are not there are listed.
+
+    Example: ovseg data link coco /data/coco
+    """
     from ovseg.core.errors import OvsegError
     from ovseg.datasets.fetch.parts import holds_any
     from ovseg.datasets.fetch.parts import link as link_part
@@ -88,7 +97,10 @@ def verify(
     root: Root = Path("data"),
     full: Annotated[bool, typer.Option("--full", help="Read every file again instead of comparing sizes.")] = False,
 ) -> None:
-    """Compare the files with their manifest; the exit code is 1 if a file is missing or changed."""
+    """Compare the files with their manifest; the exit code is 1 if a file is missing or changed.
+
+    Example: ovseg data verify coco
+    """
     from ovseg.datasets.fetch.manifest import changed_files, read_manifest
     from ovseg.datasets.fetch.parts import manifest_path
     from ovseg.datasets.fetch.releases import parts_of

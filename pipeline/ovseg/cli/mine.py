@@ -45,7 +45,11 @@ def main() -> None:
 @app.command()
 @with_options
 def run(options: opts.RunOptions, out: Out, runtime: ModelRuntime, dry_run: DryRun = False) -> None:
-    """Do all steps: index, nouns, propose, score, select, shards. After a kill, run it again and it continues."""
+    """Do all steps: index, nouns, propose, score, select, shards. After a kill, run it again and it continues.
+
+    Example: ovseg-mine run --images photos --captions captions.json --proposals sam2:facebook/sam2.1-hiera-large
+    --clip ViT-B-16:openai --out mined
+    """
     from ovseg.mining.run import mine_pairs
 
     if dry_run:
@@ -66,7 +70,10 @@ def _report(counts: dict[str, dict[str, int]], options: opts.RunOptions, out: Pa
 @app.command()
 @with_options
 def retry(run: Run, runtime: ModelRuntime) -> None:
-    """Try again what has failed in a run for a reason that may pass (reading a file), and what follows from it."""
+    """Try again what has failed in a run for a reason that may pass (reading a file), and what follows from it.
+
+    Example: ovseg-mine retry mined
+    """
     from dataclasses import replace
 
     from ovseg.mining.run import mine_pairs, read_options
@@ -99,7 +106,10 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
 @app.command()
 @with_options
 def index(options: opts.IndexOptions, out: Out, runtime: CpuRuntime) -> None:
-    """List images and captions, one row per image; what is missing or broken is recorded."""
+    """List images and captions, one row per image; what is missing or broken is recorded.
+
+    Example: ovseg-mine index --images photos --captions captions.json --out mined/index
+    """
     from ovseg.mining.index import build_index
 
     build_index(out, runtime.runtime(), options)
@@ -108,7 +118,10 @@ def index(options: opts.IndexOptions, out: Out, runtime: CpuRuntime) -> None:
 @app.command()
 @with_options
 def nouns(index: Table, out: Out, options: opts.NounsOptions, runtime: CpuRuntime) -> None:
-    """Extract the nouns of each image's captions."""
+    """Extract the nouns of each image's captions.
+
+    Example: ovseg-mine nouns --index mined/index --out mined/nouns
+    """
     from ovseg.mining.nouns import extract_nouns
 
     extract_nouns(index, out, runtime.runtime(), options)
@@ -117,7 +130,11 @@ def nouns(index: Table, out: Out, options: opts.NounsOptions, runtime: CpuRuntim
 @app.command()
 @with_options
 def propose(index: Table, images: Images, options: opts.ProposeOptions, out: Out, runtime: DeviceRuntime) -> None:
-    """Store the mask proposals of each image as RLE."""
+    """Store the mask proposals of each image as RLE.
+
+    Example: ovseg-mine propose --index mined/index --images photos --proposals ground_truth:masks.json
+    --out mined/proposals
+    """
     from ovseg.mining.propose import propose_masks
 
     propose_masks(index, images, out, runtime.runtime(), options)
@@ -136,7 +153,11 @@ def score(
     crop: opts.CropOptions,
     runtime: ModelRuntime,
 ) -> None:
-    """Compute the similarity of each noun to each mask of its image, by CLIP."""
+    """Compute the similarity of each noun to each mask of its image, by CLIP.
+
+    Example: ovseg-mine score --index mined/index --images photos --nouns mined/nouns
+    --proposals mined/proposals --clip ViT-B-16:openai --out mined/candidates
+    """
     from ovseg.mining.score import score_nouns
 
     score_nouns(index, images, nouns, proposals, out, runtime.runtime(), clip, options, crop)
@@ -145,7 +166,11 @@ def score(
 @app.command()
 @with_options
 def select(candidates: Table, proposals: Table, out: Out, options: opts.SelectOptions, runtime: CpuRuntime) -> None:
-    """Choose the candidates that become pairs."""
+    """Choose the candidates that become pairs.
+
+    Example: ovseg-mine select --candidates mined/candidates --proposals mined/proposals
+    --min-similarity 0.2 --out strict/pairs
+    """
     from ovseg.mining.select import select_pairs
 
     select_pairs(candidates, proposals, out, runtime.runtime(), options)
@@ -162,7 +187,11 @@ def shards(
     options: opts.ShardsOptions,
     runtime: CpuRuntime,
 ) -> None:
-    """Write pairs as WebDataset tars of masked crops."""
+    """Write pairs as WebDataset tars of masked crops.
+
+    Example: ovseg-mine shards --index mined/index --images photos --proposals mined/proposals
+    --pairs mined/pairs --out mined/shards
+    """
     from ovseg.mining.shards import write_shards
 
     write_shards(index, images, proposals, pairs, out, runtime.runtime(), options)
@@ -174,7 +203,10 @@ def inspect(
     noun: Annotated[str | None, typer.Option(help="Only pairs of this noun.")] = None,
     number: Annotated[int, typer.Option(min=1, help="Number of pairs to show.")] = 10,
 ) -> None:
-    """Show what a run contains: counts, the most frequent nouns, some pairs."""
+    """Show what a run contains: counts, the most frequent nouns, some pairs.
+
+    Example: ovseg-mine inspect mined --noun boat
+    """
     from ovseg.report.run_text import describe_run
 
     typer.echo(describe_run(run, noun, number))
@@ -182,7 +214,10 @@ def inspect(
 
 @app.command()
 def verify(run: Run) -> None:
-    """Check a run: checksums, whether every sample can be read, and whether counts agree."""
+    """Check a run: checksums, whether every sample can be read, and whether counts agree.
+
+    Example: ovseg-mine verify mined
+    """
     from ovseg.mining.verify import verify_shards
 
     typer.echo(verify_shards(run))
@@ -198,7 +233,10 @@ def export(
         Path | None, typer.Option(help="Folder of the mined shards, for COCO; by default the one that the run states.")
     ] = None,
 ) -> None:
-    """Write the pairs for other tools; the background of crops is filled from the masks first."""
+    """Write the pairs for other tools; the background of crops is filled from the masks first.
+
+    Example: ovseg-mine export mined --format csv --out pairs
+    """
     from ovseg.mining.export import FORMATS
 
     typer.echo(FORMATS[format](run, out, fill, images))

@@ -34,7 +34,7 @@ def summarize_run(counts: Mapping[str, Mapping[str, int]], out: Path) -> str:
     next_steps = [
         (f"ovseg-mine verify {run}", "check every sample"),
         (f"ovseg-mine inspect {run}", "counts and some pairs, here in the terminal"),
-        (shlex.quote(str(out / "pairs.html")), "pairs with their images in a browser, lowest similarity first"),
+        (shlex.quote(str(out / "pairs.html")), "the pairs in a browser, least similar first"),
     ]
     shards = counts.get("shards", {})
     samples = f"{shards['samples']:,} samples" if "samples" in shards else "Shards"
