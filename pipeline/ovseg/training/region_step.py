@@ -22,7 +22,7 @@ from ovseg.clip.load import Clip
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
 from ovseg.core.options import FinetuneOptions
-from ovseg.training.distributed import World, accumulate
+from ovseg.training.distributed import World, accumulate, all_reduce_sum
 from ovseg.training.loop import StepResult, explain_out_of_memory
 from ovseg.training.objectives import Objective, RegionOutputs
 from ovseg.training.precision import autocast_context
@@ -134,7 +134,14 @@ class RegionStep:
                 vectors_again = self._encode(self.tower, *piece)
                 with autocast_context(self.world.device, self.options.precision):
                     torch.autograd.backward(vectors_again, part)
-        return loss.detach()
+        self._average_scale_gradient()
+        return torch.tensor(all_reduce_sum(float(loss), self.world) / self.world.size)
+
+    def _average_scale_gradient(self) -> None:
+        """The logit scale is no part of the wrapped module, so its gradient is averaged here; a rank may have no pair."""
+        if self.world.size > 1 and self.log_scale.requires_grad:
+            own = 0.0 if self.log_scale.grad is None else float(self.log_scale.grad)
+            self.log_scale.grad = torch.full_like(self.log_scale, all_reduce_sum(own, self.world) / self.world.size)
 
     def _encode(self, tower: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
         with autocast_context(self.world.device, self.options.precision):
