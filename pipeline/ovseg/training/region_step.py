@@ -135,7 +135,7 @@ class RegionStep:
                 with autocast_context(self.world.device, self.options.precision):
                     torch.autograd.backward(vectors_again, part)
         self._average_scale_gradient()
-        return torch.tensor(all_reduce_sum(float(loss), self.world) / self.world.size)
+        return torch.tensor(all_reduce_sum(float(loss.detach()), self.world) / self.world.size)
 
     def _average_scale_gradient(self) -> None:
         """The logit scale is no part of the wrapped module, so its gradient is averaged here; a rank may have no pair."""
