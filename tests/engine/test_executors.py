@@ -136,7 +136,7 @@ def test_ray_makes_the_same_bytes(
     ray: Any = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT), str(ROOT / "pipeline")]))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
         runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
         assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone

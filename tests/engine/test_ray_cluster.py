@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -195,6 +196,9 @@ def test_what_a_worker_meets(
     hide = f"mount -t tmpfs none {tmp_path} && exec ray start --block --num-cpus 4 --address {cluster.address}"
     nodes = len(cluster.list_all_nodes())
     environment = os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    address_file = Path(
+        tempfile.gettempdir(), "ray", "ray_current_cluster"
+    )  # which `ray start` leaves for later commands
     with subprocess.Popen(
         ["unshare", "-m", "sh", "-c", hide], stdout=subprocess.DEVNULL, cwd="/", env=environment
     ) as node:
@@ -207,6 +211,7 @@ def test_what_a_worker_meets(
             assert time.monotonic() - started < 60
         finally:
             node.terminate()
+            address_file.unlink(missing_ok=True)
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(
