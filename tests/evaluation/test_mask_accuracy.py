@@ -12,6 +12,8 @@ from PIL import Image
 
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.prompts import new_prompts
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import encode_regions, with_regions
 from ovseg.clip.save import model_config
 from ovseg.clip.text_prompts import new_text_prompts
 from ovseg.core import crops, masks
@@ -65,6 +67,27 @@ def test_it_is_what_naming_each_region_by_hand_gives(coco: Coco, tiny_clip: Path
         )
         guess = int((clip.encode_crops(crop[None], inside[None]) @ texts.T).argmax())
         right += ids[guess] == annotation["category_id"]
+    assert scores["regions"] == len(truth["annotations"])
+    assert scores["mask_accuracy"] == pytest.approx(right / len(truth["annotations"]))
+
+
+def test_a_clip_for_region_tokens_names_the_regions_of_an_image_in_one_pass(coco: Coco, tiny_clip: Path) -> None:
+    clip = with_regions(load_adapted(tiny_clip), RegionSettings("region_tokens", 0))
+    scores = measure_mask_accuracy({"clip": clip}, coco.images, coco.instances, **OPTIONS)["clip"]  # type: ignore[arg-type]
+    truth = json.loads(coco.instances.read_text())
+    categories = sorted(truth["categories"], key=lambda c: c["id"])
+    texts = embed([c["name"] for c in categories], clip.encode_texts, "single", 8)
+    right = 0
+    for image in truth["images"]:
+        annotations = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        pixels = np.asarray(Image.open(coco.images / image["file_name"]).convert("RGB"))
+        size = pixels.shape[0], pixels.shape[1]
+        regions = [masks.decode(masks.from_coco(a["segmentation"], *size), *size) for a in annotations]
+        if regions:
+            guesses = (encode_regions(clip, pixels, np.stack(regions)) @ texts.T).argmax(1).tolist()
+            right += sum(
+                categories[guess]["id"] == a["category_id"] for guess, a in zip(guesses, annotations, strict=True)
+            )
     assert scores["regions"] == len(truth["annotations"])
     assert scores["mask_accuracy"] == pytest.approx(right / len(truth["annotations"]))
 

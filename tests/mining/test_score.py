@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from ovseg.clip.load import load_clip
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import encode_regions, with_regions
 from ovseg.clip.save import save_clip
 from ovseg.core import hashing, masks, tables
 from ovseg.core.crops import crop_region, fill_color
@@ -250,3 +252,38 @@ def test_other_architectures_score_too(name: str, mined: Mined, tmp_path: Path, 
         crop = crop_region(pixels, mask, tuple(proposal["box"]), clip.size, color, True)[0]
         text = embed([row["noun"]], clip.encode_texts, "vild", 1)
         assert row["similarity"] == pytest.approx(float(clip.encode_crops(crop[None])[0] @ text[0]), abs=2e-5)
+
+
+def test_region_tokens_score_all_proposals_of_an_image_in_one_pass(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """By the formula, whatever the workers; each noun of an image has as many candidates as with crops."""
+    clip = load_clip(f"local-dir:{tiny_clip}")
+    made_for = with_regions(clip, RegionSettings("region_tokens", 0, clip.size))
+    options = {"encoder": "region_tokens", "start_block": 0, "image_size": clip.size}
+    counts = scored(mined, tiny_clip, tmp_path / "out", runtime, **options)
+    other = replace(runtime, workers=3, batch_size=7, work=tmp_path / "work")
+    scored(mined, tiny_clip, tmp_path / "again", other, **options)
+    assert digests(tmp_path / "out") == digests(tmp_path / "again")
+    files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
+    proposals: dict[int, list[Row]] = {}
+    for row in tables.rows(mined.proposals, "proposals"):
+        if row["label"] is None:
+            proposals.setdefault(row["image_id"], []).append(row)
+    rows = list(tables.rows(tmp_path / "out", "candidates"))
+    assert len(rows) == len(list(tables.rows(mined.candidates, "candidates")))
+    assert counts["crops"] > 0
+    for row in rows[::7]:
+        regions = proposals[row["image_id"]]
+        pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
+        vectors = encode_regions(made_for, pixels, np.stack([masks.decode(r["rle"], HEIGHT, WIDTH) for r in regions]))
+        position = [r["proposal"] for r in regions].index(row["proposal"])
+        text = embed([row["noun"]], clip.encode_texts, "vild")[0]
+        assert row["similarity"] == pytest.approx(float(vectors[position] @ text), abs=2e-5)
+
+
+def test_an_encoder_that_the_clip_cannot_have_is_named(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    with pytest.raises(OvsegError, match=r"score: .*pooled cannot be used.*no ConvNeXt"):
+        scored(mined, tiny_clip, tmp_path / "out", runtime, encoder="pooled")

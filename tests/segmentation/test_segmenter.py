@@ -16,6 +16,8 @@ from torch import Tensor
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import new_prompts
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import encode_regions, with_regions
 from ovseg.clip.save import model_config
 from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
@@ -163,6 +165,21 @@ def test_mask_prompts_change_nothing_in_unmasked_crops(segmenter: Segmenter, pro
     plain = replace(segmenter, options=SegmentOptions(templates="single", view="crop"))
     with_prompts = replace(plain, clip=load_adapted(prompted))
     assert_same(plain.segment(noise(0), NAMES, "clip"), with_prompts.segment(noise(0), NAMES, "clip"))
+
+
+def test_a_clip_for_region_tokens_names_proposals_in_one_pass(segmenter: Segmenter) -> None:
+    one_pass = replace(segmenter, clip=with_regions(segmenter.clip, RegionSettings("region_tokens", 0)))
+    pixels = noise(0)
+    whole = np.ones(pixels.shape[:2], bool)
+    rles = [None, masks.encode(cross()), masks.encode(whole)]
+    regions = one_pass.crop_regions(pixels, rles)
+    assert regions.valid.tolist() == [False, True, True]
+    wanted = encode_regions(one_pass.clip, pixels, np.stack([cross(), whole]))
+    assert torch.equal(one_pass.embed_regions(regions), wanted)
+    assert one_pass.embed_regions(one_pass.crop_regions(pixels, [None])).shape == (0, one_pass.clip.width)
+    assert one_pass.segment(pixels, NAMES).labels.shape == pixels.shape[:2]
+    with pytest.raises(OvsegError, match=r"view=crop is for the region encoder crops.*region_tokens"):
+        replace(one_pass, options=SegmentOptions(view="crop"))
 
 
 def crop_of_cross(segmenter: Segmenter, view: View = "crop-and-mask", fill: Fill = "mean") -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ Shapes: H, W image, Q regions, S side of the encoder's input, g rows and columns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,19 +78,17 @@ def encode_regions(
     if not len(region_masks):
         return torch.zeros(0, clip.width)
     color = crops.fill_color(fill, clip.mean.tolist())
-    height, width = pixels.shape[:2]
-    cut = [
-        crops.crop_region(
-            pixels,
-            mask,
-            masks.box(masks.encode(mask), height, width) if mask.any() else (0, 0, width, height),
-            clip.size,
-            color,
-            antialias,
-        )
-        for mask in region_masks
-    ]
+    cut = [cut_region(pixels, mask, clip.size, color, antialias) for mask in region_masks]
     return clip.encode_crops(torch.stack([crop for crop, _ in cut]), torch.stack([mask for _, mask in cut]))
+
+
+def cut_region(
+    pixels: ImageArray, mask: MaskArray, size: int, color: ImageArray | None, antialias: bool
+) -> tuple[Tensor, Tensor]:
+    """Crop a region to its tight box, see `crops.crop_region`; one without a pixel to the whole image."""
+    height, width = mask.shape
+    box = masks.box(masks.encode(mask), height, width) if mask.any() else (0, 0, width, height)
+    return crops.crop_region(pixels, mask, box, size, color, antialias)
 
 
 @torch.inference_mode()
@@ -127,12 +125,12 @@ def whole_image(clip: Clip, pixels: ImageArray) -> Tensor:
     return crops.resize(pixels, np.ones(pixels.shape[:2], bool), input_size(clip), antialias=True)[0]
 
 
-def masks_on_grid(clip: Clip, region_masks: MaskArray) -> Tensor:
+def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:
     """Return the fraction of each cell (patch of a ViT, place of a ConvNeXt's last map) that each mask covers.
 
     Args:
         clip: a CLIP that is made for an encoder of one pass.
-        region_masks: bool `[Q, H, W]`.
+        region_masks: Q masks, bool `[H, W]` each.
 
     Returns:
         float32 `[Q, g, g]` in [0, 1].

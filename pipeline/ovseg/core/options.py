@@ -203,6 +203,12 @@ class ScoreOptions(Options):
     """Number of proposals kept for each noun."""
     duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
     """IoU above which a mask takes the embedding of an earlier one instead of being encoded; 1 encodes all masks."""
+    encoder: Encoder = "crops"
+    """How proposals are encoded: each by its masked crop, or all of an image in one pass (the others)."""
+    start_block: Natural | None = None
+    """For region tokens: number of the tower's blocks that run without them; null for two thirds."""
+    image_size: PositiveInt | None = None
+    """Side that a whole image is resized to, in pixels, for the encoders of one pass; null for the CLIP's own."""
     precision: Precision = "fp32"
     """Arithmetic of the encoders."""
 

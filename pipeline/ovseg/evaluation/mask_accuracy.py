@@ -9,7 +9,7 @@ Shapes: B regions of a batch, N regions in all, S CLIP's input side, K classes, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import CROPS_PER_PASS, whole_passes
+from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
-from ovseg.core.images import read_bytes, read_header, safe_path
+from ovseg.core.images import ImageArray, read_bytes, read_header, safe_path
 from ovseg.core.options import Fill, Orientation, Templates
 from ovseg.core.rotation import rotation_counts
 from ovseg.core.vocabulary import embed
@@ -42,18 +43,16 @@ IntArray = NDArray[np.int64]
 
 
 class Region(NamedTuple):
-    """A region of an image as CLIP sees it.
+    """A region of an image.
 
     Attributes:
-        crop: uint8 `[3, S, S]`.
-        mask: bool `[S, S]`.
+        mask: bool `[H, W]`.
         number: the class number.
         is_mask: whether it is an annotated mask.
         is_union: whether it is the union of all masks of its class in the image; the only mask of a class is both.
     """
 
-    crop: Tensor
-    mask: Tensor
+    mask: masks.MaskArray
     number: int
     is_mask: bool
     is_union: bool
@@ -73,7 +72,7 @@ def measure_mask_accuracy(
     counts: Counter[str] | None = None,
     max_dropped: float = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """Measure the mask accuracy of several CLIPs of one input size and text tower, in one pass over the images.
+    """Measure the mask accuracy of several CLIPs of one input size, region encoder and text tower, in one pass over the images.
 
     Args:
         clips: the CLIPs by name.
@@ -111,17 +110,18 @@ def measure_mask_accuracy(
         counts.update(check_listed_images(annotations, store))
         check_categories(annotations, store)
         source = ground_truth(annotations, Path(scratch), labels=True)
-        color = crops.fill_color(fill, first.mean.tolist())
-        cut = partial(crops.crop_region, size=first.size, color=color, antialias=antialias)
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
-        regions = _regions(records, images, orientation, source, numbers, cut, counts, examples)
+        regions = _regions(records, images, orientation, source, numbers, counts, examples)
         texts = {name: embed(names, *clip.name_encoder(templates)) for name, clip in clips.items()}
-        while batch := list(islice(regions, whole_passes(batch_size))):
-            stacked = torch.stack([region.crop for region in batch]), torch.stack([region.mask for region in batch])
+        crop = partial(_crops, first, fill=fill, antialias=antialias, batch_size=batch_size)
+        inputs = crop(regions) if first.regions.encoder == "crops" else _whole_images(first, regions)
+        for batch, first_input, second_input in inputs:
             found += [(region.number, region.is_mask, region.is_union) for region in batch]
             for name, clip in clips.items():
-                for embeddings in torch.split(clip.encode_crops(*stacked), CROPS_PER_PASS):
+                one_pass = clip.regions.encoder != "crops"
+                encode = partial(encode_in_one_pass, clip) if one_pass else clip.encode_crops
+                for embeddings in torch.split(encode(first_input, second_input), CROPS_PER_PASS):
                     predictions[name].append((embeddings @ texts[name].T).argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
@@ -196,20 +196,40 @@ def find_image(images: Path, record: Record, orientation: Orientation, counts: C
     return ImageRecord.of_file(images, str(name), listed, orientation, int(record["id"]))
 
 
-def _cut_regions(
-    image: ImageRecord, annotated: Sequence[tuple[int, bytes]], cut: Callable[..., tuple[Tensor, Tensor]]
-) -> Iterator[Region]:
+def _whole_images(
+    clip: Clip, images: Iterator[tuple[ImageArray, list[Region]]]
+) -> Iterator[tuple[list[Region], Tensor, Tensor]]:
+    """The regions of each image, with what a CLIP for one pass encodes: the image, and the masks on its grid."""
+    for pixels, regions in images:
+        yield regions, whole_image(clip, pixels), masks_on_grid(clip, (region.mask for region in regions))
+
+
+def _crops(
+    clip: Clip, images: Iterator[tuple[ImageArray, list[Region]]], fill: Fill, antialias: bool, batch_size: int
+) -> Iterator[tuple[list[Region], Tensor, Tensor]]:
+    """Regions in full batches over several images, with what a CLIP for crops encodes: crops and their masks."""
+    color = crops.fill_color(fill, clip.mean.tolist())
+    cut = (
+        (region, *cut_region(pixels, region.mask, clip.size, color, antialias))
+        for pixels, regions in images
+        for region in regions
+    )
+    while batch := list(islice(cut, whole_passes(batch_size))):
+        regions, region_crops, crop_masks = zip(*batch, strict=True)
+        yield list(regions), torch.stack(region_crops), torch.stack(crop_masks)
+
+
+def _with_unions(image: ImageRecord, annotated: Sequence[tuple[int, bytes]]) -> list[Region]:
     """The masks of an image, given by class number and RLE, then the union for each class that has several."""
     per_class = Counter(number for number, _ in annotated)
+    regions: list[Region] = []
     unions: dict[int, masks.MaskArray] = {}
     for number, rle in annotated:
-        mask, box = masks.decode(rle, image.height, image.width), masks.box(rle, image.height, image.width)
-        yield Region(*cut(image.pixels, mask, box), number, True, per_class[number] == 1)
+        mask = masks.decode(rle, image.height, image.width)
+        regions.append(Region(mask, number, True, per_class[number] == 1))
         if per_class[number] > 1:
             unions[number] = mask | unions.get(number, np.False_)
-    for number, mask in unions.items():
-        box = masks.box(masks.encode(mask), image.height, image.width)
-        yield Region(*cut(image.pixels, mask, box), number, False, True)
+    return regions + [Region(mask, number, False, True) for number, mask in unions.items()]
 
 
 def _regions(
@@ -218,11 +238,10 @@ def _regions(
     orientation: Orientation,
     source: Source,
     numbers: dict[str, int],
-    cut: Callable[..., tuple[Tensor, Tensor]],
     all_counts: Counter[str],
     examples: dict[str, str],
-) -> Iterator[Region]:
-    """The regions of all images; what cannot be read is counted in `all_counts` by its reason, with one of `examples`."""
+) -> Iterator[tuple[ImageArray, list[Region]]]:
+    """All images with regions; what cannot be read is counted in `all_counts` by its reason, with one of `examples`."""
     with Progress("mask accuracy", len(records), "images") as progress:
         for record in records:
             counts: Counter[str] = Counter(regions=0)
@@ -235,9 +254,10 @@ def _regions(
                         examples.setdefault(proposal.reason, f"image {record['id']}: {proposal.detail}")
                     elif proposal.label in numbers:
                         annotated.append((numbers[proposal.label], proposal.rle))
-                for region in _cut_regions(image, annotated, cut):
-                    counts["regions"] += region.is_mask
-                    yield region
+                if annotated:
+                    regions = _with_unions(image, annotated)
+                    counts["regions"] += len(annotated)
+                    yield image.pixels, regions
             except BadItem as problem:  # of the image itself
                 counts[f"dropped.{problem.reason}"] += 1
                 examples.setdefault(problem.reason, f"image {record['id']}: {problem.detail}")

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
 from ovseg.evaluation.region_store import RegionStore
 from ovseg.proposals.network import NetworkOutput
 from ovseg.segmentation.class_names import Vocabulary
+from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
 
 SINGLE_CLASSIFIERS = {"clip": 1.0, "proposals": 0.0}
@@ -69,18 +70,25 @@ class Prediction:
 
 
 class _Regions:
-    """The masks of an image; they are cropped, once for all models, when the first model has no embeddings of them."""
+    """The masks of an image; they are cropped, once for all models, when the first model has no embeddings of them.
 
-    def __init__(
-        self, segmenter: Segmenter, pixels: ImageArray, rles: Sequence[bytes | None], store: RegionStore
-    ) -> None:
+    Models for another region encoder than crops have their own input.
+    """
+
+    def __init__(self, pixels: ImageArray, rles: Sequence[bytes | None], store: RegionStore) -> None:
         self.pixels, self.rles, self.store = pixels, tuple(rles), store
         self.valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
-        self._crops = cache(lambda: segmenter.crop_regions(pixels, self.rles))
+        self._crops: dict[RegionSettings, RegionCrops] = {}
 
     def embeddings(self, model: str, segmenter: Segmenter) -> Tensor:
         """The embeddings of the V masks with a pixel, `[V, D]`."""
-        return self.store.embeddings(model, self.pixels, self.rles, lambda: segmenter.embed_regions(self._crops()))
+        return self.store.embeddings(model, self.pixels, self.rles, lambda: self._embed(segmenter))
+
+    def _embed(self, segmenter: Segmenter) -> Tensor:
+        made_for = segmenter.clip.regions
+        if made_for not in self._crops:
+            self._crops[made_for] = segmenter.crop_regions(self.pixels, self.rles)
+        return segmenter.embed_regions(self._crops[made_for])
 
 
 def three_classifiers(model: str, mask_threshold: float, weight: float) -> list[EvalSetting]:
@@ -135,7 +143,7 @@ def predict_image(
     output = first.network.predict(pixels)
     finished: set[str] = set()
     for threshold in sorted({setting.mask_threshold for setting in settings}):
-        regions = _Regions(first, pixels, first.binarize(pixels, output, threshold), store)
+        regions = _Regions(pixels, first.binarize(pixels, output, threshold), store)
         for model in dict.fromkeys(setting.model for setting in settings if setting.mask_threshold == threshold):
             segmenter = segmenters[model]
             embeddings = regions.embeddings(model, segmenter)
@@ -177,7 +185,7 @@ def _oracle_masks(
     store: RegionStore,
 ) -> Iterator[Prediction]:
     gt_classes, rles = gt_masks(gt, benchmark.ignore)
-    regions = _Regions(next(iter(segmenters.values())), pixels, rles, store)
+    regions = _Regions(pixels, rles, store)
     for model, segmenter in segmenters.items():
         probs = clip_probs(regions.valid, regions.embeddings(model, segmenter), vocabularies[model])
         pred_classes = probs.argmax(1).tolist()

@@ -1,4 +1,4 @@
-"""Step `score`: the similarity of each noun to each proposal of its image, by CLIP on masked crops (paper 3.2).
+"""Step `score`: the similarity of each noun to each proposal of its image, by CLIP on masked crops (paper 3.2) or in one pass.
 
 The paper pairs a noun with the proposal of the highest similarity. `select` uses only similarity and margin; the softmaxes
 are stored for analysis. Images are decoded and cropped in threads while CLIP encodes, and a batch holds the crops of
@@ -27,6 +27,8 @@ from ovseg.clip.adapted import made_with
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.passes import whole_passes
 from ovseg.clip.pretrained import weights_fingerprint
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem
 from ovseg.core.failures import failure, write_failures
@@ -193,12 +195,15 @@ class _Prepared(NamedTuple):
     Attributes:
         job: the job.
         originals: for each proposal the position of the one that stands for it, see `originals_of`.
-        crops: uint8 `[k, 3, S, S]`, the crops of the k proposals that are no duplicates.
+        images: the crops of the k proposals that are no duplicates, uint8 `[k, 3, S, S]`; for an encoder of one pass the
+            whole image, `[3, S, S]`.
+        masks: for an encoder of one pass the k masks on its grid, float32 `[k, g, g]`; empty for crops.
     """
 
     job: _Job
     originals: list[int]
-    crops: Tensor
+    images: Tensor
+    masks: Tensor
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,8 @@ class ScoreTaskFactory:
     def __call__(self, device: str) -> Task:
         """Load the models and start the threads."""
         clip = load_clip(self.clip.model, self.clip.pretrained, device, self.options.precision)
+        settings = RegionSettings(self.options.encoder, self.options.start_block, self.options.image_size)
+        clip = with_regions(clip, settings, "score")
         # Threads that crop must not start threads of torch each: those are the encoder's.
         pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
         return _Scorer(self, clip, read_texts(self.texts_folder), pool).score_unit
@@ -246,8 +253,7 @@ class _Scorer:
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
         in_flight = deque[tuple[_Job, list[int]]]()
         jobs = self._jobs(unit, counts, failures)
-        chunks = self._crops_of(jobs, in_flight, counts, failures)
-        for embeddings in encode_in_batches(self.clip.encode_crops, chunks, whole_passes(self.config.batch_size)):
+        for embeddings in self._encode(self._prepared(jobs, in_flight, counts, failures)):
             job, originals = in_flight.popleft()
             position = {original: i for i, original in enumerate(sorted(set(originals)))}
             region_embeddings = embeddings[[position[original] for original in originals]]
@@ -273,20 +279,28 @@ class _Scorer:
             elif job.nouns:
                 yield job
 
-    def _crops_of(
+    def _encode(self, prepared: Iterator[_Prepared]) -> Iterator[Tensor]:
+        """The embeddings `[k, D]` of the regions of each job, crops in batches over several images."""
+        if self.clip.regions.encoder == "crops":
+            batch_size = whole_passes(self.config.batch_size)
+            yield from encode_in_batches(self.clip.encode_crops, (job.images for job in prepared), batch_size)
+        else:
+            yield from (encode_in_one_pass(self.clip, job.images, job.masks) for job in prepared)
+
+    def _prepared(
         self,
         jobs: Iterator[_Job],
         in_flight: deque[tuple[_Job, list[int]]],
         counts: Counter[str],
         failures: list[Row],
-    ) -> Iterator[Tensor]:
-        """The crops of each job, made ahead in threads; the jobs and their duplicates are queued in `in_flight`."""
+    ) -> Iterator[_Prepared]:
+        """What is encoded of each job, made ahead in threads; the jobs and their duplicates are queued in `in_flight`."""
         color = crops.fill_color(self.config.crop.fill, self.clip.mean.tolist())
         prepare = partial(self._prepare, color=color)
         for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
             if isinstance(result, _Prepared):
                 in_flight.append((result.job, result.originals))
-                yield result.crops
+                yield result
             else:
                 _drop(*result, counts, failures)
 
@@ -297,19 +311,16 @@ class _Scorer:
             return job, problem
         size = job.image.height, job.image.width
         originals = originals_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
+        distinct = [row for i, row in enumerate(job.proposals) if originals[i] == i]
+        decoded = (masks.decode(row["rle"], *size) for row in distinct)
+        if self.clip.regions.encoder != "crops":
+            return _Prepared(job, originals, whole_image(self.clip, pixels), masks_on_grid(self.clip, decoded))
+        antialias = self.config.crop.antialias
         region_crops = [
-            crops.crop_region(
-                pixels,
-                masks.decode(row["rle"], *size),
-                tuple(row["box"]),
-                self.clip.size,
-                color,
-                self.config.crop.antialias,
-            )[0]
-            for i, row in enumerate(job.proposals)
-            if originals[i] == i
+            crops.crop_region(pixels, mask, tuple(row["box"]), self.clip.size, color, antialias)[0]
+            for row, mask in zip(distinct, decoded, strict=True)
         ]
-        return _Prepared(job, originals, torch.stack(region_crops))
+        return _Prepared(job, originals, torch.stack(region_crops), torch.zeros(0))
 
 
 def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:

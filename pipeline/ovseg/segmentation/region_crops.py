@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ovseg.clip.load import Clip
+from ovseg.clip.regions import masks_on_grid, whole_image
 from ovseg.core import crops, masks
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill, View
@@ -23,8 +25,8 @@ class RegionCrops:
     """The proposals of an image as CLIP encodes them.
 
     Attributes:
-        crops: uint8 `[V, 3, S, S]`.
-        masks: bool `[V, S, S]`.
+        crops: uint8 `[V, 3, S, S]`; for a CLIP that encodes regions in one pass the whole image, `[1, 3, S, S]`.
+        masks: bool `[V, S, S]`; for one pass the masks on its grid, float32 `[V, g, g]`.
         valid: bool `[Q]`, which proposals have a pixel, and so a crop.
         rles: the binary mask of each of the Q proposals as compressed RLE; None for one without a pixel.
     """
@@ -81,3 +83,17 @@ def crop_regions(
         torch.tensor([rle is not None for rle in rles], dtype=torch.bool),
         tuple(rles),
     )
+
+
+def whole_image_regions(clip: Clip, pixels: ImageArray, rles: Sequence[bytes | None]) -> RegionCrops:
+    """Prepare an image and its regions for a CLIP that encodes them in one pass.
+
+    Args:
+        clip: the CLIP.
+        pixels: uint8 `[H, W, 3]`.
+        rles: the masks of Q proposals; None for an empty one.
+    """
+    height, width = pixels.shape[:2]
+    on_grid = masks_on_grid(clip, (masks.decode(rle, height, width) for rle in rles if rle is not None))
+    valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
+    return RegionCrops(whole_image(clip, pixels)[None], on_grid, valid, tuple(rles))

@@ -26,6 +26,7 @@ from torch import Tensor
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import whole_passes
+from ovseg.clip.regions import encode_in_one_pass
 from ovseg.core import masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
@@ -41,7 +42,7 @@ from ovseg.segmentation.class_probs import (
     ensemble_scores,
     network_class_probs,
 )
-from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads
+from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads, whole_image_regions
 from ovseg.segmentation.semantic_map import semantic_map
 
 Classifier = Literal["clip", "proposals", "ensemble"]
@@ -73,7 +74,7 @@ class Segmenter:
 
     Attributes:
         network: the proposal network.
-        clip: the CLIP; its mask prompts are used if it has any.
+        clip: the CLIP, with the region encoder that it is made for; its mask prompts are used if it has any.
         mask_threshold: mask probability above which a pixel belongs to the proposal, in (0, 1).
         weight: the weight of CLIP in the ensemble, in [0, 1].
         options: the view of a region, the text templates, and the treatment of seen classes. The options for seen classes
@@ -92,6 +93,14 @@ class Segmenter:
     crop: CropOptions = field(default_factory=CropOptions)
     batch_size: int = 64
     pool: Executor = field(default_factory=crop_threads, repr=False)
+
+    def __post_init__(self) -> None:
+        encoder, view = self.clip.regions.encoder, self.options.view
+        if encoder != "crops" and view != "crop-and-mask":
+            raise OvsegError(
+                f"segment.view={view} is for the region encoder crops, and the CLIP is made for {encoder}, which sees the "
+                "whole image; leave segment.view at crop-and-mask, or take another CLIP"
+            )
 
     @staticmethod
     def load(
@@ -118,7 +127,8 @@ class Segmenter:
             workers: the number of threads that crop; None for one per core.
 
         Raises:
-            OvsegError: a folder does not hold such a model, or CLIP's text tower is not the one of the network.
+            OvsegError: a folder does not hold such a model, CLIP's text tower is not the one of the network, or its region
+                encoder has no such view.
         """
         options = options or SegmentOptions()
         loaded_network, loaded_clip = load_network(network, device), load_adapted(clip, device, options.precision)
@@ -183,7 +193,9 @@ class Segmenter:
         return [masks.encode(mask) if mask.any() else None for mask, _ in proposal_masks]
 
     def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> RegionCrops:
-        """Return what CLIP encodes of Q masks of an image; see `region_crops.crop_regions`."""
+        """Return what CLIP encodes of Q masks of an image; see `region_crops.crop_regions` and `whole_image_regions`."""
+        if self.clip.regions.encoder != "crops":
+            return whole_image_regions(self.clip, pixels, rles)
         return crop_regions(
             pixels,
             rles,
@@ -201,8 +213,10 @@ class Segmenter:
 
     def embed_regions(self, regions: RegionCrops) -> Tensor:
         """Return CLIP's embeddings of the V valid proposals, float32 unit vectors `[V, D]`. No other step runs it."""
-        if not len(regions.crops):
+        if not regions.valid.any():
             return torch.zeros(0, self.clip.width)
+        if self.clip.regions.encoder != "crops":
+            return encode_in_one_pass(self.clip, regions.crops[0], regions.masks)
         size = whole_passes(self.batch_size)
         batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
         return torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
