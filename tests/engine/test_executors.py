@@ -124,6 +124,7 @@ def test_two_processes_make_the_same_bytes(
     assert mine(mined_units, tiny_clip, tmp_path, runtime) == alone
 
 
+@pytest.mark.slow
 def test_ray_makes_the_same_bytes(
     alone: dict[str, str],
     mined_units: Mined,
