@@ -122,7 +122,12 @@ def whole_image(clip: Clip, pixels: ImageArray) -> Tensor:
     Returns:
         uint8 `[3, S, S]`, with antialiasing.
     """
-    return crops.resize(pixels, np.ones(pixels.shape[:2], bool), input_size(clip), antialias=True)[0]
+    return squash_image(pixels, input_size(clip))
+
+
+def squash_image(pixels: ImageArray, size: int) -> Tensor:
+    """Resize an image `[H, W, 3]` to a square of S pixels, uint8 `[3, S, S]`, with antialiasing; its aspect ratio is lost."""
+    return crops.resize(pixels, np.ones(pixels.shape[:2], bool), size, antialias=True)[0]
 
 
 def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:

@@ -171,7 +171,7 @@ def build_loop(
     workers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
 
     def make_step(steps_done: int) -> Step:
-        batches = _read_batches(name, clip, shards, local_size, workers, options, crop)
+        batches = read_crop_batches(name, clip, shards, local_size, workers, options, crop)
         batches = islice(batches, steps_done, None)  # the samples of the steps that are done are read and skipped
         return _Step(
             name, wrap_for_ranks(tower, world), log_scale, text_embeddings, batches, micro_size, options, shards, world
@@ -195,7 +195,7 @@ def build_loop(
     )
 
 
-def _read_batches(
+def read_crop_batches(
     name: str,
     clip: Clip,
     shards: Path,
@@ -204,6 +204,17 @@ def _read_batches(
     options: FinetuneOptions | PromptOptions,
     crop: CropOptions,
 ) -> Iterator[Batch]:
+    """Iterate over one rank's batches of a training's crops, without end, from the first one on.
+
+    Args:
+        name: the name of the training, for messages.
+        clip: the CLIP whose input size and mean the crops have.
+        shards: the folder of the shards.
+        local_size: the number of samples of a batch.
+        workers: the number of loader processes.
+        options: the parameters of the training; that of mask prompts needs background patches.
+        crop: the crop recipe.
+    """
     batches = endless_batches(
         shards,
         clip.size,

@@ -28,6 +28,7 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.engine.totals import Total, check_totals
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth, item_counts, masks_by_label
+from ovseg.training.distributed import batch_positions
 
 log = logging.getLogger("ovseg")
 
@@ -174,14 +175,6 @@ def read_scenes(
     """
     if not len(data):
         raise OvsegError(f"{data.annotations} has no annotated image; is it of the images that are indexed?")
-    local_size = batch_size // ranks
-
-    def positions() -> Iterator[list[int]]:
-        batch = begin
-        while True:
-            first = batch * batch_size + rank * local_size
-            yield list(range(first, first + local_size))
-            batch += 1
-
-    loader: DataLoader[Scene] = DataLoader(data, batch_sampler=positions(), num_workers=workers, collate_fn=list)
+    positions = batch_positions(batch_size, rank, ranks, begin)
+    loader: DataLoader[Scene] = DataLoader(data, batch_sampler=positions, num_workers=workers, collate_fn=list)
     return iter(loader)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 import torch
@@ -120,6 +121,21 @@ def split_batch(name: str, batch_size: int, world: World, micro_batch: int | Non
     if local_size % micro_size:
         raise OvsegError(f"OVSEG_MICRO_BATCH={micro_size} does not divide the {local_size} pairs of each process")
     return local_size, micro_size
+
+
+def batch_positions(batch_size: int, rank: int, ranks: int, begin: int) -> Iterator[list[int]]:
+    """Iterate over the positions of one rank's samples in the endless order of the samples of all ranks, batch by batch.
+
+    Args:
+        batch_size: the number of samples of all ranks together; a multiple of `ranks`.
+        rank: the number of this rank.
+        ranks: the number of ranks.
+        begin: the number of the first batch; an earlier run has used those before.
+    """
+    local_size = batch_size // ranks
+    for batch in count(begin):
+        first = batch * batch_size + rank * local_size
+        yield list(range(first, first + local_size))
 
 
 def wrap_for_ranks(module: nn.Module, world: World) -> nn.Module:

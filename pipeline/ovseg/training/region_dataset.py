@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ovseg.clip.region_tokens import mean_of_cells
+from ovseg.clip.regions import squash_image
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem
 from ovseg.core.images import ImageArray
+from ovseg.training.distributed import batch_positions
 from ovseg.training.region_sources import RegionTables, region_overlaps
 
 log = logging.getLogger("ovseg")
@@ -130,7 +132,7 @@ class RegionDataset(Dataset[RegionImage]):
             cut = [crops.crop_region(pixels, m, box, *recipe) for m, box in zip(regions, boxes, strict=True)]
         side = self.teacher.size if self.teacher else 0
         return {
-            "image": resize_image(pixels, self.size),
+            "image": squash_image(pixels, self.size),
             "masks": mean_of_cells(stack[None], (self.grid, self.grid))[0],
             "overlaps": torch.from_numpy(region_overlaps(rows.regions, rows.references)).float(),
             "classes": torch.tensor([numbers[text] for text in rows.references], dtype=torch.int64),
@@ -139,19 +141,6 @@ class RegionDataset(Dataset[RegionImage]):
             "crop_masks": torch.stack([m for _, m in cut]) if cut else torch.zeros(0, side, side, dtype=torch.bool),
             "key": name,
         }
-
-
-def resize_image(pixels: ImageArray, size: int) -> Tensor:
-    """Resize a whole image to the square input of a region encoder; the aspect ratio is not kept (as MAFT does).
-
-    Args:
-        pixels: uint8 `[H, W, 3]`.
-        size: S in pixels.
-
-    Returns:
-        uint8 `[3, S, S]`.
-    """
-    return crops.resize(pixels, np.ones(pixels.shape[:2], bool), size, antialias=True)[0]
 
 
 def collate_regions(samples: list[RegionImage]) -> RegionBatch:
@@ -185,18 +174,10 @@ def read_regions(
         begin: the number of the first batch; an earlier run has used those before.
         workers: the number of loader processes; 0 loads in this process. It changes no result.
     """
-    local_size = batch_size // ranks
-
-    def positions() -> Iterator[list[int]]:
-        batch = begin
-        while True:
-            first = batch * batch_size + rank * local_size
-            yield list(range(first, first + local_size))
-            batch += 1
-
+    positions = batch_positions(batch_size, rank, ranks, begin)
     loader: DataLoader[RegionBatch] = DataLoader(
         data,  # type: ignore[arg-type]
-        batch_sampler=positions(),
+        batch_sampler=positions,
         num_workers=workers,
         collate_fn=collate_regions,
     )

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -29,10 +28,10 @@ from ovseg.core.options import CropOptions, FinetuneOptions, Precision
 from ovseg.core.vocabulary import LOGIT_SCALE
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
-from ovseg.training.adapt import count_steps
+from ovseg.training.adapt import count_steps, read_crop_batches
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
 from ovseg.training.distributed import World, all_reduce_sum, split_batch, wrap_for_ranks
-from ovseg.training.loader import Batch, endless_batches, list_shards, split
+from ovseg.training.loader import Batch, list_shards, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.precision import autocast_context
 from ovseg.training.run import Training, publish_training
@@ -153,17 +152,7 @@ def build_loop(
     optimizer = torch.optim.SGD([names.prompts], lr=options.lr, momentum=MOMENTUM, weight_decay=options.weight_decay)
 
     def make_step(steps_done: int) -> Step:
-        batches = endless_batches(
-            shards,
-            clip.size,
-            local_size,
-            mean=cast("tuple[float, float, float]", tuple(clip.mean.tolist())),
-            fill=crop.fill,
-            antialias=crop.antialias,
-            workers=workers,
-            crop_scale=options.crop_scale,
-            seed=options.seed,
-        )
+        batches = read_crop_batches(NAME, clip, shards, local_size, workers, options, crop)
         batches = islice(batches, steps_done, None)  # the samples of the steps that are done are read and skipped
         return _Step(tower, wrap_for_ranks(names, world), batches, micro_size, options, world)
 
