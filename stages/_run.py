@@ -12,30 +12,39 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.params import Params, read_params
+from ovseg.engine.process import end_process
 from ovseg.engine.runtime import Runtime, from_environment
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:
-    """Call a stage with the checked parameters of params.yaml."""
+    """Call a stage with the checked parameters of params.yaml, and end the process with its exit code."""
+    end_process(_exit_code(stage))
+
+
+def _exit_code(stage: Callable[[Params], object]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         stage(read_params())
     except OvsegError as error:
-        sys.exit(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
-        if message := describe_os_error(error):
-            sys.exit(f"Error: {message}")
-        raise
+        if not (message := describe_os_error(error)):
+            raise
+        print(f"Error: {message}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped. Finished work is kept: run the same command again to continue.", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def run_training(stage: Callable[[Params], object]) -> None:
     """Do as `run_stage`, in one process for each device of `OVSEG_DEVICE`, or in `OVSEG_PROCESSES` processes, by torchrun."""
     if "RANK" not in os.environ:
-        run_stage(_start_ranks)
+        if code := _exit_code(_start_ranks):
+            end_process(code)
     elif not is_first_rank():
         logging.disable(logging.INFO)
     run_stage(stage)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from ovseg.cli import mine as cli
+from ovseg.cli.entry import exit_code
 from ovseg.core import masks, tables
 from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, digests
 
@@ -57,11 +58,9 @@ def call(
     """The command in this process, which has torch already: exit code, stdout, stderr."""
     monkeypatch.setattr(sys, "argv", ["ovseg-mine", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
+    code = exit_code(cli.app)
     output = capsys.readouterr()
-    code = stopped.value.code
-    return (code if isinstance(code, int) else int(code is not None)), output.out, output.err
+    return code, output.out, output.err
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +83,8 @@ def copy(run: Path, tmp_path: Path) -> Path:
 def test_help_imports_no_heavy_library() -> None:
     """No library is imported for it that takes long to import."""
     heavy = "torch", "open_clip", "spacy", "pyarrow", "transformers", "webdataset", "ray", "scipy", "numpy"
-    code = "import sys, ovseg.cli.mine as cli; sys.argv = ['ovseg-mine', 'run', '--help']\n"
-    code += "try: cli.main()\nexcept SystemExit: pass\n"
+    code = "import sys, ovseg.cli.mine as cli, ovseg.cli.entry as entry; sys.argv = ['ovseg-mine', 'run', '--help']\n"
+    code += "entry.exit_code(cli.app)\n"
     code += f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ovseg.cli import app as cli
+from ovseg.cli.entry import exit_code
 from ovseg.cli.segment import read_names
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
@@ -58,10 +59,7 @@ def call(
         monkeypatch.setenv("COLUMNS", "200")
         caplog.set_level("INFO")
         caplog.clear()
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        code = exit_code(cli.app)
         output = capsys.readouterr()
         return code, output.out + output.err + caplog.text
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ovseg.cli import app
+from ovseg.cli.entry import exit_code
 from ovseg.core.errors import OvsegError
 from ovseg.datasets import official
 from ovseg.datasets.benchmark import read_benchmark
@@ -190,9 +191,7 @@ def test_the_command_prints_the_counts_beside_the_published_ones(
     six: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ovseg", "convert-benchmark", "ade150", str(six), str(six / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        app.main()
-    assert not stopped.value.code
+    assert exit_code(app.app) == 0
     lines = capsys.readouterr().out.splitlines()
     assert str(six / "out") in lines
     table = lines[lines.index(str(six / "out")) + 1 :]

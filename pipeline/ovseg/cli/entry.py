@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.files import expand_home
+from ovseg.engine.process import end_process, start_process
 
 INTERRUPTED = 130
 
@@ -22,25 +23,30 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, [expand_home(argument) for argument in args])
 
 
-def run_app(app: typer.Typer) -> None:
+def run_app(app: typer.Typer) -> NoReturn:
     """Run a typer app as this process, and end the process with its exit code."""
+    start_process()
+    end_process(exit_code(app))
+
+
+def exit_code(app: typer.Typer) -> int:
+    """Run a typer app with the arguments of this process and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("httpx", "huggingface_hub", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
     except OvsegError as error:
-        _fail(str(error))
+        message = str(error)
     except OSError as error:
-        if not (message := describe_os_error(error)):
+        if not (described := describe_os_error(error)):
             raise
-        _fail(message)
+        message = described
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's exit code after Ctrl-C
             typer.echo("Stopped. Finished work is kept: run the same command again to continue.", err=True)
-        raise
-
-
-def _fail(message: str) -> NoReturn:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    else:
+        return 0
     typer.secho(f"Error: {message}", fg="red", err=True)
-    sys.exit(1)
+    return 1
