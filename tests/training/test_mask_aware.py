@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch.testing import assert_close
 
 from ovseg.core import masks as rle
 from ovseg.training.mask_aware import (
     balanced_cross_entropy,
     balanced_weights,
+    class_distillation,
     crop_distillation,
     mask_aware_loss,
     min_max,
@@ -89,3 +91,18 @@ def test_crop_distillation_is_one_minus_the_mean_cosine() -> None:
     student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert_close(crop_distillation(student, torch.tensor([[1.0, 0.0], [0.6, 0.8]])), torch.tensor(0.1))
     assert crop_distillation(student[:0], student[:0]) == 0
+
+
+def test_class_distillation_is_the_mean_divergence_of_the_probabilities_of_all_classes() -> None:
+    """KL(t || s) = sum of t log(t / s), with t and s softmaxes of scale x cosine; nothing flows into the teacher."""
+    student, teacher, texts = (F.normalize(torch.randn(n, 4), dim=1) for n in (3, 3, 5))
+    student.requires_grad_()
+    teacher.requires_grad_()
+    s, t = (torch.exp(7 * v @ texts.T) for v in (student, teacher))
+    s, t = s / s.sum(1, keepdim=True), t / t.sum(1, keepdim=True)
+    loss = class_distillation(student, teacher, texts, 7.0)
+    assert_close(loss, (t * (t / s).log()).sum() / 3)
+    torch.autograd.backward(loss)
+    assert student.grad is not None and teacher.grad is None
+    assert class_distillation(teacher, teacher, texts, 7.0) == 0
+    assert class_distillation(teacher[:0], teacher[:0], texts, 7.0) == 0

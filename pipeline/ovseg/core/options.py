@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ovseg.core.files import expand_home
 
 CaptionsPerImage = Literal[1, "all"]
+DistilLoss = Literal["classes", "cosine"]
 Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled"]
 Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
@@ -318,12 +319,14 @@ class FinetuneOptions(TrainingOptions):
     """Folder of a CLIP finetuned on crops that a region encoder is distilled from; null for none."""
     distil_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of a distillation beside the loss of the method: from the teacher, or MAFT's self-distillation."""
+    distil_loss: DistilLoss = "classes"
+    """What is distilled from the teacher: its vectors ("cosine", which needs no text), or its probabilities of all nouns."""
     scale_lr: Positive | None = None
     """Peak learning rate of the logit scale and of learned biases of region encoders; null for that of the image tower."""
 
 
 REGION_FIELDS = frozenset(
-    ("pairs", "region_encoder", "start_block", "image_size", "teacher", "distil_weight", "scale_lr")
+    ("pairs", "region_encoder", "start_block", "image_size", "teacher", "distil_weight", "distil_loss", "scale_lr")
 )
 """The fields of `FinetuneOptions` that are of region encoders alone."""
 

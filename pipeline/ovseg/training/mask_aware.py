@@ -118,3 +118,20 @@ def crop_distillation(student: Tensor, teacher: Tensor) -> Tensor:
         the mean of 1 - cosine, a scalar in [0, 2]; 0 if there are no regions.
     """
     return (1 - (student * teacher.detach()).sum(1)).sum() / max(1, len(student))
+
+
+def class_distillation(student: Tensor, teacher: Tensor, texts: Tensor, scale: float) -> Tensor:
+    """How far the class probabilities of regions are from those that a teacher gives to the regions' crops.
+
+    Args:
+        student: unit vectors `[N, D]`.
+        teacher: unit vectors `[N, D]`; no gradient flows into them.
+        texts: unit vectors `[K, D]` of all classes.
+        scale: what cosines are multiplied by before the softmax.
+
+    Returns:
+        the mean KL divergence of the student from the teacher, a scalar of at least 0; 0 if there are no regions.
+    """
+    target = (scale * teacher.detach() @ texts.T).log_softmax(1)
+    predicted = (scale * student @ texts.T).log_softmax(1)
+    return F.kl_div(predicted, target, reduction="sum", log_target=True) / max(1, len(student))

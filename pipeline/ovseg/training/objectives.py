@@ -20,11 +20,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from ovseg.core.options import FinetuneOptions, Method
 from ovseg.training.loop import warmup_cosine, warmup_poly
 from ovseg.training.losses import contrastive
-from ovseg.training.mask_aware import balanced_cross_entropy, crop_distillation, mask_aware_loss, self_distillation
+from ovseg.training.mask_aware import (
+    balanced_cross_entropy,
+    class_distillation,
+    crop_distillation,
+    mask_aware_loss,
+    self_distillation,
+)
 from ovseg.training.region_dataset import RegionBatch
 from ovseg.training.texts import pick_texts
 
-MAFT_SCALE = 100.0  # of MAFT's softmax, whatever logit scale the CLIP has
+SCALE = 100.0  # of the softmax of MAFT and of distilled classes, whatever logit scale the CLIP has
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,12 @@ def mask_aware(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOpti
     """
     texts = outputs.texts[0]
     image, label = batch["references"].to(texts.device).unbind(1)
-    of_regions = (MAFT_SCALE * outputs.regions @ texts.T).softmax(-1)
+    of_regions = (SCALE * outputs.regions @ texts.T).softmax(-1)
     probabilities = of_regions[image, :, label]
     device = probabilities.device
     loss = mask_aware_loss(probabilities, batch["overlaps"].to(device), batch["real"].to(device)[image])
     assert outputs.frozen is not None
-    student, teacher = ((MAFT_SCALE * v @ texts.T).softmax(-1) for v in (outputs.whole, outputs.frozen))
+    student, teacher = ((SCALE * v @ texts.T).softmax(-1) for v in (outputs.whole, outputs.frozen))
     return loss + options.distil_weight * self_distillation(student, teacher)
 
 
@@ -115,10 +121,16 @@ def classify_regions(outputs: RegionOutputs, batch: RegionBatch, options: Finetu
     return balanced_cross_entropy(logits, image, label) + _distillation(outputs, batch, options)
 
 
-def distil(outputs: RegionOutputs, batch: RegionBatch, _options: FinetuneOptions) -> Tensor:
-    """The cosine to the teacher's embedding of the region's crop, for every region: no text and no label is used."""
+def distil(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
+    """What a teacher makes of the region's crop, for every region, of a noun or not; no label is used.
+
+    `options.distil_loss` says what is learned: the teacher's vector, without any text, or its probabilities of all K classes.
+    """
     assert outputs.teacher is not None
-    return crop_distillation(outputs.regions[batch["real"].to(outputs.regions.device)], outputs.teacher)
+    student = outputs.regions[batch["real"].to(outputs.regions.device)]
+    if options.distil_loss == "cosine":
+        return crop_distillation(student, outputs.teacher)
+    return class_distillation(student, outputs.teacher, outputs.texts[0], SCALE)
 
 
 def _distillation(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
