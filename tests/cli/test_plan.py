@@ -65,6 +65,17 @@ def test_a_plan_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
 
 
+def test_kept_regions_take_two_bytes_a_component() -> None:
+    """Of at most top_k masks of each noun, or of all masks if those are fewer; a folder's config says the width."""
+    clip = ROOT / "data" / "demo" / "clip"
+    folder = {"clip__model": f"local-dir:{clip}", "data__clip": str(clip)}
+    for recipe, changes, width in (("coco-vitl", {}, 768), ("coco-vitb", {}, 512), ("coco-vitb", folder, 192)):
+        kept, dropped = (by_step(changed(recipe, **changes, score__keep_regions=keep), A100) for keep in (True, False))
+        regions = min(kept["score"].amount, 5 * kept["select"].amount)
+        least = (kept["score"].disk - dropped["score"].disk) / regions
+        assert 2 * width < least < 2 * width + 16
+
+
 @pytest.mark.parametrize("recipe", [path.stem for path in RECIPES])
 @pytest.mark.parametrize("machine", [CPU, A100], ids=lambda machine: machine.device)
 def test_totals_are_the_sums_of_what_is_known(recipe: str, machine: Machine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,10 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
         path.parent.mkdir()
         tables.write_part(path, name, [{}], "f")
         assert tables.read_part(path, name).to_pylist() == [dict.fromkeys(schema.names)]
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(np.array([0.6, 0.8], np.float16)), 2)
+    table = pa.table([pa.array([7]), pa.array([3]), fixed], tables.REGIONS.names)
+    tables.write_part(tmp_path / "regions" / "00001.parquet", "regions", table, "f", width=2)
+    assert tables.read_part(tmp_path / "regions" / "00001.parquet", "regions")["vector"].type == fixed.type
     tables.write_part(tmp_path / "nouns" / "00001.parquet", "nouns", [NOUN], "f")
     assert list(tables.rows(tmp_path / "nouns", "nouns"))[1] == NOUN
     assert tables.read(tmp_path / "nouns", "nouns", ["noun"]).to_pylist() == [{"noun": None}, {"noun": "dog"}]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovseg.core import options
+from ovseg.core.json_files import read_json
 from ovseg.core.params import Params
 from ovseg.datasets import official
 from ovseg.datasets.caption_tables import Columns
@@ -79,11 +80,12 @@ def plan_mining(run: options.RunOptions | Params, machine: Machine, network: str
     kind = "read masks" if propose.source in READ_FROM_FILES else "propose"
     masks_work = Work(kind, images, propose.model or network)
     encode_work = Work("encode", masks, run.clip.model, run.score.precision)
+    score_bytes = num_nouns * disk["score"] + _region_bytes(run, min(masks, num_nouns * run.score.top_k))
     return [
         _row(machine, "index", images, "images", images * disk["index"]),
         _row(machine, "nouns", captions, "captions", num_nouns * disk["nouns"]),
         _row(machine, "propose", images, "images", masks * disk["propose"], [masks_work]),
-        _row(machine, "score", masks, "masks at most", num_nouns * disk["score"], [encode_work]),
+        _row(machine, "score", masks, "masks at most", score_bytes, [encode_work]),
         _row(machine, "select", num_nouns, "nouns", pairs * disk["select"]),
         _row(machine, "shards", pairs, "pairs at most", pairs * disk["shards"]),
     ]
@@ -222,6 +224,18 @@ def _count_benchmark(folder: Path) -> float:
     if (folder / "items.tsv").is_file():
         return len((folder / "items.tsv").read_text(encoding="utf-8").splitlines()) - 1
     return official.published(folder.name)["images"] if folder.name in official.BENCHMARKS else UNKNOWN
+
+
+def _region_bytes(run: options.RunOptions | Params, regions: float) -> float:
+    """The bytes of the table `regions`, at most: nouns of one image may share a mask."""
+    if not run.score.keep_regions:
+        return 0
+    config = Path(run.clip.model.removeprefix("local-dir:")) / "open_clip_config.json"
+    widths = facts()["embedding_widths"].items()
+    width: float = next((size for model, size in widths if model in run.clip.model), UNKNOWN)
+    if config.is_file():
+        width = float(read_json(config)["model_cfg"]["embed_dim"])
+    return regions * (2 * width + float(facts()["bytes"]["region"]))
 
 
 def _model_bytes(what: str, name: str) -> float:

@@ -212,6 +212,8 @@ class ScoreOptions(Options):
     """Side that a whole image is resized to, in pixels, for the encoders of one pass; null for the CLIP's own."""
     precision: Precision = "fp32"
     """Arithmetic of the encoders."""
+    keep_regions: bool = True
+    """Whether the embeddings of all kept proposals are stored, for `select.group_outlier` and `ovseg-mine search`."""
 
 
 class SelectOptions(Options):

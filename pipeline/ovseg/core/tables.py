@@ -2,7 +2,8 @@
 
 A table is a folder of Parquet parts, one for each unit of work, in order. The metadata of each part has the name and version of
 its schema and the fingerprint of the step that wrote it. Image ids are int64; RLE is COCO's compressed counts as bytes; boxes
-are x, y, width, height in pixels; similarity is a cosine in [-1, 1].
+are x, y, width, height in pixels; similarity is a cosine in [-1, 1]. A step may write further tables beside its own, each in a
+folder of its name: `failures`, and `regions` of `score`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 
 SCHEMA_VERSION = "3"
+MODEL = "ovseg.model"  # key of a table's metadata: fingerprint of the CLIP that has scored it
+VECTOR = "vector"
 LICENCE = "ovseg.licence"  # key of a table's metadata: license of its masks, if the model that made them states one
 STEP_MANIFEST = "step.json"  # manifest of every published folder: fingerprint, counts, sha256 of each file
 
@@ -78,6 +81,13 @@ CANDIDATES = pa.schema(
         ("source", pa.string()),
     ]
 )
+REGIONS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("proposal", pa.int32()),
+        (VECTOR, pa.list_(pa.float16())),  # unit vector; all lists of a file have the size of the joint embedding
+    ]
+)
 PAIRS = pa.schema(
     [
         ("pair", pa.int64()),  # number of the pair in the whole set, in the order of the shards
@@ -114,6 +124,7 @@ SCHEMAS = {
     "nouns": NOUNS,
     "proposals": PROPOSALS,
     "candidates": CANDIDATES,
+    "regions": REGIONS,
     "pairs": PAIRS,
     "samples": SAMPLES,
     "segmentations": SEGMENTATIONS,
@@ -127,6 +138,7 @@ def write_part(
     rows: list[dict[str, Any]] | pa.Table,
     fingerprint: str,
     made_with: Mapping[str, str] | None = None,
+    width: int | None = None,
 ) -> None:
     """Write one part of a table; equal rows give equal bytes.
 
@@ -137,11 +149,17 @@ def write_part(
         fingerprint: fingerprint of the step.
         made_with: further metadata: the models that made the rows, as JSON of `weights.Weights`, with the keys "ovseg.clip"
             and "ovseg.network".
+        width: number of components of the vectors of the table `regions`.
     """
     metadata = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
-    schema = SCHEMAS[name].with_metadata({**metadata, **(made_with or {})})
-    table = rows.cast(SCHEMAS[name]) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMAS[name])
-    pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")
+    schema = SCHEMAS[name] if width is None else _with_width(SCHEMAS[name], width)
+    table = rows.cast(schema) if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema)
+    pq.write_table(table.replace_schema_metadata({**metadata, **(made_with or {})}), path, compression="zstd")
+
+
+def _with_width(schema: pa.Schema, width: int) -> pa.Schema:
+    column = schema.get_field_index(VECTOR)
+    return schema.set(column, pa.field(VECTOR, pa.list_(schema.field(column).type.value_type, width)))
 
 
 def parts(folder: Path) -> list[Path]:

@@ -106,7 +106,7 @@ class Scratch:
             for unit in units:
                 mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
                 for name in mark["files"]:
-                    target = staged / "failures" / f"{unit}.parquet" if ".failures." in name else staged / name
+                    target = staged / _published_path(name)
                     target.parent.mkdir(exist_ok=True)
                     link_or_copy(self.folder / name, target)
             if finish:
@@ -125,6 +125,12 @@ class Scratch:
     def close(self) -> None:
         """Release the lock, so that another run can work here."""
         self._lock.release()
+
+
+def _published_path(name: str) -> Path:
+    """The path of a unit's file below the output: `UNIT.TABLE.parquet` is a part of a further table, in a folder of its own."""
+    unit, *table, suffix = name.split(".")
+    return Path(*table, f"{unit}.{suffix}") if suffix == "parquet" else Path(name)
 
 
 def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int] | None:

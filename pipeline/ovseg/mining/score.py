@@ -42,6 +42,7 @@ from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Scratch, Task, reusable_counts, unit_names
 from ovseg.mining.batches import encode_in_batches, map_ahead
+from ovseg.mining.regions import Regions, write_regions
 from ovseg.mining.texts import encode_nouns, read_texts
 
 DIGITS = 5  # decimals of a similarity: later ones differ between processors, and would decide ranks
@@ -63,6 +64,8 @@ def score_nouns(
 ) -> dict[str, int]:
     """Write the table `candidates`: for each noun the `top_k` proposals of its image that are most similar to it.
 
+    The embeddings of all these proposals are written beside it, see `mining.regions`, unless `options.keep_regions` is off.
+
     Args:
         index, nouns, proposals: folders of the tables of these names, whose parts correspond one to one: part i of each table
             covers the same images.
@@ -79,13 +82,14 @@ def score_nouns(
     Raises:
         OvsegError: the CLIP cannot be loaded, or a table is missing.
     """
+    model = weights_fingerprint(clip.model, clip.pretrained)
     key = step_key(
         "score",
         __name__,
         index=tables.fingerprint(index, "index"),
         nouns=tables.fingerprint(nouns, "nouns"),
         proposals=tables.fingerprint(proposals, "proposals"),
-        clip=weights_fingerprint(clip.model, clip.pretrained),
+        clip=model,
         options=options.model_dump(),
         crop=crop.model_dump(),
         templates=TEMPLATES[options.templates],
@@ -107,7 +111,7 @@ def score_nouns(
         crop=crop,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
-        metadata=made_with(clip.model, clip.pretrained),
+        metadata={**made_with(clip.model, clip.pretrained), tables.MODEL: model},
     )
     # run_step calls factory(device) once per process, then the task for each part.
     units = list(unit_names(index))
@@ -206,6 +210,24 @@ class _Prepared(NamedTuple):
     masks: Tensor
 
 
+class _KeptRegions:
+    """Collects the embeddings of a unit's proposals that are a candidate of any noun."""
+
+    def __init__(self, width: int) -> None:
+        self.image_ids: list[int] = []
+        self.proposals: list[int] = []
+        self.vectors = [np.zeros((0, width), np.float16)]
+
+    def add(self, job: _Job, positions: Sequence[int], region_embeddings: Tensor) -> None:
+        self.image_ids += [job.image.image_id] * len(positions)
+        self.proposals += [job.proposals[position]["proposal"] for position in positions]
+        self.vectors.append(region_embeddings[positions].numpy().astype(np.float16))
+
+    def regions(self) -> Regions:
+        vectors = np.concatenate(self.vectors)
+        return Regions(np.array(self.image_ids, np.int64), np.array(self.proposals, np.int32), vectors)
+
+
 @dataclass(frozen=True)
 class ScoreTaskFactory:
     """Makes the task that scores a unit.
@@ -249,6 +271,7 @@ class _Scorer:
 
     def score_unit(self, unit: str, folder: Path) -> Counts:
         rows: list[Row] = []
+        kept = _KeptRegions(self.clip.width)
         failures: list[Row] = []
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
         in_flight = deque[tuple[_Job, list[int]]]()
@@ -261,8 +284,11 @@ class _Scorer:
             ranked = rank(noun_embeddings, region_embeddings, self.config.options.top_k)
             for noun, matches in zip(job.nouns, ranked, strict=True):
                 rows += [_row(noun, i, match, job.proposals[match.position]) for i, match in enumerate(matches)]
+            kept.add(job, sorted({match.position for matches in ranked for match in matches}), region_embeddings)
             counts.update(images=1, nouns=len(job.nouns), crops=len(position))
         tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.fingerprint, self.config.metadata)
+        if self.config.options.keep_regions:
+            write_regions(folder, unit, kept.regions(), self.config.fingerprint, self.config.metadata)
         write_failures(folder, unit, failures, self.config.fingerprint)
         return counts
 
