@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovseg.clip.embedding_files import FOLDER
 from ovseg.core import tables
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.predictions import three_classifiers
-from ovseg.evaluation.region_store import FOLDER, RegionStore, encoder_keys
+from ovseg.evaluation.region_store import RegionStore, encoder_keys
 from tests.conftest import Toys
 from tests.evaluation.conftest import NAMES, draw_benchmark
 from tests.toys import noise

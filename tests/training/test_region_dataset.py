@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ovseg.clip.embedding_files import write_embeddings
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import RegionPairs
-from ovseg.training.region_dataset import CropRecipe, RegionBatch, RegionDataset, collate_regions, read_regions
+from ovseg.training.region_dataset import RegionBatch, RegionDataset, TeacherInput, collate_regions, read_regions
 from ovseg.training.region_sources import SOURCES, RegionRows, read_region_tables, region_overlaps
 from ovseg.training.region_training import RunFolders
 from tests.training.region_run import IMAGES, rows_of_pairs, rows_of_proposals, write_run
@@ -23,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolders:
     return write_run(tmp_path_factory.mktemp("run"))
 
 
-def dataset(run: RunFolders, source: RegionPairs, seed: int = 0, teacher: CropRecipe | None = None) -> RegionDataset:
+def dataset(run: RunFolders, source: RegionPairs, seed: int = 0, teacher: TeacherInput | None = None) -> RegionDataset:
     tables = read_region_tables(run.index, run.images, run.proposals, run.pairs, source)
     return RegionDataset(tables, SIZE, GRID, seed, teacher)
 
@@ -56,10 +57,20 @@ def test_masks_are_the_fraction_of_each_patch_that_is_covered(run: RunFolders) -
     assert torch.equal(sample["masks"][0], torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(GRID, GRID))
 
 
-def test_a_teacher_gets_the_crops_of_all_regions(run: RunFolders) -> None:
-    sample = dataset(run, "mined", teacher=CropRecipe(16, None, True))[0]
+def test_a_teacher_gets_the_crops_of_all_regions(run: RunFolders, tmp_path: Path) -> None:
+    sample = dataset(run, "mined", teacher=TeacherInput(16, None, True, tmp_path))[0]
     assert sample["crops"].shape == (4, 3, 16, 16)
-    assert sample["crop_masks"].all()
+    assert sample["crop_masks"].all() and sample["taught"] is None
+
+
+def test_regions_that_a_teacher_has_encoded_before_are_not_cropped_again(run: RunFolders, tmp_path: Path) -> None:
+    data = dataset(run, "mined", teacher=TeacherInput(16, None, True, tmp_path))
+    vectors, file = torch.rand(4, 7), data[0]["teacher_file"]
+    assert file is not None and file.parent == tmp_path
+    write_embeddings(file, vectors)
+    sample = data[0]
+    assert sample["taught"] is not None and torch.equal(sample["taught"], vectors)
+    assert sample["crops"].shape == (0, 3, 16, 16) and data[1]["taught"] is None
 
 
 def test_every_epoch_has_every_image_once_in_an_order_of_its_own(run: RunFolders) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ovseg.clip.adapted import load_adapted
+from ovseg.clip.load import Clip
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
@@ -31,7 +32,7 @@ from ovseg.training.region_training import (
     build_region_tower,
     read_run,
 )
-from tests.training.region_run import write_run
+from tests.training.region_run import IMAGES, write_run
 
 SOURCE = {"mask_source": "proposal_network", "mask_licence": "Apache-2.0"}
 
@@ -141,6 +142,25 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     train(base, run, tmp_path / "cut", options(method, base), checkpoint_seconds=0)
     assert calls == [0, 1, 2, 2, 3]
     assert not changed(whole, tmp_path / "cut")
+
+
+def test_a_teacher_encodes_a_region_once_for_all_epochs_and_trainings(
+    base: Path, run: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps see every image twice; the second training, of other steps, gives what it gives without stored vectors."""
+    encoded: list[int] = []
+    real = Clip.encode_crops
+
+    def counted(self: Clip, crops: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        encoded.append(len(crops))
+        return real(self, crops, masks)
+
+    monkeypatch.setattr(Clip, "encode_crops", counted)
+    runtime = Runtime(workers=0, work=tmp_path / "work")
+    for name, chosen in (("first", options("distil", base)), ("other", options("distil", base, lr=2e-3))):
+        adapt_regions(base, run, tmp_path / name, runtime, chosen, CropOptions(), SOURCE)
+    assert sum(encoded) == 4 * IMAGES
+    assert not changed(train(base, run, tmp_path / "alone", options("distil", base, lr=2e-3)), tmp_path / "other")
 
 
 @pytest.mark.parametrize("method", OBJECTIVES)

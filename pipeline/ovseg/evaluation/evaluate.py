@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ovseg.clip import embedding_files
 from ovseg.clip.adapted import made_with
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem
@@ -99,7 +100,7 @@ def evaluate(
         number=number,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
-        regions=runtime.work / region_store.FOLDER,
+        regions=runtime.work / embedding_files.FOLDER,
         fingerprint=key.fingerprint,
     )
     units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]

@@ -1,33 +1,24 @@
 """Embeddings of regions that were computed before.
 
 Benchmarks share images, and a benchmark is evaluated again with other names, templates, weights or thresholds of scores; CLIP
-encodes a region once for all of them. A file holds the embeddings of one image's masks by one CLIP, and is named after the
-content of both, so it can never be out of date. The folder can be deleted at any time.
+encodes a region once for all of them; see `clip.embedding_files`.
 
 Shapes: Q masks of an image, V of them with a pixel, D joint embedding.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from ovseg.clip.embedding_files import embedding_file, read_embeddings, write_embeddings
 from ovseg.core import hashing, tables
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.engine.fingerprint import step_key
-
-log = logging.getLogger("ovseg")
-
-FOLDER = "regions"
 
 
 def encoder_keys(clips: Mapping[str, Path], options: SegmentOptions, crop: CropOptions, device: str) -> dict[str, str]:
@@ -76,39 +67,10 @@ class RegionStore:
             rles: the Q masks; None for one without a pixel.
             embed: computes the embeddings, float32 `[V, D]`.
         """
-        path = self.folder / self.keys[model] / f"{_content_hash(pixels, rles)}.npy"
-        stored = _read(path, sum(rle is not None for rle in rles))
+        path = embedding_file(self.folder / self.keys[model], pixels, rles)
+        stored = read_embeddings(path, sum(rle is not None for rle in rles))
         if stored is not None:
             return stored
         embeddings = embed()
-        _write(path, embeddings)
+        write_embeddings(path, embeddings)
         return embeddings
-
-
-def _content_hash(pixels: ImageArray, rles: Sequence[bytes | None]) -> str:
-    digest = hashlib.sha256(repr((pixels.shape, list(rles))).encode())
-    digest.update(pixels.tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, number: int) -> Tensor | None:
-    """The stored embeddings; None if there are none, or the file is damaged."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s cannot be read (%s); its regions are encoded again", path, error)
-        return None
-    if values.ndim != 2 or len(values) != number or values.dtype != np.float32:
-        log.warning("%s does not hold the embeddings of %d regions; they are encoded again", path, number)
-        return None
-    return torch.from_numpy(values)
-
-
-def _write(path: Path, embeddings: Tensor) -> None:
-    """Write a file at once, so that other processes see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        np.save(stream, embeddings.numpy())
-    Path(stream.name).replace(path)

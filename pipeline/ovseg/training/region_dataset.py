@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ovseg.clip.embedding_files import embedding_file, read_embeddings
 from ovseg.clip.region_tokens import mean_of_cells
 from ovseg.clip.regions import squash_image
 from ovseg.core import crops, masks
@@ -38,8 +40,11 @@ class RegionImage(TypedDict):
         overlaps: the IoU of references and regions, float32 `[R, Q]`.
         classes: the class of each reference, int64 `[R]`.
         pairs: region and class of each pair, int64 `[P, 2]`.
-        crops: the regions' crops for a teacher, uint8 `[Q, 3, s, s]`; `[0, 3, 0, 0]` without one.
+        taught: the teacher's unit vectors of the regions, float32 `[Q, D]`; None without a teacher, or if it has not encoded
+            them before.
+        crops: the regions' crops for a teacher that has not encoded them, uint8 `[Q, 3, s, s]`; otherwise `[0, 3, s, s]`.
         crop_masks: their masks, bool `[Q, s, s]`.
+        teacher_file: where the teacher's vectors are kept; None without a teacher.
         key: the name of the image.
     """
 
@@ -48,8 +53,10 @@ class RegionImage(TypedDict):
     overlaps: Tensor
     classes: Tensor
     pairs: Tensor
+    taught: Tensor | None
     crops: Tensor
     crop_masks: Tensor
+    teacher_file: Path | None
     key: str
 
 
@@ -63,8 +70,10 @@ class RegionBatch(TypedDict):
         overlaps: float32 `[R, Q]`.
         references: image of the batch and class of each reference, int64 `[R, 2]`.
         pairs: image of the batch, region and class of each pair, int64 `[P, 3]`.
-        crops: uint8 `[C, 3, s, s]`, those of the real regions in the order of `masks`.
+        taught: what the teacher has encoded before, for each image, see `RegionImage`.
+        crops: uint8 `[C, 3, s, s]`, those of the other images' real regions in the order of `masks`.
         crop_masks: bool `[C, s, s]`.
+        teacher_files: where the teacher's vectors of each image are kept.
         keys: B names.
     """
 
@@ -74,18 +83,26 @@ class RegionBatch(TypedDict):
     overlaps: Tensor
     references: Tensor
     pairs: Tensor
+    taught: list[Tensor | None]
     crops: Tensor
     crop_masks: Tensor
+    teacher_files: list[Path | None]
     keys: list[str]
 
 
 @dataclass(frozen=True)
-class CropRecipe:
-    """How a teacher sees regions: the arguments of `crops.crop_region`."""
+class TeacherInput:
+    """How a teacher sees regions.
+
+    Attributes:
+        size, color, antialias: arguments of `crops.crop_region`.
+        folder: where its vectors are kept, see `clip.embedding_files`.
+    """
 
     size: int
     color: ImageArray | None
     antialias: bool
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -97,14 +114,14 @@ class RegionDataset(Dataset[RegionImage]):
         size: S in pixels.
         grid: g.
         seed: the seed of the order.
-        teacher: how a teacher's crops are made; None for no crops.
+        teacher: how a teacher sees regions; None without one.
     """
 
     tables: RegionTables
     size: int
     grid: int
     seed: int
-    teacher: CropRecipe | None = None
+    teacher: TeacherInput | None = None
 
     def __len__(self) -> int:
         return len(self.tables.images)
@@ -125,8 +142,11 @@ class RegionDataset(Dataset[RegionImage]):
         regions = [masks.decode(row["rle"], row["height"], row["width"]) for row in rows.regions]
         stack = torch.from_numpy(np.stack(regions) if regions else np.zeros((0, 1, 1), bool))
         numbers = {text: i for i, text in enumerate(self.tables.texts)}
-        cut: list[tuple[Tensor, Tensor]] = []
+        file, taught, cut = None, None, []
         if self.teacher:
+            file = embedding_file(self.teacher.folder, pixels, [row["rle"] for row in rows.regions])
+            taught = read_embeddings(file, len(regions))
+        if self.teacher and taught is None:
             recipe = self.teacher.size, self.teacher.color, self.teacher.antialias
             boxes = [tuple(row["box"]) for row in rows.regions]
             cut = [crops.crop_region(pixels, m, box, *recipe) for m, box in zip(regions, boxes, strict=True)]
@@ -137,8 +157,10 @@ class RegionDataset(Dataset[RegionImage]):
             "overlaps": torch.from_numpy(region_overlaps(rows.regions, rows.references)).float(),
             "classes": torch.tensor([numbers[text] for text in rows.references], dtype=torch.int64),
             "pairs": torch.tensor([(i, numbers[text]) for i, text in rows.pairs], dtype=torch.int64).reshape(-1, 2),
+            "taught": taught,
             "crops": torch.stack([c for c, _ in cut]) if cut else torch.zeros(0, 3, side, side, dtype=torch.uint8),
             "crop_masks": torch.stack([m for _, m in cut]) if cut else torch.zeros(0, side, side, dtype=torch.bool),
+            "teacher_file": file,
             "key": name,
         }
 
@@ -155,8 +177,10 @@ def collate_regions(samples: list[RegionImage]) -> RegionBatch:
         "overlaps": torch.cat(overlaps),
         "references": torch.cat([_with_image(i, s["classes"][:, None]) for i, s in enumerate(samples)]),
         "pairs": torch.cat([_with_image(i, s["pairs"]) for i, s in enumerate(samples)]),
+        "taught": [s["taught"] for s in samples],
         "crops": torch.cat([s["crops"] for s in samples]),
         "crop_masks": torch.cat([s["crop_masks"] for s in samples]),
+        "teacher_files": [s["teacher_file"] for s in samples],
         "keys": [s["key"] for s in samples],
     }
 

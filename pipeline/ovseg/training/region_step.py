@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ovseg.clip.biased_tokens import biased_tokens
+from ovseg.clip.embedding_files import write_embeddings
 from ovseg.clip.load import Clip
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
@@ -155,7 +156,21 @@ class RegionStep:
         return torch.cat([self._encode(self.frozen, images, masks[:, :0])[:, 0] for images, masks in pieces])
 
     def _teacher_vectors(self, batch: RegionBatch) -> Tensor | None:
+        """What the teacher makes of the real regions; what it encodes now is kept for later epochs and trainings."""
         if self.teach is None:
             return None
+        sizes = batch["real"].sum(1).tolist()
+        new = [0 if taught is not None else size for taught, size in zip(batch["taught"], sizes, strict=True)]
         # a copy, because autograd does not keep the tensors of inference mode
-        return self.teach(batch["crops"], batch["crop_masks"]).clone().to(self.world.device)
+        encoded = (
+            torch.split(self.teach(batch["crops"], batch["crop_masks"]).clone(), new) if sum(new) else [None] * len(new)
+        )
+        vectors: list[Tensor] = []
+        for taught, now, file in zip(batch["taught"], encoded, batch["teacher_files"], strict=True):
+            if taught is not None:
+                vectors.append(taught)
+            elif now is not None and len(now):
+                assert file is not None
+                write_embeddings(file, now)
+                vectors.append(now)
+        return torch.cat([*vectors, torch.zeros(0, self.texts.shape[-1])]).to(self.world.device)

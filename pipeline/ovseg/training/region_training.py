@@ -14,13 +14,14 @@ from torch.optim import AdamW
 
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.biased_tokens import new_log_bias
+from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
 from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
-from ovseg.core import crops, tables
+from ovseg.core import crops, hashing, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, FinetuneOptions, Precision
 from ovseg.engine.fingerprint import step_key
@@ -29,7 +30,7 @@ from ovseg.training.checkpoint import TrainableParameters
 from ovseg.training.distributed import World, split_batch, wrap_for_ranks
 from ovseg.training.loop import Step, TrainingLoop
 from ovseg.training.objectives import OBJECTIVES, Objective
-from ovseg.training.region_dataset import CropRecipe, RegionDataset, read_regions
+from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
 from ovseg.training.region_sources import RegionTables, read_region_tables
 from ovseg.training.region_step import RegionStep, RegionTower
 from ovseg.training.run import Training, publish_training
@@ -226,9 +227,11 @@ def build_region_loop(
     texts = embed_nouns(regions.texts, clip, options.templates).to(world.device)
     teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world, options.precision)
     color = crops.fill_color(crop.fill, clip.mean.tolist())
-    recipe = None if teacher is None else CropRecipe(teacher.size, color, crop.antialias)
+    given = None
+    if teacher is not None:
+        given = TeacherInput(teacher.size, color, crop.antialias, _teacher_folder(options, crop, runtime, world))
     grid = options.image_size // vit_layout(clip.model.visual).patch[0]  # type: ignore[arg-type]
-    data = RegionDataset(regions, options.image_size, grid, options.seed, recipe)
+    data = RegionDataset(regions, options.image_size, grid, options.seed, given)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
     _, micro_size = split_batch("finetune", options.batch_size, world, runtime.micro_batch)
@@ -285,6 +288,20 @@ def _load_teacher(folder: Path, clip: Clip, world: World, precision: Precision) 
             "teacher that was finetuned from the same base"
         )
     return teacher
+
+
+def _teacher_folder(options: FinetuneOptions, crop: CropOptions, runtime: Runtime, world: World) -> Path:
+    """Where the vectors of the teacher are kept, named after all that they depend on beside images and masks."""
+    assert options.teacher is not None
+    key = step_key(
+        "teacher",
+        "ovseg.clip.load",
+        clip=tables.content_hash(options.teacher),
+        precision=options.precision,
+        crop=crop.model_dump(mode="json"),
+        device=world.device.type,
+    )
+    return runtime.work / FOLDER / hashing.fingerprint(key=key.fingerprint, code=key.code_hash)
 
 
 def _clamp(log_scale: Tensor, largest: float) -> None:
