@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from ovseg.core import masks
+from ovseg.engine.process import start_process
 from ovseg.engine.runtime import Runtime
 
+start_process()  # as the commands do
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TAGGER = ROOT / "data" / "demo" / "tagger"

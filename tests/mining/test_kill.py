@@ -125,6 +125,7 @@ def test_kill_9_at_many_moments_changes_no_byte(start: Start, undisturbed: dict[
     assert not list(work.glob("*/*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_after_ctrl_c(start: Start, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """SIGINT to the whole group, as a terminal sends it: exit code 130, one line, no traceback; then the same bytes."""
     out, work = tmp_path / "out", tmp_path / "work"

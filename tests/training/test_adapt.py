@@ -142,10 +142,8 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     assert same_files(whole, tmp_path / "cut")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGKILL, signal.SIGTERM))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_continues_to_the_same_weights(
     base: Path, shards: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

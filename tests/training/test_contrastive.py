@@ -97,7 +97,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(base: Path) -> None:
         torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_give_the_gradient_of_one(base: Path, tmp_path: Path, parts: int) -> None:
     """A real torchrun with two ranks over gloo; every rank holds the same gradient afterwards."""
     command = [
