@@ -229,6 +229,18 @@ class SelectOptions(Options):
     """Smallest area of a mask, in pixels."""
     max_per_noun: PositiveInt | None = None
     """Largest number of pairs of one noun, highest similarities first."""
+    mutual: bool = False
+    """Whether a pair is left out if another noun of its image is more similar to its mask."""
+    max_overlap: Fraction | None = None
+    """Largest IoU between the masks of two nouns of one image; beyond it the less similar pair is left out."""
+    second_candidates: FilePath | None = None
+    """Candidates of another CLIP, from the same nouns and proposals; pairs that it does not confirm are left out."""
+    second_rank: PositiveInt = 1
+    """Number of best masks of a noun among which the other CLIP must have the pair's mask to confirm the pair."""
+    group_outlier: Fraction = 0.0
+    """Fraction of each noun's pairs that is left out: the regions farthest from the centre of the noun's others."""
+    group_size: Annotated[int, Field(ge=2)] = 10
+    """Smallest number of pairs of a noun to which `group_outlier` applies; those of rarer nouns all stay."""
     annotated_fraction: Fraction = 0.0
     """Fraction of annotated masks with their class names among all pairs; 1 mines nothing."""
     exclude: FilePath | None = None

@@ -47,6 +47,8 @@ class WatchedPaths(Options):
     """Path that DVC watches for `finetune.teacher` if that is a folder; else `requirements.lock`."""
     excluded: FilePath
     """Path that DVC watches for `select.exclude`, the same file; `requirements.lock` if that is null."""
+    second: FilePath
+    """Path that DVC watches for `select.second_candidates`, the same folder; `requirements.lock` if that is null."""
 
 
 WATCHED_BY = {
@@ -63,6 +65,7 @@ WATCHED_BY = {
     "proposal_network.init": ("network",),
     "finetune.teacher": ("teacher",),
     "select.exclude": ("excluded",),
+    "select.second_candidates": ("second",),
 }
 """For each path that a stage reads, the keys of section `data` that this stage has as `deps` in dvc.yaml."""
 

@@ -1,8 +1,9 @@
 """Step `select`: chooses the candidates that become pairs. It takes seconds, and a threshold sweep does not rerun `score`.
 
 The default is the paper's rule (3.2): every noun is paired with its best proposal, without a threshold, and a proposal may
-have several nouns. Thresholds, one-to-one matching, a limit for each noun, a file of wrong pairs and a fraction of annotated
-pairs are options. Thresholds are applied to the chosen pair; a rejected noun gets no other proposal.
+have several nouns. Thresholds, one-to-one matching, filters (see `pair_filters`), a limit for each noun, a file of wrong
+pairs and a fraction of annotated pairs are options. They are applied to the chosen pair; a rejected noun gets no other
+proposal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import SINGLE_UNIT, Counts, Task
+from ovseg.mining.pair_filters import FILTERS, PairTables
 from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs
 
 Row = dict[str, Any]
@@ -44,19 +46,21 @@ def select_pairs(
         counts: pairs, annotated pairs, and dropped nouns by reason.
 
     Raises:
-        OvsegError: annotated pairs are wanted, but the proposals have none; the file of wrong pairs cannot be read; or no pair
-            is left.
+        OvsegError: annotated pairs are wanted, but the proposals have none; the file of wrong pairs cannot be read; a filter
+            needs a table that is not there; or no pair is left.
     """
     # Without a file the key is that of runs before there was the option.
-    excluded = {} if options.exclude is None else {"excluded": hashing.sha256_path(options.exclude)}
+    read = {} if options.exclude is None else {"excluded": hashing.sha256_path(options.exclude)}
+    if options.second_candidates is not None:
+        read["second"] = tables.fingerprint(options.second_candidates, "candidates")
     key = step_key(
         "select",
         __name__,
         candidates=tables.fingerprint(candidates, "candidates"),
         proposals=tables.fingerprint(proposals, "proposals"),
-        options=options.model_dump(exclude={"exclude"}),
+        options=options.model_dump(exclude={"exclude", "second_candidates"}),
         schema=tables.SCHEMA_VERSION,
-        **excluded,
+        **read,
     )
     factory = _SelectTaskFactory(candidates, proposals, options, key.fingerprint)
     return run_step(key, [SINGLE_UNIT], factory, out, runtime, totals=(Total("pairs", chosen=True),))
@@ -138,7 +142,7 @@ class _SelectTaskFactory:
 
         def task(unit: str, folder: Path) -> Counts:
             include_mined = options.annotated_fraction < 1
-            pairs, counts = mined_pairs(self.candidates, options) if include_mined else ([], Counter())
+            pairs, counts = mined_pairs(self.candidates, self.proposals, options) if include_mined else ([], Counter())
             if options.annotated_fraction > 0:
                 wrong = _wrong_pairs(options)
                 annotated = [pair for pair in _annotated_pairs(self.proposals) if _key(pair) not in wrong]
@@ -160,11 +164,11 @@ class _SelectTaskFactory:
         return task
 
 
-def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Counter[str]]:
-    """Apply the rule, then the thresholds, then the limit for each noun, to all candidates.
+def mined_pairs(candidates: Path, proposals: Path, options: SelectOptions) -> tuple[list[Row], Counter[str]]:
+    """Apply the rule, then the thresholds, the filters, and the limit for each noun, to all candidates.
 
     Args:
-        candidates: folder of the table `candidates`.
+        candidates, proposals: folders of the tables of these names.
         options: parameters of the step; annotated pairs are not considered here.
 
     Returns:
@@ -186,6 +190,11 @@ def mined_pairs(candidates: Path, options: SelectOptions) -> tuple[list[Row], Co
                 counts[f"dropped.{reason}"] += 1
             else:
                 pairs.append({"part": part, **{name: value for name, value in row.items() if name != "rank"}})
+    for reason, find in FILTERS.items():
+        dropped = find(pairs, PairTables(candidates, proposals), options) if pairs else None
+        if dropped is not None:
+            counts[f"dropped.{reason}"] = int(dropped.sum())
+            pairs = [pair for pair, is_dropped in zip(pairs, dropped, strict=True) if not is_dropped]
     if options.max_per_noun is not None:
         limited = limit_per_noun(pairs, options.max_per_noun)
         counts["dropped.over_cap"] = len(pairs) - len(limited)
@@ -208,7 +217,7 @@ def _explain_no_pairs(candidates: Path, counts: Mapping[str, int]) -> str:
             "counts in step.json of the tables nouns and proposals"
         )
     reasons = ", ".join(f"{n:,} {name.removeprefix('dropped.')}" for name, n in counts.items() if n)
-    return f"no pair is left: {reasons}. Lower the thresholds of section select"
+    return f"no pair is left: {reasons}. Relax the thresholds and filters of section select"
 
 
 def _candidates_by_image(candidates: Path) -> Iterator[tuple[int, list[Row]]]:
