@@ -104,3 +104,9 @@ def test_a_part_may_say_which_models_made_it(tmp_path: Path) -> None:
     assert (
         tables.read_part(with_models, "nouns").to_pylist() == tables.read_part(default, "nouns").to_pylist() == [NOUN]
     )
+
+
+def test_parts_are_in_the_order_of_their_numbers_whatever_their_length(tmp_path: Path) -> None:
+    for number in (100_001, 99_999, 3, 100_000):
+        (tmp_path / f"{number:05d}.parquet").touch()
+    assert [int(path.stem) for path in tables.parts(tmp_path)] == [3, 99_999, 100_000, 100_001]

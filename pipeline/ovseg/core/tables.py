@@ -163,12 +163,12 @@ def _with_width(schema: pa.Schema, width: int) -> pa.Schema:
 
 
 def parts(folder: Path) -> list[Path]:
-    """List the parts of a table in order.
+    """List the parts of a table in the order of their numbers, which have more than five digits in very large tables.
 
     Raises:
         OvsegError: the folder has none.
     """
-    paths = sorted(folder.glob("*.parquet"))
+    paths = sorted(folder.glob("*.parquet"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise OvsegError(f"{folder} contains no table (no *.parquet file); run the step that writes it first")
     return paths
