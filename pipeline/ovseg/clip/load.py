@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from open_clip.transformer import AttentionalPooler
 from torch import Tensor, nn
 
+from ovseg.clip.cpu_blocks import PackedBlocks
 from ovseg.clip.passes import CROPS_PER_PASS, TEXTS_PER_PASS, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
@@ -88,10 +89,16 @@ class Clip:
 
     def _encode_pass(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
         images = crops.normalize(crops_, self.mean, self.std).to(self.dtype)
-        if self.prompts is None or masks is None:
+        with ExitStack() as contexts:
+            if self.mean.device.type == "cpu":
+                contexts.enter_context(self._packed_blocks.applied())
+            if self.prompts is not None and masks is not None:
+                contexts.enter_context(mask_prompts_applied(self.model.visual, self.prompts, masks))  # type: ignore[arg-type]
             return self.model.encode_image(images)  # type: ignore[operator, no-any-return]
-        with mask_prompts_applied(self.model.visual, self.prompts, masks):  # type: ignore[arg-type]
-            return self.model.encode_image(images)  # type: ignore[operator, no-any-return]
+
+    @cached_property
+    def _packed_blocks(self) -> PackedBlocks:
+        return PackedBlocks(self.model.visual)  # type: ignore[arg-type]
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
