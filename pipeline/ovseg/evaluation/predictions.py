@@ -148,19 +148,23 @@ def predict_image(
             segmenter = segmenters[model]
             embeddings = regions.embeddings(model, segmenter)
             probs = segmenter.class_probs(output, regions.valid, embeddings, vocabularies[model])
-            for setting in settings:
-                if (setting.model, setting.mask_threshold) != (model, threshold):
-                    continue
-                needs_clip = setting.classifier != "proposals"
-                if not needs_clip and setting.classifier in finished:
-                    continue
-                seen_classes = None if setting.classifier in SINGLE_CLASSIFIERS else seen
-                scores = segmenter.ensemble(probs, setting.weight, seen_classes)
-                labels, _ = segmenter.semantic_map(pixels, output, scores, seen_classes)
-                yield Prediction(
-                    model if needs_clip else "", threshold if needs_clip else None, setting.classifier, labels
-                )
-                finished.add(setting.classifier)
+            chosen = [
+                setting
+                for setting in settings
+                if (setting.model, setting.mask_threshold) == (model, threshold) and setting.classifier not in finished
+            ]
+            seen_classes = [None if setting.classifier in SINGLE_CLASSIFIERS else seen for setting in chosen]
+            scores_and_seen = [
+                (segmenter.ensemble(probs, setting.weight, of_setting), of_setting)
+                for setting, of_setting in zip(chosen, seen_classes, strict=True)
+            ]
+            maps = segmenter.semantic_maps(pixels, output, scores_and_seen)
+            for setting, (labels, _) in zip(chosen, maps, strict=True):
+                if setting.classifier == "proposals":  # it needs no CLIP, and so neither a model nor its threshold
+                    yield Prediction("", None, setting.classifier, labels)
+                    finished.add(setting.classifier)
+                else:
+                    yield Prediction(model, threshold, setting.classifier, labels)
         if oracles and "oracle_labels" not in finished:
             scores = oracle_scores(regions.rles, gt, benchmark.ignore, len(benchmark.names))
             yield _oracle_labels(first, pixels, output, scores, threshold)

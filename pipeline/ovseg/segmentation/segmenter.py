@@ -43,7 +43,7 @@ from ovseg.segmentation.class_probs import (
     network_class_probs,
 )
 from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads, whole_image_regions
-from ovseg.segmentation.semantic_map import semantic_map
+from ovseg.segmentation.semantic_map import SemanticMap, semantic_maps
 
 Classifier = Literal["clip", "proposals", "ensemble"]
 OTHERS = "others"
@@ -254,7 +254,7 @@ class Segmenter:
 
     def semantic_map(
         self, pixels: ImageArray, output: NetworkOutput, scores: Tensor, seen: Tensor | None = None
-    ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    ) -> SemanticMap:
         """Return the class of each pixel and its score, `[H, W]` each.
 
         Args:
@@ -263,10 +263,17 @@ class Segmenter:
             scores: `[Q, K]`.
             seen: bool `[K]`, which classes were seen in training; None ignores `options.seen_penalty`.
         """
-        height, width = pixels.shape[:2]
+        return self.semantic_maps(pixels, output, [(scores, seen)])[0]
+
+    def semantic_maps(
+        self, pixels: ImageArray, output: NetworkOutput, scores_and_seen: Sequence[tuple[Tensor, Tensor | None]]
+    ) -> list[SemanticMap]:
+        """As `semantic_map` for several scores of one image, each with its seen classes; its masks are enlarged once."""
         penalty = self.options.seen_penalty
-        penalties = None if seen is None or not penalty else penalty * seen.double()
-        return semantic_map(scores, output.mask_logits, output.extent, height, width, penalties)
+        penalties = [None if seen is None or not penalty else penalty * seen.double() for _, seen in scores_and_seen]
+        scores = [scores for scores, _ in scores_and_seen]
+        height, width = pixels.shape[:2]
+        return semantic_maps(scores, output.mask_logits, output.extent, height, width, penalties)
 
     def proposal_at(self, pixels: ImageArray, output: NetworkOutput, scores: Tensor, label: int, y: int, x: int) -> int:
         """Return the proposal, in [0, Q), that contributes most to the score of a class at a pixel; Q is at least 1.

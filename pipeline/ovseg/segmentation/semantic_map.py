@@ -7,6 +7,8 @@ Shapes: Q proposals, K classes, H, W image, h, w grid of the masks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,10 +16,55 @@ from torch import Tensor
 
 from ovseg.proposals.mask_logits import Extent, upsample_mask_probs
 
+SemanticMap = tuple[NDArray[np.uint16], NDArray[np.float32]]
+"""The class of each pixel `[H, W]`, and its score."""
+
 BUDGET = 2**24  # largest number of elements of a strip
 
 
 @torch.inference_mode()
+def semantic_maps(
+    scores: Sequence[Tensor],
+    logits: Tensor,
+    extent: Extent,
+    height: int,
+    width: int,
+    penalties: Sequence[Tensor | None] | None = None,
+    budget: int = BUDGET,
+) -> list[SemanticMap]:
+    """Compute the class of each pixel for several scores of the same masks, which are enlarged once for all of them.
+
+    Args:
+        scores: `[Q, K]` each, Q >= 0.
+        logits: `[Q, h, w]`, logits of the masks.
+        extent: the number of rows and columns of the grid that the image covers; the rest is padding.
+        height, width: the size of the image in pixels.
+        penalties: for each of the scores `[K]`, subtracted from the score maps of the classes before the arg-max (ZegFormer's
+            calibration), or None for 0; None for no penalty at all.
+        budget: the largest number of elements in memory; it does not change the result.
+
+    Returns:
+        for each of the scores the class of each pixel, uint16 `[H, W]` (the first of equal ones), and its S minus the penalty,
+        float32 `[H, W]`.
+    """
+    class_scores = [one.T.to(logits.device, torch.float32).contiguous() for one in scores]  # [K, Q]
+    columns = [None if one is None else one.to(logits.device, torch.float32)[:, None] for one in penalties or ()]
+    results = [(np.zeros((height, width), np.uint16), np.zeros((height, width), np.float32)) for _ in scores]
+    rows = max(1, budget // (width * (len(logits) + max((len(one) for one in class_scores), default=0))))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        if len(logits):
+            probs = upsample_mask_probs(logits, extent, height, width, top, bottom).flatten(1)
+        else:
+            probs = logits.new_zeros(0, (bottom - top) * width)
+        for one, penalty, (labels, values) in zip(class_scores, columns or [None] * len(scores), results, strict=True):
+            maps = one @ probs  # [K, pixels of the strip]
+            value, label = (maps if penalty is None else maps - penalty).max(0)
+            labels[top:bottom] = label.reshape(-1, width).cpu().numpy()
+            values[top:bottom] = value.reshape(-1, width).cpu().numpy()
+    return results
+
+
 def semantic_map(
     scores: Tensor,
     logits: Tensor,
@@ -26,34 +73,6 @@ def semantic_map(
     width: int,
     penalty: Tensor | None = None,
     budget: int = BUDGET,
-) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """Compute the class of each pixel.
-
-    Args:
-        scores: `[Q, K]`, Q >= 0.
-        logits: `[Q, h, w]`, logits of the masks.
-        extent: the number of rows and columns of the grid that the image covers; the rest is padding.
-        height, width: the size of the image in pixels.
-        penalty: `[K]`, subtracted from the score maps of the classes before the arg-max (ZegFormer's calibration); None for 0.
-        budget: the largest number of elements in memory; it does not change the result.
-
-    Returns:
-        the class of each pixel, uint16 `[H, W]` (the first of equal ones), and its S minus the penalty, float32 `[H, W]`.
-    """
-    num_proposals, num_classes = scores.shape
-    labels = np.zeros((height, width), np.uint16)
-    values = np.zeros((height, width), np.float32)
-    rows = max(1, budget // (width * (num_proposals + num_classes)))
-    class_scores = scores.T.to(logits.device, torch.float32).contiguous()
-    penalties = None if penalty is None else penalty.to(class_scores)[:, None]
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        if num_proposals:
-            probs = upsample_mask_probs(logits, extent, height, width, top, bottom)
-        else:
-            probs = logits.new_zeros(0, bottom - top, width)
-        maps = class_scores @ probs.flatten(1)  # [K, pixels of the strip]
-        value, label = (maps if penalties is None else maps - penalties).max(0)
-        labels[top:bottom] = label.reshape(-1, width).cpu().numpy()
-        values[top:bottom] = value.reshape(-1, width).cpu().numpy()
-    return labels, values
+) -> SemanticMap:
+    """Compute the class of each pixel; see `semantic_maps`."""
+    return semantic_maps([scores], logits, extent, height, width, [penalty], budget)[0]
