@@ -22,11 +22,11 @@ def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out
         params: all sections.
         out: the folder of the result.
     """
-    source = mask_source(params)
+    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(params)
     if isinstance(options, FinetuneOptions) and options.method == "text_prompts":
-        learn_text_prompts(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
+        learn_text_prompts(init, SHARDS, out, runtime, options, params.crop, source, params.heldout)
     else:
-        adapt(MODELS / options.init, SHARDS, out, training_runtime(), options, params.crop, source)
+        adapt(init, SHARDS, out, runtime, options, params.crop, source, params.heldout)
 
 
 def mask_source(params: Params) -> dict[str, str | None]:

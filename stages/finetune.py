@@ -17,7 +17,8 @@ def main(params: Params) -> None:
         run_adaptation(options, params, out)
         return
     run = RunFolders(DATA / "index", DATA / "proposals", DATA / "pairs", params.index.images)
-    adapt_regions(MODELS / options.init, run, out, training_runtime(), options, params.crop, mask_source(params))
+    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(params)
+    adapt_regions(init, run, out, runtime, options, params.crop, source, params.heldout)
 
 
 if __name__ == "__main__":

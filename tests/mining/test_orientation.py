@@ -17,8 +17,8 @@ from ovseg.core import masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.image_records import read_image_records
 from ovseg.core.options import IndexOptions, Orientation, ProposeOptions
+from ovseg.datasets.coco import find_image
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation.mask_accuracy import find_image
 from ovseg.mining.index import build_index
 from ovseg.mining.propose import propose_masks
 

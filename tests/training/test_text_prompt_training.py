@@ -24,9 +24,11 @@ from ovseg.training.distributed import World
 from ovseg.training.loader import Batch, split
 from ovseg.training.text_prompt_training import PromptedNames, learn_text_prompts, prompts_step
 from ovseg.training.tower import Tower
-from tests.conftest import random_clip
+from tests.conftest import Coco, random_clip
 from tests.training.conftest import NOUNS, SMALL
 from tests.training.test_adapt import FINETUNE, SOURCE, same, same_files, weights
+from tests.training.test_monitor import curve, measured
+from tests.training.test_monitor import split as split_of
 
 LONGER: dict[str, Any] = {**SMALL, "text_cfg": {**SMALL["text_cfg"], "context_length": 32}}
 OPTIONS = FinetuneOptions(
@@ -133,3 +135,10 @@ def test_a_text_tower_without_room_is_refused(base: Path, shards: Path, tmp_path
 def test_shards_without_a_manifest_are_refused(longer: Path, tmp_path: Path) -> None:
     with pytest.raises(OvsegError, match="no finished shards"):
         run(longer, tmp_path, tmp_path / "out")
+
+
+def test_they_are_watched_with_the_names_behind_them(longer: Path, shards: Path, coco: Coco, tmp_path: Path) -> None:
+    options, heldout = OPTIONS.model_copy(update={"epochs": 1, "heldout_every": 1}), split_of(coco)
+    work = Runtime(workers=0, work=tmp_path / "work")
+    learn_text_prompts(longer, shards, tmp_path / "out", work, options, CropOptions(), SOURCE, heldout)
+    assert curve(tmp_path / "out")[-1] == pytest.approx(measured(load_adapted(tmp_path / "out"), heldout), abs=1e-6)

@@ -308,6 +308,8 @@ class TrainingOptions(Options):
     """Arithmetic of the training: float32, or bfloat16 autocast."""
     seed: Natural = 0
     """Seed of order, crops, templates and new mask prompts."""
+    heldout_every: Natural = 0
+    """Number of steps between two measurements of mask accuracy on the split of section heldout, for the curves; 0 for none."""
 
 
 class FinetuneOptions(TrainingOptions):

@@ -5,12 +5,17 @@ They are streamed and never loaded whole; ids that are written as text are read 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ovseg.core.errors import OvsegError
+from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.image_records import ImageRecord
+from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.core.json_files import first_value, iter_json, top_level_keys, whole_number
+from ovseg.core.options import Orientation
+from ovseg.core.rotation import rotation_counts
 from ovseg.core.text import normalize
 from ovseg.datasets.store import Record, Store, Writer, open_store
 
@@ -62,6 +67,31 @@ def open_results(path: Path, database: Path) -> Store:
             )
 
     return open_store(database, path, fill)
+
+
+def find_image(images: Path, record: Record, orientation: Orientation, counts: Counter[str]) -> ImageRecord:
+    """Find the image file of a COCO record.
+
+    Args:
+        images: the folder of the images.
+        record: an entry of the JSON's "images".
+        orientation: whether the image is turned as its EXIF orientation says, or used as stored.
+        counts: is updated with the counts of `core.rotation`.
+
+    Raises:
+        BadItem: the record states no size (`no_size`), its file is missing (`missing`) or outside of the folder
+            (`unsafe_path`), or is no image that can be read.
+    """
+    name, width, height = (record.get(key) for key in ("file_name", "width", "height"))
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise BadItem("no_size", f"{name} has no width and height")
+    path = safe_path(images, str(name))
+    if not path.is_file():
+        raise BadItem("missing", f"{path} is missing")
+    header = read_header(read_bytes(images, str(name)), orientation)
+    counts.update(rotation_counts(header, (width, height)))
+    listed = header._replace(width=width, height=height)  # the annotations are of this size, whatever the file has
+    return ImageRecord.of_file(images, str(name), listed, orientation, int(record["id"]))
 
 
 def _check_is_file(path: Path) -> None:

@@ -27,11 +27,10 @@ from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, wh
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
-from ovseg.core.images import ImageArray, read_bytes, read_header, safe_path
+from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill, Orientation, Templates
-from ovseg.core.rotation import rotation_counts
 from ovseg.core.vocabulary import embed
-from ovseg.datasets.coco import open_coco
+from ovseg.datasets.coco import find_image, open_coco
 from ovseg.datasets.references import category_names, check_categories, check_listed_images
 from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
@@ -169,31 +168,6 @@ def accuracies(
             fractions[f"{figure}{suffix}"] = float(correct[occurring].sum() / regions[occurring].sum())
             fractions[f"{figure}_mean{suffix}"] = float((correct[occurring] / regions[occurring]).mean())
     return fractions
-
-
-def find_image(images: Path, record: Record, orientation: Orientation, counts: Counter[str]) -> ImageRecord:
-    """Find the image file of a COCO record.
-
-    Args:
-        images: the folder of the images.
-        record: an entry of the JSON's "images".
-        orientation: whether the image is turned as its EXIF orientation says, or used as stored.
-        counts: is updated with the counts of `core.rotation`.
-
-    Raises:
-        BadItem: the record states no size (`no_size`), its file is missing (`missing`) or outside of the folder
-            (`unsafe_path`), or is no image that can be read.
-    """
-    name, width, height = (record.get(key) for key in ("file_name", "width", "height"))
-    if not isinstance(width, int) or not isinstance(height, int):
-        raise BadItem("no_size", f"{name} has no width and height")
-    path = safe_path(images, str(name))
-    if not path.is_file():
-        raise BadItem("missing", f"{path} is missing")
-    header = read_header(read_bytes(images, str(name)), orientation)
-    counts.update(rotation_counts(header, (width, height)))
-    listed = header._replace(width=width, height=height)  # the annotations are of this size, whatever the file has
-    return ImageRecord.of_file(images, str(name), listed, orientation, int(record["id"]))
 
 
 def _whole_images(

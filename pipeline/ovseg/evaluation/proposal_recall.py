@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from ovseg.core import masks
 from ovseg.core.errors import BadItem
 from ovseg.core.options import Orientation
-from ovseg.datasets.coco import open_coco
+from ovseg.datasets.coco import find_image, open_coco
 from ovseg.datasets.references import check_categories, check_listed_images
 from ovseg.engine.progress import Progress
 from ovseg.engine.totals import Total, check_totals
-from ovseg.evaluation.mask_accuracy import find_image
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth, masks_by_label
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from ovseg.clip.prompts import foreground_patches, vit_layout
 from ovseg.clip.save import model_config
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import REGION_FIELDS, CropOptions, FinetuneOptions, PromptOptions
+from ovseg.core.options import REGION_FIELDS, CropOptions, FinetuneOptions, HeldoutOptions, PromptOptions
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
@@ -25,6 +25,7 @@ from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, endless_batches, list_shards, read_sizes, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
+from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns, read_nouns
 from ovseg.training.tower import MAX_LOG_SCALE, Tower, build_optimizer, build_tower, learning_rates
@@ -40,6 +41,7 @@ def adapt(
     options: FinetuneOptions | PromptOptions,
     crop: CropOptions,
     source: Mapping[str, str | None],
+    heldout: HeldoutOptions | None = None,
 ) -> None:
     """Train from `init` on `shards`, and publish the adapted CLIP with a model card and `training.tsv` to `out`.
 
@@ -56,6 +58,7 @@ def adapt(
             into `init` by the caller.
         crop: the crop recipe.
         source: "mask_source" and "mask_licence", for the model card.
+        heldout: the masks that `options.heldout_every` measures on; None measures nothing.
 
     Raises:
         OvsegError: shards, model or parameters cannot be used; the loss is not a number; memory or disk is full.
@@ -67,7 +70,13 @@ def adapt(
     parameters = options.model_dump(mode="json", exclude={"init", *REGION_FIELDS}) | crop.model_dump(mode="json")
     shards_hash = tables.content_hash(shards)
     key = step_key(
-        name, __name__, init=tables.content_hash(init), shards=shards_hash, parameters=parameters, source=dict(source)
+        name,
+        __name__,
+        init=tables.content_hash(init),
+        shards=shards_hash,
+        parameters=parameters,
+        source=dict(source),
+        **heldout_key(options.heldout_every, heldout),
     )
     record = {"stage": name, "shards": tables.read_step_manifest(shards)["fingerprint"], **source, "recipe": parameters}
 
@@ -80,6 +89,12 @@ def adapt(
             torch.manual_seed(options.seed)
             tower = build_tower(name, clip, options)
             prompts, loop = tower.prompts, build_loop(name, clip, tower, shards, steps, options, crop, runtime, world)
+
+            def now() -> Clip:
+                return replace(clip, prompts=None if tower.prompts is None else tower.prompts.detach())
+
+            monitor = heldout_monitor(name, options.heldout_every, heldout, clip, now, crop, world)
+            loop = replace(loop, monitor=monitor)
             provenance["steps"] = [*provenance.get("steps", []), record]
         config = model_config(f"local-dir:{init}")
 

@@ -22,6 +22,7 @@ from ovseg.engine.progress import Progress
 from ovseg.training.checkpoint import Checkpoint, OptimizerLayout, Stateful
 from ovseg.training.curves import History, is_learning
 from ovseg.training.distributed import World, any_rank
+from ovseg.training.monitor import Monitor
 from ovseg.training.writers import Writers
 
 log = logging.getLogger("ovseg")
@@ -64,6 +65,7 @@ class TrainingLoop:
         after_step: called after each step of the optimizer, to clamp parameters.
         clip_norm: the largest norm of all gradients together; longer ones are scaled down to it.
         extra: further parts of the checkpoints by name.
+        monitor: measures on held-out data while the training runs.
     """
 
     steps: int
@@ -75,6 +77,7 @@ class TrainingLoop:
     after_step: Callable[[], None] = lambda: None
     clip_norm: float = math.inf
     extra: Mapping[str, Stateful] = field(default_factory=dict)
+    monitor: Monitor = field(default_factory=Monitor)
 
     def checkpoint_parts(self, history: History) -> dict[str, Stateful]:
         """The parts of a checkpoint by name; the order of restoring is that of checking whether they fit."""
@@ -85,6 +88,7 @@ class TrainingLoop:
             "schedule": self.schedule,
             "history": history,
             **self.extra,
+            **({"monitor": self.monitor} if self.monitor.every else {}),
         }
 
 
@@ -140,6 +144,7 @@ def train(
     with Progress(name, loop.steps, "steps", world.rank == 0) as progress, _stop_at_step_end() as stopped:
         for _ in range(done):
             progress.add({}, reused=True)
+        loop.monitor.start()
         for i in range(done, loop.steps):
             optimizer.zero_grad(set_to_none=True)
             try:
@@ -161,6 +166,7 @@ def train(
                 optimizer.step()
             loop.schedule.step()
             loop.after_step()
+            shown |= loop.monitor.after(i + 1)
             row = history.add(i + 1, loop.steps, loss, shown)
             _show(name, history, row, result.items, writers, world)
             progress.add({"samples": result.items}, note=f"loss {loss:.3f}")

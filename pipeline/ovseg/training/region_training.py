@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -23,12 +23,13 @@ from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, Precision
+from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import TrainableParameters
 from ovseg.training.distributed import World, split_batch, wrap_for_ranks
 from ovseg.training.loop import Step, TrainingLoop
+from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.objectives import OBJECTIVES, Objective
 from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
 from ovseg.training.region_sources import RegionTables, read_region_tables
@@ -61,6 +62,7 @@ def adapt_regions(
     options: FinetuneOptions,
     crop: CropOptions,
     source: Mapping[str, str | None],
+    heldout: HeldoutOptions | None = None,
 ) -> None:
     """Train a region encoder from `init`, and publish it with region_encoder.json, a model card and `training.tsv` to `out`.
 
@@ -75,6 +77,7 @@ def adapt_regions(
         options: the parameters; `options.init` was resolved into `init` by the caller, and `options.method` is not "crops".
         crop: the crop recipe of the teacher.
         source: "mask_source" and "mask_licence", for the model card.
+        heldout: the masks that `options.heldout_every` measures on; None measures nothing.
 
     Raises:
         OvsegError: tables, model, teacher or parameters cannot be used; the loss is not a number; memory or disk is full.
@@ -93,6 +96,7 @@ def adapt_regions(
         parameters=parameters,
         source=dict(source),
         **tables_,
+        **heldout_key(options.heldout_every, heldout),
     )
     record = {"stage": "finetune", "tables": tables_, "teacher": teacher, **source, "recipe": parameters}
 
@@ -103,6 +107,12 @@ def adapt_regions(
         if regions and (steps := count_region_steps(len(regions.images), options)):
             torch.manual_seed(options.seed)
             loop = build_region_loop(clip, tower, regions, steps, options, crop, runtime, world)
+
+            def now() -> Clip:
+                return replace(clip, regions=region_settings(tower, options))
+
+            monitor = heldout_monitor("finetune", options.heldout_every, heldout, now(), now, crop, world)
+            loop = replace(loop, monitor=monitor)
         provenance["steps"] = [*provenance.get("steps", []), record]
         config = model_config(f"local-dir:{init}")
 

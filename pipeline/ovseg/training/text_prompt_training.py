@@ -9,7 +9,7 @@ Shapes: n samples of this rank, K nouns, C context vectors, W width of the text 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ovseg.clip.save import model_config
 from ovseg.clip.text_prompts import encode_short, new_text_prompts, prompted_tokens, text_prompts_applied
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, Precision
+from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision
 from ovseg.core.vocabulary import LOGIT_SCALE
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
@@ -33,6 +33,7 @@ from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
 from ovseg.training.distributed import World, all_reduce_sum, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, list_shards, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
+from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.precision import autocast_context
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import read_nouns
@@ -77,13 +78,14 @@ def learn_text_prompts(
     options: FinetuneOptions,
     crop: CropOptions,
     source: Mapping[str, str | None],
+    heldout: HeldoutOptions | None = None,
 ) -> None:
     """Learn text prompts for the CLIP of `init` on `shards`, and publish it with them to `out`; see `adapt.adapt`.
 
     Text prompts that `init` has are trained further. A training of 0 steps publishes `init` unchanged.
 
     Args:
-        init, shards, out, runtime, crop, source: as `adapt.adapt` takes them.
+        init, shards, out, runtime, crop, source, heldout: as `adapt.adapt` takes them.
         options: the parameters; those of `USED`, and the seed, count.
 
     Raises:
@@ -92,7 +94,9 @@ def learn_text_prompts(
     """
     if not tables.read_step_manifest(shards):
         raise OvsegError(f"{shards} holds no finished shards (no {tables.STEP_MANIFEST}); run the stage `shards` first")
-    parameters = options.model_dump(mode="json", include={*USED, "seed"}) | crop.model_dump(mode="json")
+    parameters = options.model_dump(mode="json", include={*USED, "seed", "heldout_every"}) | crop.model_dump(
+        mode="json"
+    )
     key = step_key(
         NAME,
         __name__,
@@ -100,6 +104,7 @@ def learn_text_prompts(
         shards=tables.content_hash(shards),
         parameters=parameters,
         source=dict(source),
+        **heldout_key(options.heldout_every, heldout),
     )
     record = {"stage": NAME, "shards": tables.read_step_manifest(shards)["fingerprint"], **source, "recipe": parameters}
 
@@ -110,6 +115,12 @@ def learn_text_prompts(
             start = new_text_prompts(clip.model, options.seed) if prompts is None else prompts
             names = PromptedNames(clip, start, read_nouns(shards))
             prompts, loop = names.prompts, build_loop(clip, names, shards, steps, options, crop, runtime, world)
+
+            def now() -> Clip:
+                return replace(clip, text_prompts=names.prompts.detach())
+
+            monitor = heldout_monitor(NAME, options.heldout_every, heldout, clip, now, crop, world)
+            loop = replace(loop, monitor=monitor)
             provenance["steps"] = [*provenance.get("steps", []), record]
         config = model_config(f"local-dir:{init}")
 
