@@ -15,7 +15,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions, ShardsOptions
 from ovseg.engine.executors import local
 from ovseg.engine.fingerprint import StepKey
-from ovseg.engine.runtime import Runtime
+from ovseg.engine.runtime import MODEL_PROCESSES, Runtime, process_devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
 from tests.conftest import ROOT, Mined, digests
@@ -58,6 +58,29 @@ def test_two_processes_share_the_units(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "units", "uses_model", "processes"),
+    [
+        (("cpu",), 2, 20, False, 2),
+        (("cpu",), 2, 3, False, 1),
+        (("cpu",), 2, 20, True, 2),
+        (("cpu",), 64, 200, True, MODEL_PROCESSES),
+        (("cpu",), 2, 5, True, 1),
+        (("cpu",), 1, 200, True, 1),
+        (("cuda:0",), 8, 200, True, 1),
+        (("cuda:0", "cuda:1"), 8, 1, True, 2),
+    ],
+)
+def test_a_model_runs_once_on_each_gpu_and_in_a_few_processes_on_cpus(
+    devices: tuple[str, ...], workers: int, units: int, uses_model: bool, processes: int
+) -> None:
+    runtime = Runtime(devices=devices, workers=workers)
+    assert len(process_devices(runtime, units, uses_model)) == processes
+    assert (
+        process_devices(replace(runtime, executor="ray"), units, True) == devices
+    )  # a cluster places its workers itself
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])

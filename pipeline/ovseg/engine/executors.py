@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -46,7 +47,8 @@ def local(
     queue = context.SimpleQueue()
     for device in devices:
         queue.put(device)
-    pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue))
+    threads = max(1, (os.cpu_count() or 1) // len(devices))  # the processes share the cores
+    pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue, threads))
     try:
         yield from _as_done(pool, units, folder, ahead=2 * len(devices))
     except BrokenProcessPool:
@@ -81,9 +83,11 @@ class _Worker:
 _worker: list[_Worker] = []  # the one of this process
 
 
-def _start_worker(factory: TaskFactory, devices: multiprocessing.SimpleQueue[str]) -> None:
+def _start_worker(factory: TaskFactory, devices: multiprocessing.SimpleQueue[str], threads: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        if torch := sys.modules.get("torch"):  # the module of the factory has imported it, and it has read the variable
+            torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.append(_Worker(factory, devices.get()))
 

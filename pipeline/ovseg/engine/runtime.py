@@ -9,6 +9,11 @@ from pathlib import Path
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home, user_cache
 
+MODEL_PROCESSES = 4
+"""The largest number of processes that run one model on the cores of a CPU."""
+UNITS_PER_MODEL = 3
+"""The least number of units that a further process is started for: it takes seconds to import torch and load a model."""
+
 
 def work_folder() -> Path:
     """Return the absolute folder of the scratch folders: `$OVSEG_WORK`, or `ovseg/work` in the user's cache.
@@ -31,8 +36,8 @@ class Runtime:
     """Runtime options.
 
     Attributes:
-        devices: torch devices; steps that use a model run one process for each.
-        workers: number of processes of a step without a model, and of decoding threads of a step with one.
+        devices: torch devices; steps that use a model run one process for each, see `process_devices`.
+        workers: number of processes of a step without a model, or with one on CPUs, and of decoding threads of a step with one.
         batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
         unit_timeout: seconds that a unit may take on a cluster before another worker does it; None for any time.
@@ -110,6 +115,24 @@ def devices(text: str) -> tuple[str, ...]:
     import torch
 
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+
+
+def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str, ...]:
+    """Return the torch device of each process that shares the units of a step.
+
+    A model runs once on each device. On CPUs small models leave cores idle between their operations, so that several
+    processes with a part of the cores each are faster than one with all: at most `MODEL_PROCESSES`, as each holds the model.
+
+    Args:
+        runtime: devices, workers, executor.
+        units: number of units.
+        uses_model: whether units need a model.
+    """
+    if not uses_model:
+        return ("cpu",) * max(1, min(runtime.workers, units // 2))
+    if runtime.devices != ("cpu",) or runtime.executor != "local":
+        return runtime.devices
+    return ("cpu",) * max(1, min(runtime.workers, MODEL_PROCESSES, units // UNITS_PER_MODEL))
 
 
 def _optional(name: str) -> int | None:

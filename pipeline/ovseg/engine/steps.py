@@ -12,7 +12,7 @@ from ovseg.core.retries import may_pass
 from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
-from ovseg.engine.runtime import Runtime
+from ovseg.engine.runtime import Runtime, process_devices
 from ovseg.engine.totals import Total, check_totals, find_example
 from ovseg.engine.units import Counts, Scratch, TaskFactory, add_counts, reusable_counts
 
@@ -41,7 +41,7 @@ def run_step(
         factory: makes the task in the process that runs it.
         out: the folder to publish to; it is replaced in one step at the end.
         runtime: devices, workers, executor, scratch folder.
-        uses_model: whether to run one process for each device; otherwise `runtime.workers` processes run.
+        uses_model: whether units need a model and so a device, see `runtime.process_devices`.
         scratch: an already opened scratch folder.
         finish: completes the staged output (files about all units) before it replaces the old one.
         totals: the kinds of items that the step keeps or drops, see `check_totals`.
@@ -93,7 +93,7 @@ def _do_units(
             finished[unit] = known
             progress.add(known, reused=True)
     remaining = [unit for unit in units if unit not in finished]
-    devices = runtime.devices if uses_model else ("cpu",) * max(1, min(runtime.workers, len(remaining) // 2))
+    devices = process_devices(runtime, len(remaining), uses_model)
     for unit in remaining:
         work.forget(unit)
     execute = EXECUTORS[runtime.executor]
