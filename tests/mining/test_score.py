@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.load import load_clip
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_regions, with_regions
@@ -26,7 +27,7 @@ from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.score import originals_of, rank, score_nouns
 from tests.clip.test_passes import VIT_B
-from tests.conftest import HEIGHT, WIDTH, Mined, digests, random_clip
+from tests.conftest import HEIGHT, TINY, WIDTH, Mined, digests, random_clip
 from tests.towers import save
 
 Row = dict[str, Any]
@@ -280,6 +281,39 @@ def test_region_tokens_score_all_proposals_of_an_image_in_one_pass(
         position = [r["proposal"] for r in regions].index(row["proposal"])
         text = embed([row["noun"]], clip.encode_texts, "vild")[0]
         assert row["similarity"] == pytest.approx(float(vectors[position] @ text), abs=2e-5)
+
+
+def test_an_adapted_clip_scores_with_its_prompts(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """By the formula with mask prompts and text prompts, whatever the batches."""
+    clip, adapted = load_clip(f"local-dir:{tiny_clip}"), tmp_path / "adapted"
+    prompts, text_prompts = torch.randn(1, 16, 32), torch.randn(2, 16)
+    save_adapted(clip.model, TINY, prompts, {}, adapted, text_prompts=text_prompts)
+    scored(mined, adapted, tmp_path / "out", runtime)
+    other = replace(runtime, workers=3, batch_size=3, work=tmp_path / "work")
+    scored(mined, adapted, tmp_path / "again", other)
+    assert digests(tmp_path / "out") == digests(tmp_path / "again")
+    prompted = load_adapted(adapted)
+    files = {row["image_id"]: row["file"] for row in tables.rows(mined.index, "index")}
+    regions = {(r["image_id"], r["proposal"]): r for r in tables.rows(mined.proposals, "proposals")}
+    for row in list(tables.rows(tmp_path / "out", "candidates"))[::7]:
+        pixels = np.asarray(Image.open(mined.coco.images / files[row["image_id"]]).convert("RGB"))
+        mask = masks.decode(regions[row["image_id"], row["proposal"]]["rle"], HEIGHT, WIDTH)
+        vector, text = encode_regions(prompted, pixels, mask[None])[0], prompted.encode_names([row["noun"]])[0]
+        assert row["similarity"] == pytest.approx(float(vector @ text), abs=2e-5)
+
+
+def test_an_adapted_clip_scores_with_its_region_encoder(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """What its folder says is as good as options that say it."""
+    settings = RegionSettings("region_tokens", 0)
+    save_adapted(load_clip(f"local-dir:{tiny_clip}").model, TINY, None, {}, tmp_path / "adapted", regions=settings)
+    scored(mined, tmp_path / "adapted", tmp_path / "out", runtime)
+    scored(mined, tiny_clip, tmp_path / "told", runtime, encoder="region_tokens", start_block=0)
+    adapted, told = (tables.read(tmp_path / name, "candidates").to_pylist() for name in ("out", "told"))
+    assert adapted == told
 
 
 def test_an_encoder_that_the_clip_cannot_have_is_named(

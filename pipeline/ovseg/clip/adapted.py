@@ -67,6 +67,20 @@ def load_adapted(
     return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
 
 
+def load_named(model: str, pretrained: str | None, device: str = "cpu", precision: Precision = "fp32") -> Clip:
+    """Load a CLIP by its name, as `load_clip` does; from a folder with its prompts and region encoder, as `load_adapted`.
+
+    Args:
+        model, pretrained, device, precision: see `load_clip`.
+
+    Raises:
+        OvsegError: see `load_clip` and `load_adapted`.
+    """
+    if model.startswith("local-dir:"):
+        return load_adapted(Path(model.removeprefix("local-dir:")), device, precision)
+    return load_clip(model, pretrained, device, precision)
+
+
 def _with_prompts(clip: Clip, folder: Path, resize: bool) -> Clip:
     tensor, grid = read_prompts(folder / PROMPTS)
     if not len(tensor):

@@ -205,7 +205,7 @@ class ScoreOptions(Options):
     duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
     """IoU above which a mask takes the embedding of an earlier one instead of being encoded; 1 encodes all masks."""
     encoder: Encoder = "crops"
-    """How proposals are encoded: each by its masked crop, or all of an image in one pass (the others)."""
+    """How proposals are encoded: by masked crops, unless the CLIP was trained for another encoder; or all in one pass."""
     start_block: Natural | None = None
     """For region tokens: number of the tower's blocks that run without them; null for two thirds."""
     image_size: PositiveInt | None = None

@@ -1,5 +1,7 @@
 """Step `score`: the similarity of each noun to each proposal of its image, by CLIP on masked crops (paper 3.2) or in one pass.
 
+An adapted CLIP scores with its prompts and its region encoder, so that pairs can be mined again with what they taught it.
+
 The paper pairs a noun with the proposal of the highest similarity. `select` uses only similarity and margin; the softmaxes
 are stored for analysis. Images are decoded and cropped in threads while CLIP encodes, and a batch holds the crops of
 several images.
@@ -23,11 +25,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from ovseg.clip.adapted import made_with
-from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.adapted import load_named, made_with
+from ovseg.clip.load import Clip
 from ovseg.clip.passes import whole_passes
 from ovseg.clip.pretrained import weights_fingerprint
-from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core import crops, masks, tables
 from ovseg.core.errors import BadItem
@@ -199,8 +201,8 @@ class _Prepared(NamedTuple):
     Attributes:
         job: the job.
         originals: for each proposal the position of the one that stands for it, see `originals_of`.
-        images: the crops of the k proposals that are no duplicates, uint8 `[k, 3, S, S]`; for an encoder of one pass the
-            whole image, `[3, S, S]`.
+        images: the crops of the k proposals that are no duplicates, uint8 `[k, 3, S, S]`, with a fourth channel, their masks,
+            if the CLIP has mask prompts; for an encoder of one pass the whole image, `[3, S, S]`.
         masks: for an encoder of one pass the k masks on its grid, float32 `[k, g, g]`; empty for crops.
     """
 
@@ -254,9 +256,9 @@ class ScoreTaskFactory:
 
     def __call__(self, device: str) -> Task:
         """Load the models and start the threads."""
-        clip = load_clip(self.clip.model, self.clip.pretrained, device, self.options.precision)
+        clip = load_named(self.clip.model, self.clip.pretrained, device, self.options.precision)
         settings = RegionSettings(self.options.encoder, self.options.start_block, self.options.image_size)
-        clip = with_regions(clip, settings, "score")
+        clip = clip if settings == CROPS else with_regions(clip, settings, "score")
         # Threads that crop must not start threads of torch each: those are the encoder's.
         pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
         return _Scorer(self, clip, read_texts(self.texts_folder), pool).score_unit
@@ -309,9 +311,12 @@ class _Scorer:
         """The embeddings `[k, D]` of the regions of each job, crops in batches over several images."""
         if self.clip.regions.encoder == "crops":
             batch_size = whole_passes(self.config.batch_size)
-            yield from encode_in_batches(self.clip.encode_crops, (job.images for job in prepared), batch_size)
+            yield from encode_in_batches(self._encode_crops, (job.images for job in prepared), batch_size)
         else:
             yield from (encode_in_one_pass(self.clip, job.images, job.masks) for job in prepared)
+
+    def _encode_crops(self, crops_: Tensor) -> Tensor:
+        return self.clip.encode_crops(crops_[:, :3], crops_[:, 3].bool() if crops_.shape[1] > 3 else None)
 
     def _prepared(
         self,
@@ -343,10 +348,14 @@ class _Scorer:
             return _Prepared(job, originals, whole_image(self.clip, pixels), masks_on_grid(self.clip, decoded))
         antialias = self.config.crop.antialias
         region_crops = [
-            crops.crop_region(pixels, mask, tuple(row["box"]), self.clip.size, color, antialias)[0]
+            self._with_mask(*crops.crop_region(pixels, mask, tuple(row["box"]), self.clip.size, color, antialias))
             for row, mask in zip(distinct, decoded, strict=True)
         ]
         return _Prepared(job, originals, torch.stack(region_crops), torch.zeros(0))
+
+    def _with_mask(self, crop: Tensor, mask: Tensor) -> Tensor:
+        """The crop `[3, S, S]`; with its mask as a fourth channel if the CLIP has mask prompts, which need it."""
+        return crop if self.clip.prompts is None else torch.cat([crop, mask[None].to(crop.dtype)])
 
 
 def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.clip.load import load_clip
+from ovseg.clip.adapted import load_named
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.core import tables
 from ovseg.core.files import write_json
@@ -77,13 +77,14 @@ class _TextsTaskFactory:
     precision: Precision
 
     def __call__(self, device: str) -> Task:
-        clip = load_clip(self.clip.model, self.clip.pretrained, device, self.precision)
+        clip = load_named(self.clip.model, self.clip.pretrained, device, self.precision)
+        encode, templates = clip.name_encoder(self.templates)
         all_nouns: list[str] = json.loads(self.nouns.read_text(encoding="utf-8"))
 
         def task(unit: str, folder: Path) -> Counts:
             start = int(unit) * NOUNS_PER_UNIT
             nouns = all_nouns[start : start + NOUNS_PER_UNIT]
-            vectors = embed(nouns, clip.encode_texts, self.templates)
+            vectors = embed(nouns, encode, templates)
             np.savez(folder / f"{unit}.npz", names=np.array(nouns), vectors=vectors.numpy())
             return {"distinct_nouns": len(nouns)}
 

@@ -107,9 +107,7 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
     Raises:
         OvsegError: the annotations are not a COCO file or have wrong categories, or a table is missing.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    store = open_coco(annotations, scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}.sqlite")
-    check_categories(annotations, store)
+    store = _open_annotations(annotations, scratch)
     categories = store.categories()
     vocabulary = _categories_by_name(categories)
     columns = ["part", "image_id", "noun", "proposal", "source"]
@@ -134,6 +132,28 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
         )
     fractions = {name: correct[name] / judged[name] for name in sorted(judged)}
     return fractions | ({"pairs_in_vocabulary": len(in_vocabulary) / len(mined)} if mined else {})
+
+
+def judge_pairs(pairs: list[Row], proposals: Path, annotations: Path, scratch: Path) -> list[tuple[Row, bool]]:
+    """Return the pairs that can be judged as in `pair_quality`, and whether each is correct.
+
+    Args:
+        pairs: mined rows of the table `pairs`, in any number and order.
+        proposals, annotations, scratch: see `pair_quality`.
+
+    Raises:
+        OvsegError: see `pair_quality`.
+    """
+    store = _open_annotations(annotations, scratch)
+    vocabulary = _categories_by_name(store.categories())
+    return list(_judge([pair for pair in pairs if pair["noun"] in vocabulary], proposals, store, vocabulary))
+
+
+def _open_annotations(annotations: Path, scratch: Path) -> Store:
+    scratch.mkdir(parents=True, exist_ok=True)
+    store = open_coco(annotations, scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}.sqlite")
+    check_categories(annotations, store)
+    return store
 
 
 def _categories_by_name(categories: dict[int, Record]) -> dict[str, set[int]]:
