@@ -224,6 +224,33 @@ def verify(run: Run) -> None:
 
 
 @app.command()
+def search(
+    run: Run,
+    text: Annotated[str | None, typer.Option(help="What to search for, such as a noun.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Or an image, all of which is compared.")] = None,
+    number: Annotated[int, typer.Option(min=1, help="Number of regions to show.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="HTML file; by default search.html in the run.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="The CLIP that scored; by default the one that the run states.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; by default the one that the run states.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
+) -> None:
+    """Find the mined regions that are nearest to a text or an image, as a page of pictures.
+
+    Example: ovseg-mine search mined --text "red kite"
+    """
+    from ovseg.report.search import search_run
+
+    if (text is None) == (image is None):
+        raise typer.BadParameter("give either --text or --image")
+    page = out or run / "search.html"
+    typer.echo(search_run(run, page, text=text, image=image, number=number, clip=clip, images=images, device=device))
+
+
+@app.command()
 def export(
     run: Run,
     out: Out,

@@ -68,12 +68,40 @@ def write_browser(run: Path, images: Path, out: Path, number: int) -> None:
         "missing": len(chosen) - len(cards),
         "histogram": {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])},
     }
+    _write_page(data, out)
+    log.info("browser: %d pairs, %d without an image -> %s", len(cards), data["missing"], out)
+
+
+def write_search(run: Path, images: Path, found: list[Row], query: str, out: Path) -> None:
+    """Write the page of a search: the regions that were found, most similar first.
+
+    Args:
+        run: the folder of the tables `index` and `proposals`.
+        images: the folder that the files of the index are relative to.
+        found: what `nearest_regions` returns.
+        query: what was searched for, as the title of the page.
+        out: the HTML file.
+
+    Raises:
+        OvsegError: a table is missing.
+    """
+    cards = [card for _, card in describe_pairs(run, images, found) if card is not None]
+    counts, edges = similarity_histogram(np.array([row["similarity"] for row in found], np.float64))
+    data = {
+        "cards": cards,
+        "title": query,
+        "lead": f"The {len(cards)} nearest regions. The noun below each is the one of its caption that fits it best.",
+        "histogram": {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])},
+    }
+    _write_page(data, out)
+
+
+def _write_page(data: dict[str, Any], out: Path) -> None:
     template = resources.files(__package__).joinpath("browser.html").read_text(encoding="utf-8")
     # Without "<" no caption can end the script element that holds the data.
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(template.replace("__DATA__", embedded, 1), encoding="utf-8")
-    log.info("browser: %d pairs, %d without an image -> %s", len(cards), data["missing"], out)
 
 
 def thumbnail(pixels: ImageArray, mask: MaskArray) -> bytes:
