@@ -14,7 +14,7 @@ from ovseg.core.options import RegionPairs
 from ovseg.training.region_dataset import RegionBatch, RegionDataset, TeacherInput, collate_regions, read_regions
 from ovseg.training.region_sources import SOURCES, RegionRows, read_region_tables, region_overlaps
 from ovseg.training.region_training import RunFolders
-from tests.training.region_run import IMAGES, rows_of_pairs, rows_of_proposals, write_run
+from tests.training.region_run import IMAGES, NOUNS, rows_of_pairs, rows_of_proposals, write_run
 
 SIZE, GRID = 32, 4
 
@@ -49,6 +49,28 @@ def test_a_mined_noun_has_its_proposal_as_reference() -> None:
     assert mined.pairs == [(0, "kite")]
     overlaps = region_overlaps(mined.regions, mined.references)
     assert overlaps[0].tolist() == pytest.approx([1, 0, 12 / 34, 0])
+
+
+def test_a_mix_has_mined_and_annotated_pairs_and_the_annotated_reference_of_a_noun_with_both() -> None:
+    """Proposals 0 to 3 are the network's, 4 (the sky) and 5 (the sea) are annotated; mining says kite of 0 and sea of 1."""
+    mined = [*rows_of_pairs(0), {**rows_of_pairs(0)[0], "noun": "sea", "proposal": 1}]
+    mixed = SOURCES["mix"](rows_of_proposals(0), mined)
+    assert [row["proposal"] for row in mixed.regions] == [0, 1, 2, 3, 4, 5]
+    assert mixed.pairs == [(0, "kite"), (4, "sky"), (5, "sea")]
+    assert mixed.references["kite"] == mixed.regions[0]["rle"]
+    assert mixed.references["sea"] == mixed.regions[5]["rle"]
+
+
+def test_an_annotated_mask_that_mining_chose_is_one_region_of_a_mix() -> None:
+    mixed = SOURCES["mix"](rows_of_proposals(0), [{**rows_of_pairs(0)[0], "proposal": 5}])
+    assert [row["proposal"] for row in mixed.regions] == [0, 1, 2, 3, 5, 4]
+    assert mixed.pairs == [(4, "kite"), (5, "sky"), (4, "sea")]
+
+
+def test_the_texts_of_a_mix_are_class_names_and_nouns(run: RunFolders) -> None:
+    data = dataset(run, "mix")
+    assert data.tables.texts == sorted([*NOUNS, "sky", "sea"]) and len(data) == IMAGES
+    assert len(data[0]["pairs"]) == len(data[0]["classes"]) == 3
 
 
 def test_masks_are_the_fraction_of_each_patch_that_is_covered(run: RunFolders) -> None:
@@ -107,7 +129,8 @@ def test_an_image_that_changed_is_left_out_with_a_warning(tmp_path: Path, caplog
     assert "left out" in caplog.text
 
 
-def test_a_run_without_what_the_source_needs_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["mined", "mix"])
+def test_a_run_without_what_the_source_needs_is_refused(tmp_path: Path, source: RegionPairs) -> None:
     run = write_run(tmp_path, pairs=False)
-    with pytest.raises(OvsegError, match=r"finetune\.pairs=mined: .*pairs has no pair; loosen .*annotated"):
-        read_region_tables(run.index, run.images, run.proposals, run.pairs, "mined")
+    with pytest.raises(OvsegError, match=rf"finetune\.pairs={source}: .*pairs has no pair; loosen .*annotated"):
+        read_region_tables(run.index, run.images, run.proposals, run.pairs, source)

@@ -25,7 +25,7 @@ Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
-RegionPairs = Literal["annotated", "proposals", "mined"]
+RegionPairs = Literal["annotated", "proposals", "mined", "mix"]
 RegionEncoder = Literal["region_tokens", "biased_tokens"]
 Rule = Literal["best", "one_to_one"]
 Synonyms = Literal["max", "mean", "joined"]
@@ -324,7 +324,8 @@ class FinetuneOptions(TrainingOptions):
     the image tower as a region encoder that sees the whole image once, by OVSeg's contrastive loss ("regions"), MAFT's,
     MaskCLIP++'s, or distillation from a CLIP that sees crops. For region encoders `batch_size` counts images."""
     pairs: RegionPairs = "mined"
-    """What region encoders are trained on: annotated masks, proposals matched to them, or mined pairs."""
+    """What region encoders are trained on: annotated masks, proposals matched to them, mined pairs, or "mix" of annotated
+    masks and mined pairs."""
     region_encoder: RegionEncoder = "region_tokens"
     """The region encoder that is trained: region tokens under a mask (MAFT), or with a learned bias (MaskCLIP++)."""
     start_block: Natural = 8

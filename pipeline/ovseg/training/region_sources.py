@@ -1,7 +1,7 @@
-"""What trains a region encoder, from three sources: annotated masks, proposals matched to them, or mined pairs.
+"""What trains a region encoder: annotated masks, proposals matched to them, mined pairs, or annotated masks and mined pairs.
 
-In all three a class has a reference in an image: the union of its annotated masks or, where nobody annotated, the proposal that
-mining gave its noun. A region and a class are a pair, and how well a region covers a reference is their IoU.
+In all of them a class has a reference in an image: the union of its annotated masks or, where nobody annotated, the proposal
+that mining gave its noun. A region and a class are a pair, and how well a region covers a reference is their IoU.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from ovseg.core.options import RegionPairs
 
 MATCH_IOU = 0.5
 """The smallest IoU with which a proposal takes the class of annotated masks."""
+
+MINED_SOURCES: tuple[RegionPairs, ...] = ("mined", "mix")
+"""The sources that need mined pairs."""
 
 NOWHERE = np.zeros(0, np.int64)
 
@@ -72,10 +75,25 @@ def mined(proposals: Sequence[Row], mined: Sequence[Row]) -> RegionRows:
     return RegionRows(regions, references, [(place[row["proposal"]], row["noun"]) for row in mined])
 
 
+def mix(proposals: Sequence[Row], mined_rows: Sequence[Row]) -> RegionRows:
+    """Regions are the proposals and the annotated masks, each source with its references and pairs.
+
+    A mined noun that is annotated in the image has the union of its annotated masks as reference; its mined pair is left out.
+    """
+    by_hand, by_mining = annotated(proposals, mined_rows), mined(proposals, mined_rows)
+    place = {row["proposal"]: i for i, row in enumerate(by_mining.regions)}
+    others = [row for row in by_hand.regions if row["proposal"] not in place]
+    place |= {row["proposal"]: i for i, row in enumerate(others, start=len(place))}
+    kept = [pair for pair in by_mining.pairs if pair[1] not in by_hand.references]
+    named = [(place[row["proposal"]], row["label"]) for row in by_hand.regions]
+    return RegionRows(by_mining.regions + others, by_mining.references | by_hand.references, kept + named)
+
+
 SOURCES: dict[RegionPairs, Callable[[Sequence[Row], Sequence[Row]], RegionRows]] = {
     "annotated": annotated,
     "proposals": matched_proposals,
     "mined": mined,
+    "mix": mix,
 }
 """For each value of `finetune.pairs` a function of the rows of `proposals` and `pairs` of one image."""
 
@@ -121,7 +139,7 @@ def read_region_tables(index: Path, images: Path, proposals: Path, pairs: Path, 
     """Read the tables of a mining run.
 
     Args:
-        index, proposals, pairs: the folders of the tables of these names; `pairs` is read for mined pairs alone.
+        index, proposals, pairs: the folders of the tables of these names; `pairs` is read where there are mined pairs.
         images: the folder that the files of the index are relative to.
         source: what regions are paired with, see `SOURCES`.
 
@@ -130,21 +148,28 @@ def read_region_tables(index: Path, images: Path, proposals: Path, pairs: Path, 
     """
     columns = ["image_id", "proposal", "rle", "height", "width", "box", "label"]
     masks_table = tables.read(proposals, "proposals", columns).combine_chunks()
-    labelled = masks_table.filter(pc.is_valid(masks_table["label"]))
-    mined_table = tables.read(pairs, "pairs", ["image_id", "noun", "proposal"]) if source == "mined" else None
-    named = labelled if mined_table is None else mined_table
-    if not named.num_rows:
-        remedy = (
-            f"{pairs} has no pair; loosen the thresholds of section select, or set finetune.pairs to annotated"
-            if source == "mined"
-            else f"{proposals} has no annotated mask; set propose.annotations, or finetune.pairs=mined"
-        )
-        raise OvsegError(f"finetune.pairs={source}: {remedy}")
-    texts = sorted(pc.unique(named["label" if mined_table is None else "noun"]).to_pylist())
-    usable = set(pc.unique(named["image_id"]).to_pylist())
+    texts: set[str] = set()
+    usable: set[int] = set()
+    if source != "mined":
+        labelled = masks_table.filter(pc.is_valid(masks_table["label"]))
+        if not labelled.num_rows:
+            raise OvsegError(
+                f"finetune.pairs={source}: {proposals} has no annotated mask; set propose.annotations, or finetune.pairs=mined"
+            )
+        texts.update(pc.unique(labelled["label"]).to_pylist())
+        usable.update(pc.unique(labelled["image_id"]).to_pylist())
+    mined_table = masks_table.slice(0, 0)
+    if source in MINED_SOURCES:
+        mined_table = tables.read(pairs, "pairs", ["image_id", "noun", "proposal"])
+        if not mined_table.num_rows:
+            raise OvsegError(
+                f"finetune.pairs={source}: {pairs} has no pair; loosen the thresholds of section select, or set "
+                "finetune.pairs=annotated"
+            )
+        texts.update(pc.unique(mined_table["noun"]).to_pylist())
+        usable.update(pc.unique(mined_table["image_id"]).to_pylist())
     records = [r for part in tables.parts(index) for r in read_image_records(part, images) if r.image_id in usable]
-    empty = masks_table.slice(0, 0)
-    return RegionTables(records, texts, masks_table, empty if mined_table is None else mined_table, SOURCES[source])
+    return RegionTables(records, sorted(texts), masks_table, mined_table, SOURCES[source])
 
 
 def _unions(regions: Sequence[Row]) -> dict[str, bytes]:

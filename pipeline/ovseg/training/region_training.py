@@ -32,7 +32,7 @@ from ovseg.training.loop import Step, TrainingLoop
 from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.objectives import OBJECTIVES, Objective
 from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
-from ovseg.training.region_sources import RegionTables, read_region_tables
+from ovseg.training.region_sources import MINED_SOURCES, RegionTables, read_region_tables
 from ovseg.training.region_step import RegionStep, RegionTower
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns
@@ -85,7 +85,7 @@ def adapt_regions(
     """
     check_region_options(options)
     tables_ = {name: tables.fingerprint(getattr(run, name), name) for name in ("index", "proposals")}
-    tables_ |= {"pairs": tables.fingerprint(run.pairs, "pairs")} if options.pairs == "mined" else {}
+    tables_ |= {"pairs": tables.fingerprint(run.pairs, "pairs")} if options.pairs in MINED_SOURCES else {}
     teacher = None if options.teacher is None else tables.content_hash(options.teacher)
     parameters = options.model_dump(mode="json", exclude={"init", "teacher"}) | crop.model_dump(mode="json")
     key = step_key(
