@@ -167,6 +167,8 @@ def test_mask_prompts_are_for_crops_alone(tmp_path: Path) -> None:
         '{"encoder": "region_tokens", "start_block": "1"}',
         '{"encoder": "region_tokens", "image_size": 0}',
         '{"encoder": "biased_tokens", "log_bias": 3}',
+        '{"encoder": "region_tokens", "templates": "vild", "template_weights": [1.0]}',
+        '{"encoder": "region_tokens", "template_weights": [1.0]}',
         '{"encoder": "biased_tokens", "start_block": 1, "log_bias": [[1.0]]}',
     ],
 )

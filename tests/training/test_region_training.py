@@ -19,7 +19,9 @@ from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
+from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.runtime import Runtime
+from ovseg.segmentation.class_names import build_vocabulary
 from ovseg.training.adapt import adapt
 from ovseg.training.distributed import World
 from ovseg.training.loop import StepResult
@@ -105,15 +107,40 @@ def test_the_folder_says_what_it_is_made_for_and_stock_open_clip_loads_it(
     out = train(base, run, tmp_path / "out", chosen)
     encoder = json.loads((out / REGION_ENCODER).read_text())
     log_bias = torch.tensor(encoder.pop("log_bias"))
-    assert encoder == {"encoder": "biased_tokens", "start_block": 1, "image_size": 48}
+    weights = tuple(encoder.pop("template_weights"))
+    assert encoder == {"encoder": "biased_tokens", "start_block": 1, "image_size": 48, "templates": "vild"}
     assert log_bias.shape == (2, 2)
     assert (log_bias != -5).any()
+    assert len(weights) == 14 and len(set(weights)) > 1
     card = (out / "README.md").read_text()
     assert "method maskclippp on mined regions" in card
     assert "proposal_network" in card
     assert open_clip.create_model(f"local-dir:{out}") is not None
     loaded = load_adapted(out).regions
-    assert loaded == RegionSettings("biased_tokens", 1, 48, tuple(map(tuple, log_bias.tolist())))
+    assert loaded == RegionSettings("biased_tokens", 1, 48, tuple(map(tuple, log_bias.tolist())), "vild", weights)
+
+
+def test_names_are_embedded_with_the_template_weights_that_were_learned(
+    base: Path, run: RunFolders, tmp_path: Path
+) -> None:
+    """Region times name is the weighted sum of its cosines with the templates; one template needs no weight."""
+    clip = load_adapted(train(base, run, tmp_path / "out", options("maskclippp", base, scale_lr=1e-2)))
+    weights = clip.regions.template_weights
+    assert weights is not None
+    region = torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(0)), dim=0)
+    cosines = clip.encode_texts([form.format("kite") for form in TEMPLATES["vild"]]) @ region
+    expected = sum(weight * float(cosine) for weight, cosine in zip(weights, cosines, strict=True))
+    assert float(clip.embed_names(["kite"], "vild")[0] @ region) == pytest.approx(expected, abs=1e-6)
+    vocabulary = build_vocabulary([["kite"], ["sea", "ocean"]], clip, "vild")
+    assert torch.equal(vocabulary.texts, clip.embed_names(["kite", "sea", "ocean"], "vild"))
+    assert vocabulary.network_texts is not None
+    torch.testing.assert_close(vocabulary.network_texts.norm(dim=1), torch.ones(3))
+    with pytest.raises(
+        OvsegError, match=r"template_weights for the templates vild, not single; set segment\.templates"
+    ):
+        clip.embed_names(["kite"], "single")
+    single = load_adapted(train(base, run, tmp_path / "single", options("maskclippp", base, templates="single")))
+    assert single.regions.template_weights is None
 
 
 def test_no_steps_publish_the_untrained_region_encoder(base: Path, run: RunFolders, tmp_path: Path) -> None:

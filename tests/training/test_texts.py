@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import TEMPLATES
-from ovseg.training.texts import embed_nouns, pick_texts, read_nouns
+from ovseg.training.texts import (
+    draw_synonyms,
+    embed_nouns,
+    embed_synonyms,
+    pick_texts,
+    read_nouns,
+    weigh_templates,
+)
 from tests.training.conftest import NOUNS
 
 
@@ -52,3 +60,30 @@ def test_the_template_of_a_pair_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(first, pick_texts(text_embeddings, ids, seed=1, step=6))
     assert not torch.equal(first, pick_texts(text_embeddings, ids, seed=2, step=5))
     assert len(set(first[:, 0].tolist())) == 14
+
+
+def test_weighed_templates_are_the_linear_map_over_templates_written_out() -> None:
+    """MaskCLIP++'s Linear(T, hidden), Linear(hidden, 1) of the similarities, before a softmax over the classes."""
+    generator = torch.Generator().manual_seed(0)
+    texts, regions = (F.normalize(torch.randn(*shape, generator=generator), dim=-1) for shape in ((14, 5, 8), (3, 8)))
+    first, second = torch.randn(32, 14, generator=generator), torch.randn(1, 32, generator=generator)
+    biases = torch.randn(32, generator=generator), torch.randn(1, generator=generator)
+    similarities = torch.einsum("nd,tkd->nkt", regions, texts)
+    scores = F.linear(F.linear(similarities, first, biases[0]), second, biases[1])[..., 0]
+    weighted = regions @ weigh_templates(texts, (second @ first)[0]).T
+    torch.testing.assert_close(weighted.softmax(1), scores.softmax(1), atol=1e-5, rtol=1e-5)
+
+
+def test_commas_of_a_class_name_separate_its_synonyms(base: Path) -> None:
+    clip = load_adapted(base)
+    texts, synonyms = embed_synonyms(["sea, ocean", "sky", "ocean"], clip, "vild")
+    assert texts.shape == (14, 3, 16)
+    assert synonyms == [[0, 1], [2], [1]]
+    torch.testing.assert_close(texts[4, 1], clip.encode_texts([TEMPLATES["vild"][4].format("ocean")])[0])
+
+
+def test_each_step_has_one_synonym_of_each_class_that_seed_and_step_decide() -> None:
+    synonyms = [[0, 1, 2], [3], [4, 5]]
+    drawn = [draw_synonyms(synonyms, 1, step) for step in range(40)]
+    assert drawn == [draw_synonyms(synonyms, 1, step) for step in range(40)]
+    assert [{row[k] for row in drawn} for k in range(3)] == [set(places) for places in synonyms]

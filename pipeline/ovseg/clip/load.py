@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,13 +23,13 @@ from ovseg.clip.cpu_blocks import PackedBlocks
 from ovseg.clip.passes import CROPS_PER_PASS, TEXTS_PER_PASS, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
-from ovseg.clip.region_settings import CROPS, RegionSettings
+from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings
 from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, text_prompts_applied
 from ovseg.core import crops
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Precision, Templates
-from ovseg.core.vocabulary import Encode
+from ovseg.core.vocabulary import Encode, embed, template_embeddings
 from ovseg.engine.weight_files import respect_offline
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
@@ -120,6 +120,33 @@ class Clip:
             templates: the text templates to use if there are no learned text prompts, which take their place.
         """
         return (self.encode_texts, templates) if self.text_prompts is None else (self.encode_names, "none")
+
+    def embed_names(self, names: Sequence[str], templates: Templates) -> Tensor:
+        """Embed N class names as regions are compared with them: with the learned text prompts or template weights, if any.
+
+        Args:
+            names: N class names.
+            templates: the text templates; ignored where there are learned text prompts.
+
+        Returns:
+            float32 unit vectors `[N, D]`. With template weights the weighted sum of the unit vectors of the templates, which is
+            none: its product with a region embedding is the weighted sum of the cosines (MaskCLIP++).
+
+        Raises:
+            OvsegError: the template weights were learned for other templates.
+        """
+        weights = self.regions.template_weights
+        if weights is None:
+            return embed(names, *self.name_encoder(templates))
+        if templates != self.regions.templates:
+            raise OvsegError(
+                f"the CLIP's {REGION_ENCODER} has template_weights for the templates {self.regions.templates}, not "
+                f"{templates}; set segment.templates and heldout.templates to {self.regions.templates}, or train again with "
+                f"finetune.templates={templates}"
+            )
+        return torch.einsum(
+            "t,ntd->nd", torch.tensor(weights), template_embeddings(names, self.encode_texts, templates)
+        )
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Encode `[N, context]` tokens, N at least 1."""

@@ -12,7 +12,8 @@ from typing import get_args
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.json_files import read_json
-from ovseg.core.options import Encoder
+from ovseg.core.options import Encoder, Templates
+from ovseg.core.vocabulary import TEMPLATES
 
 REGION_ENCODER = "region_encoder.json"
 
@@ -27,12 +28,17 @@ class RegionSettings:
             of the tower's blocks, as in MAFT.
         image_size: side of the square that an image is resized to, in pixels; None for the CLIP's own. Crops have the CLIP's.
         log_bias: for `biased_tokens`: the logarithm of the bias of each block and head; None for the value before training.
+        templates: the text templates that `template_weights` belong to; None without weights.
+        template_weights: the learned weight of a region's similarity to a class name in each template (MaskCLIP++); None for
+            the normalized mean of the templates.
     """
 
     encoder: Encoder = "crops"
     start_block: int | None = None
     image_size: int | None = None
     log_bias: tuple[tuple[float, ...], ...] | None = None
+    templates: Templates | None = None
+    template_weights: tuple[float, ...] | None = None
 
 
 CROPS = RegionSettings()
@@ -65,7 +71,18 @@ def read_settings(folder: Path) -> RegionSettings:
         log_bias = None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
     except (TypeError, ValueError):
         raise OvsegError(f"{path}: log_bias is no table of numbers; copy the file again") from None
-    return RegionSettings(values["encoder"], values.get("start_block"), values.get("image_size"), log_bias)
+    templates, weights = values.get("templates"), values.get("template_weights")
+    if (templates, weights) != (None, None):
+        number = len(TEMPLATES.get(str(templates), ()))
+        if not number or not isinstance(weights, list) or [type(weight) for weight in weights] != [float] * number:
+            raise OvsegError(
+                f"{path}: template_weights are no list of numbers for the templates {templates!r}, one of "
+                f"{', '.join(f'{name} ({len(forms)})' for name, forms in TEMPLATES.items())}; copy the file again"
+            )
+        weights = tuple(weights)
+    return RegionSettings(
+        values["encoder"], values.get("start_block"), values.get("image_size"), log_bias, templates, weights
+    )
 
 
 def write_settings(settings: RegionSettings, folder: Path) -> None:

@@ -54,7 +54,14 @@ def mean_embeddings(
     names: Sequence[str], encode: Encode, templates: Templates, batch_size: int = TEXTS_AT_A_TIME
 ) -> Tensor:
     """Return the mean of the unit vectors of each name's templates, float32 `[N, D]`; see `embed` for the arguments."""
+    return template_embeddings(names, encode, templates, batch_size).mean(1)
+
+
+def template_embeddings(
+    names: Sequence[str], encode: Encode, templates: Templates, batch_size: int = TEXTS_AT_A_TIME
+) -> Tensor:
+    """Return the unit vectors of each name in each of T templates, float32 `[N, T, D]`; see `embed` for the arguments."""
     forms = TEMPLATES[templates]
     texts = [form.format(name) for name in names for form in forms]
     encoded = torch.cat([encode(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
-    return encoded.reshape(len(names), len(forms), -1).mean(1)
+    return encoded.reshape(len(names), len(forms), -1)

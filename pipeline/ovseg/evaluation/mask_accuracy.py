@@ -29,7 +29,6 @@ from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill, Orientation, Templates
-from ovseg.core.vocabulary import embed
 from ovseg.datasets.coco import find_image, open_coco
 from ovseg.datasets.references import category_names, check_categories, check_listed_images
 from ovseg.datasets.store import Record
@@ -112,7 +111,7 @@ def measure_mask_accuracy(
         numbers = {name: i for i, name in enumerate(names)}
         records = list(islice(store.images(), limit))
         regions = _regions(records, images, orientation, source, numbers, counts, examples)
-        texts = {name: embed(names, *clip.name_encoder(templates)) for name, clip in clips.items()}
+        texts = {name: clip.embed_names(names, templates) for name, clip in clips.items()}
         crop = partial(_crops, first, fill=fill, antialias=antialias, batch_size=batch_size)
         inputs = crop(regions) if first.regions.encoder == "crops" else _whole_images(first, regions)
         for batch, first_input, second_input in inputs:

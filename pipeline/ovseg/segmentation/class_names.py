@@ -32,11 +32,11 @@ class Vocabulary:
 
     Attributes:
         names: the shown name of each of K classes.
-        texts: unit vectors, float32 `[M, D]`.
+        texts: what region embeddings are multiplied with, float32 `[M, D]`: unit vectors, but for a CLIP with template weights.
         owner: the class of each text, int64 `[M]`.
         phrases: all names of all classes, which the texts stand for.
-        network_texts: the texts by which the proposal network classifies, `[M, D]`, where CLIP has learned text prompts: the
-            network was trained with templates. None for `texts`.
+        network_texts: the texts by which the proposal network classifies, `[M, D]`, where CLIP has learned text prompts or
+            template weights: the network was trained with plain templates. None for `texts`.
     """
 
     names: tuple[str, ...]
@@ -46,13 +46,13 @@ class Vocabulary:
     network_texts: Tensor | None = None
 
     def similarity(self, embeddings: Tensor) -> Tensor:
-        """Return the cosine similarity of CLIP's embeddings and classes: the largest over the texts of each class.
+        """Return the similarity of CLIP's embeddings and classes: the largest over the texts of each class.
 
         Args:
             embeddings: unit vectors `[Q, D]`.
 
         Returns:
-            float64 `[Q, K]` in [-1, 1].
+            float64 `[Q, K]`: cosines, in [-1, 1]; with template weights their weighted sum over the templates.
         """
         return self._similarity(embeddings, self.texts)
 
@@ -62,7 +62,7 @@ class Vocabulary:
 
     def _similarity(self, embeddings: Tensor, texts: Tensor) -> Tensor:
         cosines = torch.round((embeddings @ texts.T).double(), decimals=DIGITS)
-        largest = cosines.new_full((len(embeddings), len(self.names)), -1.0)
+        largest = cosines.new_full((len(embeddings), len(self.names)), -torch.inf)
         return largest.scatter_reduce(1, self.owner.expand(len(embeddings), -1), cosines, "amax")
 
 
@@ -101,14 +101,21 @@ def build_vocabulary(
     def embed_phrases(encode: Encode, templates: Templates) -> Tensor:
         if synonyms != "mean":
             return embed(phrases, encode, templates)
-        means = mean_embeddings(phrases, encode, templates)
-        return F.normalize(torch.stack([means[owner == k].mean(0) for k in range(len(names))]), dim=-1)
+        return F.normalize(mean_of_names(mean_embeddings(phrases, encode, templates)), dim=-1)
+
+    def mean_of_names(vectors: Tensor) -> Tensor:
+        return torch.stack([vectors[owner == k].mean(0) for k in range(len(names))])
 
     text_owner = torch.arange(len(names)) if synonyms == "mean" else owner
     network_texts = embed_phrases(clip.encode_texts, templates)
-    if clip.text_prompts is None:
+    if clip.regions.template_weights is not None:
+        weighted = clip.embed_names(phrases, templates)
+        texts = mean_of_names(weighted) if synonyms == "mean" else weighted
+    elif clip.text_prompts is not None:
+        texts = embed_phrases(*clip.name_encoder(templates))
+    else:
         return Vocabulary(names, network_texts, text_owner, phrases)
-    return Vocabulary(names, embed_phrases(*clip.name_encoder(templates)), text_owner, phrases, network_texts)
+    return Vocabulary(names, texts, text_owner, phrases, network_texts)
 
 
 def check_names(classes: Sequence[tuple[str, ...]]) -> None:

@@ -93,6 +93,14 @@ def all_reduce_sum(number: float, world: World) -> float:
     return float(numbers.item())
 
 
+def average_gradient(parameter: Tensor, world: World) -> None:
+    """Average the gradient of a parameter that is no part of a wrapped module; a rank without one counts as zeros."""
+    if world.size > 1 and parameter.requires_grad:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(gradient)
+        parameter.grad = gradient / world.size
+
+
 def barrier(world: World) -> None:
     """Wait until all ranks are here."""
     if world.size > 1:

@@ -24,7 +24,6 @@ from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, wh
 from ovseg.core import crops, hashing, masks
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.options import CropOptions, HeldoutOptions, Templates
-from ovseg.core.vocabulary import embed
 from ovseg.datasets.coco import find_image
 from ovseg.datasets.references import category_names
 from ovseg.proposals import Proposal
@@ -61,7 +60,7 @@ class HeldoutMasks:
         Args:
             clip: a CLIP of the input size and the region encoder that the masks were read for.
         """
-        texts = embed(self.names, *clip.name_encoder(self.templates))
+        texts = clip.embed_names(self.names, self.templates)
         if clip.regions.encoder == "crops":
             images, crop_masks = (torch.cat(tensors) for tensors in zip(*self.inputs, strict=True))
             embeddings = clip.encode_crops(images, crop_masks)

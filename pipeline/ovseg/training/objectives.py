@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,7 +29,7 @@ from ovseg.training.mask_aware import (
     self_distillation,
 )
 from ovseg.training.region_dataset import RegionBatch
-from ovseg.training.texts import pick_texts
+from ovseg.training.texts import pick_texts, weigh_templates
 
 SCALE = 100.0  # of the softmax of MAFT and of distilled classes, whatever logit scale the CLIP has
 
@@ -43,6 +44,7 @@ class RegionOutputs:
         frozen: the same from the CLIP that the training started from; None if the objective does not need it.
         teacher: unit vectors `[N, D]` of the real regions' crops; None without a teacher.
         texts: unit vectors `[T, K, D]`.
+        template_weights: `[T]`, for `classify_regions`.
         scale: the logit scale, a scalar.
         step: the number of the step.
     """
@@ -52,6 +54,7 @@ class RegionOutputs:
     frozen: Tensor | None
     teacher: Tensor | None
     texts: Tensor
+    template_weights: Tensor
     scale: Tensor
     step: int
 
@@ -70,6 +73,7 @@ class Objective:
         clip_norm: the largest norm of the gradient.
         frozen: whether the loss needs the whole images' embeddings of the CLIP as it was.
         teacher: whether a teacher is needed, can be given, or is of no use.
+        weighs_templates: whether the loss has a learned weight for each text template, and one synonym of each class a step.
     """
 
     loss: RegionLoss
@@ -78,6 +82,7 @@ class Objective:
     clip_norm: float = math.inf
     frozen: bool = False
     teacher: Literal["needed", "possible", "unused"] = "possible"
+    weighs_templates: bool = False
 
 
 def contrast_regions(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
@@ -111,13 +116,13 @@ def mask_aware(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOpti
 def classify_regions(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
     """MaskCLIP++ (arXiv 2412.11464): balanced cross-entropy over all K classes; with a teacher, the distillation is added.
 
-    Its map of similarities over templates is affine. Of one template that is a scale, which is the CLIP's logit scale, and a
-    bias, which the softmax ignores.
+    Logits are a linear map of the similarities to the templates of a class, see `weigh_templates`.
     """
     image, region, label = batch["pairs"].to(outputs.regions.device).unbind(1)
     if not len(label):
         return outputs.regions.sum() * 0 + _distillation(outputs, batch, options)
-    logits = outputs.scale * outputs.regions[image, region] @ outputs.texts[0].T
+    weighted = weigh_templates(outputs.texts, outputs.template_weights)
+    logits = outputs.scale * outputs.regions[image, region] @ weighted.T
     return balanced_cross_entropy(logits, image, label) + _distillation(outputs, batch, options)
 
 
@@ -130,7 +135,8 @@ def distil(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions)
     student = outputs.regions[batch["real"].to(outputs.regions.device)]
     if options.distil_loss == "cosine":
         return crop_distillation(student, outputs.teacher)
-    return class_distillation(student, outputs.teacher, outputs.texts[0], SCALE)
+    texts = outputs.texts[0] if len(outputs.texts) == 1 else F.normalize(outputs.texts.mean(0), dim=-1)
+    return class_distillation(student, outputs.teacher, texts, SCALE)
 
 
 def _distillation(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
@@ -152,7 +158,7 @@ OBJECTIVES: dict[Method, Objective] = {
     "maft": Objective(
         mask_aware, ATTENTION_AND_NORMS, schedule=warmup_poly, clip_norm=0.01, frozen=True, teacher="unused"
     ),
-    "maskclippp": Objective(classify_regions, ATTENTION_INPUTS, clip_norm=0.01),
+    "maskclippp": Objective(classify_regions, ATTENTION_INPUTS, clip_norm=0.01, weighs_templates=True),
     "distil": Objective(distil, teacher="needed"),
 }
 """The methods that train on whole images, the values of `finetune.method` but "crops"."""

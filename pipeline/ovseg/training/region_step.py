@@ -9,7 +9,7 @@ Shapes: B images of this rank, S side of the input, Q regions, g grid of patches
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,12 +22,26 @@ from ovseg.clip.embedding_files import write_embeddings
 from ovseg.clip.load import Clip
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
-from ovseg.core.options import FinetuneOptions
-from ovseg.training.distributed import World, accumulate, all_reduce_sum
+from ovseg.core.options import FinetuneOptions, Templates
+from ovseg.training.distributed import World, accumulate, all_reduce_sum, average_gradient
 from ovseg.training.loop import StepResult, explain_out_of_memory
 from ovseg.training.objectives import Objective, RegionOutputs
 from ovseg.training.precision import autocast_context
 from ovseg.training.region_dataset import RegionBatch
+from ovseg.training.texts import draw_synonyms
+
+
+@dataclass(frozen=True)
+class TemplateWeights:
+    """A learned weight for each text template.
+
+    Attributes:
+        templates: the name of the templates.
+        values: `[T]`.
+    """
+
+    templates: Templates
+    values: nn.Parameter
 
 
 class RegionTower(nn.Module):
@@ -37,12 +51,17 @@ class RegionTower(nn.Module):
         clip: the CLIP; the weights of its image tower are trained in place.
         start_block: the number of blocks that run without regions.
         log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for `region_tokens`.
+        template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
+            module, whose forward pass has no use for them.
     """
 
-    def __init__(self, clip: Clip, start_block: int, log_bias: Tensor | None) -> None:
+    def __init__(
+        self, clip: Clip, start_block: int, log_bias: Tensor | None, template_weights: TemplateWeights | None = None
+    ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
         self.start_block = start_block
+        self.template_weights = template_weights
         self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
@@ -80,7 +99,9 @@ class RegionStep:
         frozen: its copy of before the training; None if the objective needs none.
         teach: function from crops `[C, 3, s, s]` and masks to the teacher's unit vectors `[C, D]`; None without a teacher.
         log_scale: the logarithm of the logit scale, a scalar.
-        texts: unit vectors `[T, K, D]`.
+        texts: unit vectors `[T, M, D]` of all synonyms of K classes.
+        synonyms: for each class the places of its synonyms in [0, M), one of which is drawn for a step; None if M is K.
+        template_weights: `[T]`.
         batches: the batches of this rank.
         micro_size: the number of images in memory at a time.
         options: the parameters of the training.
@@ -93,6 +114,8 @@ class RegionStep:
     teach: Callable[[Tensor, Tensor], Tensor] | None
     log_scale: Tensor
     texts: Tensor
+    synonyms: Sequence[Sequence[int]] | None
+    template_weights: Tensor
     batches: Iterator[RegionBatch]
     micro_size: int
     options: FinetuneOptions
@@ -119,7 +142,8 @@ class RegionStep:
             whole=vectors[:, -1],
             frozen=self._whole_images_of_frozen(pieces),
             teacher=self._teacher_vectors(batch),
-            texts=self.texts,
+            texts=self._texts(number),
+            template_weights=self.template_weights,
             scale=self.log_scale.exp(),
             step=number,
         )
@@ -135,14 +159,14 @@ class RegionStep:
                 vectors_again = self._encode(self.tower, *piece)
                 with autocast_context(self.world.device, self.options.precision):
                     torch.autograd.backward(vectors_again, part)
-        self._average_scale_gradient()
+        for parameter in (self.log_scale, self.template_weights):  # no parts of the wrapped module
+            average_gradient(parameter, self.world)
         return torch.tensor(all_reduce_sum(float(loss.detach()), self.world) / self.world.size)
 
-    def _average_scale_gradient(self) -> None:
-        """The logit scale is no part of the wrapped module, so its gradient is averaged here; a rank may have no pair."""
-        if self.world.size > 1 and self.log_scale.requires_grad:
-            own = 0.0 if self.log_scale.grad is None else float(self.log_scale.grad)
-            self.log_scale.grad = torch.full_like(self.log_scale, all_reduce_sum(own, self.world) / self.world.size)
+    def _texts(self, number: int) -> Tensor:
+        if self.synonyms is None:
+            return self.texts
+        return self.texts[:, draw_synonyms(self.synonyms, self.options.seed, number)]
 
     def _encode(self, tower: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
         with autocast_context(self.world.device, self.options.precision):

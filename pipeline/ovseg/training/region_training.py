@@ -23,7 +23,8 @@ from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision
+from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision, Templates
+from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import TrainableParameters
@@ -33,9 +34,9 @@ from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.objectives import OBJECTIVES, Objective
 from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
 from ovseg.training.region_sources import MINED_SOURCES, RegionTables, read_region_tables
-from ovseg.training.region_step import RegionStep, RegionTower
+from ovseg.training.region_step import RegionStep, RegionTower, TemplateWeights
 from ovseg.training.run import Training, publish_training
-from ovseg.training.texts import embed_nouns
+from ovseg.training.texts import embed_nouns, embed_synonyms
 from ovseg.training.tower import ADAM_BETAS, MAX_LOG_SCALE
 
 
@@ -141,7 +142,11 @@ def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSetti
         options: the parameters of the training.
     """
     log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    return RegionSettings(options.region_encoder, options.start_block, options.image_size, log_bias)
+    settings = RegionSettings(options.region_encoder, options.start_block, options.image_size, log_bias)
+    weights = tower.template_weights
+    if weights is None:
+        return settings
+    return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))
 
 
 def check_region_options(options: FinetuneOptions) -> Objective:
@@ -199,13 +204,25 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
         )
     biased = options.region_encoder == "biased_tokens"
     log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None  # type: ignore[arg-type]
-    tower = RegionTower(clip, options.start_block, log_bias)
+    tower = RegionTower(clip, options.start_block, log_bias, new_template_weights(clip, options))
     pattern = OBJECTIVES[options.method].trains
     for name, parameter in tower.visual.named_parameters():
         parameter.requires_grad_(pattern.fullmatch(name) is not None)
     if not any(p.requires_grad for p in tower.visual.parameters()):
         raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
     return tower
+
+
+def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
+    """Return 1 / T for each of T templates if the method learns their weights; otherwise None.
+
+    One template needs no weight, as the logit scale is one. Learned text prompts take the place of templates.
+    """
+    templates: Templates = "vild" if options.templates == "random-per-step" else options.templates
+    number = len(TEMPLATES[templates])
+    if not OBJECTIVES[options.method].weighs_templates or number == 1 or clip.text_prompts is not None:
+        return None
+    return TemplateWeights(templates, nn.Parameter(torch.full((number,), 1 / number, device=clip.mean.device)))
 
 
 def build_region_loop(
@@ -234,7 +251,12 @@ def build_region_loop(
         OvsegError: the batch cannot be divided, or the teacher cannot be loaded or has another joint width.
     """
     objective = check_region_options(options)
-    texts = embed_nouns(regions.texts, clip, options.templates).to(world.device)
+    synonyms: list[list[int]] | None = None
+    if objective.weighs_templates:
+        texts, synonyms = embed_synonyms(regions.texts, clip, options.templates)
+    else:
+        texts = embed_nouns(regions.texts, clip, options.templates)
+    weights = torch.ones(len(texts)) if tower.template_weights is None else tower.template_weights.values
     teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world, options.precision)
     color = crops.fill_color(crop.fill, clip.mean.tolist())
     given = None
@@ -254,7 +276,9 @@ def build_region_loop(
             frozen=frozen,
             teach=None if teacher is None else teacher.encode_crops,
             log_scale=log_scale,
-            texts=texts,
+            texts=texts.to(world.device),
+            synonyms=synonyms,
+            template_weights=weights.to(world.device),
             batches=read_regions(data, options.batch_size, world.rank, world.size, steps_done, runtime.workers),
             micro_size=micro_size,
             options=options,
@@ -262,6 +286,8 @@ def build_region_loop(
         )
 
     trained = {key: p for key, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": log_scale}
+    if tower.template_weights is not None:
+        trained["template_weights"] = tower.template_weights.values
     optimizer = region_optimizer(tower, log_scale, options)
     return TrainingLoop(
         steps=steps,
@@ -276,12 +302,13 @@ def build_region_loop(
 
 
 def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: FinetuneOptions) -> AdamW:
-    """Make AdamW: the image tower at `options.lr`, learned biases and the logit scale at `options.scale_lr`.
+    """Make AdamW: the image tower at `options.lr`; learned biases, template weights and logit scale at `options.scale_lr`.
 
     Its epsilon is torch's, 1e-8: CLIP's 1e-6 is not small beside a gradient that is clipped to a norm of 0.01.
     """
     named = [p for p in tower.visual.parameters() if p.requires_grad]
-    others = [p for p in (tower.log_bias, log_scale) if p is not None and p.requires_grad]
+    weights = None if tower.template_weights is None else tower.template_weights.values
+    others = [p for p in (tower.log_bias, weights, log_scale) if p is not None and p.requires_grad]
     groups = [
         {"params": others, "lr": options.scale_lr or options.lr, "weight_decay": 0.0},
         {"params": [p for p in named if p.ndim < 2], "lr": options.lr, "weight_decay": 0.0},

@@ -6,6 +6,7 @@ Shapes: T templates, K nouns, G pairs of the global batch, D joint width.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import TrainTemplates
-from ovseg.core.vocabulary import TEMPLATES, TEXTS_AT_A_TIME, embed
+from ovseg.core.vocabulary import template_embeddings
 
 
 def read_nouns(shards: Path) -> list[str]:
@@ -54,12 +55,62 @@ def embed_nouns(nouns: list[str], clip: Clip, templates: TrainTemplates) -> Tens
     if clip.text_prompts is not None:
         templates = "none"
     if templates != "random-per-step":
-        return embed(nouns, *clip.name_encoder(templates))[None]
-    forms = TEMPLATES["vild"]
-    texts = [form.format(noun) for form in forms for noun in nouns]
-    batches = [texts[i : i + TEXTS_AT_A_TIME] for i in range(0, len(texts), TEXTS_AT_A_TIME)]
-    encoded = torch.cat([clip.encode_texts(batch) for batch in batches])
-    return encoded.reshape(len(forms), len(nouns), -1)
+        return clip.embed_names(nouns, templates)[None]
+    return template_embeddings(nouns, clip.encode_texts, "vild").transpose(0, 1).contiguous()
+
+
+def embed_synonyms(classes: list[str], clip: Clip, templates: TrainTemplates) -> tuple[Tensor, list[list[int]]]:
+    """Encode all synonyms of classes, each template separately. The commas of a class name stand between its synonyms.
+
+    Args:
+        classes: K class names, such as "building, edifice".
+        clip: the CLIP whose text tower encodes them.
+        templates: the templates. Learned text prompts of the CLIP take their place.
+
+    Returns:
+        unit vectors `[T, M, D]` on the CPU, and for each class the places of its synonyms in [0, M).
+    """
+    parts = [[part.strip() for part in name.split(",") if part.strip()] or [name] for name in classes]
+    distinct = {part: i for i, part in enumerate(dict.fromkeys(part for names in parts for part in names))}
+    if clip.text_prompts is not None:
+        texts = embed_nouns(list(distinct), clip, "none")
+    elif templates == "random-per-step":
+        texts = embed_nouns(list(distinct), clip, templates)
+    else:
+        texts = template_embeddings(list(distinct), clip.encode_texts, templates).transpose(0, 1).contiguous()
+    return texts, [[distinct[part] for part in names] for names in parts]
+
+
+def draw_synonyms(synonyms: Sequence[Sequence[int]], seed: int, step: int) -> list[int]:
+    """Draw one synonym of each class, by seed and step alone.
+
+    Args:
+        synonyms: for each of K classes the places of its synonyms, see `embed_synonyms`.
+        seed: the seed of the training.
+        step: the number of the training step.
+
+    Returns:
+        K places.
+    """
+    rng = np.random.default_rng([seed, step])
+    return [places[int(rng.integers(len(places)))] for places in synonyms]
+
+
+def weigh_templates(texts: Tensor, weights: Tensor) -> Tensor:
+    """Combine the templates of class names by learned weights: the linear PSM of MaskCLIP++ (arXiv 2412.11464).
+
+    That maps the T similarities s of a region r and a class to one score, W2 (W1 s + b1) + b2 without a non-linearity, so to a
+    weighted sum of the similarities and a constant, which the softmax over classes ignores. As they are cosines, the sum is
+    r times the weighted sum of the texts.
+
+    Args:
+        texts: unit vectors `[T, K, D]`.
+        weights: `[T]`.
+
+    Returns:
+        `[K, D]`, no unit vectors.
+    """
+    return torch.einsum("t,tkd->kd", weights, texts)
 
 
 def pick_texts(text_embeddings: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
