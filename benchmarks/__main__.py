@@ -1,4 +1,4 @@
-"""Run all benchmarks (about 25 minutes on two cores), or those that are named.
+"""Run all benchmarks (about 35 minutes on two cores), or those that are named.
 
     python -m benchmarks [--all] [NAME ...]
 
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluator, inputs, loader, memory, nouns, score, segment, train
+from benchmarks import evaluator, inputs, loader, memory, nouns, regions, score, segment, train
 from benchmarks.results import Benchmark, Options, measure
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "train": train.run,
     "loader": loader.run,
     "segment": segment.run,
+    "regions": regions.run,
     "evaluator": evaluator.run,
 }
 
