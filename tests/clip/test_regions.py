@@ -132,7 +132,10 @@ def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: P
     ("tower", "settings", "message"),
     [
         ("convnext", RegionSettings("region_tokens"), r"region_tokens cannot be used: .*ConvNeXt.*crops"),
-        ("resnet", RegionSettings("pooled"), r"pooled cannot be used: .*no ConvNeXt"),
+        ("resnet", RegionSettings("pooled"), r"pooled cannot be used: .*ModifiedResNet is no ConvNeXt.*crops"),
+        ("resnet", RegionSettings("region_tokens"), r"region_tokens cannot be used: .*ModifiedResNet.*crops"),
+        ("siglip", RegionSettings("region_tokens"), r"VisionTransformer pools its patches by attention.*crops"),
+        ("siglip", RegionSettings("biased_tokens"), r"VisionTransformer pools its patches by attention.*crops"),
         ("scale as a vector", RegionSettings("region_tokens", 2), r"start_block=2.*0 to 1"),
         ("scale as a vector", RegionSettings("region_tokens", image_size=50), r"50 x 50 .* patches of 8 x 8.*multiple"),
         (

@@ -54,5 +54,6 @@ def _convnext(visual: nn.Module) -> Any:
         return visual.trunk
     name = type(getattr(visual, "trunk", visual)).__name__
     raise OvsegError(
-        f"image tower {name} is no ConvNeXt, whose last map is averaged over masks; for a ViT use region_tokens"
+        f"image tower {name} is no ConvNeXt, whose last map is averaged over masks; use region_tokens for a plain ViT, "
+        "crops for any other tower"
     )
