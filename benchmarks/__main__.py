@@ -4,18 +4,18 @@
 
 Each benchmark prints a table and writes `benchmarks/results/<name>-<machine>.json`. Run nothing else in the meantime: the
 file records the load that other processes caused. `--smoke` runs everything on a few images in a minute or two and writes
-nothing.
+nothing. `python -m benchmarks gpu` stands alone: it is for a machine with a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluator, inputs, loader, memory, nouns, regions, score, segment, train
+from benchmarks import evaluator, gpu, inputs, loader, memory, nouns, regions, score, segment, train
 from benchmarks.results import Benchmark, Options, measure
+from ovseg.engine.process import end_process
 
 BENCHMARKS: dict[str, Benchmark] = {
     "score": score.run,
@@ -26,27 +26,32 @@ BENCHMARKS: dict[str, Benchmark] = {
     "segment": segment.run,
     "regions": regions.run,
     "evaluator": evaluator.run,
+    "gpu": gpu.run,
 }
+BY_DEFAULT = [name for name in BENCHMARKS if name != "gpu"]
 
 
 def main() -> int:
     """Run the benchmarks; the exit code is 0 if every target is met, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=inputs.HELP)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all but gpu"
+    )
     parser.add_argument("--all", action="store_true", help="score: also measure fp32")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to check that it runs; writes no results")
+    parser.add_argument("--smoke", "--tiny", action="store_true", help="tiny sizes, to check that it runs; no results")
+    parser.add_argument("--device", default="auto", help="gpu: the torch device, such as cpu or cuda:1")
+    parser.add_argument("--out", type=Path, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     met = True
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or BY_DEFAULT:
         with tempfile.TemporaryDirectory(prefix="ovseg-bench-") as folder:
-            met &= measure(
-                name, BENCHMARKS[name], Options(Path(folder), all_variants=arguments.all, smoke=arguments.smoke)
-            )
+            options = Options(Path(folder), arguments.all, arguments.smoke, arguments.device, arguments.out)
+            met &= measure(name, BENCHMARKS[name], options)
     return 0 if met else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
+from benchmarks.rates import RATES, Rate, add_rates
+
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow", "pycocotools", "pyarrow", "spacy", "thinc", "webdataset")
 MAX_OTHER_LOAD = 0.05  # fraction of all cores; more load of other processes distorts the figures
@@ -32,11 +34,15 @@ class Options:
         folder: empty scratch folder, which is removed afterwards.
         all_variants: True also measures the slower variants.
         smoke: True uses tiny sizes, only to check that the benchmark runs.
+        device: the torch device, or "auto"; for the benchmark `gpu`.
+        out: the folder of the result; None for benchmarks/results, and for nothing with tiny sizes.
     """
 
     folder: Path
     all_variants: bool = False
     smoke: bool = False
+    device: str = "auto"
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,14 @@ class Result:
         rows: rows of the table, all with the same columns.
         targets: ratios that must be reached.
         measurements: all measurements of each variant, from `interleave`.
+        rates: rates for the planner.
     """
 
     setup: dict[str, str | float]
     rows: list[Row]
     targets: list[Target] = field(default_factory=list)
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
+    rates: list[Rate] = field(default_factory=list)
 
 
 Benchmark = Callable[[Options], Result]
@@ -101,7 +109,7 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
     loads = [m.other_load for measurements in result.measurements.values() for m in measurements]
     mean_load = mean(loads) if loads else load["fraction"]
     print_table(name, result, time.monotonic() - start, mean_load)
-    if not options.smoke:
+    if not options.smoke or options.out:
         record = {
             "benchmark": name,
             "command": f"python -m benchmarks {name}{' --all' if options.all_variants else ''}",
@@ -111,16 +119,20 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
             "other_load": round(mean_load, 3),
             "setup": result.setup,
             "rows": [rounded(row) for row in result.rows],
+            **({"rates": [rounded(rate._asdict()) for rate in result.rates]} if result.rates else {}),
             "targets": [{**rounded(vars(t)), "met": t.met} for t in result.targets],
             "measurements": {
                 variant: [rounded(m._asdict()) for m in measurements]
                 for variant, measurements in result.measurements.items()
             },
         }
-        FOLDER.mkdir(exist_ok=True)
-        path = FOLDER / f"{name}-{slug()}.json"
+        folder = options.out or FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}-{slug()}.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"-> benchmarks/results/{path.name}")
+        print(f"-> {path}")
+    if result.rates and not options.smoke and (number := add_rates(result.rates)):
+        print(f"-> {RATES}: {number} rates")
     return all(target.met for target in result.targets)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ovseg.core import masks
 from ovseg.engine.process import start_process
-from ovseg.engine.runtime import Runtime
+from ovseg.engine.runtime import Runtime, devices
 
 start_process()  # as the commands do
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,12 @@ TINY: dict[str, Any] = {
 THINGS = ("star", "key", "boat", "fish", "guitar", "kite")
 
 Row = dict[str, Any]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of GPUs where there is none."""
+    if item.get_closest_marker("gpu") and devices("auto") == ("cpu",):
+        pytest.skip("this machine has no CUDA device")
 
 
 def pytest_unconfigure() -> None:

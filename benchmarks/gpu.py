@@ -1,0 +1,257 @@
+"""One command that shows that everything runs on a GPU, and how fast: correctness on the tiny recipe, then speed.
+
+    python -m benchmarks gpu                       at most 8 minutes on one H100
+    python -m benchmarks gpu --device cpu --tiny   the same code on two cores, in two minutes, with the demo's small models
+
+Correctness (`gpu_checks`): each stage of the tiny recipe on the CPU and on the device, whose pairs and figures must agree but
+for rounding; bf16; a training that is stopped and continued; two processes if there are two GPUs; the message when memory is
+full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, a step of the proposal network at 640
+pixels, regions of an image in one pass, and the loader. The rates are written into the planner's rates.json, so that
+`ovseg plan` knows this GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu_checks import run_checks
+from benchmarks.inputs import ROOT
+from benchmarks.rates import Rate
+from benchmarks.results import Options, Result, Row, Target, machine, slug
+from benchmarks.train import finetune_flops, finetune_rate, matrix_peak, prompt_rate
+from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import encode_in_one_pass, with_regions
+from ovseg.engine.runtime import devices
+from ovseg.proposals.network import build_network
+from ovseg.training.annotated_dataset import Scene
+from ovseg.training.distributed import World
+from ovseg.training.loader import load_shards
+from ovseg.training.mask_objective import MaskObjective, mask_step
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the speed is measured with; the tiny ones are for the CPU.
+
+    Attributes:
+        models: names of CLIPs, as `load_clip` takes them.
+        batch: crops or pairs of a batch.
+        regions: regions of an image that are encoded in one pass.
+        image: side of that image, as a number of input sizes of the CLIP.
+        backbone: backbone of the proposal network.
+        pixels, images: side and number of its images.
+        seconds: seconds of each measurement.
+        splits: images of each split of the demo that the checks draw.
+    """
+
+    models: tuple[str, ...] = ("ViT-B-16", "ViT-L-14")
+    batch: int = 256
+    regions: int = 100
+    image: int = 2
+    backbone: str = "resnet101c"
+    pixels: int = 640
+    images: int = 8
+    seconds: float = 3.0
+    splits: Mapping[str, int] = field(default_factory=lambda: {"train": 48, "val": 8, "benchmark": 8})
+
+
+TINY = Sizes(
+    models=(f"local-dir:{ROOT / 'data' / 'demo' / 'clip'}",),
+    batch=32,
+    regions=8,
+    backbone="resnet10t",
+    pixels=64,
+    images=2,
+    seconds=0.2,
+    splits={"train": 16, "val": 4, "benchmark": 4},
+)
+
+
+class Speed(NamedTuple):
+    """A measured speed, and what it was measured with."""
+
+    rate: Rate
+    unit: str
+    detail: str
+    seconds: float
+
+
+def run(options: Options) -> Result:
+    name = devices(options.device)[0]
+    device, sizes = torch.device(name), TINY if options.smoke else Sizes()
+    checks, stages = run_checks(options.folder / "checks", name, sizes.splits)
+    peak = matrix_peak(device)
+    speeds = [
+        *(speed for model in sizes.models for speed in clip_speeds(model, sizes, device, peak)),
+        network_speed(sizes, device),
+        loader_speed(options.folder / "checks" / "device" / "shards", sizes),
+    ]
+    results = {True: "passed", False: "FAILED", None: "skipped"}
+    rows: list[Row] = [
+        {"what": c.name, "result": results[c.passed], "seconds": c.seconds, "detail": c.detail} for c in checks
+    ]
+    rows += [
+        {
+            "what": f"{speed.rate.work} {_short(speed.rate.model)}".rstrip(),
+            "result": f"{speed.rate.per_second:,.1f} {speed.unit}/s",
+            "seconds": speed.seconds,
+            "detail": speed.detail,
+        }
+        for speed in speeds
+    ]
+    setup: dict[str, str | float] = {
+        "device": name if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "peak TFLOP/s": peak / 1e12,
+        **{f"stage {stage}, s": seconds for stage, seconds in stages.items()},
+    }
+    targets = [Target(check.name, float(bool(check.passed)), 1.0) for check in checks if check.passed is not None]
+    return Result(setup, rows, targets, rates=[speed.rate for speed in speeds])
+
+
+def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> list[Speed]:
+    """How fast a CLIP encodes crops, is finetuned, learns mask prompts, and encodes the regions of an image at once.
+
+    Args:
+        model: the name of the CLIP.
+        sizes: batches and times.
+        device: the torch device.
+        peak: operations a second of the fastest matrix product on the device, in bf16.
+    """
+    clip = load_clip(model, None if model.startswith("local-dir:") else "random", str(device), "bf16")
+    crops = torch.randint(256, (sizes.batch, 3, clip.size, clip.size), dtype=torch.uint8)
+    per_crop = forward_flops(clip)
+
+    def encode() -> int:
+        return len(clip.encode_crops(crops))
+
+    def train(variant: Callable[[int], float]) -> Callable[[], float]:
+        return lambda: variant(0)
+
+    speeds = [_measure("encode", model, "crops", encode, sizes, lambda rate: _share(rate * per_crop / peak))]
+    flops = finetune_flops(model, device)
+    for work, variant in (
+        ("finetune", finetune_rate(model, sizes.batch, device)),
+        ("prompt", prompt_rate(model, sizes.batch, device)),
+    ):
+        start = time.perf_counter()
+        per_second = train(variant)()
+        detail = f"batch {sizes.batch}" + (f", {_share(per_second * flops / peak)}" if work == "finetune" else "")
+        speeds.append(_speed(work, model, per_second, "pairs", detail, time.perf_counter() - start))
+    side = sizes.image * clip.size
+    one_pass = with_regions(clip, RegionSettings("region_tokens", None, side))
+    image, on_grid = torch.zeros(3, side, side, dtype=torch.uint8), torch.ones(sizes.regions, 14, 14)
+
+    def regions() -> int:
+        encode_in_one_pass(one_pass, image, on_grid)
+        return 1
+
+    speeds.append(
+        _measure("encode regions", model, "images", regions, sizes, lambda _: f"{sizes.regions} regions, {side} pixels")
+    )
+    return speeds
+
+
+def forward_flops(clip: Clip) -> float:
+    """Number of arithmetic operations for one crop, as torch counts them."""
+    image = torch.zeros(1, 3, clip.size, clip.size, dtype=clip.dtype, device=clip.mean.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        clip.model.visual(image)  # type: ignore[operator]
+    return float(counter.get_total_flops())
+
+
+def network_speed(sizes: Sizes, device: torch.device) -> Speed:
+    """How fast the proposal network is trained: forward, backward and optimizer, on images with two masks each."""
+    model = build_network(
+        sizes.backbone,
+        pretrained=False,
+        num_queries=100,
+        hidden_dim=256,
+        decoder_layers=6,
+        dropout=0.1,
+        text_proj_dim=256,
+        width=512,
+        classes=2,
+    )
+    model.class_predictor.text_embeddings = torch.nn.functional.normalize(torch.randn(2, 512), dim=-1)
+    objective = MaskObjective(model.train(), "bf16").to(device)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-6, fused=True)
+    masks = torch.zeros(2, sizes.pixels, sizes.pixels, dtype=torch.bool)
+    masks[0, : sizes.pixels // 2], masks[1, sizes.pixels // 2 :] = True, True
+    image = torch.randint(256, (3, sizes.pixels, sizes.pixels), dtype=torch.uint8)
+    scene: Scene = {"image": image, "masks": masks, "classes": torch.arange(2)}
+    world = World(0, 1, device)
+
+    def step() -> int:
+        optimizer.zero_grad()
+        mask_step(objective, objective, [scene] * sizes.images, sizes.images, world)
+        optimizer.step()
+        return sizes.images
+
+    return _measure(
+        "train network", sizes.backbone, "images", step, sizes, lambda _: f"{sizes.images} of {sizes.pixels} pixels"
+    )
+
+
+def loader_speed(shards: Path, sizes: Sizes) -> Speed:
+    """How fast the processes of the loader read the crops that were mined for the checks, at 224 pixels."""
+    workers = min(8, os.cpu_count() or 1)
+    batches = iter(load_shards(shards, 224, sizes.batch, mean=CLIP_MEAN, workers=workers, resampled=True))
+    return _measure(
+        "load", "", "samples", lambda: len(next(batches)["key"]), sizes, lambda _: f"{workers} processes, 224 pixels"
+    )
+
+
+def _measure(
+    work: str,
+    model: str,
+    unit: str,
+    function: Callable[[], int],
+    sizes: Sizes,
+    describe: Callable[[float], str],
+) -> Speed:
+    """Call a function that returns how many items it has done, for the time of a measurement, after once to warm up."""
+    began = time.perf_counter()
+    function()
+    _wait()
+    start, number = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < sizes.seconds or not number:
+        number += function()
+        _wait()
+    return _speed(work, model, number / elapsed, unit, describe(number / elapsed), time.perf_counter() - began)
+
+
+def _speed(work: str, model: str, per_second: float, unit: str, detail: str, seconds: float) -> Speed:
+    rate = Rate(
+        work, _short(model), "bf16", _device_name(), per_second, f"measured: benchmarks/results/gpu-{slug()}.json"
+    )
+    return Speed(rate, unit, detail, seconds)
+
+
+def _device_name() -> str:
+    """The device as rates.json names it: the GPU in small letters, or cpu."""
+    gpus = machine().get("gpus")
+    return str(gpus[0]).lower() if gpus else "cpu"
+
+
+def _short(model: str) -> str:
+    return "demo CLIP" if model.startswith("local-dir:") else model
+
+
+def _share(fraction: float) -> str:
+    return f"{fraction:.1%} of the peak"
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
