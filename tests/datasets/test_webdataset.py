@@ -105,7 +105,7 @@ def test_a_truncated_tar_gives_what_it_holds(tmp_path: Path, runtime: Runtime) -
         (bytes(10240), "empty_tar"),
         (b"not a tar" * 100, "not_a_tar"),
         (b"x", "not_a_tar"),
-        (gzip.compress(b"x" * 5000), "compressed_tar"),
+        (gzip.compress(b"x" * 5000, mtime=0), "compressed_tar"),
         (bz2.compress(b"x" * 5000), "compressed_tar"),
     ],
 )
