@@ -1,27 +1,79 @@
-"""The table of methods: its rows are allowed, and the document is made from the stored figures."""
+"""The leaderboard: its rows are allowed, its figures are counted right, and the document is made from the stored ones."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from experiments.methods import CROPS, DOCUMENT, RESULTS, ROWS, options_of, read_results, table, with_table
+import pytest
+import torch
+
+from experiments.method_rows import METHODS
+from experiments.method_runs import trained_clip, trained_parameters
+from experiments.methods import DOCUMENT, NAME, RESULTS, read_results, slug
+from experiments.methods_table import region_table, segmentation_table, tables_of
+from experiments.tables import replace_table
+from ovseg.core.options import FinetuneOptions, PromptOptions, SegmentOptions
 from ovseg.core.params import read_params
+from ovseg.core.tensor_files import write_tensors
 from tests.structure.imports import ROOT
 
+RUN = {
+    "mask_accuracy": {"all": 0.5, "annotated": 0.6, "not annotated": 0.4},
+    "benchmarks": {
+        name: {"miou": 0.2, "miou_seen": 0.3, "miou_unseen": 0.1, "clip_miou": 0.15}
+        for name in ("annotated", "mixed", "novel", "all", "fine")
+    },
+    "choice": {"weight": 0.5},
+    "trained_parameters": 1234,
+    "steps": 60,
+    "seconds": 7,
+}
 
-@pytest.mark.parametrize("row", ROWS)
+
+@pytest.mark.parametrize("row", METHODS)
 def test_the_parameters_of_a_row_are_allowed(row: str) -> None:
-    finetune = read_params(ROOT / "recipes" / "demo.yaml").finetune
-    assert options_of(finetune, row, 1).method != "crops"
+    method, params = METHODS[row], read_params(ROOT / "recipes" / "demo.yaml")
+    for options, section, changes in (
+        (FinetuneOptions, params.finetune, method.finetune),
+        (PromptOptions, params.prompt, method.prompt),
+        (SegmentOptions, params.segment, method.segment),
+    ):
+        options.model_validate(section.model_dump() | dict(changes or {}))
 
 
-def test_the_table_has_the_mean_and_the_deviation_over_seeds() -> None:
-    figures = {"mask_accuracy": 0.5, "mask_accuracy_annotated": 0.6, "mask_accuracy_not_annotated": 0.4, "steps": 60}
-    rows = table({"distilled": {"0": figures, "1": figures | {"mask_accuracy": 0.7}}}).splitlines()
-    assert rows[2] == "| distilled | 60.0 ± 0.0 | 40.0 ± 0.0 | 60.0 ± 14.1 | 60 | 2 |"
+def test_rows_have_folders_of_their_own() -> None:
+    assert len({slug(row) for row in METHODS}) == len(METHODS)
+
+
+def test_a_row_segments_with_the_last_model_that_it_trains(tmp_path: Path) -> None:
+    names = {row: trained_clip(METHODS[row], tmp_path).name for row in ("ZegFormer", "OVSeg, FT", "OVSeg, FT then MPT")}
+    assert names == {"ZegFormer": "base", "OVSeg, FT": "finetune", "OVSeg, FT then MPT": "prompt"}
+
+
+def test_tables_have_the_mean_and_the_deviation_over_seeds() -> None:
+    results = {"distilled": {"0": RUN, "1": RUN | {"choice": {"weight": 0.7}, "seconds": 9}}}
+    same = "20.0 ± 0.0 | " * 5
+    assert segmentation_table(results).splitlines()[2] == (
+        f"| distilled | {same}30.0 ± 0.0 | 10.0 ± 0.0 | 15.0 ± 0.0 | 0.5 to 0.7 | 2 |"
+    )
+    accuracy = "60.0 ± 0.0 | 40.0 ± 0.0 | 50.0 ± 0.0"
+    assert region_table(results).splitlines()[2] == f"| distilled | {accuracy} |  |  | 1,234 | 60 | 8 s |"
+
+
+def test_trained_parameters_are_those_that_differ_from_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three weights have changed, and four prompts are new."""
+    monkeypatch.setattr("experiments.method_runs.BASE", tmp_path / "base")
+    for folder, values in (("base", [1.0, 2.0, 3.0]), ("clip", [1.0, 2.5, 3.5])):
+        (tmp_path / folder).mkdir()
+        write_tensors({"w": torch.tensor(values)}, tmp_path / folder / "open_clip_model.safetensors")
+    write_tensors({"prompts": torch.zeros(2, 2)}, tmp_path / "clip" / "mask_prompts.safetensors")
+    assert trained_parameters(tmp_path / "clip") == 6
+    assert trained_parameters(tmp_path / "base") == 0
 
 
 def test_the_document_in_the_repository_is_made_from_the_stored_figures() -> None:
     text, results = (ROOT / DOCUMENT).read_text(encoding="utf-8"), read_results(ROOT / RESULTS)
-    assert with_table(text, results) == text
-    assert results.keys() <= {*CROPS, *ROWS}
+    assert replace_table(text, NAME, tables_of(results)) == text
+    assert results.keys() <= METHODS.keys()
