@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -17,7 +18,7 @@ from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import MODEL_PROCESSES, Runtime, process_devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
-from tests.conftest import Mined, digests
+from tests.conftest import ROOT, Mined, digests
 
 UNITS = [f"{i:05d}" for i in range(6)]
 
@@ -144,3 +145,31 @@ def test_two_processes_make_the_same_bytes(
     """Two devices for the encoder and two workers for the shards: every file of both steps, byte for byte."""
     runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work)
     assert mine(mined_units, tiny_clip, tmp_path, runtime) == alone
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_bytes(
+    alone: dict[str, str],
+    mined_units: Mined,
+    tiny_clip: Path,
+    tmp_path: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real Ray on this machine: every file byte for byte, and an error of a unit as it was raised."""
+    ray: Any = pytest.importorskip("ray")
+    monkeypatch.setenv(
+        "RAY_AUTH_MODE", "disabled"
+    )  # as in test_ray_cluster: a process keeps the mode of its first cluster
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT), str(ROOT / "pipeline")]))
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
+        assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone
+        with pytest.raises(OvsegError, match=r"^the disk is made of cheese$"):
+            run_step(StepKey("step", "k", {}), UNITS, TaskFactory("error"), tmp_path / "step", runtime)
+        with pytest.raises(OvsegError, match=r"^no such model$"):
+            run_step(StepKey("other", "k", {}), UNITS, TaskFactory("open"), tmp_path / "step", runtime)
+    finally:
+        ray.shutdown()
