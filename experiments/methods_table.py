@@ -38,7 +38,7 @@ def segmentation_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
 def region_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Return mask accuracy in percent and the costs of every row."""
     groups = ("annotated", "not annotated", "all")
-    header = ["method", *groups, "GFLOPs", "ms", "trained numbers", "steps", "training"]
+    header = ["method", *groups, "GFLOPs", "ms", "trained parameters", "steps", "training"]
     rows = []
     for name, runs in _runs(results):
         accuracies = [_percent([run["mask_accuracy"][group] for run in runs]) for group in groups]

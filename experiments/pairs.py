@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.tables import replace_table
 from ovseg.core.options import SelectOptions
 from ovseg.engine.runtime import from_environment
 from ovseg.mining.select import Row, mined_pairs
@@ -22,7 +23,7 @@ from ovseg.report.metric_tables import markdown
 from ovseg.report.quality import judge_pairs
 
 DOCUMENT = Path("docs/pairs.md")
-BEGIN, END = "<!-- table: python -m experiments.pairs -->\n", "<!-- end of table -->"
+NAME = "python -m experiments.pairs"
 RULE = "the paper's rule"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     RULE: {},
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     scratch = from_environment().work / "pairs"
     outcomes = compare(Tables(options.candidates, options.proposals, options.annotations, scratch), options.second)
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), outcomes), encoding="utf-8")
+    text = replace_table(DOCUMENT.read_text(encoding="utf-8"), NAME, table(outcomes))
+    DOCUMENT.write_text(text, encoding="utf-8")
     print(table(outcomes))
 
 
@@ -105,16 +107,6 @@ def outcome(tables: Tables, options: Mapping[str, Any]) -> Outcome:
     pairs, _ = mined_pairs(tables.candidates, tables.proposals, SelectOptions(**options))
     judged = judge_pairs(pairs, tables.proposals, tables.annotations, tables.scratch)
     return Outcome(len(pairs), len(judged), sum(is_correct for _, is_correct in judged))
-
-
-def with_table(text: str, outcomes: Mapping[str, Outcome]) -> str:
-    """Return a document with the table between its marks made new.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    before, after = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return text[:before] + table(outcomes) + "\n" + text[after:]
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pairs import BEGIN, CONFIRMED, END, RULE, VARIANTS, Outcome, Tables, compare, table, with_table
+from experiments.pairs import CONFIRMED, NAME, RULE, VARIANTS, Outcome, Tables, compare, table
+from experiments.tables import END, replace_table
 from ovseg.report.quality import pair_quality
 from tests.conftest import Mined
 
@@ -30,4 +31,6 @@ def test_recall_is_of_the_correct_pairs_of_the_papers_rule() -> None:
         "| the paper's rule | 1,000 | 75.0 | 100.0 | 100.0 |",
         "| `mutual` | 500 | 90.0 | 60.0 | 20.0 |",
     ]
-    assert with_table(f"a\n{BEGIN}old{END}\nb", outcomes) == f"a\n{BEGIN}{table(outcomes)}\n{END}\nb"
+    begin = f"<!-- table: {NAME} -->\n"
+    made = replace_table(f"a\n{begin}old{END}\nb", NAME, table(outcomes))
+    assert made == f"a\n{begin}{table(outcomes)}\n{END}\nb"
