@@ -64,6 +64,10 @@ class NotedTaskFactory:
         return {path.name.split(".")[1] for path in self.notes.iterdir()}
 
 
+class Taken:
+    """An actor that does nothing: the CPU it has is not free for workers."""
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head node with one CPU, as the cluster at RAY_ADDRESS, to which this process is connected."""
@@ -139,7 +143,11 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     runtime: Runtime,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Scored by one process here, and on two nodes of which one is killed at work: every file is the same."""
+    """Scored by one process here, and on two nodes of which one is killed at work: every file is the same.
+
+    The CPU of the head is taken until then, so that the work is at the node that is killed."""
+    import ray
+
     from ovseg.mining.score import score_nouns
 
     def score(out: Path, executor: str) -> dict[str, int]:
@@ -147,10 +155,13 @@ def test_a_node_killed_while_scoring_changes_no_byte(
         options = ClipOptions(model=f"local-dir:{tiny_clip}"), ScoreOptions(), CropOptions()
         return score_nouns(*tables, out, replace(runtime, executor=executor, work=out.with_suffix(".work")), *options)
 
+    taken = ray.remote(Taken).options(num_cpus=1).remote()
+    ray.get(taken.__ray_ready__.remote())
     node = cluster.add_node(num_cpus=1)
     step = background.submit(score, tmp_path / "cluster", "ray")
     wait_for(lambda: list(tmp_path.glob("cluster.work/score-*/*.tmp/")), step)  # a unit is at work
     cluster.remove_node(node, allow_graceful=False)
+    ray.kill(taken)
     assert step.result() == score(tmp_path / "here", "local")
     assert digests(tmp_path / "cluster") == digests(tmp_path / "here")
     assert "a worker" in caplog.text and "was lost" in caplog.text
