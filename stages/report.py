@@ -8,7 +8,7 @@ from stages._run import run_stage
 
 def main(params: Params) -> None:
     """Read the section report, data/*, models/* and reports/*; write reports/."""
-    write_report(
+    text = write_report(
         RunFolders(),
         from_environment(),
         params.report,
@@ -23,6 +23,7 @@ def main(params: Params) -> None:
         options=params.segment,
         crop=params.crop,
     )
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

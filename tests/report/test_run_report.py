@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +12,13 @@ import pytest
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, ReportOptions, SegmentOptions
+from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.benchmark_report import evaluate_benchmark
+from ovseg.evaluation.calibrate import Choice
+from ovseg.evaluation.confusion import confusion
+from ovseg.report.failures import ensemble_rows
+from ovseg.report.overlays import segment_items
 from ovseg.report.run_metrics import MEASURED
 from ovseg.report.run_report import RunFolders, write_report
 from tests.conftest import Toys
@@ -20,6 +27,7 @@ from tests.report.conftest import MadeRun
 from tests.report.test_quality import CATEGORIES, segment, write_annotations
 
 MODELS = ("base", "prompt")
+MAX_BYTES = 300_000  # of the page of a run with four sheets
 SEGMENT = SegmentOptions(templates="single")
 MEASUREMENTS = {"ar": 0.25, "recall_50": 0.5, "model": {"mask_accuracy": 0.75}}
 
@@ -54,12 +62,12 @@ def folders(made: MadeRun, toys: Toys, tmp_path: Path, runtime: Runtime) -> RunF
     return folders
 
 
-def report(folders: RunFolders, made: MadeRun, runtime: Runtime) -> None:
-    """Write the report of the run."""
+def report(folders: RunFolders, made: MadeRun, runtime: Runtime) -> str:
+    """Write the report of the run, and return its text."""
     root = folders.reports.parent
     annotations = write_annotations(root / "annotations.json", [segment(3, 1, 5, 5, 20, 20)], CATEGORIES)
     (root / "captions.json").write_text("{}")
-    write_report(
+    return write_report(
         folders,
         runtime,
         ReportOptions(annotations=annotations, pairs=3, benchmark="set", images=2),
@@ -85,6 +93,51 @@ def test_every_file_of_the_report_is_written(folders: RunFolders, made: MadeRun,
     assert len(list((folders.reports / "overlays").glob("*.png"))) == 2
     page = (folders.reports / "index.html").read_text(encoding="utf-8")
     assert "http://" not in page and "https://" not in page and "pairs.html" in page
+    assert len(page) < MAX_BYTES
+
+
+def test_the_worst_images_and_classes_are_those_of_the_benchmark(
+    folders: RunFolders, made: MadeRun, runtime: Runtime
+) -> None:
+    report(folders, made, runtime)
+    benchmark = read_benchmark(folders.reports.parent / "benchmarks" / "set")
+    page = (folders.reports / "index.html").read_text(encoding="utf-8")
+    worst = page[page.index('id="worst-images"') :]
+    names = re.findall('data-name="([^"]+)"', worst)
+    assert sorted(names) == sorted(Path(label).stem for _, label in benchmark.items)
+    mious = [float(value) for value in re.findall(r"<figcaption>prompt, (\d+)%", worst)]
+    assert mious == sorted(mious) and len(mious) == 2
+    assert worst.count("<figcaption>ground truth") == worst.count("<figcaption>base, ") == 2
+    assert [caption for caption in re.findall("<p>prompt: ([^<]*)", worst) if " predicted as " in caption]
+    tables = (folders.reports / "tables.md").read_text(encoding="utf-8")
+    section = tables.split("## Worst classes of benchmark set")[1].split("##")[0]
+    shown = [row.split(" | ")[0].removeprefix("| ") for row in section.splitlines() if row.startswith("| ")][2:]
+    with (folders.reports / "evaluate" / "set" / "classes.tsv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["gt_pixels"] != "0"]
+    lowest = min(rows, key=lambda row: (float(row["prompt/ensemble"]), -int(row["gt_pixels"])))
+    assert shown[0] == lowest["class"] and set(shown) == {row["class"] for row in rows}
+
+
+def test_the_label_maps_that_are_shown_are_those_that_were_evaluated(
+    folders: RunFolders, made: MadeRun, runtime: Runtime
+) -> None:
+    benchmark = read_benchmark(folders.reports.parent / "benchmarks" / "set")
+    clips = {model: folders.models / model for model in MODELS}
+    choices = dict.fromkeys(MODELS, Choice(0.5, 0.7, "given"))
+    for item, _, labels in segment_items(
+        folders.network, clips, benchmark, [0, 1], choices, runtime, options=SEGMENT, crop=CropOptions()
+    ):
+        for model in MODELS:
+            index, pixels = confusion(labels["ground truth"], labels[model], len(benchmark.names), benchmark.ignore)
+            row = ensemble_rows(folders.data / "evaluate" / "set", model).to_pylist()[item]
+            assert (row["confusion_index"], row["pixels"]) == (index.tolist(), pixels.tolist())
+
+
+def test_the_text_at_the_end_has_each_model_and_the_pages(folders: RunFolders, made: MadeRun, runtime: Runtime) -> None:
+    lines = report(folders, made, runtime).splitlines()
+    assert lines[0] == "6 mined pairs, 100.0% of them correct"
+    assert lines[2].split() == ["mIoU", *MODELS] and lines[3].split()[0] == "set"
+    assert str(folders.reports / "index.html") in lines[-2]
 
 
 def test_the_metrics_are_those_of_the_stages(folders: RunFolders, made: MadeRun, runtime: Runtime) -> None:

@@ -25,6 +25,7 @@ def test_the_summary_is_aligned_and_says_what_to_do_next() -> None:
     assert "ovseg-mine verify 'out dir'" in text
     assert "ovseg-mine inspect 'out dir'" in text
     assert "'out dir/pairs.html'" in text
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: MadeRun) -> None:

@@ -1,74 +1,124 @@
-"""Overlay sheets: an image, its ground truth and the label maps of some segmenters side by side, with one legend."""
+"""Overlay sheets: an image, its ground truth and the label maps of some models side by side, with one legend."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg.core.errors import BadItem
+from ovseg.clip import embedding_files
 from ovseg.core.images import ImageArray
+from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark
-from ovseg.evaluation.predictions import embed_classes
-from ovseg.segmentation.overlay import add_legend, blend_labels, class_color
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.calibrate import Choice
+from ovseg.evaluation.predictions import EvalSetting, embed_classes, predict_image
+from ovseg.evaluation.region_store import RegionStore, encoder_keys
+from ovseg.segmentation.overlay import Color, add_legend, blend_labels, class_color
+from ovseg.segmentation.segmenter import load_segmenters
 
 PANEL_SIDE, TITLE_HEIGHT, GAP = 240, 24, 8  # longer side of a panel, in pixels
 
+LabelMap = NDArray[np.uint16]
 
-def write_overlays(segmenters: Mapping[str, Segmenter], benchmark: Benchmark, out: Path, number: int) -> list[Path]:
-    """Write overlay sheets of some images of a benchmark.
 
-    Args:
-        segmenters: the segmenters by the title of their panel; all have the same text tower.
-        benchmark: its images are taken at equal distances, not chosen by their results.
-        out: the folder to write to; it is created if it does not exist, and old PNG files in it are deleted.
-        number: the number of images.
+class Sheet(NamedTuple):
+    """An image and its label maps, drawn.
 
-    Returns:
-        the files.
+    Attributes:
+        name: the name of the image, without its suffix.
+        panels: panels of equal size by their titles: the image, its ground truth, then the label maps.
+        legend: color and name of each class in any label map.
+        caption: a sentence about it; may be empty.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.png"):
-        old.unlink()
-    names = [class_names[0] for class_names in benchmark.names]
-    vocabularies = embed_classes(segmenters, benchmark)
-    items = np.linspace(0, len(benchmark.items) - 1, min(number, len(benchmark.items))).round().astype(int)
-    written = []
-    for item in items.tolist():
-        try:
-            pixels, gt = benchmark.read(item)
-        except BadItem:  # the stage `evaluate` has counted it
-            continue
-        labels: dict[str, NDArray[np.integer]] = {"ground truth": gt}
-        for title, segmenter in segmenters.items():
-            labels[title] = segmenter.segment_with(pixels, vocabularies[title]).labels
-        path = out / f"{Path(benchmark.items[item][1]).stem}.png"
-        draw_sheet(pixels, labels, names).save(path)
-        written.append(path)
-    return written
+
+    name: str
+    panels: Mapping[str, Image.Image]
+    legend: Sequence[tuple[Color, str]]
+    caption: str = ""
 
 
-def draw_sheet(pixels: ImageArray, labels: Mapping[str, NDArray[np.integer]], names: Sequence[str]) -> Image.Image:
-    """Draw an image and its label maps side by side, each under its title, with a legend of the classes in any of them.
+def segment_items(
+    network: Path,
+    clips: Mapping[str, Path],
+    benchmark: Benchmark,
+    items: Sequence[int],
+    choices: Mapping[str, Choice],
+    runtime: Runtime,
+    options: SegmentOptions,
+    crop: CropOptions,
+) -> Iterator[tuple[int, ImageArray, dict[str, LabelMap]]]:
+    """Segment some images of a benchmark with the ensemble of each CLIP, as `evaluate` does.
 
     Args:
+        network: the folder of the proposal network.
+        clips: the folders of the CLIPs by name; all have the same input size and text tower.
+        benchmark: the benchmark.
+        items: the numbers of the images; they can be read.
+        choices: the mask threshold and the weight of each CLIP.
+        runtime: device, batch size, workers, and the folder of region embeddings.
+        options, crop: how images are segmented, and the crop recipe.
+
+    Yields:
+        the number of the image, its pixels uint8 RGB `[H, W, 3]`, and label maps `[H, W]`: "ground truth", and by CLIP.
+    """
+    device = runtime.devices[0]
+    segmenters = load_segmenters(
+        network, clips, device, options=options, crop=crop, batch_size=runtime.batch_size, workers=runtime.workers
+    )
+    vocabularies = embed_classes(segmenters, benchmark)
+    store = RegionStore(runtime.work / embedding_files.FOLDER, encoder_keys(clips, options, crop, device))
+    settings = [EvalSetting(clip, choices[clip].mask_threshold, "ensemble", choices[clip].weight) for clip in clips]
+    for item in items:
+        pixels, gt = benchmark.read(item)
+        made = predict_image(segmenters, settings, pixels, gt, vocabularies, benchmark, oracles=False, store=store)
+        predicted = {prediction.model: prediction.labels for prediction in made}
+        yield item, pixels, {"ground truth": gt} | {clip: predicted[clip] for clip in clips}
+
+
+def make_sheet(
+    name: str, pixels: ImageArray, labels: Mapping[str, LabelMap], names: Sequence[str], caption: str = ""
+) -> Sheet:
+    """Draw an image and its label maps.
+
+    Args:
+        name: the name of the image.
         pixels: uint8 RGB `[H, W, 3]`.
         labels: label maps `[H, W]` by title; a label of at least K is no class and gray.
         names: the names of K classes.
+        caption: a sentence about it.
     """
-    panels = {"image": pixels} | {title: blend_labels(pixels, map_, len(names)) for title, map_ in labels.items()}
     scale = PANEL_SIDE / max(pixels.shape[:2])
     width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
-    canvas = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + TITLE_HEIGHT), "white")
+    drawn = {"image": pixels} | {title: blend_labels(pixels, map_, len(names)) for title, map_ in labels.items()}
+    panels = {
+        title: Image.fromarray(panel).resize((width, height), Image.Resampling.LANCZOS)
+        for title, panel in drawn.items()
+    }
+    classes = sorted({int(number) for map_ in labels.values() for number in np.unique(map_) if number < len(names)})
+    return Sheet(name, panels, [(class_color(number), names[number]) for number in classes], caption)
+
+
+def write_sheets(sheets: Sequence[Sheet], out: Path) -> None:
+    """Write each sheet as a PNG file; `out` is created if it does not exist, and old PNG files in it are deleted."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.png"):
+        old.unlink()
+    for sheet in sheets:
+        draw_sheet(sheet).save(out / f"{sheet.name}.png")
+
+
+def draw_sheet(sheet: Sheet) -> Image.Image:
+    """Draw the panels of a sheet side by side on white, each under its title, with the legend at the right."""
+    width, height = next(iter(sheet.panels.values())).size
+    canvas = Image.new("RGB", (len(sheet.panels) * (width + GAP) - GAP, height + TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    for i, (title, panel) in enumerate(panels.items()):
+    for i, (title, panel) in enumerate(sheet.panels.items()):
         x = i * (width + GAP)
         draw.text((x, 3), title, fill="black", font=font)
-        resized = Image.fromarray(panel).resize((width, height), Image.Resampling.LANCZOS)
-        canvas.paste(resized, (x, TITLE_HEIGHT))
-    classes = sorted({int(number) for map_ in labels.values() for number in np.unique(map_) if number < len(names)})
-    return add_legend(canvas, [(class_color(number), names[number]) for number in classes])
+        canvas.paste(panel, (x, TITLE_HEIGHT))
+    return add_legend(canvas, sheet.legend)

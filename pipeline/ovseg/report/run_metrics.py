@@ -74,24 +74,22 @@ def summary(metrics: Mapping[str, Any], model: str) -> dict[str, Any]:
     return short
 
 
-def headline(metrics: Mapping[str, Any], first: str, last: str, benchmark: str) -> dict[str, str]:
+def headline(metrics: Mapping[str, Any], models: Sequence[str], benchmark: str) -> dict[str, str]:
     """Return the values at the top of the page, by their labels.
 
     Args:
         metrics: the content of reports/metrics.json.
-        first: the model before adaptation.
-        last: the model that is the result; it may be the same.
+        models: the names of the models, the one before adaptation first, the result last.
         benchmark: the benchmark that is shown.
     """
-    models = metrics["benchmarks"][benchmark]
     values = {"mined pairs": f"{metrics['pairs']:,}"}
     if "pair_precision" in metrics:
         values["precision of the pairs"] = f"{metrics['pair_precision']:.1%}"
     values["recall of proposals at IoU 0.5"] = f"{metrics['measure']['proposal_network']['recall_50']:.1%}"
-    values[f"mIoU on {benchmark}, {first}"] = f"{models[first]['ensemble']['miou']:.1%}"
-    if last != first:
-        values[f"mIoU on {benchmark}, {last}"] = f"{models[last]['ensemble']['miou']:.1%}"
-    values[f"mask accuracy on {benchmark}, {last}"] = f"{models[last]['mask_accuracy']:.1%}"
+    for model in models:
+        values[f"mIoU of {model} on benchmark {benchmark}"] = (
+            f"{metrics['benchmarks'][benchmark][model]['ensemble']['miou']:.1%}"
+        )
     return values
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +12,15 @@ from typing import Any
 from ovseg.core.options import CaptionsPerImage, CropOptions, ReportOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation.calibrate import Choice, read_choice
+from ovseg.evaluation.calibrate import read_choice
 from ovseg.report.browser import write_browser
 from ovseg.report.charts import run_charts
+from ovseg.report.class_tables import worst_classes_section
 from ovseg.report.counts import FOLDERS, collect_counts
+from ovseg.report.failures import class_mistakes, ensemble_rows
+from ovseg.report.galleries import make_galleries
 from ovseg.report.metric_tables import benchmark_sections, write_tables
-from ovseg.report.overlays import write_overlays
+from ovseg.report.overlays import write_sheets
 from ovseg.report.page import write_page
 from ovseg.report.plots import write_benchmark_plot, write_class_plot, write_distributions
 from ovseg.report.quality import noun_quality, pair_quality
@@ -28,8 +31,8 @@ from ovseg.report.run_metrics import (
     summary,
     without_intervals,
 )
+from ovseg.report.run_text import summarize_report
 from ovseg.report.zero_shot import measure_zero_shot, zero_shot_section
-from ovseg.segmentation.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def write_report(
     weight: float | None,
     options: SegmentOptions,
     crop: CropOptions,
-) -> None:
+) -> str:
     """Write the report of a run to `folders.reports`.
 
     Args:
@@ -86,6 +89,9 @@ def write_report(
         models: the names of the CLIPs that were evaluated: the first is compared with, the last is the result.
         mask_threshold, weight: values for all models; None for those that `calibrate` chose for each.
         options, crop: how images are segmented, and the crop recipe.
+
+    Returns:
+        a text for the terminal, see `run_text.summarize_report`.
 
     Raises:
         OvsegError: a result of the run is missing.
@@ -107,43 +113,24 @@ def write_report(
     _write_json(folders.reports / "metrics.json", metrics)
     _write_json(folders.reports / "summary.json", summary(metrics, last))
 
-    sections = benchmark_sections(with_intervals)
-    sections.insert(1, zero_shot_section(metrics["zero_shot"]))
+    benchmark = read_benchmark(benchmark_folder / shown)
+    rows = {model: ensemble_rows(evaluated / shown, model) for model in models}
+    classes = write_class_plot(folders.reports / "evaluate" / shown, f"{first}/ensemble", f"{last}/ensemble", plots)
+    overview, *details = benchmark_sections(with_intervals)
+    worst = worst_classes_section(classes, shown, models, class_mistakes(rows[last], benchmark))
+    sections = [overview, worst, zero_shot_section(metrics["zero_shot"]), *details]
     write_tables(folders.reports / "tables.md", sections)
     write_benchmark_plot(with_intervals, plots)
-    columns = f"{first}/ensemble", f"{last}/ensemble"
-    classes = write_class_plot(folders.reports / "evaluate" / shown, *columns, plots)
-    choices = {
-        model: read_choice(folders.reports / "calibrate", model, mask_threshold, weight)
-        for model in dict.fromkeys((first, last))
-    }
-    overlays = _write_overlays(folders, runtime, benchmark_folder / shown, report.images, choices, options, crop)
-    top, charts = headline(metrics, first, last, shown), run_charts(with_intervals, shown, classes, first, last)
-    write_page(folders.reports / "index.html", top, charts, overlays, sections, expanded=2)
 
-
-def _write_overlays(
-    folders: RunFolders,
-    runtime: Runtime,
-    benchmark: Path,
-    number: int,
-    choices: Mapping[str, Choice],
-    options: SegmentOptions,
-    crop: CropOptions,
-) -> list[Path]:
-    segmenters = {
-        model: Segmenter.load(
-            folders.network,
-            folders.models / model,
-            runtime.devices[0],
-            mask_threshold=choice.mask_threshold,
-            weight=choice.weight,
-            options=options,
-            crop=crop,
-        )
-        for model, choice in choices.items()
-    }
-    return write_overlays(segmenters, read_benchmark(benchmark), folders.reports / "overlays", number)
+    choices = {m: read_choice(folders.reports / "calibrate", m, mask_threshold, weight) for m in models}
+    clips = {model: folders.models / model for model in models}
+    galleries = make_galleries(
+        rows, benchmark, report.images, folders.network, clips, choices, runtime, options=options, crop=crop
+    )
+    write_sheets(galleries[0].sheets, folders.reports / "overlays")
+    page, charts = folders.reports / "index.html", run_charts(with_intervals, shown, classes)
+    write_page(page, headline(metrics, models, shown), charts, galleries, sections, expanded=3)
+    return summarize_report(metrics, models, folders.reports)
 
 
 def _mining_metrics(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +34,32 @@ def summarize_run(counts: Mapping[str, Mapping[str, int]], out: Path) -> str:
     run = shlex.quote(str(out))
     next_steps = [
         (f"ovseg-mine verify {run}", "check every sample"),
-        (f"ovseg-mine inspect {run}", "counts and some pairs, here in the terminal"),
-        (shlex.quote(str(out / "pairs.html")), "the pairs in a browser, least similar first"),
+        (f"ovseg-mine inspect {run}", "counts and some pairs"),
+        (shlex.quote(str(out / "pairs.html")), "for a browser"),
     ]
     shards = counts.get("shards", {})
     samples = f"{shards['samples']:,} samples" if "samples" in shards else "Shards"
     return f"{_steps(counts)}\n\n{samples} in {out / 'shards'}\n\nNext:\n{_indent(_table(next_steps))}"
+
+
+def summarize_report(metrics: Mapping[str, Any], models: Sequence[str], reports: Path) -> str:
+    """Return the text at the end of the stage `report`: the mIoU of each model on each benchmark, and where to look.
+
+    Args:
+        metrics: the content of reports/metrics.json.
+        models: the names of the models, the result last.
+        reports: the folder of the reports.
+    """
+    benchmarks = metrics["benchmarks"]
+    rows = [["mIoU", *models]]
+    for name, by_model in benchmarks.items():
+        rows.append([name, *(f"{by_model[model]['ensemble']['miou']:.1%}" for model in models)])
+    precision = f", {metrics['pair_precision']:.1%} of them correct" if "pair_precision" in metrics else ""
+    next_steps = [(str(reports / "index.html"), "the report"), (str(reports / "pairs.html"), "the mined pairs")]
+    return (
+        f"{metrics['pairs']:,} mined pairs{precision}\n\n{_table(rows, right=set(range(1, len(rows[0]))))}\n\n"
+        f"Open in a browser:\n{_indent(_table(next_steps))}"
+    )
 
 
 def describe_run(run: Path, noun: str | None, number: int) -> str:
