@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from ovseg.core import hashing, tables
 from ovseg.core.options import Fill, SelectOptions, ShardsOptions
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import from_environment, work_folder
+from ovseg.engine.terminal import log_to_stderr
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards
@@ -49,7 +48,7 @@ def main() -> None:
         help="train and measure only these adaptations, and write nothing",
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     params = read_params()
     base = Path("models/base")
     scores: dict[str, list[Scores]] = {

@@ -14,6 +14,7 @@ from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.params import Params, read_params
 from ovseg.engine.process import end_process
 from ovseg.engine.runtime import Runtime, from_environment
+from ovseg.engine.terminal import fit_terminal, log_to_stderr
 
 
 def run_stage(stage: Callable[[Params], object]) -> None:
@@ -22,17 +23,17 @@ def run_stage(stage: Callable[[Params], object]) -> None:
 
 
 def _exit_code(stage: Callable[[Params], object]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         stage(read_params())
     except OvsegError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(fit_terminal(f"Error: {error}"), file=sys.stderr)
         return 1
     except OSError as error:
         if not (message := describe_os_error(error)):
             raise
-        print(f"Error: {message}", file=sys.stderr)
+        print(fit_terminal(f"Error: {message}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. Finished work is kept: run the same command again to continue.", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any, NoReturn
 
 import typer
@@ -12,6 +11,7 @@ from typer.core import TyperGroup
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.files import expand_home
 from ovseg.engine.process import end_process, start_process
+from ovseg.engine.terminal import fit_terminal, log_to_stderr
 
 INTERRUPTED = 130
 
@@ -31,7 +31,7 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 def exit_code(app: typer.Typer) -> int:
     """Run a typer app with the arguments of this process and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     for library in ("httpx", "huggingface_hub", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -44,9 +44,10 @@ def exit_code(app: typer.Typer) -> int:
         message = described
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's exit code after Ctrl-C
-            typer.echo("Stopped. Finished work is kept: run the same command again to continue.", err=True)
+            message = "Stopped. Finished work is kept: run the same command again to continue."
+            typer.echo(fit_terminal(message), err=True)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     else:
         return 0
-    typer.secho(f"Error: {message}", fg="red", err=True)
+    typer.secho(fit_terminal(f"Error: {message}"), fg="red", err=True)
     return 1

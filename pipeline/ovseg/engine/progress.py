@@ -13,6 +13,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    ProgressColumn,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
@@ -20,10 +21,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
+
+from ovseg.engine.terminal import fit_terminal
 
 log = logging.getLogger("ovseg")
 
 LOG_SECONDS = 10.0  # between two log lines
+WIDE = 120  # columns of a terminal with room for a longer bar and the time that has passed
+
+
+def make_bar(console: Console) -> Bar:
+    """Return a bar whose message takes the room that is left in its line, and is cut there."""
+    wide = console.width >= WIDE
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description:9}"),
+        BarColumn(24 if wide else 8),
+        TaskProgressColumn(),
+        *([TimeElapsedColumn()] if wide else []),
+        TextColumn("ETA"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[message]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    ]
+    return Bar(*columns, console=console, expand=True)
 
 
 class Progress:
@@ -46,17 +67,7 @@ class Progress:
         self.new_counts: Counter[str] = Counter()  # without those of reused units, for the rates
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
-            self._bar = Bar(
-                SpinnerColumn(),
-                TextColumn("[bold]{task.description:9}"),
-                BarColumn(24),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[message]}"),
-                console=Console(stderr=True),
-            )
+            self._bar = make_bar(Console(stderr=True))
             self._task = self._bar.add_task(step, total=units, message="")
 
     def __enter__(self) -> Progress:
@@ -107,7 +118,7 @@ class Progress:
     def warn(self, line: str) -> None:
         """Show a line above the bar, or log it as a warning where there is no bar."""
         if self._bar:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(fit_terminal(line), highlight=False, markup=False)
         elif self.shown:
             log.warning("%s: %s", self.step, line)
 

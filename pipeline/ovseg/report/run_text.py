@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from ovseg.report.plots import most_common_nouns
 from ovseg.report.sampling import Row, read_index_rows, read_pairs, sample_pairs, similarities, split_caption
 
 NUM_NOUNS = 20
+WIDTH, MIN_ROOM, SPACE = 80, 20, "  "  # columns of a terminal; of its last cell; between two cells
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -121,7 +123,17 @@ def _steps(counts: Mapping[str, Mapping[str, int]]) -> str:
         kept = {name: n for name, n in step_counts.items() if not name.startswith(DROPPED)}
         dropped = {name.removeprefix(DROPPED): n for name, n in step_counts.items() if name.startswith(DROPPED)}
         rows.append((step, _join_counts(kept), _join_counts(dropped)))
-    return _table(rows)
+    return _table(_wrap_last(rows))
+
+
+def _wrap_last(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows whose table fits into `WIDTH` columns: a long last cell is continued in rows that are empty before it."""
+    room = WIDTH - sum(max(map(len, column)) + len(SPACE) for column in list(zip(*rows, strict=True))[:-1])
+    wrapped: list[tuple[str, ...]] = []
+    for *cells, last in rows:
+        first, *others = textwrap.wrap(last, max(room, MIN_ROOM))
+        wrapped += [(*cells, first), *((*("" for _ in cells), other) for other in others)]
+    return wrapped
 
 
 def _join_counts(counts: Mapping[str, int]) -> str:
@@ -140,17 +152,21 @@ def _quantiles(values: NDArray[np.float64]) -> str:
 
 def _pairs(pairs: list[Row], folder: Path) -> str:
     images = read_index_rows(folder / "index", pairs)
-    rows: list[Sequence[str]] = [("key", "noun", "similarity", "margin", "area", "image", "caption")]
+    rows: list[Sequence[str]] = [("key", "noun", "similarity", "margin", "area", "image")]
+    captions = []
     for pair in pairs:
         image = images[pair["image_id"]]
         before, marked, after = split_caption(pair, image)
-        caption = f"{before}[{marked}]{after}" if marked else "-"
+        caption = f"{before}[{marked}]{after}" if marked else ""
         fraction = pair["area"] / (image["width"] * image["height"])
         area = "<0.1%" if fraction < 0.001 else f"{fraction:.1%}"
         scores = ["-" if v is None else f"{v:.3f}" for v in (pair["similarity"], pair["margin"])]
         image_id = str(pair["image_id"])
-        rows.append((sample_key(pair["pair"]), pair["noun"], *scores, area, image_id, _printable(caption)))
-    return _table(rows, right={2, 3, 4, 5})
+        rows.append((sample_key(pair["pair"]), pair["noun"], *scores, area, image_id))
+        captions.append(textwrap.wrap(_printable(caption), WIDTH - 2 * len(SPACE)))
+    header, *lines = _table(rows, right={2, 3, 4, 5}).splitlines()
+    texts = ["\n".join([line, *map(_indent, caption)]) for line, caption in zip(lines, captions, strict=True)]
+    return "\n".join([header, *texts])
 
 
 def _printable(text: str) -> str:
@@ -164,7 +180,7 @@ def _table(rows: Sequence[Sequence[str]], right: Set[int] = frozenset()) -> str:
     lines = []
     for row in rows:
         cells = (row[i].rjust(width) if i in right else row[i].ljust(width) for i, width in enumerate(widths))
-        lines.append("  ".join(cells).rstrip())
+        lines.append(SPACE.join(cells).rstrip())
     return "\n".join(lines)
 
 
