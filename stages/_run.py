@@ -24,13 +24,14 @@ def run_stage(stage: Callable[[Params], object]) -> None:
 
 def _exit_code(stage: Callable[[Params], object]) -> int:
     log_to_stderr()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("aiobotocore", "botocore", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         stage(read_params())
     except OvsegError as error:
         print(fit_terminal(f"Error: {error}"), file=sys.stderr)
         return 1
-    except OSError as error:
+    except Exception as error:
         if not (message := describe_os_error(error)):
             raise
         print(fit_terminal(f"Error: {message}"), file=sys.stderr)

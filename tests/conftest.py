@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.core import masks
 from ovseg.engine.process import start_process
 from ovseg.engine.runtime import Runtime, devices
+from tests.object_storage import Storage, serving_s3
 
 start_process()  # as the commands do
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,40 @@ def _logging() -> Iterator[None]:
     """No test may leave logging switched off."""
     yield
     assert logging.root.manager.disable == logging.NOTSET
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Storage]:
+    """A real S3 server on this machine, see `tests.object_storage`."""
+    for package in ("s3fs", "moto", "upath", "flask_cors"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    with serving_s3() as storage:
+        yield storage
+
+
+@pytest.fixture
+def s3(s3_server: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    """The S3 server with an empty bucket `mining`. The clients of this process try a request twice, not five times."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    files.mkdir("mining")
+    yield s3_server
+    s3_server.faults.clear()
+    s3_server.answered.clear()
+    files.rm("mining", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ def run_app(app: typer.Typer) -> NoReturn:
 def exit_code(app: typer.Typer) -> int:
     """Run a typer app with the arguments of this process and return the exit code."""
     log_to_stderr()
-    for library in ("httpx", "huggingface_hub", "PIL"):
+    for library in ("aiobotocore", "botocore", "httpx", "huggingface_hub", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
     except OvsegError as error:
         message = str(error)
-    except OSError as error:
+    except Exception as error:
         if not (described := describe_os_error(error)):
             raise
         message = described

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,9 +16,12 @@ from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.options import with_options
 from ovseg.cli.runtime import CpuRuntime, DeviceRuntime, ModelRuntime
 from ovseg.core import options as opts
+from ovseg.core.paths import is_remote, to_path
 
 if TYPE_CHECKING:
     from ovseg.engine.runtime import Runtime
+
+path_option = partial(typer.Option, parser=to_path, metavar="PATH")
 
 app = typer.Typer(
     cls=Commands,
@@ -27,14 +31,19 @@ app = typer.Typer(
 )
 
 
-Images = Annotated[Path, typer.Option(help="Folder of the images, or of WebDataset shards.")]
-Table = Annotated[Path, typer.Option(help="Folder of that table.")]
-Out = Annotated[Path, typer.Option(help="Output folder.")]
+Images = Annotated[Path, path_option(help="Folder of the images, or of WebDataset shards; a path or a URL.")]
+Table = Annotated[Path, path_option(help="Folder of that table; a path or a URL.")]
+Out = Annotated[Path, path_option(help="Output folder; a path or a URL such as s3://bucket/mined.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and its cost; do nothing.")]
 Format = Annotated[
     Literal["open_clip", "csv", "coco"], typer.Option(help="Shards or CSV for open_clip, or a COCO JSON of the masks.")
 ]
-Run = Annotated[Path, typer.Argument(help="Output folder of a run, or its folder of shards.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        parser=to_path, metavar="RUN", help="Output folder of a run, or its folder of shards; a path or a URL."
+    ),
+]
 
 
 def main() -> None:
@@ -100,7 +109,9 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     clip = load_clip(options.clip.model, weights, runtime.devices[0], options.score.precision)
     speed = crops_per_second(clip) * len(runtime.devices)
     machine = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers, crops_per_second=speed)
-    return format_plan(plan_mining(options, machine), machine, free_space(out.absolute()))
+    return format_plan(
+        plan_mining(options, machine), machine, free_space(runtime.work if is_remote(out) else out.absolute())
+    )
 
 
 @app.command()
@@ -227,14 +238,14 @@ def verify(run: Run) -> None:
 def search(
     run: Run,
     text: Annotated[str | None, typer.Option(help="What to search for, such as a noun.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Or an image, all of which is compared.")] = None,
+    image: Annotated[Path | None, path_option(help="Or an image, all of which is compared.")] = None,
     number: Annotated[int, typer.Option(min=1, help="Number of regions to show.")] = 24,
-    out: Annotated[Path | None, typer.Option(help="HTML file; by default search.html in the run.")] = None,
+    out: Annotated[Path | None, path_option(help="HTML file; by default search.html in the run.")] = None,
     clip: Annotated[
         str | None, typer.Option(help="The CLIP that scored; by default the one that the run states.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images; by default the one that the run states.")
+        Path | None, path_option(help="Folder of the images; by default the one that the run states.")
     ] = None,
     device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
 ) -> None:
@@ -257,7 +268,7 @@ def export(
     format: Format,
     fill: Annotated[opts.Fill, typer.Option(help=opts.CropOptions.model_fields["fill"].description)] = "mean",
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the mined shards, for COCO; by default the one that the run states.")
+        Path | None, path_option(help="Folder of the mined shards, for COCO; by default the one that the run states.")
     ] = None,
 ) -> None:
     """Write the pairs for other tools; the background of crops is filled from the masks first.

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from ovseg.clip.names import parse as parse_clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, NounsOptions, Options, ProposeOptions, SegmentOptions
+from ovseg.core.paths import to_path
 
 M = TypeVar("M", bound=Options)
 
@@ -59,7 +60,7 @@ def parse_source(text: str) -> dict[str, Any]:
     if not value:
         kind = "model: a folder, or a name on the Hub" if SOURCES[name].uses_model else "path to its masks"
         raise OvsegError(f"--proposals {text!r}: after {name}: there must be a {kind}")
-    return {"source": name, "model": value} if SOURCES[name].uses_model else {"source": name, "path": Path(value)}
+    return {"source": name, "model": value} if SOURCES[name].uses_model else {"source": name, "path": to_path(value)}
 
 
 SPELLINGS: dict[type[Options], Spelling] = {
@@ -171,6 +172,7 @@ def _annotation(option: str, field: FieldInfo) -> Any:
     optional = not field.is_required() and field.default is None
     # typer would give a switch that is off by default a second flag, to set it off
     flags = [f"--{option.replace('_', '-')}"] if kind is bool and not field.default else []
+    limits |= {"parser": to_path, "metavar": "PATH"} if kind is Path else {}
     return Annotated[kind | None if optional else kind, typer.Option(*flags, help=field.description, **limits)]
 
 

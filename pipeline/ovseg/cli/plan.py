@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ovseg.core import options
 from ovseg.core.json_files import read_json
 from ovseg.core.params import Params
+from ovseg.core.remote_files import local_copy
 from ovseg.datasets import official
 from ovseg.datasets.caption_tables import Columns
 from ovseg.datasets.captions import open_captions
@@ -199,7 +200,8 @@ def _count_captions(index: options.IndexOptions) -> tuple[float, float]:
     if math.isnan(images) and index.captions.exists():
         with tempfile.TemporaryDirectory() as folder:
             columns = Columns(index.image_column, index.caption_column, index.id_column)
-            store = open_captions(index.captions, Path(folder) / "captions.sqlite", columns)
+            with local_copy(index.captions, Path(folder)) as captions:
+                store = open_captions(captions, Path(folder) / "captions.sqlite", columns)
             counts = [len(store.annotations(image["id"])) for image in store.images(0, SAMPLE)]
             images, per_image = store.count(), sum(counts) / max(1, len(counts))
     images = _limited(images, index.limit)

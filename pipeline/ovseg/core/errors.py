@@ -10,6 +10,10 @@ from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_TEMPORARY_FOLDER = "No usable temporary directory"  # in the message of Python's tempfile
+STORAGE_CLIENTS = ("aiobotocore", "aiohttp", "adlfs", "azure", "botocore", "gcsfs", "google", "s3fs")
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or for another service what its client reads"
+)
 OTHER_FOLDER = "choose another folder (OVSEG_WORK sets the one of unfinished work)"
 
 
@@ -38,26 +42,31 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn an error of the file system into one that names the remedy, for code that writes to or below `path`.
 
     Raises:
-        OvsegError: instead of an OSError that `describe_os_error` knows.
+        OvsegError: instead of an error that `describe_os_error` knows.
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         if message := describe_os_error(error, path):
             raise OvsegError(message) from None
         raise
 
 
-def describe_os_error(error: OSError, path: Path | None = None) -> str | None:
-    """Describe an error of the file system that the user can correct.
+def describe_os_error(error: Exception, path: Path | None = None) -> str | None:
+    """Describe an error of the file system or of object storage that the user can correct.
 
     Args:
-        error: a full disk, missing permissions, a read-only file system, a file where a folder is needed, or too long a name.
+        error: a full disk, missing permissions, a read-only file system, a file where a folder is needed, or too long a name;
+            or any error of object storage.
         path: what was written to, where the error does not say it.
 
     Returns:
         a sentence that names the path and the remedy; None for another error.
     """
+    if is_of_storage(error):
+        return _describe_storage_error(error, path)
+    if not isinstance(error, OSError):
+        return None
     place = error.filename2 or error.filename or path or "a file"
     if error.errno in FULL_DISK:
         return (
@@ -78,6 +87,26 @@ def describe_os_error(error: OSError, path: Path | None = None) -> str | None:
     if NO_TEMPORARY_FOLDER in str(error):
         return f"{error.strerror}; set TMPDIR to a folder that can be written to"
     return remedies.get(error.errno or 0)
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is one of a client of object storage."""
+    causes = (error, error.__cause__)
+    return any(type(cause).__module__.partition(".")[0] in STORAGE_CLIENTS for cause in causes)
+
+
+def _describe_storage_error(error: Exception, path: Path | None) -> str:
+    place = f"{path}: " if path else ""
+    if "Credentials" in type(error).__name__:
+        return f"{place}there are no credentials for the object storage; {CREDENTIALS}"
+    if isinstance(error, PermissionError):
+        return f"{place}the object storage refuses access ({error}); {CREDENTIALS}, of somebody who may read and write there"
+    if isinstance(error, FileNotFoundError):
+        return f"{place}{error}; check the name of the bucket, and create it if it is new"
+    return (
+        f"{place}the object storage does not answer as it should ({error}); check its address (of S3: AWS_ENDPOINT_URL) "
+        "and run the same command again: finished work is kept"
+    )
 
 
 def _umask_note() -> str:

@@ -46,10 +46,17 @@ def user_cache() -> Path:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON to `path` atomically: to a temporary file, synced to disk, then renamed."""
+    """Write `value` as JSON to `path` atomically: to a temporary file, synced to disk, then renamed.
+
+    In object storage a file is there when all of it is.
+    """
+    text = json.dumps(value, indent=1) + "\n"
+    if not isinstance(path, Path):
+        path.write_text(text, encoding="utf-8")
+        return
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=1) + "\n")
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)

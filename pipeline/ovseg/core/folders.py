@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.image_formats import image_suffixes
+from ovseg.core.paths import is_remote
 
 FILES_OF_FILE_SYSTEMS = frozenset(
     {".directory", ".ds_store", ".localized", ".nomedia", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "icon\r"}
@@ -54,7 +55,14 @@ def walk_images(folder: Path) -> FolderContent:
 
     Args:
         folder: the folder; one that does not exist has no files.
+
+    Raises:
+        OvsegError: the folder is in object storage.
     """
+    if is_remote(folder):
+        raise OvsegError(
+            f"{folder} is a folder of images in object storage, which is not looked through; copy it here first"
+        )
     images: list[str] = []
     unread: list[str] = []
     visited = {folder.resolve()}

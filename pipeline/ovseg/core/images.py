@@ -22,6 +22,7 @@ from ovseg.core.exif import INVERSES, METHODS, TAG, TRANSPOSED, Turn, read_turn
 from ovseg.core.image_formats import NOT_DECODED, explain_unidentified, is_cut_off
 from ovseg.core.image_repair import repair
 from ovseg.core.options import Orientation
+from ovseg.core.remote_files import read_range
 from ovseg.core.retries import read_patiently
 
 ImageArray = NDArray[np.uint8]
@@ -85,13 +86,7 @@ def read_bytes(root: Path, name: str, offset: int = 0, size: int = -1) -> bytes:
             or `truncated` if the file ends before `size` bytes.
     """
     path = safe_path(root, name)
-
-    def read() -> bytes:
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(size)
-
-    data = read_patiently(root / name, read)
+    data = read_patiently(root / name, lambda: read_range(path, offset, size))
     if not data:
         raise BadItem("zero_bytes", f"{root / name} is empty")
     if len(data) < size:

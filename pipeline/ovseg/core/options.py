@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator
 
 from ovseg.core.files import expand_home
+from ovseg.core.paths import is_url, to_path
 
 CaptionsPerImage = Literal[1, "all"]
 DistilLoss = Literal["classes", "cosine"]
@@ -38,8 +39,13 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(expand_home(str(path))))]
-"""A path; params.yaml gives it as text. `~` is the home folder."""
+FilePath = Annotated[
+    Path,
+    Field(strict=False),
+    WrapValidator(lambda value, check: to_path(value if is_url(value) else check(value))),
+    PlainSerializer(str, when_used="json"),
+]
+"""A path, or a URL such as s3://bucket/folder; params.yaml gives it as text. `~` is the home folder."""
 NameOrPath = Annotated[str, AfterValidator(expand_home)]
 """The name of a model, or its path; `~` is the home folder."""
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ovseg.core import options
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import FilePath, Options
+from ovseg.core.paths import is_remote
 from ovseg.core.text_files import read_text
 
 S = TypeVar("S", bound=BaseModel)
@@ -197,6 +198,8 @@ def _covers(watched: Path, path: Path) -> bool:
 
     The parts of a data set are folders, or files whose names begin with that of the part.
     """
+    if is_remote(path) != is_remote(watched):
+        return False
     if path.is_relative_to(watched):
         return True
     dataset, part = watched.parent.parent, watched.stem

@@ -34,6 +34,29 @@ PAUSES = (0.5, 2.0)  # seconds before the second and third try
 T = TypeVar("T")
 
 
+def try_again(read: Callable[[], T]) -> T:
+    """Return what `read` returns, trying again after errors that may pass.
+
+    Raises:
+        OSError: at once for an error that stays; otherwise that of the last try.
+    """
+    for pause in PAUSES:
+        try:
+            return read()
+        except OSError as error:
+            if stays(error):
+                raise
+        time.sleep(pause)
+    return read()
+
+
+def stays(error: OSError) -> bool:
+    """Whether an error of the file system or of object storage does not pass by itself."""
+    return error.errno in FOR_GOOD or isinstance(
+        error, (FileNotFoundError, PermissionError)
+    )  # of storage, without errno
+
+
 def read_patiently(path: Path, read: Callable[[], T]) -> T:
     """Return what `read` returns, trying again after errors that may pass.
 
@@ -42,19 +65,15 @@ def read_patiently(path: Path, read: Callable[[], T]) -> T:
         read: reads it.
 
     Raises:
-        BadItem: `missing` at once for an error in `FOR_GOOD`; `unreadable` if the last try fails, too.
+        BadItem: `missing` at once for an error that stays; `unreadable` if the last try fails, too.
     """
-    for pause in (*PAUSES, None):
-        try:
-            return read()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno in FOR_GOOD:
-                raise BadItem("missing", f"{path}: {reason}") from None
-            if pause is None:
-                raise BadItem("unreadable", f"{path}: {reason}, in {len(PAUSES) + 1} tries") from None
-        time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+    try:
+        return try_again(read)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if stays(error):
+            raise BadItem("missing", f"{path}: {reason}") from None
+        raise BadItem("unreadable", f"{path}: {reason}, in {len(PAUSES) + 1} tries") from None
 
 
 def may_pass(counts: Mapping[str, int]) -> bool:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from PIL import Image
 from ovseg.core.errors import BadItem
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.core.masks import MaskArray
+from ovseg.core.remote_files import local_copy
 
 KEY_DIGITS = 9
 MEMBERS = ("jpg", "mask.png", "txt", "json")
@@ -64,6 +67,14 @@ def encode_sample(sample: Sample, jpeg_quality: int) -> dict[str, Any]:
     record = json.dumps(sample.record, sort_keys=True, ensure_ascii=False).encode()
     members = (jpeg.getvalue(), png.getvalue(), sample.text.encode(), record)
     return {"__key__": sample.key, **dict(zip(MEMBERS, members, strict=True))}
+
+
+def raw_samples(path: Path) -> Iterator[dict[str, Any]]:
+    """Iterate over the samples of one shard, as `decode_sample` takes them."""
+    import webdataset as wds
+
+    with local_copy(path) as file:
+        yield from wds.WebDataset(str(file), shardshuffle=False, empty_check=False)
 
 
 def decode_sample(raw: dict[str, Any]) -> Sample:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import pyarrow.parquet as pq
 
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
+from ovseg.core.paths import is_remote
+from ovseg.core.remote_files import is_file, read_file
+from ovseg.core.retries import stays
 
 SCHEMA_VERSION = "3"
 MODEL = "ovseg.model"  # key of a table's metadata: fingerprint of the CLIP that has scored it
@@ -166,8 +170,10 @@ def parts(folder: Path) -> list[Path]:
     """List the parts of a table in the order of their numbers, which have more than five digits in very large tables.
 
     Raises:
-        OvsegError: the folder has none.
+        OvsegError: the folder has none, or is in object storage and not finished.
     """
+    if is_remote(folder) and not any(is_file(place / STEP_MANIFEST) for place in (folder, folder.parent)):
+        raise OvsegError(f"{folder} is not finished (no {STEP_MANIFEST}); run the step that writes it first, or again")
     paths = sorted(folder.glob("*.parquet"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise OvsegError(f"{folder} contains no table (no *.parquet file); run the step that writes it first")
@@ -185,11 +191,19 @@ def read_part(path: Path, name: str, columns: list[str] | None = None) -> pa.Tab
     Raises:
         OvsegError: the file is damaged, or see `check_part`.
     """
-    check_part(path, name)
-    try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
+    with _explain_damage(path):
+        source = open_part(path)
+        _check_schema(path, name, pq.read_schema(source))
+        return pq.read_table(source, columns=columns, partitioning=None)
+
+
+def open_part(path: Path) -> Path | pa.BufferReader:
+    """Return what pyarrow reads a part from: its path; or all of its bytes in object storage, by one request.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return pa.BufferReader(read_file(path)) if is_remote(path) else path
 
 
 def check_part(path: Path, name: str) -> dict[str, str]:
@@ -198,10 +212,20 @@ def check_part(path: Path, name: str) -> dict[str, str]:
     Raises:
         OvsegError: the file is damaged, is another table, or was written by another version of ovseg.
     """
+    with _explain_damage(path):
+        return _check_schema(path, name, pq.read_schema(open_part(path)))
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
     try:
-        raw = pq.read_schema(path).metadata or {}
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise OvsegError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _check_schema(path: Path, name: str, schema: pa.Schema) -> dict[str, str]:
+    raw = schema.metadata or {}
     metadata = {key.decode(): value.decode() for key, value in raw.items()}
     table, version = metadata.get("ovseg.table"), metadata.get("ovseg.schema", "")
     if table == name and version.isdigit() and int(version) < int(SCHEMA_VERSION):
@@ -236,9 +260,10 @@ def fingerprint(folder: Path, name: str) -> str:
     Raises:
         OvsegError: a part is damaged, or is another table or schema version.
     """
-    for path in parts(folder):
+    paths, recorded = parts(folder), read_step_manifest(folder).get("files", {})
+    for path in paths[:1] if is_remote(folder) else paths:  # there each is a request, and all were written at once
         check_part(path, name)
-    return hashing.fingerprint(files={path.name: content_hash(path) for path in parts(folder)})
+    return hashing.fingerprint(files={p.name: recorded.get(p.name) or hashing.sha256_file(p) for p in paths})
 
 
 def content_hash(path: Path) -> str:
@@ -263,10 +288,16 @@ def read_step_manifest(folder: Path) -> dict[str, Any]:
 
     Returns:
         at least "fingerprint", "counts" and "files"; an empty dict if the folder has no manifest that can be read.
+
+    Raises:
+        OSError: object storage does not answer; that there is no manifest would mean that the folder is not finished.
     """
+    path = folder / STEP_MANIFEST
     try:
-        manifest = json.loads((folder / STEP_MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = json.loads(read_file(path))
+    except (OSError, ValueError) as error:
+        if is_remote(path) and isinstance(error, OSError) and not stays(error):
+            raise
         return {}
     complete = isinstance(manifest, dict) and {"fingerprint", "counts", "files"} <= set(manifest)
     return dict(manifest) if complete else {}

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.json_files import iter_json, read_json, whole_number
+from ovseg.core.remote_files import local_copy
 from ovseg.core.text_files import read_text
 from ovseg.datasets.store import Record, Store, Writer, open_store
 from ovseg.datasets.webdataset import image_id
@@ -105,10 +106,11 @@ def _check(path: Path, columns: Columns, known: Iterable[str]) -> list[str]:
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Record]:
     for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
-            table = pq.ParquetFile(file)
-            names = _check(file, columns, table.schema_arrow.names)
-            for batch in table.iter_batches(ROWS_PER_BATCH, columns=names):
-                yield from batch.to_pylist()
+            with local_copy(file) as copy:
+                table = pq.ParquetFile(copy)
+                names = _check(file, columns, table.schema_arrow.names)
+                for batch in table.iter_batches(ROWS_PER_BATCH, columns=names):
+                    yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise OvsegError(f"{file} is no Parquet file, or damaged ({str(error).splitlines()[0]})") from None
 
@@ -136,22 +138,25 @@ def _datasets_rows(path: Path, columns: Columns) -> Iterator[Record]:
     for entry in read_json(path / HF_STATE).get("_data_files", ()):
         file = path / entry["filename"]
         try:
-            whole = pa.memory_map(str(file)).read_buffer()
-            reader = pa.ipc.open_stream(whole)
-            names = _check(file, columns, reader.schema.names)
-            for number, batch in enumerate(reader):
-                rows = batch.select(names)
-                images = rows.column(columns.image)
-                if pa.types.is_struct(images.type):
-                    records: list[Any] = _embedded(images, whole.address, file.name, number)
-                    rows = rows.drop_columns([columns.image])
-                    yield from (
-                        row | {columns.image: image} for row, image in zip(rows.to_pylist(), records, strict=True)
-                    )
-                else:
-                    yield from rows.to_pylist()
+            with local_copy(file) as copy:
+                yield from _arrow_rows(copy, columns)
         except (OSError, pa.ArrowException) as error:
             raise OvsegError(f"{file} is no Arrow file, or damaged ({str(error).splitlines()[0]})") from None
+
+
+def _arrow_rows(file: Path, columns: Columns) -> Iterator[Record]:
+    whole = pa.memory_map(str(file)).read_buffer()
+    reader = pa.ipc.open_stream(whole)
+    names = _check(file, columns, reader.schema.names)
+    for number, batch in enumerate(reader):
+        rows = batch.select(names)
+        images = rows.column(columns.image)
+        if pa.types.is_struct(images.type):
+            records: list[Any] = _embedded(images, whole.address, file.name, number)
+            rows = rows.drop_columns([columns.image])
+            yield from (row | {columns.image: image} for row, image in zip(rows.to_pylist(), records, strict=True))
+        else:
+            yield from rows.to_pylist()
 
 
 def _embedded(images: pa.StructArray, start: int, file: str, batch: int) -> list[Record]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from ovseg.core.errors import BadItem, OvsegError
@@ -15,6 +14,7 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import read_bytes, read_header, safe_path
 from ovseg.core.json_files import first_value, iter_json, top_level_keys, whole_number
 from ovseg.core.options import Orientation
+from ovseg.core.remote_files import local_copy
 from ovseg.core.rotation import rotation_counts
 from ovseg.core.text import normalize
 from ovseg.datasets.store import Record, Store, Writer, open_store
@@ -40,7 +40,12 @@ def open_coco(path: Path, database: Path) -> Store:
             stands for two images or two categories.
     """
     _check_is_file(path)
-    return open_store(database, path, partial(_fill, path))
+
+    def fill(writer: Writer) -> None:
+        with local_copy(path, database.parent) as file:
+            _fill(file, writer)
+
+    return open_store(database, path, fill)
 
 
 def open_results(path: Path, database: Path) -> Store:
@@ -56,15 +61,8 @@ def open_results(path: Path, database: Path) -> Store:
     _check_is_file(path)
 
     def fill(writer: Writer) -> None:
-        first, _ = first_value(path)
-        lines = isinstance(first, dict) and "image_id" in first
-        if not writer.add_annotations(_read_records(path, "item", ("image_id", "segmentation"), lines)):
-            keys = ", ".join(top_level_keys(path))
-            raise OvsegError(
-                f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected, and it "
-                f"holds {f'an object with the keys {keys}' if keys else 'none'}; a file with images and annotations is read as "
-                "ground_truth"
-            )
+        with local_copy(path, database.parent) as file:
+            _fill_results(file, writer)
 
     return open_store(database, path, fill)
 
@@ -119,6 +117,18 @@ def _fill(path: Path, writer: Writer) -> None:
     if empty := [name for name, number in (("images", images), ("annotations", annotations)) if not number]:
         keys = ", ".join(top_level_keys(path)) or "none; results of a model, which are a list, are read as precomputed"
         raise OvsegError(f"{path} is not a COCO file: {' and '.join(empty)} missing or empty (top-level keys: {keys})")
+
+
+def _fill_results(path: Path, writer: Writer) -> None:
+    first, _ = first_value(path)
+    lines = isinstance(first, dict) and "image_id" in first
+    if not writer.add_annotations(_read_records(path, "item", ("image_id", "segmentation"), lines)):
+        keys = ", ".join(top_level_keys(path))
+        raise OvsegError(
+            f"{path} is not a COCO results file: a list of objects with image_id and segmentation is expected, and it "
+            f"holds {f'an object with the keys {keys}' if keys else 'none'}; a file with images and annotations is read as "
+            "ground_truth"
+        )
 
 
 def _image_of_line(record: Record) -> Record:

@@ -19,6 +19,7 @@ from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.folders import describe_files, is_file_system_file
 from ovseg.core.image_formats import describe_suffixes, image_suffixes
 from ovseg.core.json_files import parse_json
+from ovseg.core.remote_files import list_files, local_copy
 from ovseg.core.text_files import decode_text
 from ovseg.datasets.store import Record, Store, Writer, open_store
 from ovseg.datasets.tar_members import COMPRESSED_SUFFIXES, Member, read_members
@@ -36,7 +37,7 @@ def list_shards(folder: Path) -> list[Path]:
         OvsegError: there are none that can be read.
     """
     suffixes = (".tar", *COMPRESSED_SUFFIXES)
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_file_system_file(path.name))
+    files = [path for path in list_files(folder) if not is_file_system_file(path.name)]
     shards = [path for path in files if path.name.lower().endswith(suffixes)]
     if not any(path.name.lower().endswith(".tar") for path in shards):
         others = [path.name for path in shards or files]
@@ -64,16 +65,17 @@ def open_shards(folder: Path, database: Path) -> Store:
     def fill(writer: Writer) -> None:
         known_ids: set[int] = set()
         problems: list[str] = []
-        for path in paths:
-            for item in _samples(path):
-                if isinstance(item, _Sample):
-                    _add_sample(writer, path, item, known_ids)
-                    continue
-                problems.append(item.detail)
-                if item.reason.startswith("member_"):
-                    writer.add_left_out(item)
-                else:
-                    writer.add_images([_problem(path, item)])
+        for shard in paths:
+            with local_copy(shard, database.parent) as path:
+                for item in _samples(path):
+                    if isinstance(item, _Sample):
+                        _add_sample(writer, path, item, known_ids)
+                        continue
+                    problems.append(item.detail)
+                    if item.reason.startswith("member_"):
+                        writer.add_left_out(item)
+                    else:
+                        writer.add_images([_problem(path, item)])
         if not known_ids:
             reason = f": {problems[0]}" if problems else ""
             raise OvsegError(f"{folder}: no shard holds an image ({describe_suffixes()}){reason}")

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.tables import open_part
 
 DROPPED = "dropped."
 REASON_COLUMNS = {"failures": ("reason", "item"), "index": ("problem", "file"), "samples": ("status", "noun")}
@@ -74,12 +75,13 @@ def check_totals(
 def find_example(folder: Path, reason: str) -> str | None:
     """Return a sentence about one item that was dropped for a reason; None if no table below a folder tells one."""
     for path in sorted(folder.rglob("*.parquet")):
-        schema = pq.read_schema(path)
+        source = open_part(path)
+        schema = pq.read_schema(source)
         name = (schema.metadata or {}).get(b"ovseg.table", b"").decode()
         if name not in REASON_COLUMNS:
             continue
         column, item = REASON_COLUMNS[name]
-        table = pq.read_table(path, columns=["image_id", column, item, "detail"], partitioning=None)
+        table = pq.read_table(source, columns=["image_id", column, item, "detail"], partitioning=None)
         rows = table.filter(pc.equal(table[column], reason)).slice(0, 1).to_pylist()
         if rows:
             return f"{rows[0][item]} of image {rows[0]['image_id']}: {rows[0]['detail']}"

@@ -31,6 +31,8 @@ from filelock import FileLock, Timeout
 from ovseg.core import hashing, tables
 from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import link_or_copy, replace_folder, sync, write_json
+from ovseg.core.paths import is_remote
+from ovseg.core.remote_files import file_sizes, is_unfinished, publish_folder
 from ovseg.core.retries import may_pass
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime
@@ -90,6 +92,8 @@ class Scratch:
     ) -> None:
         """Put the files of all units and `step.json` into `out`, replacing it in one step, by hard links where possible.
 
+        In object storage the files are written one after the other, and `step.json` last.
+
         Args:
             units: names of the finished units.
             out: the output folder.
@@ -100,7 +104,7 @@ class Scratch:
             OvsegError: the disk is full; finished units are kept.
         """
         with explain_write_errors(out):
-            staged = out.with_name(out.name + ".tmp")
+            staged = self.folder / f"{out.name}.tmp" if is_remote(out) else out.with_name(out.name + ".tmp")
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             for unit in units:
@@ -119,7 +123,11 @@ class Scratch:
                 "files": {str(path.relative_to(staged)): hashing.sha256_file(path) for path in paths},
             }
             write_json(staged / tables.STEP_MANIFEST, manifest)
-            replace_folder(staged, out)
+            if is_remote(out):
+                publish_folder(staged, out, last=tables.STEP_MANIFEST)
+                shutil.rmtree(staged)
+            else:
+                replace_folder(staged, out)
         (self.folder / PUBLISHED_MARKER).write_text(self.key.code_hash, encoding="utf-8")
 
     def close(self) -> None:
@@ -149,9 +157,10 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
         OvsegError: `out` holds something else or was written by an older version; or it belongs to other parameters, inputs
             or models, unless `runtime.replace` is set.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    manifest = tables.read_step_manifest(out)
+    with explain_write_errors(out):
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())) or is_unfinished(out):
+            return None
+        manifest = tables.read_step_manifest(out)
     if not manifest:
         raise OvsegError(f"{out} exists and was not written by ovseg; give another output folder, or remove it")
     if "code" not in manifest:
@@ -171,9 +180,12 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
             log.warning("%s: the code has changed since %s was written (%s); doing it again", key.step, out, files)
             return None
         log.warning("%s: %s is kept, although the code has changed since (%s)", key.step, out, files)
-    intact = all(
-        (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in manifest["files"].items()
-    )
+    if is_remote(out):  # reading all of it back would take as long as the step; `ovseg-mine verify` does
+        intact = manifest["files"].keys() <= file_sizes(out).keys()
+    else:
+        intact = all(
+            (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in manifest["files"].items()
+        )
     return dict(manifest["counts"]) if intact else None
 
 

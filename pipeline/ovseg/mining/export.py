@@ -22,7 +22,9 @@ from ovseg.core.image_records import COLUMNS
 from ovseg.core.images import read_bytes, safe_path
 from ovseg.core.json_files import read_json
 from ovseg.core.options import Fill
-from ovseg.core.samples import Sample, decode_sample
+from ovseg.core.paths import to_path
+from ovseg.core.remote_files import make_folder
+from ovseg.core.samples import Sample, decode_sample, raw_samples
 from ovseg.mining.run import RUN
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.mining.verify import shards_folder
@@ -64,7 +66,7 @@ def csv_(run: Path, out: Path, fill: Fill, images: Path | None = None) -> str:  
     Arguments, result and errors are those of `open_clip`.
     """
     _make_empty_folder(out)
-    (out / "images").mkdir()
+    make_folder(out / "images")
     number = 0
     with (out / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t")
@@ -122,7 +124,7 @@ def _extract(rows: list[dict[str, Any]], run: Path, folder: Path, images: Path |
         return ""
     if images is None:
         try:
-            images = Path(read_json(run / RUN)["options"]["index"]["images"])
+            images = to_path(read_json(run / RUN)["options"]["index"]["images"])
         except (OSError, KeyError, TypeError):
             raise OvsegError(
                 f"{run} does not say where its images are; give the folder of their tars as --images"
@@ -135,7 +137,7 @@ def _extract(rows: list[dict[str, Any]], run: Path, folder: Path, images: Path |
             raise OvsegError(
                 f"an image cannot be read from {images} ({problem.detail}); give the folder of the tars as --images"
             ) from None
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         target.write_bytes(data)
     return f"; its {len(rows):,} images, out of their tars: {folder}"
 
@@ -157,7 +159,7 @@ def _annotation(pair: dict[str, Any], proposal: dict[str, Any], nouns: dict[str,
 
 
 def _samples(path: Path) -> Iterator[Sample]:
-    return (decode_sample(raw) for raw in wds.WebDataset(str(path), shardshuffle=False))
+    return map(decode_sample, raw_samples(path))
 
 
 def _jpeg(sample: Sample, fill: Fill) -> bytes:
@@ -170,4 +172,4 @@ def _jpeg(sample: Sample, fill: Fill) -> bytes:
 def _make_empty_folder(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise OvsegError(f"{out} is not empty; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)

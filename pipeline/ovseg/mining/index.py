@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.core import hashing, tables
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.images import read_bytes, read_header
 from ovseg.core.options import IndexOptions, Orientation
+from ovseg.core.remote_files import file_states, is_folder, list_files, local_copy
 from ovseg.core.rotation import explain_rotation, rotation_counts
 from ovseg.core.text import normalize
 from ovseg.datasets.caption_tables import Columns, format_of
@@ -53,15 +54,21 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     Raises:
         OvsegError: a path does not exist or is in no format that is read, or not one image can be used.
     """
-    if not options.images.is_dir():
-        raise OvsegError(f"the folder of images {options.images} does not exist")
+    with explain_write_errors(options.images):
+        if not is_folder(options.images):
+            raise OvsegError(f"the folder of images {options.images} does not exist")
+    with local_copy(options.captions, runtime.work) as captions:
+        return _build_index(out, runtime, options, captions)
+
+
+def _build_index(out: Path, runtime: Runtime, options: IndexOptions, captions: Path) -> dict[str, int]:
     columns = Columns(options.image_column, options.caption_column, options.id_column)
     key = step_key(
         "index",
         __name__,
         images=str(options.images.resolve()),
-        captions=_captions_identity(options.captions),
-        columns=columns if format_of(options.captions) else None,
+        captions=_captions_identity(captions),
+        columns=columns if format_of(captions) else None,
         limit=options.limit,
         orientation=options.orientation,
         schema=tables.SCHEMA_VERSION,
@@ -72,12 +79,12 @@ def build_index(out: Path, runtime: Runtime, options: IndexOptions) -> dict[str,
     redo = published and not runtime.retry and reusable_counts(out, key, runtime) is None
     scratch = Scratch(runtime.work, key, runtime.fresh or redo)
     database = scratch.folder / "captions.sqlite"
-    store = open_captions(options.captions, database, columns)
+    store = open_captions(captions, database, columns)
     num_images = min(store.count(), options.limit or store.count())
     units = [f"{i:05d}" for i in range(-(-num_images // IMAGES_PER_PART))]
     factory = _IndexTaskFactory(options.images, database, num_images, options.orientation)
     left_out = {f"dropped.{reason}": number for reason, (number, _) in store.left_out().items()}
-    more_counts = {**left_out, **check_listed_images(options.captions, store)}
+    more_counts = {**left_out, **check_listed_images(captions, store)}
     counts = run_step(key, units, factory, out, runtime, scratch=scratch, totals=TOTALS, more_counts=more_counts)
     for reason, (number, example) in store.left_out().items():
         log.warning(
@@ -94,8 +101,7 @@ def _captions_identity(path: Path) -> Any:
         raise OvsegError(f"the captions {path} do not exist; those of COCO are in annotations_trainval2017.zip")
     if path.is_file():
         return hashing.sha256_file(path)
-    files = sorted(file for file in path.iterdir() if file.is_file()) if format_of(path) else list_shards(path)
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return file_states(list_files(path) if format_of(path) else list_shards(path))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ovseg.core import hashing
 from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.options import RunOptions
+from ovseg.core.remote_files import is_file, make_folder
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
@@ -66,7 +67,7 @@ def read_options(out: Path) -> RunOptions:
         OvsegError: `out` is no folder of a run, or one of an older version.
     """
     path = out / RUN
-    if not path.is_file():
+    if not is_file(path):
         raise OvsegError(f"{out} was not written by `ovseg-mine run`; give its folder --out")
     try:
         return RunOptions.model_validate_json(json.dumps(json.loads(path.read_text(encoding="utf-8"))["options"]))
@@ -85,7 +86,9 @@ def check_output_folder(options: RunOptions, out: Path) -> None:
     """
     values, path = options.model_dump(mode="json"), out / RUN
     fingerprint = hashing.fingerprint(**values)
-    if out.exists() and not out.is_dir():
+    with explain_write_errors(out):
+        is_there = out.exists()
+    if is_there and not out.is_dir():
         raise OvsegError(f"{out} is not a folder; give another --out")
     if out.is_dir() and any(entry.name not in (RUN, f"{RUN}.tmp") for entry in out.iterdir()):
         if not path.is_file():
@@ -106,7 +109,7 @@ def check_output_folder(options: RunOptions, out: Path) -> None:
         )
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_json(path, {"fingerprint": fingerprint, "version": __version__, "started": started, "options": values})
 
 

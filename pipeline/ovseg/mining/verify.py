@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import webdataset as wds
-
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem, OvsegError
-from ovseg.core.samples import decode_sample
+from ovseg.core.remote_files import is_file
+from ovseg.core.samples import decode_sample, raw_samples
 from ovseg.mining.shards import NOUNS, SIZES
 
 
@@ -20,7 +19,7 @@ def shards_folder(run: Path) -> Path:
         OvsegError: neither has finished shards.
     """
     for folder in (run / "shards", run):
-        if (folder / SIZES).is_file():
+        if is_file(folder / SIZES):
             return folder
     raise OvsegError(f"{run} has no finished shards (no {SIZES}); run `ovseg-mine run` or `ovseg-mine shards` first")
 
@@ -76,7 +75,7 @@ def _raise_problems(folder: Path, problems: list[str]) -> None:
 
 def _check_shard(path: Path, size: int, noun_ids: dict[str, int], keys: set[str]) -> list[str]:
     problems, read_keys = [], []
-    for raw in wds.WebDataset(str(path), shardshuffle=False, empty_check=False):
+    for raw in raw_samples(path):
         key = raw["__key__"]
         try:
             sample = decode_sample(raw)

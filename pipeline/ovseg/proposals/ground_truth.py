@@ -16,6 +16,7 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.images import decode_image, decode_labels, safe_path
 from ovseg.core.masks import MaskArray
 from ovseg.core.options import Orientation
+from ovseg.core.remote_files import read_file
 from ovseg.datasets.classes import read_classes
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.references import (
@@ -216,8 +217,8 @@ def _label_map(maps: Mapping[str, str], image_name: str) -> str | None:
 
 def _read_pixels(path: Path, image: ImageRecord, decode: Callable[[bytes, Orientation], NDArray[Any]]) -> NDArray[Any]:
     try:
-        pixels = decode(path.read_bytes(), image.orientation)
+        pixels = decode(read_file(path), image.orientation)
     except OSError as error:
-        raise BadItem("missing_mask_file", f"{path}: {error.strerror}") from None
+        raise BadItem("missing_mask_file", f"{path}: {error.strerror or error}") from None
     image.check_size(str(path), pixels.shape[:2])
     return pixels

@@ -76,6 +76,6 @@ def _parts_by_image(path: Path) -> Mapping[int, list[Path]]:
 def _table_records(parts: Sequence[Path], image: ImageRecord) -> Iterator[Record]:
     """Yield an image's rows of a table `proposals` as records of COCO."""
     for part in parts:
-        for row in pq.read_table(part, filters=[("image_id", "==", image.image_id)]).to_pylist():
+        for row in pq.read_table(tables.open_part(part), filters=[("image_id", "==", image.image_id)]).to_pylist():
             segmentation = {"size": [row["height"], row["width"]], "counts": row["rle"]}
             yield {"segmentation": segmentation, "score": row["score"]}

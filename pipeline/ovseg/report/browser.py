@@ -21,6 +21,7 @@ from ovseg.core.errors import BadItem
 from ovseg.core.image_records import COLUMNS, ImageRecord
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
+from ovseg.core.remote_files import make_folder
 from ovseg.core.samples import sample_key
 from ovseg.report.plots import similarity_histogram
 from ovseg.report.sampling import (
@@ -100,7 +101,7 @@ def _write_page(data: dict[str, Any], out: Path) -> None:
     template = resources.files(__package__).joinpath("browser.html").read_text(encoding="utf-8")
     # Without "<" no caption can end the script element that holds the data.
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     out.write_text(template.replace("__DATA__", embedded, 1), encoding="utf-8")
 
 

@@ -55,7 +55,9 @@ def collect_counts(folders: Mapping[str, Path]) -> dict[str, Any]:
         nouns = tables.read(folders["nouns"], "nouns", ["noun"])["noun"]
         collected["unique_nouns"] = pc.count_distinct(nouns).as_py()
     if "score" in folders:
-        collected["candidates"] = sum(pq.read_metadata(path).num_rows for path in tables.parts(folders["score"]))
+        collected["candidates"] = sum(
+            pq.read_metadata(tables.open_part(path)).num_rows for path in tables.parts(folders["score"])
+        )
     dropped = {
         f"{step}.{name.removeprefix(DROPPED)}": number
         for step, step_counts in counts.items()

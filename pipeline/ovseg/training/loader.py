@@ -20,12 +20,16 @@ import torch
 import webdataset as wds
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ovseg.core import crops
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill
+from ovseg.core.paths import is_remote, to_path
+from ovseg.core.remote_files import file_sizes, is_file, open_stream, read_file
 from ovseg.core.samples import decode_sample
+from ovseg.core.tables import STEP_MANIFEST
 
 log = logging.getLogger("ovseg")
 
@@ -124,9 +128,26 @@ def _read_steps(folder: Path, workers: int, resampled: bool, shuffle: bool, epoc
         steps = [wds.SimpleShardList(names)]
         steps += [wds.detshuffle(len(names), seed=first, epoch=before)] if shuffle else []
         steps += [wds.split_by_node, wds.split_by_worker]
-    steps += [wds.tarfile_to_samples(handler=_stop), partial(_check_complete, read_sizes(folder))]
+    steps += [
+        _read_remote if is_remote(folder) else wds.tarfile_to_samples(handler=_stop),
+        partial(_check_complete, read_sizes(folder)),
+    ]
     steps += [wds.detshuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 4, seed=first, epoch=before)] if shuffle else []
     return steps
+
+
+def _read_remote(sources: Iterator[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """Do as `tarfile_to_samples` for URLs of fsspec; the tars are streamed."""
+
+    def streams() -> Iterator[dict[str, Any]]:
+        for source in sources:
+            try:
+                yield {**source, "stream": open_stream(to_path(source["url"]))}
+            except OSError as error:
+                _stop(error)
+
+    samples: Iterator[dict[str, Any]] = group_by_keys(tar_file_expander(streams(), handler=_stop), handler=_stop)
+    return samples
 
 
 def endless_batches(
@@ -171,8 +192,10 @@ def read_sizes(folder: Path) -> dict[str, int]:
         OvsegError: there are no finished shards, or sizes.json is broken.
     """
     path = folder / SIZES
+    if is_remote(folder) and not is_file(folder / STEP_MANIFEST):
+        raise OvsegError(f"{folder} holds no finished shards (no {STEP_MANIFEST}); run the stage `shards` first")
     try:
-        return {str(name): int(number) for name, number in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {str(name): int(number) for name, number in json.loads(read_file(path)).items()}
     except OSError:
         raise OvsegError(f"{folder} holds no finished shards (no {SIZES}); run the stage `shards` first") from None
     except (ValueError, AttributeError) as error:
@@ -189,8 +212,9 @@ def list_shards(folder: Path) -> list[Path]:
     paths = [folder / name for name in read_sizes(folder)]
     if not paths:
         raise OvsegError(f"{sizes} lists no shard; run the stage `shards` again")
+    there = file_sizes(folder) if is_remote(folder) else None
     for path in paths:
-        if not path.is_file():
+        if not (path.is_file() if there is None else path.name in there):
             raise OvsegError(f"{path} is listed in {sizes} and missing; run the stage `shards` again")
     return paths
 

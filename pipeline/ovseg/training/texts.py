@@ -16,6 +16,7 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import TrainTemplates
+from ovseg.core.remote_files import read_file
 from ovseg.core.vocabulary import template_embeddings
 
 
@@ -30,7 +31,7 @@ def read_nouns(shards: Path) -> list[str]:
     """
     path = shards / "nouns.json"
     try:
-        ids = {str(noun): int(number) for noun, number in json.loads(path.read_text(encoding="utf-8")).items()}
+        ids = {str(noun): int(number) for noun, number in json.loads(read_file(path)).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise OvsegError(f"{path} is no list of nouns ({error}); run the stage `shards` again") from None
     if sorted(ids.values()) != list(range(len(ids))):
