@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from ovseg.core.hashing import sha256_path
+from ovseg.core.images import decode_image, decode_labels
 from tests.copy import DVC, Copy, copy_repository, stages_ran
 
 pytestmark = pytest.mark.slow
@@ -194,6 +195,41 @@ def test_every_order_of_adaptation_comes_from_parameters_alone(
     assert stages_ran(output) == ran
     for model, steps in stages.items():
         assert _provenance(repo, model) == steps
+
+
+@pytest.mark.parametrize("pairs", ["mined", "annotated"])
+@pytest.mark.parametrize("method", ["maft", "maskclippp"])
+def test_a_region_encoder_is_trained_measured_and_reported_without_mining_again(
+    repo: Copy, method: str, pairs: str
+) -> None:
+    """From the finished default run; `ovseg segment` then takes the trained folder. One model and benchmark are enough."""
+    repo.dvc("repro")
+    before = (repo.folder / "params.yaml").read_text()
+    default = json.loads((repo.folder / "reports" / "metrics.json").read_text())
+    settings = [f"finetune.method={method}", f"finetune.pairs={pairs}", "finetune.max_steps=1", "prompt.epochs=0"]
+    settings += ["evaluate.models=[finetune]", "evaluate.benchmarks=[all]", "calibrate.limit=2"]
+    output = repo.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)))
+    metrics = json.loads((repo.folder / "reports" / "metrics.json").read_text())
+    (repo.folder / "params.yaml").write_text(before)
+    ran = stages_ran(output)
+    assert ran[0] == "finetune" and ran[-1] == "report"
+    assert {*ran[1:-1]} == {"prompt", "measure@finetune", "measure@prompt", "calibrate", "evaluate@all"}
+
+    recipe = json.loads((repo.folder / "models" / "finetune" / "provenance.json").read_text())["steps"][0]["recipe"]
+    assert (recipe["method"], recipe["pairs"]) == (method, pairs)
+    assert metrics["pairs"] == default["pairs"]
+    assert metrics["measure"]["finetune"] == metrics["measure"]["prompt"] != default["measure"]["finetune"]
+    assert metrics["benchmarks"]["all"].keys() == {"finetune"}
+    found, of_crops = (figures["benchmarks"]["all"]["finetune"] for figures in (metrics, default))
+    assert found["clip"] != of_crops["clip"] and found["proposals"] == of_crops["proposals"]
+
+    image = next((repo.folder / "data" / "demo" / "val" / "images").iterdir())
+    for model in ("finetune", "prompt"):
+        command = [sys.executable, "-m", "ovseg.cli.app", "segment", str(image), "--names", "kite, tree"]
+        repo.run(*command, "--clip", f"models/{model}", "--out", f"segmented/{model}")
+        labels = decode_labels((repo.folder / "segmented" / model / f"{image.stem}.labels.png").read_bytes())
+        assert labels.shape == decode_image(image.read_bytes()).shape[:2]
+    shutil.rmtree(repo.folder / "segmented")
 
 
 def test_stages_that_wait_for_each_other_are_refused(repo: Copy) -> None:

@@ -42,3 +42,11 @@ def test_the_card_has_what_the_weights_were_made_from(has_prompts: bool, tmp_pat
     for fact in ("ViT-B-16", "openai", "MIT", "c0ffee", "f00d", "finetune", "abc123", "sam2", "Apache-2.0", '"lr": 1'):
         assert fact in text
     assert ("mask_prompts.safetensors" in text) == has_prompts
+
+
+def test_the_card_says_how_regions_are_encoded(tmp_path: Path) -> None:
+    for encoder, said in (("crops", "masked crops"), ("region_tokens", "the whole image once"), ("pooled", "`pooled`")):
+        write_card(tmp_path, {}, has_prompts=False, encoder=encoder)
+        text = ModelCard.load(tmp_path / "README.md").text
+        assert said in text
+        assert ("region_encoder.json" in text) == (encoder != "crops")

@@ -136,7 +136,7 @@ def save_adapted(
         write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
     write_settings(regions or CROPS, folder)
     write_json(folder / PROVENANCE, provenance)
-    write_card(folder, provenance, prompts is not None, text_prompts is not None)
+    write_card(folder, provenance, prompts is not None, text_prompts is not None, (regions or CROPS).encoder)
 
 
 def materialise(model: str, pretrained: str | None, folder: Path, licence: str | None = None) -> None:

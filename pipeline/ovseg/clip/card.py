@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ovseg.core.options import Encoder
 from ovseg.engine.weight_files import CARD
 
 NOT_STATED = "not stated"
@@ -16,15 +17,12 @@ TEXT = """---
 {metadata}
 ---
 
-# CLIP adapted to masked crops
-
-Made by the recipe of [OVSeg](https://arxiv.org/abs/2210.04150): the image tower classifies image regions whose background is
-blanked out. The text tower is that of the base model.
+{kind} The text tower is that of the base model.
 
 ```python
 import open_clip
 model = open_clip.create_model("local-dir:THIS_FOLDER")
-# or, with mask prompts if there are any:
+# or, with {extras}:
 from pathlib import Path
 from ovseg.clip.adapted import load_adapted
 clip = load_adapted(Path("THIS_FOLDER"))
@@ -36,9 +34,23 @@ clip = load_adapted(Path("THIS_FOLDER"))
 
 {origin}
 """
+OF_CROPS = """# CLIP adapted to masked crops
+
+Made by the recipe of [OVSeg](https://arxiv.org/abs/2210.04150): the image tower classifies image regions whose background is
+blanked out."""
+OF_WHOLE_IMAGES = """# CLIP that sees the regions of an image in one pass
+
+The image tower sees the whole image once; `region_encoder.json` says how it classifies regions (`{encoder}`). Stock open_clip
+does not read that file."""
 
 
-def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool, has_text_prompts: bool = False) -> None:
+def write_card(
+    folder: Path,
+    provenance: Mapping[str, Any],
+    has_prompts: bool,
+    has_text_prompts: bool = False,
+    encoder: Encoder = "crops",
+) -> None:
     """Write README.md with the metadata that the Hub reads.
 
     Args:
@@ -47,6 +59,7 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool, h
             list of {stage, shards or tables, mask_source, mask_licence, recipe}.
         has_prompts: whether mask prompts are stored beside the weights.
         has_text_prompts: whether learned text prompts are.
+        encoder: the region encoder that the CLIP is made for.
     """
     base, steps = provenance.get("base", {}), provenance.get("steps", [])
     licences = {base.get("licence"), *(step.get("mask_licence") for step in steps)}
@@ -62,6 +75,8 @@ def write_card(folder: Path, provenance: Mapping[str, Any], has_prompts: bool, h
     )
     text = TEXT.format(
         metadata=metadata.to_yaml(),
+        kind=OF_CROPS if encoder == "crops" else OF_WHOLE_IMAGES.format(encoder=encoder),
+        extras="mask prompts if there are any" if encoder == "crops" else "its region encoder",
         prompts=(prompts if has_prompts else "There are no mask prompts.") + (text_prompts if has_text_prompts else ""),
         origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),
     )

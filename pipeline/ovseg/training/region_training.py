@@ -23,7 +23,7 @@ from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision, Templates
+from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision, RegionPairs, Templates
 from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
@@ -77,7 +77,7 @@ def adapt_regions(
         runtime: devices, workers, micro-batch, scratch folder.
         options: the parameters; `options.init` was resolved into `init` by the caller, and `options.method` is not "crops".
         crop: the crop recipe of the teacher.
-        source: "mask_source" and "mask_licence", for the model card.
+        source: "mask_source" of the proposals and "mask_licence", for the model card.
         heldout: the masks that `options.heldout_every` measures on; None measures nothing.
 
     Raises:
@@ -89,6 +89,7 @@ def adapt_regions(
     tables_ |= {"pairs": tables.fingerprint(run.pairs, "pairs")} if options.pairs in MINED_SOURCES else {}
     teacher = None if options.teacher is None else tables.content_hash(options.teacher)
     parameters = options.model_dump(mode="json", exclude={"init", "teacher"}) | crop.model_dump(mode="json")
+    source = {**source, "mask_source": name_masks(options.pairs, source["mask_source"])}
     key = step_key(
         "finetune",
         __name__,
@@ -147,6 +148,18 @@ def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSetti
     if weights is None:
         return settings
     return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))
+
+
+def name_masks(pairs: RegionPairs, proposals: str | None) -> str | None:
+    """Name the masks that a training learns from.
+
+    Args:
+        pairs: what it is trained on.
+        proposals: what made the proposals.
+    """
+    if pairs == "mined":
+        return proposals
+    return "annotated" if pairs == "annotated" else f"annotated, {proposals}"
 
 
 def check_region_options(options: FinetuneOptions) -> Objective:
