@@ -27,6 +27,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "average of normed": {"pool_type": "avg"},
     "timm token": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "token"},
     "timm average": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "avg"},
+    "first query": {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 3},
+    "timm probe": {"timm_model_name": "test_vit3", "image_size": 160, "timm_pool": "map"},
+    "timm probe of all tokens": {"timm_model_name": "test_vit3", "image_size": 160, "timm_pool": "map"},
     "timm register": {"timm_model_name": "vit_wee_patch16_reg1_gap_256", "image_size": 256, "timm_pool": "avg"},
 }
 
@@ -34,7 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def tower(variant: str = "class token", **changes: Any) -> Any:
     torch.manual_seed(0)
     vision = {**VISION, **VARIANTS.get(variant, {}), **changes}
-    return open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval().visual
+    visual: Any = open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=TEXT).eval().visual
+    if variant == "timm probe":
+        visual.trunk.pool_include_prefix = False  # patches alone, as in SigLIP
+    return visual
 
 
 def convnext() -> Any:
@@ -62,16 +68,26 @@ def bias_of(visual: Any, start: int) -> Tensor:
     return new_log_bias(visual, start) + torch.randn(1, generator=torch.Generator().manual_seed(2))
 
 
+def tokens(visual: Any, images: Tensor, masks: Tensor) -> Tensor:
+    return region_tokens(visual, images, masks, 2)
+
+
 ENCODERS: dict[str, Any] = {
-    "region_tokens": lambda visual, images, masks: region_tokens(visual, images, masks, 2),
-    "biased_tokens": lambda visual, images, masks: biased_tokens(visual, images, masks, 2, bias_of(visual, 2)),
-    "pooled": pooled_regions,
+    "region_tokens": (tokens, tower),
+    "region_tokens of an average": (tokens, lambda: tower("average")),
+    "region_tokens of a first query": (tokens, lambda: tower("first query")),
+    "region_tokens of a probe": (tokens, lambda: tower("timm probe")),
+    "biased_tokens": (
+        lambda visual, images, masks: biased_tokens(visual, images, masks, 2, bias_of(visual, 2)),
+        tower,
+    ),
+    "pooled": (pooled_regions, convnext),
 }
 
 
 def encoder_and_tower(name: str) -> tuple[Any, Any, int]:
-    visual = convnext() if name == "pooled" else tower()
-    return ENCODERS[name], visual, 64
+    encode, build = ENCODERS[name]
+    return encode, build(), 64
 
 
 def naive_attention(attention: Any, query: Tensor, keys: Tensor, seen: list[int], bias: Tensor | None = None) -> Tensor:
@@ -124,6 +140,55 @@ def test_region_tokens_are_the_formula_of_maft() -> None:
     torch.testing.assert_close(region_tokens(visual, images, masks, 2)[0], expected, atol=1e-5, rtol=0)
 
 
+def attention_of(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """One projected query's attention to projected keys `[N, W]`, head by head."""
+    parts = [x.chunk(heads, dim=-1) for x in (query, keys, values)]
+    return torch.cat([(k @ q / math.sqrt(len(q))).softmax(0) @ v for q, k, v in zip(*parts, strict=True)])
+
+
+@torch.inference_mode()
+def test_a_probe_attends_to_the_patches_of_its_mask_alone() -> None:
+    """SigLIP's pooling, written out; an empty mask has what it makes of an attention of zeros."""
+    visual = tower("timm probe")
+    trunk, pool = visual.trunk, visual.trunk.attn_pool
+    images, masks = inputs(160, regions=4, number=1)
+    masks[0, 2] = 0
+    masks[0, 3], masks[0, 3, 50, 50] = 0, 1
+    patches = trunk.forward_features(images)[0, trunk.num_prefix_tokens :]
+    for vector, covered in zip(
+        region_tokens(visual, images, masks, 0)[0], patches_of_masks(masks, (10, 10))[0], strict=True
+    ):
+        keys, values = pool.kv(patches[covered]).chunk(2, dim=-1)
+        attended = attention_of(pool.q(pool.latent)[0, 0], keys, values, pool.num_heads) if covered.any() else 0
+        pooled = pool.proj(torch.zeros(96) + attended)
+        pooled = pooled + pool.mlp(pool.norm(pooled))
+        torch.testing.assert_close(vector, F.normalize(visual.head(pooled), dim=0), atol=1e-5, rtol=0)
+    assert covered.sum() == 1  # of the last mask, a single pixel
+
+
+@torch.inference_mode()
+def test_the_first_query_attends_to_the_regions_token_and_its_patches() -> None:
+    """CoCa's pooling, written out, over tokens as in MAFT's formula; patches keep the class token."""
+    visual = tower("first query")
+    images, masks = inputs(32, regions=3, number=1)
+    covered = patches_of_masks(masks, (4, 4))[0]
+    tokens = naive_tokens(visual, images[0])
+    for block in visual.transformer.resblocks[:2]:
+        tokens = naive_block(block, tokens, [list(range(17))] * 17)
+    tokens = torch.cat([tokens[:1]] * 3 + [tokens])
+    seen = [[i, *(4 + covered[i].nonzero()[:, 0]).tolist()] for i in range(3)] + [list(range(3, 20))] * 17
+    for block in visual.transformer.resblocks[2:]:
+        tokens = naive_block(block, tokens, seen)
+    pool = visual.attn_pool
+    query, keys = pool.ln_q(pool.query)[0], pool.ln_k(tokens)
+    weights = (pool.attn.q_proj_weight, pool.attn.k_proj_weight, pool.attn.v_proj_weight)
+    (w_q, w_k, w_v), (b_q, b_k, b_v) = weights, pool.attn.in_proj_bias.chunk(3)
+    for i, vector in enumerate(region_tokens(visual, images, masks, 2)[0]):
+        k, v = F.linear(keys[seen[i]], w_k, b_k), F.linear(keys[seen[i]], w_v, b_v)
+        pooled = pool.attn.out_proj(attention_of(F.linear(query, w_q, b_q), k, v, pool.attn.num_heads))
+        torch.testing.assert_close(vector, F.normalize(visual.ln_post(pooled) @ visual.proj, dim=0), atol=1e-5, rtol=0)
+
+
 @torch.inference_mode()
 def test_biased_tokens_are_the_formula_of_maskclippp() -> None:
     """Region tokens see patches alone, with a bias for each block and head; image tokens see image tokens alone."""
@@ -170,7 +235,7 @@ def test_pooled_regions_are_the_mean_of_the_last_map() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_a_mask_of_the_whole_image_gives_the_embedding_of_the_image(variant: str) -> None:
-    """With a class token from the last block on, where what patches see no longer matters; with averaged patches always."""
+    """With a class token from the last block on, where what patches see no longer matters; with pooled patches always."""
     visual = tower(variant)
     images, _ = inputs(side(visual), number=1)
     vectors = region_tokens(visual, images, torch.ones(1, 2, 8, 8), len(vit_parts(visual).blocks) - 1)
@@ -283,10 +348,11 @@ def test_towers_and_blocks_that_are_not_possible_are_named() -> None:
         pooled_regions(tower(), images, masks)
     with pytest.raises(OvsegError, match=r"start_block=4.*0 to 3"):
         region_tokens(tower(), images, masks, 4)
-    with pytest.raises(OvsegError, match=r"class token.*region_tokens"):
-        biased_tokens(tower("average"), images, masks, 1, torch.zeros(3, 2))
+    for variant in ("average", "first query"):
+        with pytest.raises(OvsegError, match=r"class token.*region_tokens"):
+            biased_tokens(tower(variant), images, masks, 1, torch.zeros(3, 2))
     with pytest.raises(OvsegError, match=r"log_bias of \[3, 1\].*start_block"):
         biased_tokens(tower(), images, masks, 1, torch.zeros(3, 1))
-    attention = tower(attentional_pool=True, attn_pooler_queries=4, pool_type="avg")
-    with pytest.raises(OvsegError, match=r"attention.*crops"):
-        region_tokens(attention, images, masks, 1)
+    for pooling in ({"attentional_pool": True, "pool_type": "avg"}, {"attentional_pool": "parallel"}):
+        with pytest.raises(OvsegError, match=r"pooling.*crops"):
+            region_tokens(tower(**pooling), images, masks, 1)

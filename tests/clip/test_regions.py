@@ -31,6 +31,8 @@ TOKENS = RegionSettings("region_tokens", start_block=1, image_size=48)
 SETTINGS = {
     "crops": ("scale as a vector", RegionSettings()),
     "region_tokens": ("scale as a vector", TOKENS),
+    "region_tokens of SigLIP": ("siglip", RegionSettings("region_tokens", image_size=112)),
+    "region_tokens of CoCa": ("native attention", RegionSettings("region_tokens", 1)),
     "biased_tokens": ("scale as a vector", RegionSettings("biased_tokens", 1, log_bias=((-1.0, -2.0),))),
     "pooled": ("convnext", RegionSettings("pooled", image_size=96)),
 }
@@ -134,8 +136,7 @@ def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: P
         ("convnext", RegionSettings("region_tokens"), r"region_tokens cannot be used: .*ConvNeXt.*crops"),
         ("resnet", RegionSettings("pooled"), r"pooled cannot be used: .*ModifiedResNet is no ConvNeXt.*crops"),
         ("resnet", RegionSettings("region_tokens"), r"region_tokens cannot be used: .*ModifiedResNet.*crops"),
-        ("siglip", RegionSettings("region_tokens"), r"VisionTransformer pools its patches by attention.*crops"),
-        ("siglip", RegionSettings("biased_tokens"), r"VisionTransformer pools its patches by attention.*crops"),
+        ("siglip", RegionSettings("biased_tokens"), r"biased_tokens cannot be used: .*class token.*region_tokens"),
         ("scale as a vector", RegionSettings("region_tokens", 2), r"start_block=2.*0 to 1"),
         ("scale as a vector", RegionSettings("region_tokens", image_size=50), r"50 x 50 .* patches of 8 x 8.*multiple"),
         (

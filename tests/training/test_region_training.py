@@ -34,6 +34,7 @@ from ovseg.training.region_training import (
     build_region_tower,
     read_run,
 )
+from tests.towers import save
 from tests.training.region_run import IMAGES, write_run
 
 SOURCE = {"mask_source": "proposal_network", "mask_licence": "Apache-2.0"}
@@ -100,6 +101,21 @@ def test_maft_trains_attention_and_norms_and_maskclippp_the_inputs_of_attention(
     assert trained("regions") == trained("distil") > attention | norms | {"visual.proj"}
 
 
+def test_the_attention_of_a_pooling_learns_with_that_of_the_blocks(tmp_path: Path) -> None:
+    """SigLIP's probe itself stays, as the class token does, and so does its MLP, as those of the blocks do."""
+    siglip = save("siglip", tmp_path)
+
+    def trained(method: str) -> set[str]:
+        tower = build_region_tower(load_adapted(siglip), options(method, siglip))
+        names = (name for name, p in tower.named_parameters() if p.requires_grad and "attn_pool" in name)
+        return {name.removeprefix("visual.trunk.attn_pool.") for name in names}
+
+    assert trained("maskclippp") == {"q.weight", "kv.weight"}
+    parts = ("q", "kv", "proj", "norm")
+    assert trained("maft") == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
+    assert trained("regions") > trained("maft") | {"latent"}
+
+
 def test_the_folder_says_what_it_is_made_for_and_stock_open_clip_loads_it(
     base: Path, run: RunFolders, tmp_path: Path
 ) -> None:
@@ -114,10 +130,18 @@ def test_the_folder_says_what_it_is_made_for_and_stock_open_clip_loads_it(
     assert len(weights) == 14 and len(set(weights)) > 1
     card = (out / "README.md").read_text()
     assert "method maskclippp on mined regions" in card
-    assert "proposal_network" in card
+    assert "masks from proposal_network (" in card and "`biased_tokens`" in card
     assert open_clip.create_model(f"local-dir:{out}") is not None
     loaded = load_adapted(out).regions
     assert loaded == RegionSettings("biased_tokens", 1, 48, tuple(map(tuple, log_bias.tolist())), "vild", weights)
+
+
+@pytest.mark.parametrize(("pairs", "masks"), [("annotated", "annotated"), ("proposals", "annotated, proposal_network")])
+def test_the_model_card_names_the_masks_that_were_learned_from(
+    base: Path, run: RunFolders, tmp_path: Path, pairs: str, masks: str
+) -> None:
+    out = train(base, run, tmp_path / "out", options("maft", base, pairs=pairs, max_steps=1))
+    assert f"masks from {masks} (" in (out / "README.md").read_text()
 
 
 def test_names_are_embedded_with_the_template_weights_that_were_learned(

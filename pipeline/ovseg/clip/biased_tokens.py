@@ -37,7 +37,7 @@ def biased_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block:
     """Encode the regions of images.
 
     Args:
-        visual: an image tower of open_clip: a plain ViT of open_clip or timm with a class token.
+        visual: an image tower of open_clip: a plain ViT of open_clip or timm whose embedding is its class token.
         images: normalized, `[B, 3, H, W]`; H and W are multiples of the patch size, positions are interpolated.
         masks: `[B, Q, h, w]` in [0, 1].
         start_block: the number of blocks that run without regions.
@@ -52,8 +52,10 @@ def biased_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block:
     """
     parts = vit_parts(visual)
     check_start_block(start_block, parts)
-    if not parts.has_class_token:
-        raise OvsegError("biased_tokens need an image tower with a class token; use the region encoder region_tokens")
+    if not parts.has_class_token or parts.pool is not None:
+        raise OvsegError(
+            "biased_tokens need an image tower whose embedding is its class token; use the region encoder region_tokens"
+        )
     biased = len(parts.blocks) - start_block
     if log_bias.shape != (biased, parts.heads):
         raise OvsegError(

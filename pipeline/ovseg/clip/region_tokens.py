@@ -22,7 +22,9 @@ REGIONS_PER_PASS = 256
 def region_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block: int) -> Tensor:
     """Encode the regions of images.
 
-    A tower without a class token runs as it is, and the patches of each mask are averaged in the end instead.
+    A tower without a class token runs as it is, and its pooling in the end, a mean or the attention of a probe (SigLIP), sees
+    the patches of each mask alone. Where class token and patches are pooled by attention (CoCa), a region's copy of the class
+    token is pooled with its patches, which see the class token itself as ever.
 
     Args:
         visual: an image tower of open_clip: a plain ViT of open_clip or timm.
@@ -48,8 +50,10 @@ def region_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block:
         tokens = block(tokens, None)
     class_token, others = tokens[:, :1], tokens[:, 1:]
     covered = F.pad(covered, (parts.layout.prefix - 1, 0), value=True)  # registers, which all see
+    if parts.pool is not None:  # patches are pooled, too, so they keep the class token, which no region sees
+        others, covered = tokens, F.pad(covered, (1, 0), value=False)
     vectors = [
-        F.normalize(parts.head(parts.norm(_run_blocks(parts, class_token, others, part, start_block))), dim=-1)
+        F.normalize(parts.head(_run_blocks(parts, class_token, others, part, start_block)), dim=-1)
         for part in torch.split(covered, REGIONS_PER_PASS, dim=1)
     ]
     return torch.cat(vectors, dim=1)
@@ -115,20 +119,24 @@ def region_attention(covered: Tensor) -> Tensor:
 
 
 def _run_blocks(parts: VitParts, class_token: Tensor, others: Tensor, covered: Tensor, start: int) -> Tensor:
-    """Tokens of regions after the last block, `[B, Q, W]`."""
+    """Pooled tokens of regions, `[B, Q, W]`."""
     regions = covered.shape[1]
     visible = region_attention(covered)
     mask = torch.zeros(visible.shape, dtype=others.dtype, device=others.device).masked_fill(~visible, -torch.inf)
     tokens = torch.cat([class_token.expand(-1, regions, -1), others], dim=1)
     for block in parts.blocks[start:]:
         tokens = block(tokens, mask[:, None])
-    return tokens[:, :regions]
+    if parts.pool is None:
+        return parts.norm(tokens[:, :regions])
+    return parts.pool(parts.norm(tokens), visible[:, :regions])
 
 
 def _pool_patches(parts: VitParts, tokens: Tensor, covered: Tensor) -> Tensor:
+    assert parts.pool is not None
     for block in parts.blocks:
         tokens = block(tokens, None)
-    patches = parts.norm(tokens)[:, parts.layout.prefix :]
-    weights = covered.to(patches.dtype)
-    pooled = weights @ patches / weights.sum(-1, keepdim=True).clamp(min=1)
-    return F.normalize(parts.head(pooled), dim=-1)
+    prefix = parts.layout.prefix if parts.pools_prefix else 0  # all regions see it
+    pooled_tokens = parts.norm(tokens)[:, parts.layout.prefix - prefix :]
+    covered = F.pad(covered, (prefix, 0), value=True)
+    vectors = [parts.head(parts.pool(pooled_tokens, part)) for part in torch.split(covered, REGIONS_PER_PASS, dim=1)]
+    return F.normalize(torch.cat(vectors, dim=1), dim=-1)

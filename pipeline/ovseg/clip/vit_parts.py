@@ -1,4 +1,4 @@
-"""A plain ViT of open_clip or timm in three parts, for images of any size: tokens, blocks that take a mask, and the head.
+"""A plain ViT of open_clip or timm in parts, for images of any size: tokens, blocks that take a mask, pooling, head.
 
 Shapes: B images, P prefix tokens (class token, register tokens), N patches, T tokens, W tower width, D joint embedding.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from ovseg.clip.prompts import VitLayout, vit_layout
+from ovseg.clip.token_pools import first_query_pool, has_probe, mean_pool, probe_pool
 from ovseg.core.errors import OvsegError
 
 Block = Callable[[Tensor, Tensor | None], Tensor]
+Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class VitParts:
     Attributes:
         layout: the tower's layout; `layout.grid` is that of the size it was trained with.
         heads: the number of attention heads of a block.
-        has_class_token: whether the embedding is made from the class token; otherwise from the mean of the patches.
+        has_class_token: whether the embedding is made from the class token, alone or among others; otherwise from the patches.
         embed: function from normalized images `[B, 3, H, W]` and the grid of their patches to tokens `[B, P + N, W]`.
         blocks: functions from tokens `[B, T, W]` and a mask that is added to the attention scores, `[B, heads, T, T]` or None,
             to tokens.
         norm: function of all tokens `[B, T, W]` that comes before pooling.
+        pool: function from tokens `[B, T, W]` and which of them each of Q regions sees, bool `[B, Q, T]`, to `[B, Q, W]`; None
+            if the class token alone is taken.
+        pools_prefix: whether the prefix tokens of a tower without a class token are pooled with the patches.
         head: function from pooled tokens `[B, T, W]` to embeddings `[B, T, D]`, which are no unit vectors yet.
     """
 
@@ -42,6 +48,8 @@ class VitParts:
     embed: Callable[[Tensor, tuple[int, int]], Tensor]
     blocks: Sequence[Block]
     norm: Callable[[Tensor], Tensor]
+    pool: Pool | None
+    pools_prefix: bool
     head: Callable[[Tensor], Tensor]
 
 
@@ -49,17 +57,17 @@ def vit_parts(visual: nn.Module) -> VitParts:
     """Take an image tower of open_clip apart; its modules stay its own, so gradients reach its weights.
 
     Raises:
-        OvsegError: the tower is no plain ViT, or pools its patches by attention.
+        OvsegError: the tower is no plain ViT, or pools its patches in a way that no region can be limited to.
     """
     layout = vit_layout(visual)
-    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
+    if isinstance(visual, VisionTransformer) and _has_usual_pool(visual):
         return _open_clip_parts(visual, layout)
     if isinstance(visual, TimmModel) and _is_standard(visual.trunk):
         return _timm_parts(visual, layout)
     name = type(getattr(visual, "trunk", visual)).__name__
     raise OvsegError(
-        f"image tower {name} pools its patches by attention or has blocks of its own kind, so regions cannot be encoded in "
-        "one pass; use the region encoder crops, or a ViT with a class token"
+        f"image tower {name} has a pooling or blocks of its own kind, so regions cannot be encoded in one pass; use the region "
+        "encoder crops, or a ViT that pools by a class token, an average or one attention probe (SigLIP)"
     )
 
 
@@ -109,7 +117,8 @@ def _open_clip_parts(visual: Any, layout: VitLayout) -> VitParts:
         positions = resize_positions(visual.positional_embedding, layout.grid, grid, prefix=1)
         return visual.ln_pre(torch.cat([class_token, patches], dim=1) + positions.to(patches.dtype))  # type: ignore[no-any-return]
 
-    norm_after: Callable[[Tensor], Tensor] = visual.ln_post if visual.final_ln_after_pool else nn.Identity()
+    after_pool = visual.final_ln_after_pool or visual.attn_pool is not None
+    norm_after: Callable[[Tensor], Tensor] = visual.ln_post if after_pool else nn.Identity()
 
     def head(pooled: Tensor) -> Tensor:
         normed = norm_after(pooled)
@@ -123,14 +132,27 @@ def _open_clip_parts(visual: Any, layout: VitLayout) -> VitParts:
 
         return run
 
-    norm = nn.Identity() if visual.final_ln_after_pool else visual.ln_post
-    return VitParts(layout, heads, visual.pool_type == "tok", embed, [with_mask(b) for b in blocks], norm, head)
+    norm = nn.Identity() if after_pool else visual.ln_post
+    by_class_token = visual.pool_type == "tok"
+    pool: Pool | None = None if by_class_token else mean_pool
+    if visual.attn_pool is not None:
+        pool = partial(first_query_pool, visual.attn_pool)
+    return VitParts(layout, heads, by_class_token, embed, [with_mask(b) for b in blocks], norm, pool, False, head)
+
+
+def _has_usual_pool(visual: VisionTransformer) -> bool:
+    """Whether an image tower of open_clip takes the class token, the mean of the patches, or the first query of CoCa."""
+    if visual.attn_pool is None:
+        return visual.pool_type in ("tok", "avg")
+    return visual.attn_pool_contrastive is None and visual.pool_type == "tok"
 
 
 def _is_standard(trunk: nn.Module) -> bool:
     from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-    return isinstance(trunk, TimmViT) and trunk.attn_pool is None and trunk.global_pool in ("token", "avg")
+    if not isinstance(trunk, TimmViT):
+        return False
+    return has_probe(trunk.attn_pool) or (trunk.attn_pool is None and trunk.global_pool in ("token", "avg"))
 
 
 def _timm_parts(visual: TimmModel, layout: VitLayout) -> VitParts:
@@ -157,4 +179,8 @@ def _timm_parts(visual: TimmModel, layout: VitLayout) -> VitParts:
 
     blocks = list(layout.blocks)
     heads, by_class_token = trunk.blocks[0].attn.num_heads, trunk.global_pool == "token"
-    return VitParts(layout, heads, by_class_token, embed, [with_mask(b) for b in blocks], trunk.norm, head)
+    pool: Pool | None = None if by_class_token else mean_pool
+    if trunk.attn_pool is not None:
+        pool = partial(probe_pool, trunk.attn_pool)
+    masked, with_prefix = [with_mask(b) for b in blocks], bool(trunk.pool_include_prefix)
+    return VitParts(layout, heads, by_class_token, embed, masked, trunk.norm, pool, with_prefix, head)

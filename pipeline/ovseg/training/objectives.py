@@ -147,11 +147,13 @@ def _distillation(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneO
 
 ATTENTION_AND_NORMS = re.compile(
     r"transformer\.resblocks\.\d+\.(attn|ln_1|ln_2)\..*|ln_post\..*"  # open_clip
+    r"|attn_pool\.(attn|ln_q|ln_k)\..*"
     r"|trunk\.blocks\.\d+\.(attn|norm1|norm2)\..*|trunk\.(norm|fc_norm)\..*"  # timm
+    r"|trunk\.attn_pool\.(q|kv|q_norm|k_norm|proj|norm)\..*"
 )
 ATTENTION_INPUTS = re.compile(
-    r"transformer\.resblocks\.\d+\.attn\.in_proj_weight|positional_embedding"
-    r"|trunk\.blocks\.\d+\.attn\.qkv\.weight|trunk\.pos_embed"
+    r"transformer\.resblocks\.\d+\.attn\.in_proj_weight|positional_embedding|attn_pool\.attn\.(in|[qkv])_proj_weight"
+    r"|trunk\.blocks\.\d+\.attn\.qkv\.weight|trunk\.pos_embed|trunk\.attn_pool\.(q|kv)\.weight"
 )
 OBJECTIVES: dict[Method, Objective] = {
     "regions": Objective(contrast_regions),
