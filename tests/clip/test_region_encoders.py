@@ -232,6 +232,27 @@ def test_pooled_regions_are_the_mean_of_the_last_map() -> None:
             torch.testing.assert_close(vectors[b, q], expected, atol=1e-5, rtol=0)
 
 
+def test_a_pooled_region_learns_from_the_cells_of_its_mask_alone() -> None:
+    """Of the last map; the cells themselves have seen most of the image. The whole map gives the embedding of the image."""
+    visual = convnext()
+    features: list[Tensor] = []
+
+    def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        features.append(output)
+
+    visual.trunk.stages.register_forward_hook(keep)
+    images, _ = inputs(128, number=1)
+    masks = torch.stack([torch.zeros(128, 128), torch.ones(128, 128)])[None]
+    masks[0, 0, 32:, :64] = 1
+    vectors = pooled_regions(visual, images, masks)
+    torch.autograd.backward(vectors[0, 0, 0])
+    gradient = features[0].grad
+    assert gradient is not None
+    assert torch.equal(gradient[0].abs().sum(0) > 0, masks[0, 0, 16::32, 16::32] > 0)
+    torch.testing.assert_close(vectors[0, -1], F.normalize(visual(images), dim=-1)[0], atol=1e-5, rtol=0)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_a_mask_of_the_whole_image_gives_the_embedding_of_the_image(variant: str) -> None:
@@ -346,6 +367,8 @@ def test_towers_and_blocks_that_are_not_possible_are_named() -> None:
         region_tokens(convnext(), images, masks, 1)
     with pytest.raises(OvsegError, match=r"no ConvNeXt.*region_tokens"):
         pooled_regions(tower(), images, masks)
+    with pytest.raises(OvsegError, match=r"64 x 63 .* cells of 32 x 32.*multiple"):
+        pooled_regions(convnext(), images[..., :-1], masks)
     with pytest.raises(OvsegError, match=r"start_block=4.*0 to 3"):
         region_tokens(tower(), images, masks, 4)
     for variant in ("average", "first query"):

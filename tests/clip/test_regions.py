@@ -138,6 +138,7 @@ def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: P
         ("resnet", RegionSettings("region_tokens"), r"region_tokens cannot be used: .*ModifiedResNet.*crops"),
         ("siglip", RegionSettings("biased_tokens"), r"biased_tokens cannot be used: .*class token.*region_tokens"),
         ("scale as a vector", RegionSettings("region_tokens", 2), r"start_block=2.*0 to 1"),
+        ("convnext", RegionSettings("pooled", image_size=50), r"50 x 50 .* cells of 32 x 32.*multiple"),
         ("scale as a vector", RegionSettings("region_tokens", image_size=50), r"50 x 50 .* patches of 8 x 8.*multiple"),
         (
             "scale as a vector",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
+from ovseg.clip.regions import encode_regions, masks_on_grid, whole_image
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
@@ -99,6 +101,41 @@ def test_maft_trains_attention_and_norms_and_maskclippp_the_inputs_of_attention(
     assert trained("maft") == attention | norms
     assert trained("maskclippp") == {f"{block}.attn.in_proj_weight", "visual.positional_embedding"}
     assert trained("regions") == trained("distil") > attention | norms | {"visual.proj"}
+
+
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save("convnext", tmp_path_factory.mktemp("convnext"))
+
+
+POOLED: dict[str, Any] = {"region_encoder": "pooled", "image_size": 64, "start_block": 8}
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_a_convnext_learns_as_a_whole_and_is_used_as_it_was_trained(
+    convnext: Path, run: RunFolders, tmp_path: Path, method: str
+) -> None:
+    """Its text tower stays; the folder says pooled, and encodes the regions of an image as training does."""
+    chosen = options(method, convnext, **POOLED, scale_lr=1e-2, weight_decay=0.0)
+    out = train(convnext, run, tmp_path / "out", chosen)
+    learned = changed(convnext, out)
+    named = {name for name in learned if name.startswith("visual.")}
+    assert {"visual.trunk.stem.0.weight", "visual.trunk.head.norm.weight", "visual.head.proj.weight"} <= named
+    assert learned - named == ({"logit_scale"} if method in ("regions", "maskclippp") else set())
+    encoder = json.loads((out / REGION_ENCODER).read_text())
+    weights = encoder.pop("template_weights", None)
+    assert (weights is not None and len({*weights}) > 1) == (method == "maskclippp")
+    templates = {"templates": "vild"} if weights else {}
+    assert encoder == {"encoder": "pooled", "image_size": 64, **templates}
+
+    clip = load_adapted(out)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    regions = np.zeros((2, 40, 48), bool)
+    regions[0, :, :20] = regions[1, 10:12, 30:32] = True
+    tower = build_region_tower(load_adapted(out), chosen)
+    with torch.no_grad():
+        trained = tower(whole_image(clip, pixels)[None], masks_on_grid(clip, regions)[None])[0, :-1]
+    torch.testing.assert_close(encode_regions(clip, pixels, regions), trained, atol=1e-6, rtol=0)
 
 
 def test_the_attention_of_a_pooling_learns_with_that_of_the_blocks(tmp_path: Path) -> None:
@@ -214,12 +251,16 @@ def test_a_teacher_encodes_a_region_once_for_all_epochs_and_trainings(
     assert not changed(train(base, run, tmp_path / "alone", options("distil", base, lr=2e-3)), tmp_path / "other")
 
 
+@pytest.mark.parametrize("changes", [{}, POOLED], ids=["tokens", "pooled"])
 @pytest.mark.parametrize("method", OBJECTIVES)
-def test_micro_batches_give_the_same_gradients(base: Path, run: RunFolders, method: str) -> None:
-    chosen = options(method, base)
+def test_micro_batches_give_the_same_gradients(
+    base: Path, convnext: Path, run: RunFolders, method: str, changes: dict[str, Any]
+) -> None:
+    folder = convnext if changes else base
+    chosen = options(method, folder, **changes)
     gradients = []
     for micro_batch in (None, 1):
-        clip, runtime = load_adapted(base), Runtime(workers=0, micro_batch=micro_batch)
+        clip, runtime = load_adapted(folder), Runtime(workers=0, micro_batch=micro_batch)
         tower, world = build_region_tower(clip, chosen), World(0, 1, torch.device("cpu"))
         loop = build_region_loop(clip, tower, read_run(run, chosen), 4, chosen, CropOptions(), runtime, world)
         loop.make_step(0)(0)
@@ -243,6 +284,7 @@ def test_loader_processes_change_nothing(base: Path, run: RunFolders, tmp_path: 
         ("maft", {"teacher": Path("models/crops")}, "uses no teacher; set finetune.teacher to null"),
         ("maft", {"start_block": 3}, "start_block=3: the image tower has 3 blocks"),
         ("maft", {"image_size": 50}, "multiple of the patch size"),
+        ("maskclippp", {"region_encoder": "pooled"}, "VisionTransformer is no ConvNeXt.* use region_tokens"),
         ("maft", {"batch_size": 9}, r"finetune\.batch_size=9 is more than the 8 images"),
     ],
 )
@@ -253,6 +295,20 @@ def test_what_does_not_fit_is_refused_with_a_remedy(
         changes = {"teacher": base}
     with pytest.raises(OvsegError, match=message):
         train(base, run, tmp_path / "out", options(method, base, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "ConvNeXt is not a plain ViT.* pooled"),
+        ({**POOLED, "image_size": 50}, "50 x 50 pixels cannot be cut into cells of 32 x 32"),
+    ],
+)
+def test_what_does_not_fit_a_convnext_is_refused_with_a_remedy(
+    convnext: Path, run: RunFolders, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OvsegError, match=message):
+        train(convnext, run, tmp_path / "out", options("maskclippp", convnext, **changes))
 
 
 def test_an_empty_pair_table_is_named(base: Path, run: RunFolders, tmp_path: Path) -> None:

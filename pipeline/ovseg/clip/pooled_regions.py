@@ -17,6 +17,8 @@ from ovseg.clip.region_tokens import mean_of_cells, sample_masks
 from ovseg.core.errors import OvsegError
 
 EPSILON = 1e-6
+STRIDE = 32
+"""The side of a cell of the last map in pixels."""
 
 
 def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         visual: an image tower of open_clip: a ConvNeXt of timm.
-        images: normalized, `[B, 3, H, W]`, of any size.
+        images: normalized, `[B, 3, H, W]`; H and W are multiples of 32.
         masks: `[B, Q, h, w]` in [0, 1].
 
     Returns:
@@ -32,9 +34,10 @@ def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
             be zero itself.
 
     Raises:
-        OvsegError: the tower is no ConvNeXt.
+        OvsegError: the tower is no ConvNeXt, or the size of the images is no multiple of 32.
     """
-    trunk = _convnext(visual)
+    trunk = convnext_trunk(visual)
+    check_size(*images.shape[-2:])
     features = trunk.forward_features(images)
     grid = (features.shape[-2], features.shape[-1])
     sampled, cells = sample_masks(masks, grid), mean_of_cells(masks, grid)
@@ -47,7 +50,25 @@ def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     return F.normalize(visual.head(head).unflatten(0, pooled.shape[:2]), dim=-1)  # type: ignore[operator]
 
 
-def _convnext(visual: nn.Module) -> Any:
+def check_size(height: int, width: int) -> None:
+    """Check that cells of the last map cover an image.
+
+    Raises:
+        OvsegError: the size is not a multiple of 32.
+    """
+    if height % STRIDE or width % STRIDE or not height or not width:
+        raise OvsegError(
+            f"images of {height} x {width} pixels cannot be cut into cells of {STRIDE} x {STRIDE}, the stride of a ConvNeXt; "
+            "take a size that is a multiple of it"
+        )
+
+
+def convnext_trunk(visual: nn.Module) -> Any:
+    """Return the ConvNeXt of timm in an image tower of open_clip.
+
+    Raises:
+        OvsegError: there is none.
+    """
     from timm.models.convnext import ConvNeXt
 
     if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):

@@ -70,7 +70,8 @@ def vit_layout(visual: nn.Module) -> VitLayout:
         name = type(getattr(visual, "trunk", visual)).__name__
         raise OvsegError(
             f"image tower {name} is not a plain ViT (one token per patch), which mask prompts and region tokens need; take a "
-            "ViT, or finetune without prompts (prompt.epochs=0) and encode regions as crops"
+            "ViT, or finetune without prompts (prompt.epochs=0) and encode regions as crops, or "
+            "a ConvNeXt's with the region encoder pooled"
         )
     if getattr(dropout, "prob", 0) > 0:
         raise OvsegError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
 from ovseg.clip.load import Clip
-from ovseg.clip.pooled_regions import pooled_regions
+from ovseg.clip.pooled_regions import STRIDE, pooled_regions
 from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import mean_of_cells, region_tokens
@@ -30,7 +30,6 @@ from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
 from ovseg.core.options import Fill
 
-CONVNEXT_STRIDE = 32
 DEFAULT_START = 2 / 3  # of the blocks: MAFT's 8 of 12
 
 OnePass = Callable[[nn.Module, Tensor, Tensor, RegionSettings], Tensor]
@@ -152,7 +151,7 @@ def input_size(clip: Clip) -> int:
 
 def cell_size(visual: nn.Module, settings: RegionSettings) -> int:
     """The side of a cell in pixels of the input."""
-    return CONVNEXT_STRIDE if settings.encoder == "pooled" else vit_layout(visual).patch[0]
+    return STRIDE if settings.encoder == "pooled" else vit_layout(visual).patch[0]
 
 
 def start_block(visual: nn.Module, settings: RegionSettings) -> int:

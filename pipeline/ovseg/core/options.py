@@ -27,7 +27,7 @@ ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
 RegionPairs = Literal["annotated", "proposals", "mined", "mix"]
-RegionEncoder = Literal["region_tokens", "biased_tokens"]
+RegionEncoder = Literal["region_tokens", "biased_tokens", "pooled"]
 Rule = Literal["best", "one_to_one"]
 Synonyms = Literal["max", "mean", "joined"]
 Templates = Literal["none", "single", "vild"]
@@ -333,11 +333,12 @@ class FinetuneOptions(TrainingOptions):
     """What region encoders are trained on: annotated masks, proposals matched to them, mined pairs, or "mix" of annotated
     masks and mined pairs."""
     region_encoder: RegionEncoder = "region_tokens"
-    """The region encoder that is trained: region tokens under a mask (MAFT), or with a learned bias (MaskCLIP++)."""
+    """The region encoder that is trained: region tokens under a mask (MAFT), or with a learned bias (MaskCLIP++); for ConvNeXt
+    towers the mean of the last map over the mask ("pooled")."""
     start_block: Natural = 8
-    """Number of blocks that run without regions."""
+    """Number of blocks that run without regions; of no use for "pooled"."""
     image_size: PositiveInt = 480
-    """Side that whole images are resized to, in pixels; a multiple of the patch size."""
+    """Side that whole images are resized to, in pixels; a multiple of the patch size, or of 32 for "pooled"."""
     teacher: FilePath | None = None
     """Folder of a CLIP finetuned on crops that a region encoder is distilled from; null for none."""
     distil_weight: Annotated[float, Field(ge=0)] = 0.1

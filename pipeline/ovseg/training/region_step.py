@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ovseg.clip.biased_tokens import biased_tokens
 from ovseg.clip.embedding_files import write_embeddings
 from ovseg.clip.load import Clip
+from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
 from ovseg.core.options import FinetuneOptions, Templates
@@ -49,14 +50,18 @@ class RegionTower(nn.Module):
 
     Args:
         clip: the CLIP; the weights of its image tower are trained in place.
-        start_block: the number of blocks that run without regions.
-        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for `region_tokens`.
+        start_block: the number of blocks that run without regions; None for `pooled`.
+        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
         template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
             module, whose forward pass has no use for them.
     """
 
     def __init__(
-        self, clip: Clip, start_block: int, log_bias: Tensor | None, template_weights: TemplateWeights | None = None
+        self,
+        clip: Clip,
+        start_block: int | None,
+        log_bias: Tensor | None,
+        template_weights: TemplateWeights | None = None,
     ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
@@ -78,7 +83,9 @@ class RegionTower(nn.Module):
         """
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
-        if self.log_bias is None:
+        if self.start_block is None:
+            vectors = pooled_regions(self.visual, pixels, regions)
+        elif self.log_bias is None:
             vectors = region_tokens(self.visual, pixels, regions, self.start_block)
         else:
             vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)

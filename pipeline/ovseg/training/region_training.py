@@ -16,9 +16,10 @@ from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import vit_layout
+from ovseg.clip.pooled_regions import check_size, convnext_trunk
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
+from ovseg.clip.regions import cell_size
 from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
@@ -143,7 +144,7 @@ def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSetti
         options: the parameters of the training.
     """
     log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    settings = RegionSettings(options.region_encoder, options.start_block, options.image_size, log_bias)
+    settings = RegionSettings(options.region_encoder, tower.start_block, options.image_size, log_bias)
     weights = tower.template_weights
     if weights is None:
         return settings
@@ -203,24 +204,32 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
     """Make the module that is trained; what the method does not train is frozen.
 
     Raises:
-        OvsegError: the tower cannot encode regions in one pass, `options.start_block` or `options.image_size` does not fit it,
-            or the CLIP has mask prompts.
+        OvsegError: the tower cannot encode regions with `options.region_encoder`; `options.start_block` or
+            `options.image_size` does not fit it; or the CLIP has mask prompts.
     """
-    visual = clip.model.visual
-    parts = vit_parts(visual)  # type: ignore[arg-type]
-    check_start_block(options.start_block, parts)
-    patch_grid(parts.layout, options.image_size, options.image_size)
+    visual = cast(nn.Module, clip.model.visual)
+    start_block = None if options.region_encoder == "pooled" else options.start_block
+    if start_block is None:
+        convnext_trunk(visual)
+        check_size(options.image_size, options.image_size)
+    else:
+        parts = vit_parts(visual)
+        check_start_block(start_block, parts)
+        patch_grid(parts.layout, options.image_size, options.image_size)
     if clip.prompts is not None:
         raise OvsegError(
             f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
             "finetune.init=base"
         )
     biased = options.region_encoder == "biased_tokens"
-    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None  # type: ignore[arg-type]
-    tower = RegionTower(clip, options.start_block, log_bias, new_template_weights(clip, options))
+    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
+    tower = RegionTower(clip, start_block, log_bias, new_template_weights(clip, options))
     pattern = OBJECTIVES[options.method].trains
-    for name, parameter in tower.visual.named_parameters():
-        parameter.requires_grad_(pattern.fullmatch(name) is not None)
+    for (
+        name,
+        parameter,
+    ) in tower.visual.named_parameters():  # all of a ConvNeXt, which has no attention, as in MaskCLIP++
+        parameter.requires_grad_(start_block is None or pattern.fullmatch(name) is not None)
     if not any(p.requires_grad for p in tower.visual.parameters()):
         raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
     return tower
@@ -275,7 +284,7 @@ def build_region_loop(
     given = None
     if teacher is not None:
         given = TeacherInput(teacher.size, color, crop.antialias, _teacher_folder(options, crop, runtime, world))
-    grid = options.image_size // vit_layout(clip.model.visual).patch[0]  # type: ignore[arg-type]
+    grid = options.image_size // cell_size(tower.visual, region_settings(tower, options))
     data = RegionDataset(regions, options.image_size, grid, options.seed, given)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
