@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from ovseg.cli import app as cli
 from ovseg.cli.entry import exit_code
 from ovseg.cli.segment import read_names
+from ovseg.clip.region_settings import REGION_ENCODER
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_labels
@@ -163,6 +165,38 @@ def test_what_cannot_be_used_is_an_error_in_one_line(
     code, output = call(drawn, **changes)
     (line,) = [line for line in output.splitlines() if line.startswith("Error: ")]
     assert code == 1 and wanted in line and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (
+            {"encoder": "pooled"},
+            "VisionTransformer is no ConvNeXt, whose last map is averaged over masks; use region_tokens",
+        ),
+        (
+            {"encoder": "region_tokens", "start_block": 1},
+            "start_block=1: the image tower has 1 blocks, so it must be 0 to 0",
+        ),
+        ({"encoder": "region_tokens", "image_size": 50}, "take a size that is a multiple of the patch size"),
+        (
+            {"encoder": "biased_tokens", "log_bias": [[1, 2, 3]]},
+            "take the start_block and the tower that it was trained with",
+        ),
+        (
+            {"encoder": "region_tokens", "templates": "single", "template_weights": [1.0]},
+            "template_weights for the templates single, not vild; set segment.templates and heldout.templates to single",
+        ),
+    ],
+)
+def test_a_region_encoder_that_does_not_belong_to_the_folder_is_named_with_what_to_do(
+    call: Call, drawn: Path, toys: Toys, tmp_path: Path, settings: dict[str, Any], wanted: str
+) -> None:
+    clip = Path(shutil.copytree(toys.clip, tmp_path / "clip"))
+    (clip / REGION_ENCODER).write_text(json.dumps(settings))
+    code, output = call(drawn, clip=clip)
+    (line,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert code == 1 and REGION_ENCODER in line and wanted in line and "Traceback" not in output
 
 
 def test_an_image_that_does_not_exist_is_an_error(call: Call, tmp_path: Path) -> None:

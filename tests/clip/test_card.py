@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ovseg.clip.card import write_card
+from ovseg.core.options import Encoder
 from ovseg.engine.weight_files import licence
 
 STEP: dict[str, Any] = {"stage": "finetune", "shards": "abc123", "mask_source": "sam2", "recipe": {"lr": 1}}
@@ -45,7 +46,8 @@ def test_the_card_has_what_the_weights_were_made_from(has_prompts: bool, tmp_pat
 
 
 def test_the_card_says_how_regions_are_encoded(tmp_path: Path) -> None:
-    for encoder, said in (("crops", "masked crops"), ("region_tokens", "the whole image once"), ("pooled", "`pooled`")):
+    said_of: dict[Encoder, str] = {"crops": "masked crops", "region_tokens": "image once", "pooled": "`pooled`"}
+    for encoder, said in said_of.items():
         write_card(tmp_path, {}, has_prompts=False, encoder=encoder)
         text = ModelCard.load(tmp_path / "README.md").text
         assert said in text

@@ -46,8 +46,8 @@ def rows_of_pairs(image_id: int) -> list[dict[str, Any]]:
     return [{"pair": image_id, "part": 0, "image_id": image_id, "noun": noun, "proposal": image_id % 3, "area": 1}]
 
 
-def write_run(folder: Path, pairs: bool = True) -> RunFolders:
-    """Write index, proposals and pairs in one part each."""
+def write_run(folder: Path, pairs: bool = True, annotated: bool = True) -> RunFolders:
+    """Write index, proposals and pairs in one part each, the last two perhaps without pairs or annotated masks."""
     run = RunFolders(folder / "index", folder / "proposals", folder / "pairs", folder / "images")
     for path in (run.index, run.proposals, run.pairs, run.images):
         path.mkdir(parents=True)
@@ -70,7 +70,7 @@ def write_run(folder: Path, pairs: bool = True) -> RunFolders:
         )
     numbers = range(IMAGES)
     tables.write_part(run.index / "00000.parquet", "index", index, "f")
-    proposals = [row for number in numbers for row in rows_of_proposals(number)]
+    proposals = [r for number in numbers for r in rows_of_proposals(number) if annotated or r["label"] is None]
     tables.write_part(run.proposals / "00000.parquet", "proposals", proposals, "f")
     mined = [row for number in numbers for row in rows_of_pairs(number)] if pairs else []
     tables.write_part(run.pairs / "00000.parquet", "pairs", mined, "f")

@@ -134,3 +134,11 @@ def test_a_run_without_what_the_source_needs_is_refused(tmp_path: Path, source: 
     run = write_run(tmp_path, pairs=False)
     with pytest.raises(OvsegError, match=rf"finetune\.pairs={source}: .*pairs has no pair; loosen .*annotated"):
         read_region_tables(run.index, run.images, run.proposals, run.pairs, source)
+
+
+@pytest.mark.parametrize("source", ["annotated", "proposals", "mix"])
+def test_a_run_without_annotated_masks_is_refused_where_they_are_needed(tmp_path: Path, source: RegionPairs) -> None:
+    run = write_run(tmp_path, annotated=False)
+    with pytest.raises(OvsegError, match=rf"finetune\.pairs={source}: .*no annotated mask; .*finetune\.pairs=mined"):
+        read_region_tables(run.index, run.images, run.proposals, run.pairs, source)
+    assert len(read_region_tables(run.index, run.images, run.proposals, run.pairs, "mined").images) == IMAGES

@@ -45,8 +45,10 @@ def probe_pool(pool: Any, tokens: Tensor, visible: Tensor) -> Tensor:
     sees_any = visible.any(-1, keepdim=True)
     mask = (visible | ~sees_any)[:, None]  # the softmax of no score at all is not a number
     attended = F.scaled_dot_product_attention(probes, pool.k_norm(keys), values, attn_mask=mask)
-    pooled = pool.proj_drop(pool.proj(attended.transpose(1, 2).flatten(2) * sees_any))
-    return pooled if pool.mlp is None else pooled + pool.mlp(pool.norm(pooled))
+    pooled: Tensor = pool.proj_drop(pool.proj(attended.transpose(1, 2).flatten(2) * sees_any))
+    if pool.mlp is not None:
+        pooled = pooled + pool.mlp(pool.norm(pooled))
+    return pooled
 
 
 def has_probe(pool: nn.Module | None) -> bool:
