@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.params import Params, read_params
@@ -16,9 +19,18 @@ from ovseg.engine.process import end_process
 from ovseg.engine.runtime import Runtime, from_environment
 from ovseg.engine.terminal import fit_terminal, log_to_stderr
 
+TRAINING_OPTIONS = """
+Options of a training:
+  --max-steps N  stop this run after N steps with a checkpoint; the next run
+                 continues
+  --fresh        forget an unfinished training, and start it anew
+"""
+
 
 def run_stage(stage: Callable[[Params], object]) -> None:
     """Call a stage with the checked parameters of params.yaml, and end the process with its exit code."""
+    if "--help" in sys.argv[1:]:
+        _print_help()
     end_process(_exit_code(stage))
 
 
@@ -44,12 +56,33 @@ def _exit_code(stage: Callable[[Params], object]) -> int:
 
 def run_training(stage: Callable[[Params], object]) -> None:
     """Do as `run_stage`, in one process for each device of `OVSEG_DEVICE`, or in `OVSEG_PROCESSES` processes, by torchrun."""
+    if "--help" in sys.argv[1:]:
+        _print_help(TRAINING_OPTIONS)
     if "RANK" not in os.environ:
         if code := _exit_code(_start_ranks):
             end_process(code)
     elif not is_first_rank():
         logging.disable(logging.INFO)
     run_stage(stage)
+
+
+def _print_help(options: str = "") -> NoReturn:
+    """Print what the script of this process does and how it is run, and end the process."""
+    main = sys.modules["__main__"]
+    module = str(main.__spec__.name) if main.__spec__ else Path(sys.argv[0]).stem
+    about = textwrap.fill(str(main.__doc__), 78)
+    print(
+        f"{about}\n\nIts parameters are in params.yaml: docs/reference.md.\n{options}\nExample:\n  {_example(module)}"
+    )
+    end_process(0)
+
+
+def _example(module: str) -> str:
+    """The command that runs a script: by DVC, if a dvc.yaml has it."""
+    for dag in (Path("dvc.yaml"), *sorted(Path("data").glob("*/dvc.yaml"))):
+        if re.search(rf"python -m {re.escape(module)}\b", dag.read_text(encoding="utf-8")):
+            return f"dvc repro {dag if dag.parent.name else module.rpartition('.')[2]}"
+    return f"python -m {module}"
 
 
 def is_first_rank() -> bool:
@@ -73,15 +106,12 @@ def _start_ranks(_: Params) -> None:
 
 
 def training_runtime() -> Runtime:
-    """Read the runtime options of a training from the environment, and two more from the command line.
-
-    `--max-steps N` stops this run after N steps with a checkpoint; the next run continues. `--fresh` forgets an unfinished
-    training and starts it anew.
+    """Read the runtime options of a training from the environment, and two more from the command line: `TRAINING_OPTIONS`.
 
     Raises:
         OvsegError: a number is not a positive integer.
     """
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()

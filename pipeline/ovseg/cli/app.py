@@ -9,13 +9,18 @@ import typer
 
 from ovseg.cli.data import data
 from ovseg.cli.entry import Commands, run_app
+from ovseg.cli.examples import show_example
 from ovseg.cli.options import with_options
 from ovseg.core.options import Orientation, SegmentOptions
 
 app = typer.Typer(
     cls=Commands,
-    help="Open-vocabulary segmentation; data sets, plans and models around it. Mining has its own command, ovseg-mine.",
+    help=show_example(
+        "Open-vocabulary segmentation; data sets, plans and models around it. Mining has its own command, ovseg-mine.\n\n"
+        'Example: ovseg segment photos --names "kite, tree | bush, grass" --out segmented'
+    ),
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -118,7 +123,7 @@ def serve_app(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; by default a free one from 7860.")] = None,
     share: Annotated[bool, typer.Option("--share", help="Make a public link through Gradio's servers.")] = False,
 ) -> None:
-    """Segment images and look at mined pairs in the browser (needs the extra: pip install 'ovseg[app]').
+    """Segment images and see mined pairs in the browser. It needs an extra: pip install 'ovseg[app]'.
 
     Example: ovseg app --examples photos --names "kite, tree | bush, grass"
     """
@@ -152,7 +157,9 @@ def convert_benchmark(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Convert the files that are there.")] = False,
     orientation: Turn = "exif",
 ) -> None:
-    """Convert an official release to the benchmark layout (docs/evaluation.md). After a stop, run it again to continue.
+    """Convert an official release to the benchmark layout.
+
+    The layout is that of docs/evaluation.md. After a stop, run it again to continue.
 
     Example: ovseg convert-benchmark ade150 ADEChallengeData2016 data/benchmarks/ade150
     """
@@ -168,9 +175,9 @@ def export_clip(
     out: Out,
     half: Annotated[bool, typer.Option("--half", help="Store weights in half precision.")] = False,
 ) -> None:
-    """Write a CLIP as a repository for the Hugging Face Hub, which open_clip loads by hf-hub:OWNER/NAME.
+    """Write a CLIP as a repository for the Hugging Face Hub. open_clip loads it by hf-hub:OWNER/NAME.
 
-    Example: ovseg export-clip models/prompt my-clip --half
+    Example: ovseg export-clip models/prompt --out my-clip --half
     """
     from ovseg.clip.export import export_clip
 
@@ -191,11 +198,12 @@ def convert_checkpoint(
         str | None, typer.Option(help="open_clip name of the CLIP; by default found from its sizes.")
     ] = None,
 ) -> None:
-    """Convert a released CLIP with its mask prompts, or a CLIP of transformers, to a folder that all commands load.
+    """Convert a released checkpoint to folders of models.
 
-    A released segmenter is converted to two folders: its proposal network to OUT/proposal_network, its CLIP to OUT/clip.
+    A CLIP with its mask prompts, or a CLIP of transformers, is converted to one folder; a whole segmenter to two, its proposal
+    network to OUT/proposal_network and its CLIP to OUT/clip.
 
-    Example: ovseg convert-checkpoint released.pth models/released
+    Example: ovseg convert-checkpoint released.pth --out models/released
     """
     from ovseg.clip.convert import convert_clip
     from ovseg.core.checkpoints import read_weights
@@ -219,7 +227,7 @@ def extract_weights(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of torch.save that holds other objects than tensors.")],
     out: Annotated[Path, typer.Argument(help="Safetensors file to write; must not exist.")],
 ) -> None:
-    """Copy the tensors of a checkpoint to a safetensors file, without running any code that the checkpoint names.
+    """Copy a checkpoint's tensors to a safetensors file. No code that the checkpoint names is run.
 
     Example: ovseg extract-weights released.pth weights.safetensors
     """
@@ -235,7 +243,9 @@ def plan(
     gpu: Annotated[str | None, typer.Option(help="cpu, or a GPU: a100, a5000, ...; default: this machine's.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs; default: this machine's, or one.")] = None,
 ) -> None:
-    """Show what `dvc repro` would handle, write, download and take; do nothing.
+    """Show what `dvc repro` would write, download and take.
+
+    Nothing is done.
 
     Example: ovseg plan --params recipes/coco-vitl.yaml --gpu a100 --gpus 8
     """

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-data = typer.Typer(help="Get, link and check COCO, ADE20K, Pascal VOC and Pascal Context.", no_args_is_help=True)
+from ovseg.cli.entry import Commands
+from ovseg.cli.examples import show_example
+
+data = typer.Typer(
+    cls=Commands,
+    help=show_example(
+        "Get, link and check published data sets. They are COCO, ADE20K, Pascal VOC and Pascal Context.\n\n"
+        "Example: ovseg data get coco"
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Dataset = Annotated[str, typer.Argument(help="coco, ade20k, pascal_voc or pascal_context.")]
 Parts = Annotated[list[str] | None, typer.Argument(help="Parts of the data set, e.g. val2017; all by default.")]
@@ -19,7 +30,7 @@ def status(
     dataset: Annotated[str | None, typer.Argument(help="One data set; all by default.")] = None,
     root: Root = Path("data"),
 ) -> None:
-    """Show what is there, what is missing, and the disk and time that the rest takes.
+    """Show what is there, what is missing, and what the rest takes. That is its disk space and time.
 
     Example: ovseg data status coco
     """
@@ -70,7 +81,7 @@ def link(
 ) -> None:
     """Use a copy that is elsewhere: verify it and link to it. Parts that are not there are listed.
 
-    Example: ovseg data link coco /data/coco
+    Example: ovseg data link coco ../coco
     """
     from ovseg.core.errors import OvsegError
     from ovseg.datasets.fetch.parts import holds_any
@@ -97,7 +108,7 @@ def verify(
     root: Root = Path("data"),
     full: Annotated[bool, typer.Option("--full", help="Read every file again instead of comparing sizes.")] = False,
 ) -> None:
-    """Compare the files with their manifest; the exit code is 1 if a file is missing or changed.
+    """Compare the files with their manifest. The exit code is 1 if a file is missing or changed.
 
     Example: ovseg data verify coco
     """

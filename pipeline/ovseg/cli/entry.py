@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ovseg.cli.examples import show_example
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.files import expand_home
 from ovseg.engine.process import end_process, start_process
@@ -17,10 +18,20 @@ INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """A group of commands in whose arguments `~` is the home folder, also behind "=" and ":", where shells leave it."""
+    """A group of commands whose help shows an example.
+
+    In their arguments `~` is the home folder, also behind "=" and ":", where shells leave it.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: D102
         return super().parse_args(ctx, [expand_home(argument) for argument in args])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, with the example in its help on lines of its own."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            command.help = show_example(command.help)
+        return command
 
 
 def run_app(app: typer.Typer) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ovseg.cli.entry import Commands, run_app
+from ovseg.cli.examples import show_example
 from ovseg.cli.options import with_options
 from ovseg.cli.runtime import CpuRuntime, DeviceRuntime, ModelRuntime
 from ovseg.core import options as opts
@@ -25,8 +26,13 @@ path_option = partial(typer.Option, parser=to_path, metavar="PATH")
 
 app = typer.Typer(
     cls=Commands,
-    help="Mine mask-noun pairs: captions and images in, WebDataset shards of masked crops out.",
+    help=show_example(
+        "Mine mask-noun pairs: captions and images in, WebDataset shards of masked crops out.\n\n"
+        "Example: ovseg-mine run --images photos --captions captions.json --proposals sam2:facebook/sam2.1-hiera-large "
+        "--clip ViT-B-16:openai --out mined"
+    ),
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -79,7 +85,9 @@ def _report(counts: dict[str, dict[str, int]], options: opts.RunOptions, out: Pa
 @app.command()
 @with_options
 def retry(run: Run, runtime: ModelRuntime) -> None:
-    """Try again what has failed in a run for a reason that may pass (reading a file), and what follows from it.
+    """Try again what failed in a run for a reason that may pass.
+
+    Reading a file is such a reason. What follows from it is done again, too.
 
     Example: ovseg-mine retry mined
     """
@@ -117,7 +125,7 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
 @app.command()
 @with_options
 def index(options: opts.IndexOptions, out: Out, runtime: CpuRuntime) -> None:
-    """List images and captions, one row per image; what is missing or broken is recorded.
+    """List images and captions, one row per image. What is missing or broken is recorded.
 
     Example: ovseg-mine index --images photos --captions captions.json --out mined/index
     """
@@ -164,7 +172,7 @@ def score(
     crop: opts.CropOptions,
     runtime: ModelRuntime,
 ) -> None:
-    """Compute the similarity of each noun to each mask of its image, by CLIP.
+    """Compare each noun with each mask of its image, by CLIP.
 
     Example: ovseg-mine score --index mined/index --images photos --nouns mined/nouns
     --proposals mined/proposals --clip ViT-B-16:openai --out mined/candidates
@@ -214,7 +222,7 @@ def inspect(
     noun: Annotated[str | None, typer.Option(help="Only pairs of this noun.")] = None,
     number: Annotated[int, typer.Option(min=1, help="Number of pairs to show.")] = 10,
 ) -> None:
-    """Show what a run contains: counts, the most frequent nouns, some pairs.
+    """Show counts, frequent nouns and some pairs of a run.
 
     Example: ovseg-mine inspect mined --noun boat
     """
@@ -225,7 +233,7 @@ def inspect(
 
 @app.command()
 def verify(run: Run) -> None:
-    """Check a run: checksums, whether every sample can be read, and whether counts agree.
+    """Check a run. Checksums and counts must agree, and every sample must be readable.
 
     Example: ovseg-mine verify mined
     """
@@ -249,7 +257,7 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
 ) -> None:
-    """Find the mined regions that are nearest to a text or an image, as a page of pictures.
+    """Find the mined regions that are nearest to a text or an image. The result is a page of pictures.
 
     Example: ovseg-mine search mined --text "red kite"
     """
@@ -271,7 +279,7 @@ def export(
         Path | None, path_option(help="Folder of the mined shards, for COCO; by default the one that the run states.")
     ] = None,
 ) -> None:
-    """Write the pairs for other tools; the background of crops is filled from the masks first.
+    """Write the pairs for other tools. The background of crops is filled from the masks first.
 
     Example: ovseg-mine export mined --format csv --out pairs
     """
