@@ -1,6 +1,7 @@
 """From scores of proposals to a label map: S[c] = sum over proposals of score * mask probability (paper 3.1), then arg-max.
 
-The map is computed in strips of rows, so that neither 847 classes nor 100 masks are in memory at full size.
+The map is computed in strips of rows, so that neither 847 classes nor 100 masks are in memory at full size, and a strip stays
+in the cache of the processor.
 
 Shapes: Q proposals, K classes, H, W image, h, w grid of the masks.
 """
@@ -19,7 +20,7 @@ from ovseg.proposals.mask_logits import Extent, upsample_mask_probs
 SemanticMap = tuple[NDArray[np.uint16], NDArray[np.float32]]
 """The class of each pixel `[H, W]`, and its score."""
 
-BUDGET = 2**24  # largest number of elements of a strip
+BUDGET = 2**21  # largest number of elements of a strip
 
 
 @torch.inference_mode()
@@ -47,19 +48,21 @@ def semantic_maps(
         for each of the scores the class of each pixel, uint16 `[H, W]` (the first of equal ones), and its S minus the penalty,
         float32 `[H, W]`.
     """
-    class_scores = [one.T.to(logits.device, torch.float32).contiguous() for one in scores]  # [K, Q]
-    columns = [None if one is None else one.to(logits.device, torch.float32)[:, None] for one in penalties or ()]
+    class_scores = [one.to(logits.device, torch.float32) for one in scores]
+    subtracted = [None if one is None else one.to(logits.device, torch.float32) for one in penalties or ()]
     results = [(np.zeros((height, width), np.uint16), np.zeros((height, width), np.float32)) for _ in scores]
-    rows = max(1, budget // (width * (len(logits) + max((len(one) for one in class_scores), default=0))))
+    rows = max(1, budget // (width * (len(logits) + max((one.shape[1] for one in class_scores), default=0))))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         if len(logits):
             probs = upsample_mask_probs(logits, extent, height, width, top, bottom).flatten(1)
         else:
             probs = logits.new_zeros(0, (bottom - top) * width)
-        for one, penalty, (labels, values) in zip(class_scores, columns or [None] * len(scores), results, strict=True):
-            maps = one @ probs  # [K, pixels of the strip]
-            value, label = (maps if penalty is None else maps - penalty).max(0)
+        for one, penalty, (labels, values) in zip(
+            class_scores, subtracted or [None] * len(scores), results, strict=True
+        ):
+            maps = probs.T @ one  # [pixels of the strip, K]
+            value, label = (maps if penalty is None else maps - penalty).max(1)
             labels[top:bottom] = label.reshape(-1, width).cpu().numpy()
             values[top:bottom] = value.reshape(-1, width).cpu().numpy()
     return results
