@@ -2,11 +2,13 @@
 
 A worker is a Ray actor with one CPU, and one GPU where the step runs a model on GPUs. It is never restarted: what is lost is
 forgotten, and a new one is started wherever the cluster has room. So a node that dies takes its workers along, a node that is
-added gets some, and nothing waits for a place that will not come back.
+added gets some, and nothing waits for a place that will not come back. Once no unit is left to begin, one that takes much
+longer than the others is begun by a second worker, too, and what ends first counts: the bytes are the same.
 """
 
 from __future__ import annotations
 
+import bisect
 import logging
 import os
 import secrets
@@ -31,6 +33,7 @@ CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0  # between two looks at time limits
 GROW_SECONDS = 5.0  # between two looks at the nodes of the cluster
 PATIENCE_SECONDS = 600.0  # without any worker
+STRAGGLER_FACTOR, STRAGGLER_SECONDS = 3.0, 60.0  # times the median of finished units, and at least so long
 MAX_LOSSES = 5  # of one unit, or of workers before their first unit
 SHARED = "shared.tmp"  # the file by which a worker knows that it sees the same scratch folder
 
@@ -70,6 +73,9 @@ def run_on_ray(
             crew.grow(len(queue) + len(crew.running))
             while queue and crew.idle:
                 crew.give(queue.popleft())
+            while crew.idle and (straggler := crew.straggler()):
+                log.info("ray: unit %s takes long; another worker begins it, too", straggler)
+                crew.give(straggler)
             for unit, outcome in crew.outcomes():
                 if not isinstance(outcome, _Lost):
                     yield unit, outcome
@@ -233,10 +239,11 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Job:
-    """A unit at work, and when its time is up."""
+    """A unit at work, when it was begun, and when its time is up."""
 
     member: _Member
     unit: str
+    begun: float
     deadline: float
 
 
@@ -255,6 +262,7 @@ class _Crew:
         self.starting: dict[Any, Any] = {}
         self.idle: list[_Member] = []
         self.running: dict[Any, _Job] = {}
+        self.durations: list[float] = []  # seconds of finished units, in order
         self.failed_starts = 0
         self.next_look = 0.0
         self.last_seen = time.monotonic()  # when there was a worker
@@ -288,9 +296,18 @@ class _Crew:
 
     def give(self, unit: str) -> None:
         """Give a unit to an idle worker."""
-        member = self.idle.pop()
-        deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
-        self.running[member.actor.run.remote(unit)] = _Job(member, unit, deadline)
+        member, now = self.idle.pop(), time.monotonic()
+        self.running[member.actor.run.remote(unit)] = _Job(member, unit, now, now + (self.timeout or float("inf")))
+
+    def straggler(self) -> str | None:
+        """The unit that has been at work for longest, if it takes much longer than the others and one worker alone has it."""
+        workers = Counter(job.unit for job in self.running.values())
+        alone = [job for job in self.running.values() if workers[job.unit] == 1]
+        if not alone or not self.durations:
+            return None
+        longest = min(alone, key=lambda job: job.begun)
+        limit = max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * self.durations[len(self.durations) // 2])
+        return longest.unit if time.monotonic() - longest.begun > limit else None
 
     def outcomes(self) -> Iterator[tuple[str, Counts | _Lost]]:
         """Wait for a moment, and iterate over the units that have ended. Workers that have joined become idle.
@@ -310,17 +327,28 @@ class _Crew:
             counts = self._result(future)
             del self.running[future]
             if isinstance(counts, Exception):
-                self.next_look = 0  # there may be room for another worker
-                yield job.unit, _Lost(job.member.node, _first_line(counts))
+                yield from self._lost(job, _first_line(counts))
             else:
                 self.idle.append(job.member)
+                bisect.insort(self.durations, time.monotonic() - job.begun)
+                for other in self._others(job.unit):
+                    self.ray.kill(self.running.pop(other).member.actor)
                 yield job.unit, counts
         now = time.monotonic()
         for future in [future for future, job in self.running.items() if job.deadline < now]:
             job = self.running.pop(future)
             self.ray.kill(job.member.actor)
-            self.next_look = 0
-            yield job.unit, _Lost(job.member.node, f"it took longer than the unit timeout of {self.timeout:g} s")
+            yield from self._lost(job, f"it took longer than the unit timeout of {self.timeout:g} s")
+
+    def _others(self, unit: str) -> list[Any]:
+        """The futures of workers that have begun a unit, too."""
+        return [future for future, job in self.running.items() if job.unit == unit]
+
+    def _lost(self, job: _Job, reason: str) -> Iterator[tuple[str, _Lost]]:
+        """What has become of a unit whose worker is gone; nothing as long as another worker has begun it, too."""
+        self.next_look = 0  # there may be room for another worker
+        if not self._others(job.unit):
+            yield job.unit, _Lost(job.member.node, reason)
 
     def dismiss(self) -> None:
         """End and forget all workers, those whose error ends the run included."""

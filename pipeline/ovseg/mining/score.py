@@ -120,6 +120,13 @@ def score_nouns(
     return run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch, totals=TOTALS)
 
 
+def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
+    """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own."""
+    loaded = load_named(clip.model, clip.pretrained, device, options.precision)
+    settings = RegionSettings(options.encoder, options.start_block, options.image_size)
+    return loaded if settings == CROPS else with_regions(loaded, settings, "score")
+
+
 class Match(NamedTuple):
     """A noun and one of its proposals.
 
@@ -256,9 +263,7 @@ class ScoreTaskFactory:
 
     def __call__(self, device: str) -> Task:
         """Load the models and start the threads."""
-        clip = load_named(self.clip.model, self.clip.pretrained, device, self.options.precision)
-        settings = RegionSettings(self.options.encoder, self.options.start_block, self.options.image_size)
-        clip = clip if settings == CROPS else with_regions(clip, settings, "score")
+        clip = load_scorer(self.clip, self.options, device)
         # Threads that crop must not start threads of torch each: those are the encoder's.
         pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
         return _Scorer(self, clip, read_texts(self.texts_folder), pool).score_unit

@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovseg.clip.adapted import load_named
 from ovseg.clip.load import Clip
 from ovseg.clip.pretrained import weights_fingerprint
-from ovseg.clip.region_settings import CROPS, RegionSettings
-from ovseg.clip.regions import encode_regions, with_regions
+from ovseg.clip.regions import encode_regions
 from ovseg.core import tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import decode_image, read_bytes
 from ovseg.core.options import ClipOptions, ScoreOptions, Templates
 from ovseg.core.vocabulary import embed
 from ovseg.mining.regions import model_of, read_regions, region_parts
+from ovseg.mining.score import load_scorer
 
 DIGITS = 5  # decimals of a similarity, as in `score`
 
@@ -51,9 +50,7 @@ def load_searcher(candidates: Path, clip: ClipOptions, score: ScoreOptions, devi
             f"the regions of {candidates} were encoded by a CLIP with the fingerprint {expected[:16]}, and {clip.model} has "
             f"{found[:16]}: give the CLIP that scored as --clip"
         )
-    loaded = load_named(clip.model, clip.pretrained, device, score.precision)
-    settings = RegionSettings(score.encoder, score.start_block, score.image_size)
-    return loaded if settings == CROPS else with_regions(loaded, settings, "score")
+    return load_scorer(clip, score, device)
 
 
 def embed_text(clip: Clip, text: str, templates: Templates) -> Vector:
