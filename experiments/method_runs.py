@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from experiments.method_rows import Method
+from experiments.method_rows import Changes, Method
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.region_settings import read_settings
 from ovseg.core.options import FinetuneOptions, PromptOptions, SelectOptions
@@ -27,11 +27,19 @@ from ovseg.training.text_prompt_training import learn_text_prompts
 
 Figures = dict[str, Any]
 DATA, MODELS, SHARDS = Path("data"), Path("models"), Path("shards")
+CANDIDATES = DATA / "candidates"
 NETWORK, BASE, FINETUNED, PROMPTED = (MODELS / name for name in ("proposal_network", "base", "finetune", "prompt"))
 
 
-def train_and_evaluate(params: Params, method: Method, seed: int, folder: Path) -> Figures:
+def train_and_evaluate(params: Params, method: Method, seed: int, folder: Path, shards: Path | None = None) -> Figures:
     """Train one row in `folder`, choose its weight on held-out images, and evaluate it on every benchmark.
+
+    Args:
+        params: the parameters of the run.
+        method: the row.
+        seed: the seed of its trainings.
+        folder: the folder of its models and figures.
+        shards: what it trains on; None for the shards of `method.pairs`.
 
     Returns:
         "mask_accuracy" (of all, annotated and other nouns) and "benchmarks" (the metrics of the ensemble), as fractions;
@@ -39,7 +47,9 @@ def train_and_evaluate(params: Params, method: Method, seed: int, folder: Path) 
     """
     runtime = from_environment()
     begin = time.perf_counter()
-    steps = train(params, method, seed, folder, runtime)
+    if shards is None:
+        shards = SHARDS if method.pairs == "mined" else annotated_shards(params, folder.parent, runtime)
+    steps = train(params, method, seed, folder, shards, runtime)
     seconds = round(time.perf_counter() - begin)
     clip = trained_clip(method, folder)
     return {
@@ -73,11 +83,10 @@ def trained_clip(method: Method, folder: Path) -> Path:
     return BASE if method.finetune is None else folder / "finetune"
 
 
-def train(params: Params, method: Method, seed: int, folder: Path, runtime: Runtime) -> int:
+def train(params: Params, method: Method, seed: int, folder: Path, shards: Path, runtime: Runtime) -> int:
     """Train the steps of a method that it has, and return the number of optimizer steps."""
     crop = params.crop.model_copy(update=dict(method.crop))
     source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
-    shards = SHARDS if method.pairs == "mined" else annotated_shards(params, folder.parent, runtime)
     steps, init = [], BASE
     if method.finetune is not None:
         teacher = {"teacher": FINETUNED} if method.teacher else {}
@@ -106,9 +115,28 @@ def count_steps(models: Sequence[Path]) -> int:
 
 def annotated_shards(params: Params, folder: Path, runtime: Runtime) -> Path:
     """Write shards of the annotated masks of the run, and return their folder; nothing is done if they are there."""
-    pairs, shards = folder / "annotated-pairs", folder / "annotated-shards"
-    select = SelectOptions.model_validate(params.select.model_dump() | {"annotated_fraction": 1.0})
-    select_pairs(DATA / "candidates", DATA / "proposals", pairs, runtime, select)
+    return selected_shards(params, CANDIDATES, {"annotated_fraction": 1.0}, folder, "annotated", runtime)
+
+
+def selected_shards(
+    params: Params, candidates: Path, changes: Changes, folder: Path, name: str, runtime: Runtime
+) -> Path:
+    """Select pairs in another way and write their shards; nothing is done if they are there.
+
+    Args:
+        params: the parameters of the run.
+        candidates: the folder of the table `candidates`.
+        changes: what is changed of the section select.
+        folder: where the folders NAME-pairs and NAME-shards are.
+        name: NAME.
+        runtime: devices, workers, scratch folder.
+
+    Returns:
+        the folder of the shards.
+    """
+    pairs, shards = folder / f"{name}-pairs", folder / f"{name}-shards"
+    select = SelectOptions.model_validate(params.select.model_dump() | dict(changes))
+    select_pairs(candidates, DATA / "proposals", pairs, runtime, select)
     write_shards(DATA / "index", params.index.images, DATA / "proposals", pairs, shards, runtime, params.shards)
     return shards
 

@@ -31,7 +31,7 @@ def segmentation_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
     for name, runs in _runs(results):
         weights = sorted({run["choice"]["weight"] for run in runs})
         weight = " to ".join(f"{value:.1f}" for value in dict.fromkeys((weights[0], weights[-1])))
-        rows.append([name, *(_percent([column(run) for run in runs]) for column in columns), weight, str(len(runs))])
+        rows.append([name, *(percent([column(run) for run in runs]) for column in columns), weight, str(len(runs))])
     return markdown([header, *rows])
 
 
@@ -41,7 +41,7 @@ def region_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     header = ["method", *groups, "GFLOPs", "ms", "trained parameters", "steps", "training"]
     rows = []
     for name, runs in _runs(results):
-        accuracies = [_percent([run["mask_accuracy"][group] for run in runs]) for group in groups]
+        accuracies = [percent([run["mask_accuracy"][group] for run in runs]) for group in groups]
         first = runs[0]
         costs = [f"{first[key]:g}" if key in first else "" for key in ("gflops", "ms")]
         trained, steps = first["trained_parameters"], first["steps"]
@@ -59,5 +59,6 @@ def _miou(benchmark: str, metric: str) -> Callable[[Mapping[str, Any]], float]:
     return lambda run: float(run["benchmarks"][benchmark][metric])
 
 
-def _percent(values: Sequence[float]) -> str:
+def percent(values: Sequence[float]) -> str:
+    """Return the mean of fractions in percent, with their standard deviation if there are several."""
     return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")

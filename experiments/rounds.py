@@ -1,0 +1,147 @@
+"""What better pairs are worth in mIoU: CLIP finetuned on filtered pairs, and on those of a second and a third round of mining.
+
+    dvc repro && python -m experiments.rounds      train and evaluate the rows without stored figures (hours on two cores)
+    python -m experiments.rounds --rows NAME ...   these rows alone
+    python -m experiments.rounds --table           write the table of docs/pairs.md from the figures that are stored
+
+In a second round the CLIP that the run has finetuned on the paper's pairs scores the same nouns and proposals, and the base
+CLIP is finetuned on the new pairs; in a third round that CLIP scores. Figures are stored in experiments/rounds.json; those of
+the paper's rule are the leaderboard's (`python -m experiments.methods --rows "OVSeg, FT"`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.method_rows import METHODS, Changes
+from experiments.method_runs import CANDIDATES, DATA, FINETUNED, selected_shards, train_and_evaluate
+from experiments.methods import RESULTS as METHOD_RESULTS
+from experiments.methods import Results, slug
+from experiments.methods import read_results as read_methods
+from experiments.methods_table import BENCHMARKS, percent
+from experiments.tables import replace_table
+from ovseg.core.files import write_json
+from ovseg.core.options import ClipOptions, SelectOptions
+from ovseg.core.params import Params, read_params
+from ovseg.engine.runtime import Runtime, from_environment
+from ovseg.mining.score import score_nouns
+from ovseg.mining.select import mined_pairs
+from ovseg.report.metric_tables import markdown
+from ovseg.report.quality import judge_pairs
+
+RESULTS, DOCUMENT = Path("experiments/rounds.json"), Path("docs/pairs.md")
+NAME = "python -m experiments.rounds"
+TRUTH = DATA / "demo" / "train" / "truth.json"
+RULE, FINETUNE = "the paper's rule", "OVSeg, FT"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a row.
+
+    Attributes:
+        round: the round of mining; the CLIP of the round before has scored, in the first the base CLIP.
+        select: what it changes of section select.
+    """
+
+    round: int = 1
+    select: Changes = field(default_factory=dict)
+
+
+ROWS: Mapping[str, Pairs] = {
+    "`mutual`": Pairs(select={"mutual": True}),
+    "`max_overlap: 0.5`": Pairs(select={"max_overlap": 0.5}),
+    "second round": Pairs(round=2),
+    "second round, `max_overlap: 0.5`": Pairs(round=2, select={"max_overlap": 0.5}),
+    "third round": Pairs(round=3),
+}
+ROUNDS = {2: "second round", 3: "third round"}
+"""The row whose CLIP, of seed 0, scores in the next round."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the rows that have no figures, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="rows to run")
+    parser.add_argument("--table", action="store_true", help="write the table from the figures that are stored")
+    options = parser.parse_args(arguments)
+    if not options.table:
+        run(read_params(), options.rows, options.seeds, read_results())
+    text = replace_table(DOCUMENT.read_text(encoding="utf-8"), NAME, table(read_results()))
+    DOCUMENT.write_text(text, encoding="utf-8")
+    print(f"-> {DOCUMENT}")
+
+
+def read_results() -> Results:
+    """Read the stored figures: those of the paper's rule are the leaderboard's."""
+    stored: Results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    rule = read_methods(METHOD_RESULTS).get(FINETUNE, {})
+    return {RULE: rule} | {row: stored[row] for row in ROWS if row in stored}
+
+
+def run(params: Params, rows: Sequence[str], seeds: Sequence[int], results: Results) -> None:
+    """Mine, train and measure, and store the figures of each row and seed as soon as they are known."""
+    runtime = from_environment()
+    work = runtime.work / "rounds"
+    for seed in seeds:
+        for row in rows:
+            if str(seed) in results.get(row, {}):
+                continue
+            folder = work / f"{slug(row)}-{seed}"
+            shards, precision = mine(params, ROWS[row], work, slug(row), runtime)
+            figures = train_and_evaluate(params, METHODS[FINETUNE], seed, folder, shards)
+            results.setdefault(row, {})[str(seed)] = figures | precision
+            write_json(RESULTS, {name: results[name] for name in ROWS if name in results})
+            print(row, seed, json.dumps(results[row][str(seed)]), flush=True)
+
+
+def mine(params: Params, pairs: Pairs, work: Path, name: str, runtime: Runtime) -> tuple[Path, dict[str, float | int]]:
+    """Write the shards of a row, and return their folder with the number of pairs and the fraction of correct ones."""
+    candidates = candidates_of(params, pairs.round, work, runtime)
+    shards = selected_shards(params, candidates, pairs.select, work, name, runtime)
+    options = SelectOptions.model_validate(params.select.model_dump() | dict(pairs.select))
+    chosen, _ = mined_pairs(candidates, DATA / "proposals", options)
+    judged = judge_pairs(chosen, DATA / "proposals", TRUTH, work / "judged")
+    return shards, {"pairs": len(chosen), "precision": sum(correct for _, correct in judged) / len(judged)}
+
+
+def candidates_of(params: Params, number: int, work: Path, runtime: Runtime) -> Path:
+    """Return the candidates of a round; those of the run, or the ones that the CLIP of the round before has scored."""
+    if number == 1:
+        return CANDIDATES
+    clip = FINETUNED if number == 2 else work / f"{slug(ROUNDS[number - 1])}-0" / "finetune"
+    out = work / f"candidates-{number}"
+    tables = DATA / "index", params.index.images, DATA / "nouns", DATA / "proposals"
+    score_nouns(*tables, out, runtime, ClipOptions(model=f"local-dir:{clip}"), params.score, params.crop)
+    return out
+
+
+def table(results: Results) -> str:
+    """Return the rows as a Markdown table: pairs, precision, mask accuracy and mIoU in percent."""
+    header = ["pairs of", "pairs", "precision", "mask accuracy", *BENCHMARKS, "seeds"]
+    rows = []
+    for row, by_seed in results.items():
+        runs = [by_seed[seed] for seed in sorted(by_seed)]
+        if not runs:
+            continue
+        pairs, precision = runs[0].get("pairs"), runs[0].get("precision")
+        rows.append(
+            [
+                row,
+                f"{pairs:,}" if pairs else "",
+                percent([precision]) if precision else "",
+                percent([run["mask_accuracy"]["all"] for run in runs]),
+                *(percent([run["benchmarks"][name]["miou"] for run in runs]) for name in BENCHMARKS),
+                str(len(runs)),
+            ]
+        )
+    return markdown([header, *rows])
+
+
+if __name__ == "__main__":
+    main()
