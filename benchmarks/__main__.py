@@ -1,4 +1,4 @@
-"""Run all benchmarks (about 35 minutes on two cores), or those that are named.
+"""Run all benchmarks (about 40 minutes on two cores), or those that are named.
 
     python -m benchmarks [--all] [NAME ...]
 
@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluator, gpu, inputs, loader, memory, nouns, regions, score, segment, train
+from benchmarks import evaluate, evaluator, gpu, inputs, loader, memory, nouns, regions, score, segment, train
 from benchmarks.results import Benchmark, Options, measure
 from ovseg.engine.process import end_process
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loader": loader.run,
     "segment": segment.run,
     "regions": regions.run,
+    "evaluate": evaluate.run,
     "evaluator": evaluator.run,
     "gpu": gpu.run,
 }
