@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from torch import Tensor
 
@@ -89,8 +90,5 @@ def counted() -> Iterator[list[int]]:
         numbers.append(int(regions.valid.sum()))
         return encode(segmenter, regions)
 
-    Segmenter.embed_regions = counting  # type: ignore[method-assign]
-    try:
+    with patch.object(Segmenter, "embed_regions", counting):
         yield numbers
-    finally:
-        Segmenter.embed_regions = encode  # type: ignore[method-assign]
