@@ -11,7 +11,7 @@ from ovseg.training.adapt import adapt
 from ovseg.training.text_prompt_training import learn_text_prompts
 from stages._run import training_runtime
 
-MODELS, SHARDS = Path("models"), Path("shards")
+MODELS = Path("models")
 
 
 def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out: Path) -> None:
@@ -22,15 +22,15 @@ def run_adaptation(options: FinetuneOptions | PromptOptions, params: Params, out
         params: all sections.
         out: the folder of the result.
     """
-    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(params)
+    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(options.shards, params)
     if isinstance(options, FinetuneOptions) and options.method == "text_prompts":
-        learn_text_prompts(init, SHARDS, out, runtime, options, params.crop, source, params.heldout)
+        learn_text_prompts(init, options.shards, out, runtime, options, params.crop, source, params.heldout)
     else:
-        adapt(init, SHARDS, out, runtime, options, params.crop, source, params.heldout)
+        adapt(init, options.shards, out, runtime, options, params.crop, source, params.heldout)
 
 
-def mask_source(params: Params) -> dict[str, str | None]:
-    """Return "mask_source" and "mask_licence" of the mined pairs, for the model card."""
-    sources = sorted(tables.read(SHARDS, "samples", ["source"])["source"].unique().to_pylist())
-    licence = tables.licence(SHARDS, "samples") or params.propose.licence  # what the generator states comes first
+def mask_source(shards: Path, params: Params) -> dict[str, str | None]:
+    """Return "mask_source" and "mask_licence" of the mined pairs in a folder of shards, for the model card."""
+    sources = sorted(tables.read(shards, "samples", ["source"])["source"].unique().to_pylist())
+    licence = tables.licence(shards, "samples") or params.propose.licence  # what the generator states comes first
     return {"mask_source": ", ".join(sources), "mask_licence": licence}

@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         run_adaptation(options, params, out)
         return
     run = RunFolders(DATA / "index", DATA / "proposals", DATA / "pairs", params.index.images)
-    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(params)
+    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(options.shards, params)
     adapt_regions(init, run, out, runtime, options, params.crop, source, params.heldout)
 
 

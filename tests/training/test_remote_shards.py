@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import torch
 
 from ovseg.core import retries
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import CropOptions, FinetuneOptions
 from ovseg.core.paths import to_path
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.shards import CLIP_MEAN
+from ovseg.training.adapt import adapt
 from ovseg.training.loader import Batch, endless_batches, load_shards
 from ovseg.training.texts import read_nouns
+from tests.conftest import digests
 from tests.object_storage import Storage, upload
 
 
@@ -54,3 +60,28 @@ def test_a_folder_without_its_manifest_is_not_finished(s3: Storage, shards: Path
     there = upload(shards, to_path("s3://mining/shards"))
     with pytest.raises(OvsegError, match=r"s3://mining/shards holds no finished shards \(no step.json\)"):
         read(there)
+
+
+def test_a_clip_that_is_trained_on_remote_shards_is_the_same(
+    s3: Storage, shards: Path, base: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """Where the shards are is no part of what is trained: the result of one is reused for the other."""
+    there = upload(shards, to_path("s3://mining/shards"))
+    files = {name: digest for name, digest in digests(shards).items() if name != "step.json"}
+    manifest = json.dumps({"fingerprint": "pairs", "counts": {}, "files": files})
+    for folder in (shards, there):
+        (folder / "step.json").write_text(manifest, encoding="utf-8")
+    source = {"mask_source": "ground_truth", "mask_licence": None}
+    options = FinetuneOptions(epochs=1, batch_size=16, warmup_steps=1, precision="fp32", templates="single")
+    for name, folder in (("local", shards), ("remote", there)):
+        changed = options.model_copy(update={"shards": folder})
+        adapt(
+            base,
+            folder,
+            tmp_path / name,
+            replace(runtime, work=tmp_path / f"{name}_work"),
+            changed,
+            CropOptions(),
+            source,
+        )
+    assert digests(tmp_path / "local") == digests(tmp_path / "remote")

@@ -292,6 +292,8 @@ class RunOptions(Options):
 class TrainingOptions(Options):
     """What finetuning and mask prompt tuning share."""
 
+    shards: FilePath = Path("shards")
+    """Folder of the mined shards, or its URL: those of the stage shards, or of a run of `ovseg-mine`."""
     epochs: Natural = 5
     """Number of passes over all samples; 0 copies the initial model unchanged."""
     max_steps: Natural | None = None

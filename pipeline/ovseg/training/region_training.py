@@ -89,7 +89,7 @@ def adapt_regions(
     tables_ = {name: tables.fingerprint(getattr(run, name), name) for name in ("index", "proposals")}
     tables_ |= {"pairs": tables.fingerprint(run.pairs, "pairs")} if options.pairs in MINED_SOURCES else {}
     teacher = None if options.teacher is None else tables.content_hash(options.teacher)
-    parameters = options.model_dump(mode="json", exclude={"init", "teacher"}) | crop.model_dump(mode="json")
+    parameters = options.model_dump(mode="json", exclude={"init", "shards", "teacher"}) | crop.model_dump(mode="json")
     source = {**source, "mask_source": name_masks(options.pairs, source["mask_source"])}
     key = step_key(
         "finetune",
