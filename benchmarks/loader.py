@@ -20,10 +20,18 @@ from statistics import median
 import torch
 
 from benchmarks import inputs
-from benchmarks.results import Options, Result, Row, Target, interleave
+from benchmarks.results import Options, Result, Row, Target, Variant, interleave
 from benchmarks.storage import in_s3
 from benchmarks.train import finetune_rate
-from ovseg.core.options import ClipOptions, IndexOptions, NounsOptions, ProposeOptions, RunOptions, ScoreOptions
+from ovseg.core.options import (
+    ClipOptions,
+    IndexOptions,
+    NounsOptions,
+    ProposeOptions,
+    RunOptions,
+    ScoreOptions,
+    ShardsOptions,
+)
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.mining.run import mine_pairs
 from ovseg.mining.shards import CLIP_MEAN, SIZES
@@ -31,6 +39,7 @@ from ovseg.training.loader import load_shards
 
 IMAGES, BATCH, SIZE, SECONDS, WARM_UP_BATCHES = 108, 64, 224, 10.0, 12
 ROUNDS = 3
+SHARDS = 4  # with some hundred samples each, since opening one is two requests
 WORKERS = (0, 1, 2)
 
 
@@ -44,7 +53,7 @@ def run(options: Options) -> Result:
     rows.append({"workers": "finetune step", "samples/s": needed})
     with in_s3(shards) as there:
         places = {"disk": shards, "S3": there}
-        variants = {f"1, {name}": lambda _, place=place: _rate(place, 1, seconds) for name, place in places.items()}
+        variants = {f"1, {name}": _variant(place, seconds) for name, place in places.items()}
         measurements = interleave(variants, 1 if options.smoke else ROUNDS)
     medians = {name: median(m.rate for m in rates_of) for name, rates_of in measurements.items()}
     rows += [{"workers": name, "samples/s": rate} for name, rate in medians.items()]
@@ -64,6 +73,10 @@ def run(options: Options) -> Result:
     return Result(setup, rows, targets, measurements)
 
 
+def _variant(shards: Path, seconds: float) -> Variant:
+    return lambda _: _rate(shards, 1, seconds)
+
+
 def _mined(data: inputs.Images, folder: Path) -> Path:
     options = RunOptions(
         index=IndexOptions(images=data.images, captions=data.captions),
@@ -71,6 +84,7 @@ def _mined(data: inputs.Images, folder: Path) -> Path:
         propose=ProposeOptions(source="ground_truth", path=data.masks),
         clip=ClipOptions(model="ViT-B-32", pretrained="random"),
         score=ScoreOptions(templates="single", precision="bf16"),
+        shards=ShardsOptions(min_shards=SHARDS),
     )
     mine_pairs(options, folder / "run", Runtime(work=folder / "work", workers=os.cpu_count() or 1))
     return folder / "run" / "shards"
