@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -197,15 +198,20 @@ def test_every_order_of_adaptation_comes_from_parameters_alone(
         assert _provenance(repo, model) == steps
 
 
+@pytest.fixture(scope="module")
+def default(repo: Copy) -> dict[str, Any]:
+    """The metrics of the finished default run."""
+    repo.dvc("repro")
+    return dict(json.loads((repo.folder / "reports" / "metrics.json").read_text()))
+
+
 @pytest.mark.parametrize("pairs", ["mined", "annotated"])
 @pytest.mark.parametrize("method", ["maft", "maskclippp"])
 def test_a_region_encoder_is_trained_measured_and_reported_without_mining_again(
-    repo: Copy, method: str, pairs: str
+    repo: Copy, default: dict[str, Any], method: str, pairs: str
 ) -> None:
-    """From the finished default run; `ovseg segment` then takes the trained folder. One model and benchmark are enough."""
-    repo.dvc("repro")
+    """By `dvc exp run` after the default run; `ovseg segment` then takes what was trained. One benchmark is enough."""
     before = (repo.folder / "params.yaml").read_text()
-    default = json.loads((repo.folder / "reports" / "metrics.json").read_text())
     settings = [f"finetune.method={method}", f"finetune.pairs={pairs}", "finetune.max_steps=1", "prompt.epochs=0"]
     settings += ["evaluate.models=[finetune]", "evaluate.benchmarks=[all]", "calibrate.limit=2"]
     output = repo.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)))
@@ -217,6 +223,7 @@ def test_a_region_encoder_is_trained_measured_and_reported_without_mining_again(
 
     recipe = json.loads((repo.folder / "models" / "finetune" / "provenance.json").read_text())["steps"][0]["recipe"]
     assert (recipe["method"], recipe["pairs"]) == (method, pairs)
+    assert (repo.folder / "models" / "prompt" / "region_encoder.json").is_file()  # what segment takes
     assert metrics["pairs"] == default["pairs"]
     assert metrics["measure"]["finetune"] == metrics["measure"]["prompt"] != default["measure"]["finetune"]
     assert metrics["benchmarks"]["all"].keys() == {"finetune"}
@@ -224,11 +231,11 @@ def test_a_region_encoder_is_trained_measured_and_reported_without_mining_again(
     assert found["clip"] != of_crops["clip"] and found["proposals"] == of_crops["proposals"]
 
     image = next((repo.folder / "data" / "demo" / "val" / "images").iterdir())
-    for model in ("finetune", "prompt"):
-        command = [sys.executable, "-m", "ovseg.cli.app", "segment", str(image), "--names", "kite, tree"]
-        repo.run(*command, "--clip", f"models/{model}", "--out", f"segmented/{model}")
-        labels = decode_labels((repo.folder / "segmented" / model / f"{image.stem}.labels.png").read_bytes())
-        assert labels.shape == decode_image(image.read_bytes()).shape[:2]
+    repo.run(
+        sys.executable, "-m", "ovseg.cli.app", "segment", str(image), "--names", "kite, tree", "--out", "segmented"
+    )
+    labels = decode_labels((repo.folder / "segmented" / f"{image.stem}.labels.png").read_bytes())
+    assert labels.shape == decode_image(image.read_bytes()).shape[:2]
     shutil.rmtree(repo.folder / "segmented")
 
 
