@@ -22,6 +22,8 @@ from ovseg.mining.export import open_clip
 from ovseg.mining.index import build_index
 from ovseg.mining.run import mine_pairs, read_options
 from ovseg.mining.verify import verify_shards
+from ovseg.report.browser import write_browser
+from ovseg.report.run_text import describe_run
 from ovseg.report.search import search_run
 from tests.conftest import Coco, digests
 from tests.object_storage import Storage, download, upload
@@ -77,6 +79,10 @@ def test_a_run_in_a_storage_that_fails_for_a_while_is_the_run_of_this_machine(
     expected = digests(tmp_path / "local")
     assert copies.keys() == expected.keys()
     assert "all sound" in verify_shards(out)
+    assert describe_run(out, None, 3) == describe_run(tmp_path / "local", None, 3)
+    write_browser(out, there.images, out / "pairs.html", number=5)
+    write_browser(tmp_path / "local", coco.images, tmp_path / "pairs.html", number=5)
+    assert (out / "pairs.html").read_bytes() == (tmp_path / "pairs.html").read_bytes()
     open_clip(out, to_path(f"{BUCKET}/export"), "mean")
     open_clip(tmp_path / "local", tmp_path / "export", "mean")
     assert digests(download(to_path(f"{BUCKET}/export"), tmp_path / "copied")) == digests(tmp_path / "export")
@@ -90,6 +96,19 @@ def test_a_run_in_a_storage_that_fails_for_a_while_is_the_run_of_this_machine(
     assert (
         mine_pairs(read_options(out), out, replace(runtime, work=tmp_path / "work")) == local
     )  # nothing is done again
+
+
+@pytest.mark.slow
+def test_several_processes_read_and_publish_there(
+    s3: Storage, coco_units: Coco, tmp_path: Path, runtime: Runtime
+) -> None:
+    there = put_coco(coco_units, f"{BUCKET}/units")
+    local = IndexOptions(images=coco_units.images, captions=coco_units.captions)
+    counts = build_index(tmp_path / "index", runtime, local)
+    out, remote = to_path(f"{BUCKET}/index"), IndexOptions(images=there.images, captions=there.captions)
+    assert build_index(out, replace(runtime, workers=2), remote) == counts
+    copies, expected = digests(download(out, tmp_path / "copy")), digests(tmp_path / "index")
+    assert {name for name in copies if copies[name] != expected[name]} == {"step.json"}
 
 
 def test_an_image_that_stays_unreadable_is_counted_and_tried_again_by_a_retry(
