@@ -457,4 +457,4 @@ class ReportOptions(Options):
     benchmark: str
     """Name of the benchmark, one of `evaluate.benchmarks`, that is shown class by class and with overlays."""
     images: PositiveInt = 8
-    """Number of overlays."""
+    """Number of images in each gallery of the page: the first ones, and those with the lowest IoU."""
