@@ -141,7 +141,6 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     tiny_clip: Path,
     tmp_path: Path,
     runtime: Runtime,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Scored by one process here, and on two nodes of which one is killed at work: every file is the same.
 
@@ -164,7 +163,6 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     ray.kill(taken)
     assert step.result() == score(tmp_path / "here", "local")
     assert digests(tmp_path / "cluster") == digests(tmp_path / "here")
-    assert "a worker" in caplog.text and "was lost" in caplog.text
 
 
 RUN = """
