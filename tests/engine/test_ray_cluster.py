@@ -141,6 +141,7 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     tiny_clip: Path,
     tmp_path: Path,
     runtime: Runtime,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Scored by one process here, and on two nodes of which one is killed at work: every file is the same.
 
@@ -158,11 +159,12 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     ray.get(taken.__ray_ready__.remote())
     node = cluster.add_node(num_cpus=1)
     step = background.submit(score, tmp_path / "cluster", "ray")
-    wait_for(lambda: list(tmp_path.glob("cluster.work/score-*/*.tmp/")), step)  # a unit is at work
+    wait_for(lambda: list(tmp_path.glob("cluster.work/score-*/0*.tmp/")), step)  # a unit is at work, and not the texts
     cluster.remove_node(node, allow_graceful=False)
     ray.kill(taken)
     assert step.result() == score(tmp_path / "here", "local")
     assert digests(tmp_path / "cluster") == digests(tmp_path / "here")
+    assert "a worker" in caplog.text and "was lost" in caplog.text
 
 
 RUN = """

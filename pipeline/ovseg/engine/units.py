@@ -213,7 +213,7 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
     Raises:
         OvsegError: the disk is full; every unit that was finished before is kept.
     """
-    # A worker that outlives its killed run, or another machine that shares the folder, writes elsewhere.
+    # A worker that outlives its killed run, or a second one that does the same unit, writes elsewhere.
     unfinished = folder / f"{unit}.{platform.node()}.{os.getpid()}.tmp"
     with explain_write_errors(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -224,8 +224,10 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
             files[path.name] = hashing.sha256_file(path)
             sync(path)
             path.replace(folder / path.name)
+        done = f"{unit}.done.json"
+        write_json(unfinished / done, {"counts": counts, "files": files})
+        (unfinished / done).replace(folder / done)
         unfinished.rmdir()
-        write_json(folder / f"{unit}.done.json", {"counts": counts, "files": files})
     return counts
 
 
