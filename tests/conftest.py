@@ -17,6 +17,7 @@ from PIL import Image
 from ovseg.core import masks
 from ovseg.engine.process import start_process
 from ovseg.engine.runtime import Runtime, devices
+from tests.chromium import CHROMIUM
 from tests.object_storage import Storage, serving_s3
 
 start_process()  # as the commands do
@@ -44,6 +45,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_unconfigure() -> None:
     """Give back what a step froze in this process, or triton reports its own objects as leaked."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser, steered by Playwright; for tests marked `in_browser`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,15 +21,13 @@ from ovseg.core.errors import OvsegError
 from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs
 from ovseg.segmentation.segmenter import Segmenter
 from tests.app.conftest import png
+from tests.chromium import in_browser
 from tests.conftest import ROOT, Mined
 
 pytest.importorskip("gradio", reason="the extra `app` is not installed")
 
 from ovseg.app.segment_tab import Start
 from ovseg.app.server import LOOPBACK, serve
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +107,6 @@ def test_without_gradio_the_extra_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ovseg.cli.app", "app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "pip install 'ovseg[app]'" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

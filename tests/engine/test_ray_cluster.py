@@ -200,14 +200,14 @@ def test_nobody_waits_for_a_straggler(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Once nothing else is left, a unit that takes much longer than the others is begun by an idle worker, too; no other is."""
+    """Once nothing else is left, an idle worker starts a unit that takes much longer than the others, and no other."""
     caplog.set_level(logging.INFO, "ovseg")
     monkeypatch.setattr("ovseg.engine.ray_cluster.STRAGGLER_SECONDS", 2.0)
     cluster.add_node(num_cpus=1)
     factory = NotedTaskFactory(notes, 0.2, stuck=UNITS[0])
     assert run_step(KEY, UNITS, factory, Path("out"), replace(runtime, executor="ray")) == {"things": len(UNITS)}
     assert factory.starts() == dict.fromkeys(UNITS, 1) | {UNITS[0]: 2}
-    assert f"unit {UNITS[0]} takes long; another worker begins it, too" in caplog.text
+    assert f"unit {UNITS[0]} takes long; another worker starts it, too" in caplog.text
     assert sorted(path.stem for path in Path("out").glob("*.txt")) == UNITS
 
 

@@ -358,3 +358,11 @@ def test_the_work_folder_and_the_options_of_stages(monkeypatch: pytest.MonkeyPat
             from_environment()
     with pytest.raises(OvsegError, match="device"):
         devices(" , ")
+
+
+def test_a_done_mark_is_written_in_the_workers_own_folder(tmp_path: Path) -> None:
+    """So two workers may finish the same unit at the same moment: neither meets a file that the other is writing."""
+    (tmp_path / "00000.done.json.tmp").mkdir()  # in the place where both would write
+    commit(tmp_path, "00000", lambda unit, folder: {"things": (folder / f"{unit}.txt").write_text("x")})
+    assert json.loads((tmp_path / "00000.done.json").read_text())["counts"] == {"things": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {"00000.txt", "00000.done.json", "00000.done.json.tmp"}

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from PIL import Image
 
 from ovseg.core.errors import OvsegError
 from ovseg.report.browser import BACKGROUND_BRIGHTNESS, LONG_SIDE, thumbnail, write_browser
+from tests.chromium import CHROMIUM, in_browser
 from tests.report.conftest import EVIL, HEIGHT, PAIRS, WIDTH, MadeRun, write_pairs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PROBE = """<script>
 const shownCards = () => [...document.querySelectorAll(".card:not([hidden])")];
 const names = () => shownCards().map((c) => c.querySelector(".noun").textContent);
@@ -161,7 +160,7 @@ def _note_sizes(made: MadeRun) -> None:
         tables.write_part(path, "index", rows, "f")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@in_browser
 def test_sorting_and_filtering_work_in_a_browser(made: MadeRun, tmp_path: Path) -> None:
     (made[1] / "4.png").unlink()
     page = tmp_path / "pairs.html"

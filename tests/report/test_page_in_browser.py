@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,10 @@ from ovseg.report.charts import NUM_COLORS, Chart, bar_chart
 from ovseg.report.metric_tables import Section
 from ovseg.report.overlays import make_sheet
 from ovseg.report.page import Gallery, write_page
+from tests.chromium import in_browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+pytestmark = in_browser
 MODELS = ("base", "finetune", "prompt")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +37,22 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_and_axe_finds_nothing(width: int, scheme: str, browser: Any, page_file: Path) -> None:
+def test_the_page_fits_and_axe_finds_nothing(width: int, scheme: str, chromium: Any, page_file: Path) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     size = {"width": width, "height": 900}
-    context = browser.new_context(
-        viewport=size, color_scheme=scheme, bypass_csp=True
-    )  # axe is a script, the page has none
+    # axe is a script, and the page allows none
+    context = chromium.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     page.goto(page_file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     context.close()
-    assert not [(one["id"], one["nodes"][0]["html"]) for one in found]
+    assert not [(one["id"], one["nodes"][0]["html"]) for one in violations]
 
 
-def test_print_is_light_with_the_colors_of_the_charts_and_closed_tables(browser: Any, page_file: Path) -> None:
-    context = browser.new_context(color_scheme="dark", viewport={"width": 794, "height": 1123})  # A4
+def test_print_is_light_with_the_colors_of_the_charts_and_closed_tables(chromium: Any, page_file: Path) -> None:
+    context = chromium.new_context(color_scheme="dark", viewport={"width": 794, "height": 1123})  # A4
     page = context.new_page()
     page.emulate_media(media="print")
     page.goto(page_file.as_uri())

@@ -257,7 +257,7 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
 ) -> None:
-    """Find the mined regions that are nearest to a text or an image. The result is a page of pictures.
+    """Find the mined regions that are nearest to a text or an image. The result is a page of images.
 
     Example: ovseg-mine search mined --text "red kite"
     """

@@ -52,9 +52,8 @@ def try_again(read: Callable[[], T]) -> T:
 
 def stays(error: OSError) -> bool:
     """Whether an error of the file system or of object storage does not pass by itself."""
-    return error.errno in FOR_GOOD or isinstance(
-        error, (FileNotFoundError, PermissionError)
-    )  # of storage, without errno
+    without_number = FileNotFoundError, PermissionError  # as clients of object storage raise them
+    return error.errno in FOR_GOOD or isinstance(error, without_number)
 
 
 def read_patiently(path: Path, read: Callable[[], T]) -> T:

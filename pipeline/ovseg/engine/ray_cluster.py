@@ -2,8 +2,8 @@
 
 A worker is a Ray actor with one CPU, and one GPU where the step runs a model on GPUs. It is never restarted: what is lost is
 forgotten, and a new one is started wherever the cluster has room. So a node that dies takes its workers along, a node that is
-added gets some, and nothing waits for a place that will not come back. Once no unit is left to begin, one that takes much
-longer than the others is begun by a second worker, too, and what ends first counts: the bytes are the same.
+added gets some, and nothing waits for a place that will not come back. Once no unit is left to start, one that takes much
+longer than the others is started by a second worker, too, and what ends first counts: the bytes are the same.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run_on_ray(
             while queue and crew.idle:
                 crew.give(queue.popleft())
             while crew.idle and (straggler := crew.straggler()):
-                log.info("ray: unit %s takes long; another worker begins it, too", straggler)
+                log.info("ray: unit %s takes long; another worker starts it, too", straggler)
                 crew.give(straggler)
             for unit, outcome in crew.outcomes():
                 if not isinstance(outcome, _Lost):
@@ -239,11 +239,11 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Job:
-    """A unit at work, when it was begun, and when its time is up."""
+    """A unit at work, when it was started, and when its time is up."""
 
     member: _Member
     unit: str
-    begun: float
+    started: float
     deadline: float
 
 
@@ -305,9 +305,9 @@ class _Crew:
         alone = [job for job in self.running.values() if workers[job.unit] == 1]
         if not alone or not self.durations:
             return None
-        longest = min(alone, key=lambda job: job.begun)
+        longest = min(alone, key=lambda job: job.started)
         limit = max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * self.durations[len(self.durations) // 2])
-        return longest.unit if time.monotonic() - longest.begun > limit else None
+        return longest.unit if time.monotonic() - longest.started > limit else None
 
     def outcomes(self) -> Iterator[tuple[str, Counts | _Lost]]:
         """Wait for a moment, and iterate over the units that have ended. Workers that have joined become idle.
@@ -330,7 +330,7 @@ class _Crew:
                 yield from self._lost(job, _first_line(counts))
             else:
                 self.idle.append(job.member)
-                bisect.insort(self.durations, time.monotonic() - job.begun)
+                bisect.insort(self.durations, time.monotonic() - job.started)
                 for other in self._others(job.unit):
                     self.ray.kill(self.running.pop(other).member.actor)
                 yield job.unit, counts
@@ -341,11 +341,11 @@ class _Crew:
             yield from self._lost(job, f"it took longer than the unit timeout of {self.timeout:g} s")
 
     def _others(self, unit: str) -> list[Any]:
-        """The futures of workers that have begun a unit, too."""
+        """The futures of other workers that do the same unit."""
         return [future for future, job in self.running.items() if job.unit == unit]
 
     def _lost(self, job: _Job, reason: str) -> Iterator[tuple[str, _Lost]]:
-        """What has become of a unit whose worker is gone; nothing as long as another worker has begun it, too."""
+        """What has become of a unit whose worker is gone; nothing as long as another worker does it, too."""
         self.next_look = 0  # there may be room for another worker
         if not self._others(job.unit):
             yield job.unit, _Lost(job.member.node, reason)

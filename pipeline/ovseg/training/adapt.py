@@ -67,9 +67,8 @@ def adapt(
     name = "finetune" if isinstance(options, FinetuneOptions) else "prompt"
     if not tables.read_step_manifest(shards):
         raise OvsegError(f"{shards} holds no finished shards (no {tables.STEP_MANIFEST}); run the stage `shards` first")
-    parameters = options.model_dump(mode="json", exclude={"init", "shards", *REGION_FIELDS}) | crop.model_dump(
-        mode="json"
-    )
+    parameters = options.model_dump(mode="json", exclude={"init", "shards", *REGION_FIELDS})
+    parameters |= crop.model_dump(mode="json")
     shards_hash = tables.content_hash(shards)
     key = step_key(
         name,

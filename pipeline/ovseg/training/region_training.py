@@ -225,10 +225,8 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
     log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
     tower = RegionTower(clip, start_block, log_bias, new_template_weights(clip, options))
     pattern = OBJECTIVES[options.method].trains
-    for (
-        name,
-        parameter,
-    ) in tower.visual.named_parameters():  # all of a ConvNeXt, which has no attention, as in MaskCLIP++
+    for name, parameter in tower.visual.named_parameters():
+        # all of a ConvNeXt, which has no attention, as in MaskCLIP++
         parameter.requires_grad_(start_block is None or pattern.fullmatch(name) is not None)
     if not any(p.requires_grad for p in tower.visual.parameters()):
         raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
