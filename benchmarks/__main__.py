@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluate, evaluator, gpu, inputs, loader, memory, nouns, regions, score, segment, train
+from benchmarks import evaluate, evaluator, gpu, inputs, loader, maps, memory, nouns, regions, score, segment, train
 from benchmarks.results import Benchmark, Options, measure
 from ovseg.engine.process import end_process
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.run,
     "train": train.run,
     "loader": loader.run,
+    "maps": maps.run,
     "segment": segment.run,
     "regions": regions.run,
     "evaluate": evaluate.run,
