@@ -6,8 +6,8 @@
 Correctness (`gpu_checks`): each stage of the tiny recipe on the CPU and on the device, whose pairs and figures must agree but
 for rounding; bf16; a training that is stopped and continued; two processes if there are two GPUs; the message when memory is
 full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, a step of the proposal network at 640
-pixels, regions of an image in one pass, and the loader. The rates are written into the planner's rates.json, so that
-`ovseg plan` knows this GPU.
+pixels, regions of an image in one pass, whole segmentations with both, and the loader. The rates are written into the
+planner's rates.json, so that `ovseg plan` knows this GPU.
 """
 
 from __future__ import annotations
@@ -15,23 +15,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_checks import run_checks
 from benchmarks.inputs import ROOT
 from benchmarks.rates import Rate
+from benchmarks.regions import NAMES, mask_network
 from benchmarks.results import Options, Result, Row, Target, machine, slug
+from benchmarks.segment import ours_once, synthetic_queries, synthetic_vocabulary
 from benchmarks.train import finetune_flops, finetune_rate, matrix_peak, prompt_rate
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, with_regions
 from ovseg.engine.runtime import devices
 from ovseg.proposals.network import build_network
+from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training.annotated_dataset import Scene
 from ovseg.training.distributed import World
 from ovseg.training.loader import load_shards
@@ -95,6 +99,7 @@ def run(options: Options) -> Result:
     speeds = [
         *(speed for model in sizes.models for speed in clip_speeds(model, sizes, device, peak)),
         network_speed(sizes, device),
+        *segmentation_speeds(sizes, device),
         loader_speed(options.folder / "checks" / "device" / "shards", sizes),
     ]
     results = {True: "passed", False: "FAILED", None: "skipped"}
@@ -201,6 +206,34 @@ def network_speed(sizes: Sizes, device: torch.device) -> Speed:
     return _measure(
         "train network", sizes.backbone, "images", step, sizes, lambda _: f"{sizes.images} of {sizes.pixels} pixels"
     )
+
+
+def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
+    """How fast one image after the other is segmented: MaskFormer of ResNet-50, the first CLIP, 150 names.
+
+    The network has random weights, so that all after it gets synthetic masks, as in `benchmarks.segment`.
+    """
+    model = sizes.models[0]
+    crops = load_clip(model, None if model.startswith("local-dir:") else "random", str(device), "bf16")
+    network = mask_network(crops.width)
+    network.model.to(device)
+    queries = synthetic_queries(sizes.regions, crops.width)
+    queries = replace(queries, mask_logits=queries.mask_logits.to(device))
+    vocabulary = synthetic_vocabulary(NAMES, crops.width)
+    pixels = np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8)
+    speeds = []
+    for clip in (crops, with_regions(crops, RegionSettings("region_tokens", None, sizes.image * crops.size))):
+        segmenter = Segmenter(network, clip)
+
+        def once(segmenter: Segmenter = segmenter) -> int:
+            network.predict(pixels)
+            ours_once(segmenter, pixels, queries, vocabulary)
+            return 1
+
+        detail = f"{clip.regions.encoder}, {sizes.regions} regions, 480 x 640"
+        work = "segment" if clip is crops else "segment in one pass"
+        speeds.append(_measure(work, model, "images", once, sizes, lambda _, detail=detail: detail))
+    return speeds
 
 
 def loader_speed(shards: Path, sizes: Sizes) -> Speed:

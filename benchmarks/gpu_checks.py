@@ -70,6 +70,9 @@ LEAST_SAME_PAIRS = {"fp32": 0.98, "bf16": 0.9}
 ACCURACY_TOLERANCE, MIOU_TOLERANCE = 0.1, 0.05  # of some 30 masks, and of 8 images
 
 
+DETAIL = 200  # largest number of characters of a detail: the last ones, where messages have their cause
+
+
 class Check(NamedTuple):
     """The outcome of one check; `passed` is None where this machine cannot make it, and `detail` says why."""
 
@@ -120,8 +123,8 @@ def _check(name: str, function: Callable[[], tuple[bool, str]]) -> Check:
     except Skipped as reason:
         return Check(name, None, str(reason), time.perf_counter() - start)
     except (OvsegError, OSError, KeyboardInterrupt, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        passed, detail = False, f"{type(error).__name__}: {str(error)[:160]}"
-    return Check(name, passed, detail, time.perf_counter() - start)
+        passed, detail = False, f"{type(error).__name__}: {error}"
+    return Check(name, passed, " ".join(detail.split())[-DETAIL:], time.perf_counter() - start)
 
 
 def draw(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -276,7 +279,7 @@ def two_processes(on_device: Run) -> tuple[bool, str]:
     single, base = on_device.weights("finetune"), on_device.weights("base")
     devices = "cpu" if on_device.device == "cpu" else "cuda:0,cuda:1"
     variables = {"OVSEG_DEVICE": devices, "OVSEG_PROCESSES": "2", "OVSEG_WORK": str(on_device.folder / "work-ranks")}
-    path = f"{ROOT}{os.pathsep}{ROOT / 'pipeline'}"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "pipeline"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, **variables, "OVSEG_WORKERS": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     on_device.remove_outputs("finetune")
     _link(ROOT / "stages", on_device.folder / "stages")
@@ -293,7 +296,7 @@ def two_processes(on_device: Run) -> tuple[bool, str]:
         command, cwd=on_device.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     if done.returncode:
-        return False, done.stderr[-500:]
+        return False, next((line for line in done.stderr.splitlines() if "Error" in line), done.stderr)
     changed = torch.cat([(single[name] - base[name]).flatten() for name in base])
     of_ranks = on_device.weights("finetune")
     difference = torch.cat([(of_ranks[name] - single[name]).flatten() for name in base])
@@ -315,7 +318,7 @@ def out_of_memory(on_device: Run) -> tuple[bool, str]:
     try:
         on_device.stage("finetune", "--fresh", work="work-memory")
     except OvsegError as error:
-        return "OVSEG_MICRO_BATCH" in str(error), str(error)[:200]
+        return "OVSEG_MICRO_BATCH" in str(error), str(error)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, index)
     return False, "the training fitted into a thousandth of the memory"

@@ -3,7 +3,8 @@
     python -m benchmarks score          about 4 minutes on two cores
     python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
 
-40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three variants:
+40 COCO images with panoptic masks (20 copies of each on a GPU), ViT-B-16 with random weights, one device, the same crops for
+all three variants:
 
     encoder   the image tower alone on prepared tensors (normalized, in its precision), in the same batches
     ours      the task of the step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write. Loading the
@@ -54,7 +55,7 @@ from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks
 from ovseg.mining.texts import encode_nouns, read_texts
 
-IMAGES, REPEATS, BATCH = 40, 3, 64
+IMAGES, COPIES_ON_GPU, REPEATS, BATCH = 40, 20, 3, 64
 MODEL = "ViT-B-16"
 CLIP = ClipOptions(model=MODEL, pretrained="random")
 
@@ -78,8 +79,9 @@ class Job(NamedTuple):
 
 
 def run(options: Options) -> Result:
-    data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
     runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
+    copies = 1 if options.smoke or runtime.devices == ("cpu",) else COPIES_ON_GPU
+    data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES, copies)
     tables = _tables(data, options.folder, runtime)
     precisions: list[Precision] = ["bf16", "fp32"] if options.all_variants else ["bf16"]
     repeats = 1 if options.smoke else REPEATS
