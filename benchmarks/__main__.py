@@ -13,11 +13,26 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluate, evaluator, gpu, inputs, loader, maps, memory, nouns, regions, score, segment, train
+from benchmarks import (
+    evaluate,
+    evaluator,
+    gpu,
+    inputs,
+    loader,
+    maps,
+    memory,
+    nouns,
+    regions,
+    score,
+    segment,
+    starts,
+    train,
+)
 from benchmarks.results import Benchmark, Options, measure
 from ovseg.engine.process import end_process
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "starts": starts.run,
     "score": score.run,
     "nouns": nouns.run,
     "memory": memory.run,

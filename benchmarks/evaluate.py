@@ -24,7 +24,7 @@ from data.demo.world.make import ROLES, make_split
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.predictions import three_classifiers
+from ovseg.evaluation.settings import three_classifiers
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.segmenter import Segmenter
 

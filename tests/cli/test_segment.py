@@ -27,7 +27,7 @@ from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.predictions import three_classifiers
+from ovseg.evaluation.settings import three_classifiers
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import ROOT, Toys
 from tests.evaluation.conftest import IGNORE, draw_benchmark

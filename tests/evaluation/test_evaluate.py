@@ -30,10 +30,9 @@ from ovseg.evaluation.benchmark_report import write_benchmark_report
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.confusion import class_totals, confusion
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.mask_accuracy import accuracies
-from ovseg.evaluation.metrics import segmentation_metrics
+from ovseg.evaluation.metrics import accuracies, segmentation_metrics
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
-from ovseg.evaluation.predictions import three_classifiers
+from ovseg.evaluation.settings import three_classifiers
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
 from tests.conftest import Row, Toys, digests
 from tests.evaluation.conftest import IGNORE, IMAGES, NAMES, SEEN, draw_benchmark

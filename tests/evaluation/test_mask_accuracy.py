@@ -19,7 +19,8 @@ from ovseg.clip.text_prompts import new_text_prompts
 from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.vocabulary import embed
-from ovseg.evaluation.mask_accuracy import accuracies, measure_mask_accuracy
+from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
+from ovseg.evaluation.metrics import accuracies
 from tests.conftest import THINGS, Coco
 
 OPTIONS = {"fill": "mean", "antialias": True, "templates": "single", "batch_size": 5}

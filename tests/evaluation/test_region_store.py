@@ -18,8 +18,8 @@ from ovseg.core import tables
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.predictions import three_classifiers
 from ovseg.evaluation.region_store import RegionStore, encoder_keys
+from ovseg.evaluation.settings import three_classifiers
 from tests.conftest import Toys
 from tests.evaluation.conftest import NAMES, draw_benchmark
 from tests.toys import noise

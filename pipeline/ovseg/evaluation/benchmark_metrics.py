@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from ovseg.core import tables
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.confusion import ClassTotals, IntArray, class_totals
-from ovseg.evaluation.mask_accuracy import accuracies
-from ovseg.evaluation.metrics import FloatArray, bootstrap_intervals, ious, segmentation_metrics
+from ovseg.evaluation.metrics import FloatArray, accuracies, bootstrap_intervals, ious, segmentation_metrics
 
 CLASSIFIERS = ("clip", "proposals", "ensemble", "oracle_masks", "oracle_labels")
 """What may classify a pixel: CLIP, the proposal network, both; CLIP on ground-truth masks; the ground truth on proposals."""

@@ -19,7 +19,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.benchmark_metrics import MetricsByClassifier, benchmark_metrics, class_ious, gt_areas
 from ovseg.evaluation.calibrate import Choice, label_same_images, read_choice
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.predictions import three_classifiers
+from ovseg.evaluation.settings import three_classifiers
 
 ORDER = ("clip", "proposals", "ensemble", "oracle_labels")
 DROPPED = "dropped."

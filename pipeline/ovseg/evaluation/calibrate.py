@@ -22,7 +22,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.benchmark_metrics import totals_of_rows
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.metrics import segmentation_metrics
-from ovseg.evaluation.predictions import EvalSetting
+from ovseg.evaluation.settings import EvalSetting
 
 CHOICE, GRID = "choice.json", "grid.tsv"
 CALIBRATED, SAME_IMAGES = "calibrate on ", " (THE SAME IMAGES, not held out)"

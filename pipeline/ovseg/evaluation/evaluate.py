@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.clip import embedding_files
-from ovseg.clip.adapted import made_with
 from ovseg.core import hashing, tables
 from ovseg.core.errors import BadItem
 from ovseg.core.failures import failure, write_failures
@@ -28,11 +26,8 @@ from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
-from ovseg.evaluation import region_store
 from ovseg.evaluation.confusion import confusion
-from ovseg.evaluation.predictions import EvalSetting, embed_classes, predict_image
-from ovseg.proposals.network_folder import identify_network
-from ovseg.segmentation.segmenter import load_segmenters
+from ovseg.evaluation.settings import EvalSetting
 
 log = logging.getLogger("ovseg")
 
@@ -100,7 +95,7 @@ def evaluate(
         number=number,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
-        regions=runtime.work / embedding_files.FOLDER,
+        work=runtime.work,
         fingerprint=key.fingerprint,
     )
     units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
@@ -139,11 +134,17 @@ class EvaluateTaskFactory:
     number: int
     workers: int
     batch_size: int
-    regions: Path
+    work: Path
     fingerprint: str
 
     def __call__(self, device: str) -> Task:
         """Load the models on `device` and return the task."""
+        # Only here, because the process that starts the workers needs neither torch nor the models.
+        from ovseg.clip.embedding_files import FOLDER
+        from ovseg.evaluation.predictions import embed_classes, predict_image
+        from ovseg.evaluation.region_store import RegionStore, encoder_keys
+        from ovseg.segmentation.segmenter import load_segmenters
+
         benchmark = read_benchmark(self.benchmark)
         segmenters = load_segmenters(
             self.network,
@@ -156,8 +157,7 @@ class EvaluateTaskFactory:
         )
         vocabularies = embed_classes(segmenters, benchmark)
         models = self._describe_models()
-        keys = region_store.encoder_keys(self.clips, self.options, self.crop, device)
-        store = region_store.RegionStore(self.regions, keys)
+        store = RegionStore(self.work / FOLDER, encoder_keys(self.clips, self.options, self.crop, device))
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[Row] = []
@@ -186,6 +186,9 @@ class EvaluateTaskFactory:
 
     def _describe_models(self) -> dict[str, str]:
         """The models of the table, for the metadata of its files."""
+        from ovseg.clip.adapted import made_with
+        from ovseg.proposals.network_folder import identify_network
+
         models = {
             f"ovseg.clip.{name}": made_with(f"local-dir:{path}", None)["ovseg.clip"]
             for name, path in self.clips.items()

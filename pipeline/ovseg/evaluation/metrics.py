@@ -102,6 +102,41 @@ def bootstrap_intervals(
     }
 
 
+def accuracies(
+    gt: IntArray,
+    pred: IntArray,
+    classes: int,
+    annotated: BoolArray | None = None,
+    figure: str = "mask_accuracy",
+) -> dict[str, float]:
+    """Compute fractions in [0, 1] of the regions whose class is predicted.
+
+    Args:
+        gt: the annotated class numbers, int `[N]`.
+        pred: the predicted class numbers, int `[N]`.
+        classes: K.
+        annotated: which classes are known in training, bool `[K]`; None if that is not known.
+        figure: the name that the results begin with.
+
+    Returns:
+        "mask_accuracy", the fraction of all regions, and "mask_accuracy_mean", the mean of the fractions of the classes
+        that occur; the same with the suffixes "_annotated" and "_not_annotated" over these classes alone. A group of
+        classes without a region is left out.
+    """
+    correct = np.bincount(gt[gt == pred], minlength=classes)
+    regions = np.bincount(gt, minlength=classes)
+    groups = {"": np.ones(classes, bool)}
+    if annotated is not None:
+        groups |= {"_annotated": annotated, "_not_annotated": ~annotated}
+    fractions = {}
+    for suffix, group in groups.items():
+        occurring = group & (regions > 0)
+        if occurring.any():
+            fractions[f"{figure}{suffix}"] = float(correct[occurring].sum() / regions[occurring].sum())
+            fractions[f"{figure}_mean{suffix}"] = float((correct[occurring] / regions[occurring]).mean())
+    return fractions
+
+
 def _mean(iou: FloatArray) -> float:
     return float(np.nanmean(iou))
 

@@ -21,31 +21,11 @@ from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
 from ovseg.evaluation.region_store import RegionStore
+from ovseg.evaluation.settings import SINGLE_CLASSIFIERS, EvalSetting
 from ovseg.proposals.network import NetworkOutput
 from ovseg.segmentation.class_names import Vocabulary
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
-
-SINGLE_CLASSIFIERS = {"clip": 1.0, "proposals": 0.0}
-"""The classifiers that are no ensemble, and their weight of CLIP; the options for seen classes do not apply to them."""
-
-
-@dataclass(frozen=True)
-class EvalSetting:
-    """One way to segment the images of a benchmark.
-
-    Attributes:
-        model: the name of the CLIP.
-        mask_threshold: mask probability above which a pixel belongs to the proposal, in (0, 1).
-        classifier: the name that the results get. "clip" and "proposals" are the single classifiers; "proposals" needs no CLIP
-            and runs once for all models. Every other name is an ensemble.
-        weight: the weight of CLIP, in [0, 1].
-    """
-
-    model: str
-    mask_threshold: float
-    classifier: str
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -89,12 +69,6 @@ class _Regions:
         if made_for not in self._crops:
             self._crops[made_for] = segmenter.crop_regions(self.pixels, self.rles)
         return segmenter.embed_regions(self._crops[made_for])
-
-
-def three_classifiers(model: str, mask_threshold: float, weight: float) -> list[EvalSetting]:
-    """Return the settings of CLIP alone, the proposal network alone, and their ensemble with a weight of CLIP."""
-    weights = {**SINGLE_CLASSIFIERS, "ensemble": weight}
-    return [EvalSetting(model, mask_threshold, classifier, value) for classifier, value in weights.items()]
 
 
 def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> dict[str, Vocabulary]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
-import webdataset as wds
 
-from ovseg.core import crops, hashing, masks, tables
-from ovseg.core.errors import BadItem, OvsegError
+from ovseg.core import hashing, tables
+from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
-from ovseg.core.image_records import ImageRecord, read_image_records
-from ovseg.core.images import ImageArray
 from ovseg.core.options import ShardsOptions
 from ovseg.core.samples import Sample, encode_sample, sample_key
 from ovseg.engine.fingerprint import step_key
@@ -28,8 +23,6 @@ from ovseg.engine.units import Counts, Task
 SIZES, SUMS, NOUNS = "sizes.json", "SHA256SUMS", "nouns.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP; loaders fill again with the mean of their model
 TOTALS = (Total("samples"),)
-
-Row = dict[str, Any]
 
 
 def write_shards(
@@ -86,7 +79,13 @@ class _ShardsTaskFactory:
     options: ShardsOptions
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
-        color = crops.fill_color(self.options.background, CLIP_MEAN)
+        # Only here, because the process that starts the workers needs no torch, which these import.
+        import webdataset as wds
+
+        from ovseg.core.crops import fill_color
+        from ovseg.mining.shard_samples import samples_of_pairs
+
+        color = fill_color(self.options.background, CLIP_MEAN)
         licence = tables.licence(self.proposals, "proposals")
         metadata = {tables.LICENCE: licence} if licence else {}
 
@@ -97,7 +96,8 @@ class _ShardsTaskFactory:
             counts: Counter[str] = Counter(samples=0)
             rows = []
             with (folder / f"{unit}.tar").open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
-                for pair, result in self._samples(pairs, color):
+                samples = samples_of_pairs(pairs, self.index, self.images, self.proposals, self.noun_ids, color)
+                for pair, result in samples:
                     status, detail = "ok", None
                     if isinstance(result, Sample):
                         tar.write(encode_sample(result, self.options.jpeg_quality))
@@ -112,55 +112,6 @@ class _ShardsTaskFactory:
             return counts
 
         return task
-
-    def _samples(self, pairs: list[Row], color: ImageArray | None) -> Iterator[tuple[Row, Sample | BadItem]]:
-        """Each pair with its sample, or with the reason why there is none. An image is decoded once for all of its pairs."""
-        for part, group in groupby(pairs, key=lambda pair: int(pair["part"])):
-            pairs_of_part = list(group)
-            image_ids = pc.field("image_id").isin(sorted({pair["image_id"] for pair in pairs_of_part}))
-            path = self.index / f"{part:05d}.parquet"
-            images = {image.image_id: image for image in read_image_records(path, self.images)}
-            captions = {
-                (row["image_id"], caption["id"]): caption["text"]
-                for row in tables.read_part(path, "index", ["image_id", "captions"]).filter(image_ids).to_pylist()
-                for caption in row["captions"]
-            }
-            table = tables.read_part(self.proposals / f"{part:05d}.parquet", "proposals").filter(image_ids)
-            proposals = {(row["image_id"], row["proposal"]): row for row in table.to_pylist()}
-            for image_id, pairs_of_image in groupby(pairs_of_part, key=lambda pair: int(pair["image_id"])):
-                image = images.pop(image_id)  # so that its pixels leave the memory after its pairs
-                for pair in pairs_of_image:
-                    caption = captions.get((image_id, pair["caption_id"]))
-                    proposal = proposals[image_id, pair["proposal"]]
-                    yield pair, _sample(pair, image, proposal, caption, self.noun_ids[pair["noun"]], color)
-
-
-def _sample(
-    pair: Row, image: ImageRecord, proposal: Row, caption: str | None, noun_id: int, color: ImageArray | None
-) -> Sample | BadItem:
-    try:
-        pixels = image.pixels
-        mask = masks.decode(proposal["rle"], proposal["height"], proposal["width"])
-        crop, crop_mask = crops.crop_to_box(pixels, mask, tuple(proposal["box"]))
-    except BadItem as problem:
-        return problem
-    record = {
-        "noun": pair["noun"],
-        "noun_id": noun_id,
-        "caption": caption,
-        "caption_id": pair["caption_id"],
-        "start": pair["start"],
-        "end": pair["end"],
-        "image_id": pair["image_id"],
-        "box": proposal["box"],
-        "area": proposal["area"],
-        "proposal": pair["proposal"],
-        "source": pair["source"],
-        "similarity": pair["similarity"],
-        "margin": pair["margin"],
-    }
-    crop = crops.fill_background(crop, crop_mask, color)
-    return Sample(sample_key(pair["pair"]), crop, crop_mask, pair["noun"], record)
 
 
 def _finish(folder: Path, noun_ids: Mapping[str, int]) -> None:

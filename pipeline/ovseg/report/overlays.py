@@ -16,8 +16,9 @@ from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.calibrate import Choice
-from ovseg.evaluation.predictions import EvalSetting, embed_classes, predict_image
+from ovseg.evaluation.predictions import embed_classes, predict_image
 from ovseg.evaluation.region_store import RegionStore, encoder_keys
+from ovseg.evaluation.settings import EvalSetting
 from ovseg.segmentation.overlay import Color, add_legend, blend_labels, class_color
 from ovseg.segmentation.segmenter import load_segmenters
 

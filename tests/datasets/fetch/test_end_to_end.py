@@ -32,7 +32,7 @@ from ovseg.datasets.fetch.releases import TABLE, parts_of, releases
 from ovseg.datasets.official import BENCHMARKS, convert
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
-from ovseg.evaluation.predictions import three_classifiers
+from ovseg.evaluation.settings import three_classifiers
 from ovseg.mining.run import mine_pairs
 from ovseg.mining.verify import verify_shards
 from tests.conftest import ROOT, Toys, digests
