@@ -140,6 +140,26 @@ def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo
     }
 
 
+def test_near_duplicates_are_looked_for_shown_and_left_out_if_parameters_say_so(
+    repo: Copy, default: dict[str, Any]
+) -> None:
+    """The default has no such stage. Thresholds that any image meets stand for copies, which the drawn world has none of."""
+    before, found = (repo.folder / "params.yaml").read_text(), "data/near_duplicates/found"
+    settings = [f"{key}.near_duplicates={found}" for key in ("data", "select", "report")]
+    settings += ["near_duplicates.max_distance=20", "near_duplicates.min_similarity=-1"]
+    output = repo.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)))
+    metrics = json.loads((repo.folder / "reports" / "metrics.json").read_text())
+    page = (repo.folder / "reports" / "index.html").read_text()
+    (repo.folder / "params.yaml").write_text(before)
+    assert stages_ran(output)[:3] == ["data/near_duplicates/dvc.yaml:near_duplicates", "select", "shards"]
+    near = metrics["near_duplicates"]
+    assert near.keys() == {"data/demo/benchmark/all", "data/demo/benchmark/fine", "data/demo/val/all"}
+    assert near["data/demo/benchmark/all"] == near["data/demo/benchmark/fine"]
+    assert all(of_benchmark["images"] > 0 == of_benchmark["pairs"] for of_benchmark in near.values())
+    assert metrics["dropped"]["select.near_duplicate"] == default["pairs"] - metrics["pairs"] > 0
+    assert 'id="near-duplicates"' in page and "near_duplicates" not in default
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

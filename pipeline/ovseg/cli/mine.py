@@ -184,6 +184,30 @@ def score(
 
 @app.command()
 @with_options
+def near_duplicates(
+    index: Table,
+    images: Images,
+    benchmark: Annotated[
+        list[Path],
+        path_option(help="Folder of a benchmark, see docs/evaluation.md; give it several times for several."),
+    ],
+    clip: opts.ClipOptions,
+    out: Out,
+    options: opts.NearDuplicatesOptions,
+    runtime: ModelRuntime,
+) -> None:
+    """Find mined images that are nearly an image of a benchmark. `select --near-duplicates` leaves them out.
+
+    Example: ovseg-mine near-duplicates --index mined/index --images photos --benchmark data/benchmarks/ade150
+    --clip ViT-B-16:openai --out mined/near_duplicates
+    """
+    from ovseg.mining.near_duplicates import find_near_duplicates
+
+    find_near_duplicates(index, images, benchmark, out, runtime.runtime(), clip, options)
+
+
+@app.command()
+@with_options
 def select(candidates: Table, proposals: Table, out: Out, options: opts.SelectOptions, runtime: CpuRuntime) -> None:
     """Choose the candidates that become pairs.
 
@@ -257,7 +281,7 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
 ) -> None:
-    """Find the mined regions that are nearest to a text or an image. The result is a page of images.
+    """Find the mined regions nearest to a text or an image. The result is a page of images.
 
     Example: ovseg-mine search mined --text "red kite"
     """

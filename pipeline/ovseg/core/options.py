@@ -222,6 +222,15 @@ class ScoreOptions(Options):
     """Whether the embeddings of all kept proposals are stored, for `select.group_outlier` and `ovseg-mine search`."""
 
 
+class NearDuplicatesOptions(Options):
+    """Step `near_duplicates`: mined images that are nearly an image of a benchmark. Both conditions must be met."""
+
+    max_distance: Annotated[int, Field(ge=0, le=63)] = 12
+    """Largest number of bits, of 63, in which the perceptual hashes of two images differ."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.85
+    """Smallest cosine similarity of the two whole images by CLIP."""
+
+
 class SelectOptions(Options):
     """Step `select`: the candidates that become pairs. Thresholds apply to the chosen pair: a rejected noun gets no other."""
 
@@ -247,6 +256,8 @@ class SelectOptions(Options):
     """Fraction of each noun's pairs that is left out: the regions farthest from the centre of the noun's others."""
     group_size: Annotated[int, Field(ge=2)] = 10
     """Smallest number of pairs of a noun to which `group_outlier` applies; those of rarer nouns all stay."""
+    near_duplicates: FilePath | None = None
+    """Folder of the table `near_duplicates`; the pairs of its images are left out, annotated ones, too."""
     annotated_fraction: Fraction = 0.0
     """Fraction of annotated masks with their class names among all pairs; 1 mines nothing."""
     exclude: FilePath | None = None
@@ -458,3 +469,5 @@ class ReportOptions(Options):
     """Name of the benchmark, one of `evaluate.benchmarks`, that is shown class by class and with overlays."""
     images: PositiveInt = 8
     """Number of images in each gallery of the page: the first ones, and those with the lowest IoU."""
+    near_duplicates: FilePath | None = None
+    """Folder of the table `near_duplicates`, to be counted and shown beside the table of zero-shot classes."""

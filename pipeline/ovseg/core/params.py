@@ -50,6 +50,9 @@ class WatchedPaths(Options):
     """Path that DVC watches for `select.exclude`, the same file; `requirements.lock` if that is null."""
     second: FilePath
     """Path that DVC watches for `select.second_candidates`, the same folder; `requirements.lock` if that is null."""
+    near_duplicates: FilePath
+    """Path that DVC watches for `select.near_duplicates` and `report.near_duplicates`, the same folder; `requirements.lock` if
+    both are null. With `data/near_duplicates/found` DVC looks for them first."""
 
 
 WATCHED_BY = {
@@ -67,6 +70,8 @@ WATCHED_BY = {
     "finetune.teacher": ("teacher",),
     "select.exclude": ("excluded",),
     "select.second_candidates": ("second",),
+    "select.near_duplicates": ("near_duplicates",),
+    "report.near_duplicates": ("near_duplicates",),
 }
 """For each path that a stage reads, the keys of section `data` that this stage has as `deps` in dvc.yaml."""
 
@@ -88,6 +93,7 @@ class Params(Options):
     proposal_network: options.ProposalNetworkOptions
     propose: options.ProposeOptions
     score: options.ScoreOptions
+    near_duplicates: options.NearDuplicatesOptions
     select: options.SelectOptions
     shards: options.ShardsOptions
     finetune: options.FinetuneOptions

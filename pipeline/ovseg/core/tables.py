@@ -27,6 +27,7 @@ SCHEMA_VERSION = "3"
 MODEL = "ovseg.model"  # key of a table's metadata: fingerprint of the CLIP that has scored it
 VECTOR = "vector"
 LICENCE = "ovseg.licence"  # key of a table's metadata: license of its masks, if the model that made them states one
+NEAR = "near."  # before the folder of a benchmark: count of the mined images that are nearly one of its images
 STEP_MANIFEST = "step.json"  # manifest of every published folder: fingerprint, counts, sha256 of each file
 
 _caption = pa.struct([("id", pa.int64()), ("text", pa.string())])
@@ -119,6 +120,17 @@ SEGMENTATIONS = pa.schema(
         ("pred_classes", pa.list_(pa.int32())),  # oracle_masks: the class that CLIP predicts for each; null otherwise
     ]
 )
+NEAR_DUPLICATES = pa.schema(
+    [
+        ("image_id", pa.int64()),  # the mined image
+        ("file", pa.string()),  # its name
+        ("benchmark", pa.string()),  # its folder
+        ("benchmark_file", pa.string()),  # image of the benchmark that it is nearly the same as
+        ("mirrored", pa.bool_()),  # whether one is nearly the mirror image of the other
+        ("distance", pa.int32()),  # number of bits in which their perceptual hashes differ
+        ("similarity", pa.float32()),
+    ]
+)
 FAILURES = pa.schema(
     [("image_id", pa.int64()), ("item", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
@@ -132,6 +144,7 @@ SCHEMAS = {
     "pairs": PAIRS,
     "samples": SAMPLES,
     "segmentations": SEGMENTATIONS,
+    "near_duplicates": NEAR_DUPLICATES,
     "failures": FAILURES,
 }
 

@@ -2,14 +2,14 @@
 
 The default is the paper's rule (3.2): every noun is paired with its best proposal, without a threshold, and a proposal may
 have several nouns. Thresholds, one-to-one matching, filters (see `pair_filters`), a limit for each noun, a file of wrong
-pairs and a fraction of annotated pairs are options. They are applied to the chosen pair; a rejected noun gets no other
-proposal.
+pairs, near-duplicates of benchmarks and a fraction of annotated pairs are options. They are applied to the chosen pair; a
+rejected noun gets no other proposal.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -53,12 +53,14 @@ def select_pairs(
     read = {} if options.exclude is None else {"excluded": hashing.sha256_path(options.exclude)}
     if options.second_candidates is not None:
         read["second"] = tables.fingerprint(options.second_candidates, "candidates")
+    if options.near_duplicates is not None:
+        read["near_duplicates"] = tables.fingerprint(options.near_duplicates, "near_duplicates")
     key = step_key(
         "select",
         __name__,
         candidates=tables.fingerprint(candidates, "candidates"),
         proposals=tables.fingerprint(proposals, "proposals"),
-        options=options.model_dump(exclude={"exclude", "second_candidates"}),
+        options=options.model_dump(exclude={"exclude", "second_candidates", "near_duplicates"}),
         schema=tables.SCHEMA_VERSION,
         **read,
     )
@@ -144,8 +146,8 @@ class _SelectTaskFactory:
             include_mined = options.annotated_fraction < 1
             pairs, counts = mined_pairs(self.candidates, self.proposals, options) if include_mined else ([], Counter())
             if options.annotated_fraction > 0:
-                wrong = _wrong_pairs(options)
-                annotated = [pair for pair in _annotated_pairs(self.proposals) if _key(pair) not in wrong]
+                is_left_out = _left_out(options)
+                annotated = [pair for pair in _annotated_pairs(self.proposals) if not is_left_out(pair)]
                 if not annotated:
                     raise OvsegError(
                         f"select.annotated_fraction={options.annotated_fraction} needs annotated masks, and {self.proposals} "
@@ -176,7 +178,7 @@ def mined_pairs(candidates: Path, proposals: Path, options: SelectOptions) -> tu
     """
     counts: Counter[str] = Counter()
     pairs = []
-    wrong = _wrong_pairs(options)
+    is_left_out = _left_out(options)
     for part, rows in _candidates_by_image(candidates):
         if options.rule == "best":
             chosen = [row for row in rows if row["rank"] == 0]
@@ -184,8 +186,9 @@ def mined_pairs(candidates: Path, proposals: Path, options: SelectOptions) -> tu
             chosen = one_to_one(rows)
             counts["dropped.no_free_proposal"] += len({row["noun"] for row in rows}) - len(chosen)
         for row in chosen:
-            reason = "excluded" if _key(row) in wrong else None
-            reason = reason or rejection_reason(row, options.min_similarity, options.min_margin, options.min_area)
+            reason = is_left_out(row) or rejection_reason(
+                row, options.min_similarity, options.min_margin, options.min_area
+            )
             if reason:
                 counts[f"dropped.{reason}"] += 1
             else:
@@ -202,12 +205,20 @@ def mined_pairs(candidates: Path, proposals: Path, options: SelectOptions) -> tu
     return pairs, counts
 
 
-def _wrong_pairs(options: SelectOptions) -> frozenset[WrongPair]:
-    return frozenset() if options.exclude is None else read_wrong_pairs(options.exclude)
+def _left_out(options: SelectOptions) -> Callable[[Row], str | None]:
+    """A function that returns why a pair is left out by name: "excluded" or "near_duplicate"; None if it is not."""
+    wrong = frozenset() if options.exclude is None else read_wrong_pairs(options.exclude)
+    images: frozenset[int] = frozenset()
+    if options.near_duplicates is not None:
+        column = tables.read(options.near_duplicates, "near_duplicates", ["image_id"])["image_id"]
+        images = frozenset(column.to_pylist())
 
+    def reason(row: Row) -> str | None:
+        if WrongPair(row["image_id"], row["noun"], row["proposal"]) in wrong:
+            return "excluded"
+        return "near_duplicate" if row["image_id"] in images else None
 
-def _key(row: Row) -> WrongPair:
-    return WrongPair(row["image_id"], row["noun"], row["proposal"])
+    return reason
 
 
 def _explain_no_pairs(candidates: Path, counts: Mapping[str, int]) -> str:

@@ -20,6 +20,11 @@ from ovseg.report.counts import FOLDERS, collect_counts
 from ovseg.report.failures import class_mistakes, ensemble_rows
 from ovseg.report.galleries import make_galleries
 from ovseg.report.metric_tables import benchmark_sections, write_tables
+from ovseg.report.near_duplicates import (
+    count_near_duplicates,
+    near_duplicates_gallery,
+    near_duplicates_section,
+)
 from ovseg.report.overlays import write_sheets
 from ovseg.report.page import write_page
 from ovseg.report.plots import write_benchmark_plot, write_class_plot, write_distributions
@@ -110,6 +115,9 @@ def write_report(
     metrics["zero_shot"] = measure_zero_shot(
         pairs, folders.network, benchmark_folder, evaluated, benchmarks, last, plots
     )
+    found = report.near_duplicates
+    if found is not None:
+        metrics["near_duplicates"] = count_near_duplicates(found, pairs)
     _write_json(folders.reports / "metrics.json", metrics)
     _write_json(folders.reports / "summary.json", summary(metrics, last))
 
@@ -118,18 +126,25 @@ def write_report(
     classes = write_class_plot(folders.reports / "evaluate" / shown, f"{first}/ensemble", f"{last}/ensemble", plots)
     overview, *details = benchmark_sections(with_intervals)
     worst = worst_classes_section(classes, shown, models, class_mistakes(rows[last], benchmark))
-    sections = [overview, worst, zero_shot_section(metrics["zero_shot"]), *details]
+    first_sections = [overview, worst, zero_shot_section(metrics["zero_shot"])]
+    if found is not None:
+        first_sections.append(near_duplicates_section(metrics["near_duplicates"]))
+    sections = [*first_sections, *details]
     write_tables(folders.reports / "tables.md", sections)
     write_benchmark_plot(with_intervals, plots)
 
     choices = {m: read_choice(folders.reports / "calibrate", m, mask_threshold, weight) for m in models}
     clips = {model: folders.models / model for model in models}
-    galleries = make_galleries(
-        rows, benchmark, report.images, folders.network, clips, choices, runtime, options=options, crop=crop
-    )
+    galleries = [
+        *make_galleries(
+            rows, benchmark, report.images, folders.network, clips, choices, runtime, options=options, crop=crop
+        )
+    ]
+    if found is not None:
+        galleries.append(near_duplicates_gallery(found, folders.data / "index", images, report.images))
     write_sheets(galleries[0].sheets, folders.reports / "overlays")
     page, charts = folders.reports / "index.html", run_charts(with_intervals, shown, classes)
-    write_page(page, headline(metrics, models, shown), charts, galleries, sections, expanded=3)
+    write_page(page, headline(metrics, models, shown), charts, galleries, sections, expanded=len(first_sections))
     return summarize_report(metrics, models, folders.reports)
 
 
