@@ -6,8 +6,9 @@
 Correctness (`gpu_checks`): each stage of the tiny recipe on the CPU and on the device, whose pairs and figures must agree but
 for rounding; bf16; a training that is stopped and continued; two processes if there are two GPUs; the message when memory is
 full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, a step of the proposal network at 640
-pixels, regions of an image in one pass, whole segmentations with both, and the loader. The rates are written into the
-planner's rates.json, so that `ovseg plan` knows this GPU.
+pixels, regions of an image in one pass, whole segmentations with both, mining's step `score` from JPEG to candidates in one
+process and in several, and the loader. The rates are written into the planner's rates.json, so that `ovseg plan` knows this
+GPU.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_checks import run_checks
-from benchmarks.inputs import ROOT
+from benchmarks.inputs import ROOT, images
 from benchmarks.rates import Rate
 from benchmarks.regions import NAMES, mask_network
 from benchmarks.results import Options, Result, Row, Target, machine, slug
+from benchmarks.score import MODEL, embed_texts, make_tables, task_factory
 from benchmarks.segment import ours_once, synthetic_queries, synthetic_vocabulary
 from benchmarks.train import finetune_flops, finetune_rate, matrix_peak, prompt_rate
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, with_regions
-from ovseg.engine.runtime import devices
+from ovseg.engine.executors import local
+from ovseg.engine.runtime import Runtime, devices, process_devices
+from ovseg.engine.units import unit_names
 from ovseg.proposals.network import build_network
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training.annotated_dataset import Scene
@@ -55,6 +59,7 @@ class Sizes:
         image: side of that image, as a number of input sizes of the CLIP.
         backbone: backbone of the proposal network.
         pixels, images: side and number of its images.
+        copies: copies of the 40 images that are scored.
         seconds: seconds of each measurement.
         splits: images of each split of the demo that the checks draw.
     """
@@ -66,7 +71,8 @@ class Sizes:
     backbone: str = "resnet101c"
     pixels: int = 640
     images: int = 8
-    seconds: float = 3.0
+    copies: int = 60
+    seconds: float = 1.5
     splits: Mapping[str, int] = field(default_factory=lambda: {"train": 48, "val": 8, "benchmark": 8})
 
 
@@ -77,6 +83,7 @@ TINY = Sizes(
     backbone="resnet10t",
     pixels=64,
     images=2,
+    copies=1,
     seconds=0.2,
     splits={"train": 16, "val": 4, "benchmark": 4},
 )
@@ -100,6 +107,7 @@ def run(options: Options) -> Result:
         *(speed for model in sizes.models for speed in clip_speeds(model, sizes, device, peak)),
         network_speed(sizes, device),
         *segmentation_speeds(sizes, device),
+        *score_speeds(options.folder / "score", sizes, name),
         loader_speed(options.folder / "checks" / "device" / "shards", sizes),
     ]
     results = {True: "passed", False: "FAILED", None: "skipped"}
@@ -233,6 +241,38 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
         detail = f"{clip.regions.encoder}, {sizes.regions} regions, 480 x 640"
         work = "segment" if clip is crops else "segment in one pass"
         speeds.append(_measure(work, model, "images", once, sizes, lambda _, detail=detail: detail))
+    return speeds
+
+
+def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
+    """How fast mining scores crops from JPEG to candidates, ViT-B-16 in bf16: in one process, and in as many as a run starts.
+
+    What is timed begins when each process has done its share of the first units, so that neither the start of a process nor
+    the load of a model counts.
+    """
+    cpu = Runtime(devices=("cpu",), work=folder / "work")
+    tables = make_tables(images(folder / "data", 40 if sizes.copies > 1 else 3, sizes.copies), folder, cpu)
+    texts = embed_texts(tables, "bf16", cpu)
+    units = list(unit_names(tables.index))
+    on_device = Runtime(devices=(device,), batch_size=sizes.batch, work=folder / "work")
+    speeds = []
+    for work, processes in (
+        ("score in one process", (device,)),
+        ("score", process_devices(on_device, len(units), uses_model=True)),
+    ):
+        (folder / work).mkdir()
+        first = min(2 * len(processes), len(units) - 1)
+        start = warm = time.perf_counter()
+        crops = 0
+        done = local(task_factory(tables, texts, "bf16", on_device), units, folder / work, processes)
+        for number, (_, counts) in enumerate(done, start=1):
+            if number == first:
+                warm = time.perf_counter()
+            elif number > first:
+                crops += counts["crops"]
+        seconds = time.perf_counter() - warm
+        detail = f"{len(processes)} processes, {on_device.workers} threads each"
+        speeds.append(_speed(work, MODEL, crops / seconds, "crops", detail, time.perf_counter() - start))
     return speeds
 
 

@@ -3,8 +3,7 @@
     python -m benchmarks score          about 4 minutes on two cores
     python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
 
-40 COCO images with panoptic masks (20 copies of each on a GPU), ViT-B-16 with random weights, one device, the same crops for
-all three variants:
+40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three variants:
 
     encoder   the image tower alone on prepared tensors (normalized, in its precision), in the same batches
     ours      the task of the step `score` on its units, run by `run_step`: decode, RLE, crop, encode, rank, write. Loading the
@@ -32,7 +31,7 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
-from ovseg.clip.passes import CROPS_PER_PASS
+from ovseg.clip.passes import crops_per_pass
 from ovseg.core import crops, masks
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
@@ -55,7 +54,7 @@ from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks
 from ovseg.mining.texts import encode_nouns, read_texts
 
-IMAGES, COPIES_ON_GPU, REPEATS, BATCH = 40, 20, 3, 64
+IMAGES, REPEATS, BATCH = 40, 3, 64
 MODEL = "ViT-B-16"
 CLIP = ClipOptions(model=MODEL, pretrained="random")
 
@@ -80,9 +79,8 @@ class Job(NamedTuple):
 
 def run(options: Options) -> Result:
     runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
-    copies = 1 if options.smoke or runtime.devices == ("cpu",) else COPIES_ON_GPU
-    data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES, copies)
-    tables = _tables(data, options.folder, runtime)
+    data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
+    tables = make_tables(data, options.folder, runtime)
     precisions: list[Precision] = ["bf16", "fp32"] if options.all_variants else ["bf16"]
     repeats = 1 if options.smoke else REPEATS
     plain = load_clip(MODEL, "random", runtime.devices[0], "fp32")
@@ -91,7 +89,7 @@ def run(options: Options) -> Result:
     measurements: dict[str, list[Measurement]] = {}
     for precision in precisions:
         clip = load_clip(MODEL, "random", runtime.devices[0], precision)
-        texts = _texts(tables, precision, runtime)
+        texts = embed_texts(tables, precision, runtime)
         jobs = list(_jobs(tables, read_texts(texts)))
         variants = {
             "encoder": _encoder(clip, jobs),
@@ -130,7 +128,7 @@ def _row(precision: str, rates: dict[str, float]) -> Row:
     }
 
 
-def _tables(data: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
+def make_tables(data: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
     """Run the steps before `score`."""
     tables = Tables(data.images, folder / "index", folder / "nouns", folder / "proposals")
     build_index(tables.index, runtime, IndexOptions(images=data.images, captions=data.captions))
@@ -140,7 +138,7 @@ def _tables(data: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
     return tables
 
 
-def _texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
+def embed_texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
     out = runtime.work / "texts"
     encode_nouns(tables.nouns, tables.proposals, out, runtime, CLIP, "single", precision)
     return out
@@ -161,7 +159,7 @@ def _encoder(clip: Clip, jobs: list[Job]) -> Variant:
     """The image tower on prepared tensors on its device."""
     color = crops.fill_color("mean", clip.mean.tolist())
     crops_ = torch.stack([_region(job, row, clip.size, color) for job in jobs for row in job.regions])
-    size, device = CROPS_PER_PASS, clip.mean.device
+    size, device = crops_per_pass(clip.mean.device), clip.mean.device
     batches = (crops_[i : i + size].to(device) for i in range(0, len(crops_), size))
     prepared = [crops.normalize(batch, clip.mean, clip.std).to(clip.dtype) for batch in batches]
 
@@ -185,7 +183,24 @@ def _region(job: Job, row: dict[str, Any], size: int, color: ImageArray | None) 
 
 def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Variant:
     """The task of the step `score`, created once; only its calls for the units are timed."""
-    factory = step.ScoreTaskFactory(
+    factory = task_factory(tables, texts, precision, runtime)
+    task = factory(runtime.devices[0])
+
+    numbers = itertools.count()
+
+    def variant(_: int) -> float:
+        seconds: list[float] = []
+        key = StepKey("score", f"benchmark-{precision}-{next(numbers)}", {})
+        units = list(unit_names(tables.index))
+        counts = run_step(key, units, partial(_timed, task, seconds), out / key.fingerprint, runtime, uses_model=True)
+        return counts["crops"] / sum(seconds)
+
+    return variant
+
+
+def task_factory(tables: Tables, texts: Path, precision: Precision, runtime: Runtime) -> step.ScoreTaskFactory:
+    """What makes the task of the step `score`."""
+    return step.ScoreTaskFactory(
         index=tables.index,
         images=tables.images,
         nouns=tables.nouns,
@@ -199,18 +214,6 @@ def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime:
         batch_size=runtime.batch_size,
         metadata={},
     )
-    task = factory(runtime.devices[0])
-
-    numbers = itertools.count()
-
-    def variant(_: int) -> float:
-        seconds: list[float] = []
-        key = StepKey("score", f"benchmark-{precision}-{next(numbers)}", {})
-        units = list(unit_names(tables.index))
-        counts = run_step(key, units, partial(_timed, task, seconds), out / key.fingerprint, runtime, uses_model=True)
-        return counts["crops"] / sum(seconds)
-
-    return variant
 
 
 def _timed(task: Task, seconds: list[float], _device: str) -> Task:

@@ -14,7 +14,7 @@ from open_clip.model import convert_weights_to_lp
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.clip.passes import CROPS_PER_PASS, TOKENS_STEP, in_passes, text_lengths, whole_passes
+from ovseg.clip.passes import CROPS_PER_PASS, CROPS_PER_PASS_OF_GPU, TOKENS_STEP, in_passes, text_lengths, whole_passes
 from ovseg.clip.prompts import new_prompts
 from ovseg.core.options import Precision
 from tests.conftest import random_clip
@@ -97,4 +97,5 @@ def test_nothing_has_no_embeddings(clip: Clip) -> None:
 
 @pytest.mark.parametrize(("number", "passes"), [(1, 1), (CROPS_PER_PASS, 1), (CROPS_PER_PASS + 1, 2), (500, 16)])
 def test_a_batch_size_is_rounded_up_to_whole_passes(number: int, passes: int) -> None:
-    assert whole_passes(number) == passes * CROPS_PER_PASS
+    assert whole_passes(number, torch.device("cpu")) == passes * CROPS_PER_PASS
+    assert whole_passes(number, torch.device("cuda", 1)) % CROPS_PER_PASS_OF_GPU == 0

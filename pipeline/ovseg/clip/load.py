@@ -20,7 +20,7 @@ from open_clip.transformer import AttentionalPooler
 from torch import Tensor, nn
 
 from ovseg.clip.cpu_blocks import PackedBlocks
-from ovseg.clip.passes import CROPS_PER_PASS, TEXTS_PER_PASS, in_passes, text_lengths
+from ovseg.clip.passes import TEXTS_PER_PASS, crops_per_pass, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings
@@ -28,6 +28,7 @@ from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, te
 from ovseg.core import crops
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.float32 import full_float32
 from ovseg.core.options import Precision, Templates
 from ovseg.core.vocabulary import Encode, embed, template_embeddings
 from ovseg.engine.weight_files import respect_offline
@@ -84,7 +85,11 @@ class Clip:
         device = self.mean.device
         inputs = [crops_] if self.prompts is None or masks is None else [crops_, masks]
         return _unit(
-            in_passes(self._encode_pass, CROPS_PER_PASS, *(tensor.to(device, non_blocking=True) for tensor in inputs))
+            in_passes(
+                self._encode_pass,
+                crops_per_pass(device),
+                *(tensor.to(device, non_blocking=True) for tensor in inputs),
+            )
         )
 
     def _encode_pass(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
@@ -181,6 +186,7 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
             activation; a download is needed without a network or with `OVSEG_OFFLINE=1`; the model's images are not
             square.
     """
+    full_float32()
     network = _create(model, locate(model, pretrained), device, precision)
     tokenizer = _tokenizer(model)
     network.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import time
 import torch
 
 from ovseg.clip.load import Clip
-from ovseg.clip.passes import CROPS_PER_PASS
+from ovseg.clip.passes import crops_per_pass
 
 
 def crops_per_second(clip: Clip) -> float:
@@ -16,8 +16,9 @@ def crops_per_second(clip: Clip) -> float:
     Args:
         clip: CLIP on its device.
     """
-    crops = torch.zeros(CROPS_PER_PASS, 3, clip.size, clip.size, dtype=torch.uint8)
+    number = crops_per_pass(clip.mean.device)
+    crops = torch.zeros(number, 3, clip.size, clip.size, dtype=torch.uint8)
     clip.encode_crops(crops)
     start = time.monotonic()
     clip.encode_crops(crops)
-    return CROPS_PER_PASS / (time.monotonic() - start)
+    return number / (time.monotonic() - start)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.clip.passes import CROPS_PER_PASS, whole_passes
+from ovseg.clip.passes import crops_per_pass, whole_passes
 from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image
 from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem
@@ -120,7 +120,7 @@ def measure_mask_accuracy(
             for name, clip in clips.items():
                 one_pass = clip.regions.encoder != "crops"
                 encode = partial(encode_in_one_pass, clip) if one_pass else clip.encode_crops
-                for embeddings in torch.split(encode(first_input, second_input), CROPS_PER_PASS):
+                for embeddings in torch.split(encode(first_input, second_input), crops_per_pass(clip.mean.device)):
                     predictions[name].append((embeddings @ texts[name].T).argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
@@ -153,7 +153,7 @@ def _crops(
         for pixels, regions in images
         for region in regions
     )
-    while batch := list(islice(cut, whole_passes(batch_size))):
+    while batch := list(islice(cut, whole_passes(batch_size, clip.mean.device))):
         regions, region_crops, crop_masks = zip(*batch, strict=True)
         yield list(regions), torch.stack(region_crops), torch.stack(crop_masks)
 

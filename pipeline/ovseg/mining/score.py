@@ -315,7 +315,7 @@ class _Scorer:
     def _encode(self, prepared: Iterator[_Prepared]) -> Iterator[Tensor]:
         """The embeddings `[k, D]` of the regions of each job, crops in batches over several images."""
         if self.clip.regions.encoder == "crops":
-            batch_size = whole_passes(self.config.batch_size)
+            batch_size = whole_passes(self.config.batch_size, self.clip.mean.device)
             yield from encode_in_batches(self._encode_crops, (job.images for job in prepared), batch_size)
         else:
             yield from (encode_in_one_pass(self.clip, job.images, job.masks) for job in prepared)

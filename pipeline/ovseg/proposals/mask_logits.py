@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -18,6 +17,8 @@ from ovseg.proposals import Proposal
 
 Extent = tuple[float, float]
 """Number of rows and columns of the grid that the image covers, perhaps fractional; the rest of the grid is padding."""
+
+BUDGET = 2**22  # largest number of elements that are enlarged at once: 100 masks of a photograph would take gigabytes
 
 
 def upsample_mask_probs(
@@ -60,11 +61,11 @@ def binary_masks(
     Yields:
         for each query its mask, bool `[H, W]`, and its score: the mean probability inside the mask, 0 if it is empty.
     """
-    for query in logits:  # one by one, because 100 masks at full size would take gigabytes
-        probs = upsample_mask_probs(query[None], extent, height, width)[0]
-        mask = probs > threshold
-        score = float(probs[mask].mean()) if mask.any() else 0.0
-        yield np.asarray(mask.cpu()), score
+    for part in torch.split(logits, max(1, BUDGET // (height * width))):
+        probs = upsample_mask_probs(part, extent, height, width)
+        inside = probs > threshold
+        scores = (probs * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        yield from zip(inside.cpu().numpy(), scores.tolist(), strict=True)
 
 
 def binarize_proposals(logits: Tensor, extent: Extent, height: int, width: int, threshold: float) -> list[Proposal]:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from ovseg.clip.load import Clip
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError
+from ovseg.core.float32 import full_float32
 from ovseg.core.json_files import read_json
 from ovseg.core.tensor_files import write_tensors
 from ovseg.proposals.backbone import dilate
@@ -77,6 +78,7 @@ def load_network(folder: Path, device: str = "cpu") -> ProposalNetwork:
     Raises:
         OvsegError: transformers is not installed; a file is missing or malformed; keys are missing or unexpected.
     """
+    full_float32()
     transformers = import_transformers()
     _check_files(folder, METADATA, CONFIG, WEIGHTS)
     try:

@@ -217,7 +217,7 @@ class Segmenter:
             return torch.zeros(0, self.clip.width)
         if self.clip.regions.encoder != "crops":
             return encode_in_one_pass(self.clip, regions.crops[0], regions.masks)
-        size = whole_passes(self.batch_size)
+        size = whole_passes(self.batch_size, self.clip.mean.device)
         batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
         return torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
 

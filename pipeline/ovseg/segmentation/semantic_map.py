@@ -20,7 +20,7 @@ from ovseg.proposals.mask_logits import Extent, upsample_mask_probs
 SemanticMap = tuple[NDArray[np.uint16], NDArray[np.float32]]
 """The class of each pixel `[H, W]`, and its score."""
 
-BUDGET = 2**21  # largest number of elements of a strip
+BUDGET, BUDGET_OF_GPU = 2**21, 2**26  # largest number of elements of a strip
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def semantic_maps(
     height: int,
     width: int,
     penalties: Sequence[Tensor | None] | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
 ) -> list[SemanticMap]:
     """Compute the class of each pixel for several scores of the same masks, which are enlarged once for all of them.
 
@@ -42,7 +42,7 @@ def semantic_maps(
         height, width: the size of the image in pixels.
         penalties: for each of the scores `[K]`, subtracted from the score maps of the classes before the arg-max (ZegFormer's
             calibration), or None for 0; None for no penalty at all.
-        budget: the largest number of elements in memory; it does not change the result.
+        budget: the largest number of elements in memory, None for what suits the device; it does not change the result.
 
     Returns:
         for each of the scores the class of each pixel, uint16 `[H, W]` (the first of equal ones), and its S minus the penalty,
@@ -51,6 +51,7 @@ def semantic_maps(
     class_scores = [one.to(logits.device, torch.float32) for one in scores]
     subtracted = [None if one is None else one.to(logits.device, torch.float32) for one in penalties or ()]
     results = [(np.zeros((height, width), np.uint16), np.zeros((height, width), np.float32)) for _ in scores]
+    budget = budget or (BUDGET if logits.device.type == "cpu" else BUDGET_OF_GPU)
     rows = max(1, budget // (width * (len(logits) + max((one.shape[1] for one in class_scores), default=0))))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -75,7 +76,7 @@ def semantic_map(
     height: int,
     width: int,
     penalty: Tensor | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
 ) -> SemanticMap:
     """Compute the class of each pixel; see `semantic_maps`."""
     return semantic_maps([scores], logits, extent, height, width, [penalty], budget)[0]
