@@ -14,6 +14,7 @@ GPU.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from ovseg.training.distributed import World
 from ovseg.training.loader import load_shards
 from ovseg.training.mask_objective import MaskObjective, mask_step
 
+PLANNED = ("encode", "encode regions", "finetune", "prompt", "train network")  # work whose rates the planner has
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 
@@ -71,7 +73,7 @@ class Sizes:
     backbone: str = "resnet101c"
     pixels: int = 640
     images: int = 8
-    copies: int = 60
+    copies: int = 15
     seconds: float = 1.5
     splits: Mapping[str, int] = field(default_factory=lambda: {"train": 48, "val": 8, "benchmark": 8})
 
@@ -129,7 +131,7 @@ def run(options: Options) -> Result:
         **{f"stage {stage}, s": seconds for stage, seconds in stages.items()},
     }
     targets = [Target(check.name, float(bool(check.passed)), 1.0) for check in checks if check.passed is not None]
-    return Result(setup, rows, targets, rates=[speed.rate for speed in speeds])
+    return Result(setup, rows, targets, rates=[speed.rate for speed in speeds if speed.rate.work in PLANNED])
 
 
 def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> list[Speed]:
@@ -229,19 +231,19 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
     queries = replace(queries, mask_logits=queries.mask_logits.to(device))
     vocabulary = synthetic_vocabulary(NAMES, crops.width)
     pixels = np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8)
-    speeds = []
-    for clip in (crops, with_regions(crops, RegionSettings("region_tokens", None, sizes.image * crops.size))):
-        segmenter = Segmenter(network, clip)
 
-        def once(segmenter: Segmenter = segmenter) -> int:
+    def speed(work: str, clip: Clip) -> Speed:
+        segmenter, detail = Segmenter(network, clip), f"{clip.regions.encoder}, {sizes.regions} regions, 480 x 640"
+
+        def once() -> int:
             network.predict(pixels)
             ours_once(segmenter, pixels, queries, vocabulary)
             return 1
 
-        detail = f"{clip.regions.encoder}, {sizes.regions} regions, 480 x 640"
-        work = "segment" if clip is crops else "segment in one pass"
-        speeds.append(_measure(work, model, "images", once, sizes, lambda _, detail=detail: detail))
-    return speeds
+        return _measure(work, model, "images", once, sizes, lambda _: detail)
+
+    one_pass = with_regions(crops, RegionSettings("region_tokens", None, sizes.image * crops.size))
+    return [speed("segment", crops), speed("segment in one pass", one_pass)]
 
 
 def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
@@ -305,6 +307,7 @@ def _measure(
 
 
 def _speed(work: str, model: str, per_second: float, unit: str, detail: str, seconds: float) -> Speed:
+    print(f"{work} {_short(model)}: {per_second:,.1f} {unit}/s, {detail}", flush=True)
     rate = Rate(
         work, _short(model), "bf16", _device_name(), per_second, f"measured: benchmarks/results/gpu-{slug()}.json"
     )
@@ -312,9 +315,15 @@ def _speed(work: str, model: str, per_second: float, unit: str, detail: str, sec
 
 
 def _device_name() -> str:
-    """The device as rates.json names it: the GPU in small letters, or cpu."""
+    """The device as rates.json names it: the GPU as in "h100", or cpu."""
     gpus = machine().get("gpus")
-    return str(gpus[0]).lower() if gpus else "cpu"
+    return short_gpu_name(str(gpus[0])) if gpus else "cpu"
+
+
+def short_gpu_name(name: str) -> str:
+    """The part of a GPU's name that `ovseg plan --gpu` takes: "h100" of "NVIDIA H100 80GB HBM3"."""
+    model = re.search(r"[a-z]*\d+[a-z]*", name.lower())
+    return model[0] if model else name.lower()
 
 
 def _short(model: str) -> str:

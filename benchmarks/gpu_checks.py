@@ -127,7 +127,9 @@ def _check(name: str, function: Callable[[], tuple[bool, str]]) -> Check:
         return Check(name, None, str(reason), time.perf_counter() - start)
     except (OvsegError, OSError, KeyboardInterrupt, RuntimeError, ValueError, KeyError, AssertionError) as error:
         passed, detail = False, f"{type(error).__name__}: {error}"
-    return Check(name, passed, " ".join(detail.split())[-DETAIL:], time.perf_counter() - start)
+    check = Check(name, passed, " ".join(detail.split())[-DETAIL:], time.perf_counter() - start)
+    print(f"{name}: {'passed' if passed else 'FAILED'}, {check.detail}", flush=True)
+    return check
 
 
 def draw(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu import short_gpu_name
 from benchmarks.rates import RATES, Rate, add_rates
 from tests.conftest import ROOT
 
@@ -40,11 +41,25 @@ def test_every_check_passes_on_a_gpu(tmp_path: Path) -> None:
     assert all(target["met"] for target in run("cuda:0", tmp_path)["targets"])
 
 
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA RTX A5000", "a5000"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("Tesla T4", "t4"),
+    ],
+)
+def test_a_gpu_is_named_as_the_planner_takes_it(name: str, short: str) -> None:
+    assert short_gpu_name(name) == short
+
+
 def test_measured_rates_stand_first_and_replace_those_of_the_same_gpu(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     shutil.copy(RATES, path)
     before = json.loads(path.read_text())["rates"]
-    first, second = (Rate("encode", "ViT-B-16", "bf16", "nvidia h100", rate, "measured") for rate in (4000.0, 5000.04))
+    first, second = (Rate("encode", "ViT-B-16", "bf16", "b200", rate, "measured") for rate in (4000.0, 5000.04))
     on_cpu = first._replace(device="cpu")
     assert [add_rates([rate], path) for rate in (first, second, on_cpu)] == [1, 1, 0]
     rates = json.loads(path.read_text())["rates"]

@@ -47,7 +47,7 @@ def distributed_context(devices: Sequence[str]) -> Iterator[World]:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device(devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)])
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     if size == 1:
         yield World(0, 1, device)
         return
