@@ -1,16 +1,18 @@
-"""Speed of evaluating several benchmarks on the same images, with and without the region embeddings of earlier evaluations.
+"""Speed of evaluating several benchmarks on the same images, with and without what earlier evaluations have kept.
 
     python -m benchmarks evaluate     about 5 minutes on two cores
 
 The demo's proposal network and CLIP on the five benchmarks of its drawn images. "apart" evaluates each benchmark with nothing
-kept, as if it were the only one; "together" one after the other, keeping embeddings; "again" once more with another weight of
-CLIP. Every evaluation has CLIP alone, the proposal network alone, their ensemble and both oracles.
+kept, as if it were the only one; "together" one after the other, keeping predictions of the network and embeddings of regions;
+"again" once more with another weight of CLIP. Every evaluation has CLIP alone, the proposal network alone, their ensemble and
+both oracles.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +23,12 @@ from torch import Tensor
 from benchmarks.inputs import ROOT
 from benchmarks.results import Options, Result, Row, Target, interleave, medians
 from data.demo.world.make import ROLES, make_split
+from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.settings import three_classifiers
+from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.segmenter import Segmenter
 
@@ -38,16 +42,18 @@ def run(options: Options) -> Result:
     make_split(options.folder / "drawn", "benchmark", number, seed=0)
     names = ROLES["benchmark"][:2] if options.smoke else ROLES["benchmark"]
     benchmarks = [options.folder / "drawn" / name for name in names]
-    work, crops = options.folder / "work", {"apart": 0, "together": 0, "again": 0}
+    work, networks = (
+        options.folder / "work",
+        {"apart": Counter[str](), "together": Counter[str](), "again": Counter[str]()},
+    )
 
     def evaluate_all(variant: str, *, keep: bool, weight: float) -> float:
         start = time.perf_counter()
-        with counted() as encoded:
+        with counted() as networks[variant]:
             for benchmark in benchmarks:
                 if not keep:
                     shutil.rmtree(work, ignore_errors=True)
                 _evaluate(benchmark, work, options.folder / "out", weight)
-        crops[variant] = sum(encoded)
         return len(benchmarks) * number / (time.perf_counter() - start)
 
     def together(_: int) -> float:
@@ -62,12 +68,13 @@ def run(options: Options) -> Result:
     measurements = interleave(variants, 1 if options.smoke else REPEATS)
     rates = medians(measurements)
     rows: list[Row] = [
-        {"variant": name, "images/s": rate, "ratio": rate / rates["apart"], "regions encoded": crops[name]}
+        {"variant": name, "images/s": rate, "ratio": rate / rates["apart"], **networks[name]}
         for name, rate in rates.items()
     ]
     targets = [
         Target("again / apart", rates["again"] / rates["apart"], 3.0),
-        Target("regions encoded again", crops["again"], 0, is_maximum=True),
+        Target("regions encoded again", networks["again"]["regions encoded"], 0, is_maximum=True),
+        Target("images predicted again", networks["again"]["images predicted"], 0, is_maximum=True),
     ]
     return Result({"benchmarks": len(benchmarks), "images": number}, rows, targets, measurements)
 
@@ -81,14 +88,21 @@ def _evaluate(benchmark: Path, work: Path, out: Path, weight: float) -> None:
 
 
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """Count the regions that CLIP encodes within the context: the list gets their number for each image."""
-    numbers: list[int] = []
-    encode = Segmenter.embed_regions
+def counted() -> Iterator[Counter[str]]:
+    """Count the images that the proposal network sees within the context, and the regions that CLIP encodes."""
+    counts = Counter({"images predicted": 0, "regions encoded": 0})
+    predict, encode = ProposalNetwork.predict, Segmenter.embed_regions
 
-    def counting(segmenter: Segmenter, regions: RegionCrops) -> Tensor:
-        numbers.append(int(regions.valid.sum()))
+    def counting_images(network: ProposalNetwork, pixels: ImageArray) -> NetworkOutput:
+        counts["images predicted"] += 1
+        return predict(network, pixels)
+
+    def counting_regions(segmenter: Segmenter, regions: RegionCrops) -> Tensor:
+        counts["regions encoded"] += int(regions.valid.sum())
         return encode(segmenter, regions)
 
-    with patch.object(Segmenter, "embed_regions", counting):
-        yield numbers
+    with (
+        patch.object(ProposalNetwork, "predict", counting_images),
+        patch.object(Segmenter, "embed_regions", counting_regions),
+    ):
+        yield counts

@@ -88,7 +88,7 @@ def test_a_teacher_gets_the_crops_of_all_regions(run: RunFolders, tmp_path: Path
 def test_regions_that_a_teacher_has_encoded_before_are_not_cropped_again(run: RunFolders, tmp_path: Path) -> None:
     data = dataset(run, "mined", teacher=TeacherInput(16, None, True, tmp_path))
     vectors, file = torch.rand(4, 7), data[0]["teacher_file"]
-    assert file is not None and file.parent == tmp_path
+    assert file is not None and file.path.parent == tmp_path
     write_embeddings(file, vectors)
     sample = data[0]
     assert sample["taught"] is not None and torch.equal(sample["taught"], vectors)

@@ -1,7 +1,10 @@
-"""Files that hold the embeddings of one image's masks by one CLIP.
+"""Files that hold the embeddings of an image's masks by one CLIP.
 
-A file is named after the content of image and masks, in a folder that is named after the CLIP and how it sees regions, so it
-can never be out of date.
+A file is named after the content of the image, in a folder that is named after the CLIP and how it sees regions, and each
+embedding in it after its mask, so it can never be out of date.
+
+    regions   uint8 [N, 32], the names of all masks of the image that were encoded
+    vectors   float32 [N, D], their embeddings
 
 Shapes: Q masks of an image, V of them with a pixel, D joint embedding.
 """
@@ -10,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ovseg.core.images import ImageArray
+from ovseg.core.tensor_files import keep_tensors, read_kept_tensors
 
 log = logging.getLogger("ovseg")
 
@@ -26,42 +30,68 @@ FOLDER = "regions"
 """The folder of all CLIPs' folders, in the folder of unfinished work; it can be deleted at any time."""
 
 
-def embedding_file(folder: Path, pixels: ImageArray, rles: Sequence[bytes | None]) -> Path:
-    """Return the file of the embeddings of an image's masks.
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """Where the embeddings of some masks of an image are kept.
+
+    Attributes:
+        path: the file of the image.
+        regions: the names of V masks in it.
+    """
+
+    path: Path
+    regions: tuple[bytes, ...]
+
+
+def image_hash(pixels: ImageArray) -> str:
+    """Return the sha256 of an image, uint8 RGB `[H, W, 3]`: 64 hex digits."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def embedding_file(folder: Path, image: str, rles: Sequence[bytes | None], alone: bool = True) -> EmbeddingFile:
+    """Return where the embeddings of an image's masks are kept.
 
     Args:
         folder: the folder of the CLIP.
-        pixels: uint8 RGB `[H, W, 3]`.
+        image: the `image_hash`.
         rles: the Q masks; None for one without a pixel.
+        alone: whether each mask is encoded by itself. Otherwise, in one pass over the image, the last bits of an embedding
+            depend on the other masks, so that they are part of its name.
     """
-    digest = hashlib.sha256(repr((pixels.shape, list(rles))).encode())
-    digest.update(pixels.tobytes())
-    return folder / f"{digest.hexdigest()}.npy"
+    others = b"" if alone else hashlib.sha256(repr(list(rles)).encode()).digest()
+    names = (hashlib.sha256(others + rle).digest() for rle in rles if rle is not None)
+    return EmbeddingFile(folder / f"{image}.safetensors", tuple(names))
 
 
-def read_embeddings(path: Path, number: int) -> Tensor | None:
-    """Read stored embeddings, float32 `[V, D]`; None if there are none, or the file is damaged, which is logged.
+def read_embeddings(file: EmbeddingFile) -> list[Tensor | None]:
+    """Read stored embeddings: for each of V masks its vector, float32 `[D]`, or None if it is not stored.
 
-    Args:
-        path: the file.
-        number: V.
+    A file that is damaged holds nothing, which is logged.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s cannot be read (%s); its regions are encoded again", path, error)
-        return None
-    if values.ndim != 2 or len(values) != number or values.dtype != np.float32:
-        log.warning("%s does not hold the embeddings of %d regions; they are encoded again", path, number)
-        return None
-    return torch.from_numpy(values)
+    stored = _read(file.path)
+    return [stored.get(name) for name in file.regions]
 
 
-def write_embeddings(path: Path, embeddings: Tensor) -> None:
-    """Write a file at once, so that other processes see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        np.save(stream, embeddings.numpy())
-    Path(stream.name).replace(path)
+def write_embeddings(file: EmbeddingFile, embeddings: Tensor) -> None:
+    """Add embeddings of V masks, float32 `[V, D]`, to a file at once, so that other processes see all of them or none.
+
+    Of two processes that add to one file at the same time, one may lose its embeddings, which then are computed again.
+    """
+    stored = _read(file.path) | dict(zip(file.regions, embeddings, strict=True))
+    if stored:
+        names = torch.from_numpy(np.frombuffer(b"".join(stored), np.uint8).reshape(len(stored), -1).copy())
+        keep_tensors({"regions": names, "vectors": torch.stack(list(stored.values()))}, file.path)
+
+
+def _read(path: Path) -> dict[bytes, Tensor]:
+    """All embeddings of a file by the names of their masks."""
+    tensors = read_kept_tensors(path)
+    if not tensors:
+        return {}
+    regions, vectors = tensors.get("regions"), tensors.get("vectors")
+    if regions is None or vectors is None or len(regions) != len(vectors) or vectors.dtype != torch.float32:
+        log.warning("%s does not hold embeddings; its regions are encoded again", path)
+        return {}
+    return {bytes(name): vector for name, vector in zip(regions.numpy(), vectors, strict=True)}

@@ -1,15 +1,19 @@
-"""Write tensors to safetensors files."""
+"""Write tensors to safetensors files, and keep tensors that need not be computed again."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
+
+log = logging.getLogger("ovseg")
 
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors, whose errors have no errno
 
@@ -26,3 +30,30 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         if code := OS_ERROR.search(str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
         raise
+
+
+def keep_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write contiguous tensors by name to a safetensors file at once: other processes see all of it or nothing.
+
+    Args:
+        tensors: the tensors.
+        path: the file; its folder is created.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
+        stream.write(save(dict(tensors)))
+    Path(stream.name).replace(path)
+
+
+def read_kept_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `keep_tensors` wrote; nothing if there is no such file, or it is damaged, which is logged."""
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, SafetensorError) as error:
+        log.warning("%s cannot be read (%s); what it held is computed again", path, error)
+        return {}

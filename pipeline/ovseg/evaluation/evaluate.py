@@ -140,9 +140,8 @@ class EvaluateTaskFactory:
     def __call__(self, device: str) -> Task:
         """Load the models on `device` and return the task."""
         # Only here, because the process that starts the workers needs neither torch nor the models.
-        from ovseg.clip.embedding_files import FOLDER
-        from ovseg.evaluation.predictions import embed_classes, predict_image
-        from ovseg.evaluation.region_store import RegionStore, encoder_keys
+        from ovseg.evaluation.predictions import embed_classes, predict_images
+        from ovseg.evaluation.store import open_store
         from ovseg.segmentation.segmenter import load_segmenters
 
         benchmark = read_benchmark(self.benchmark)
@@ -157,27 +156,29 @@ class EvaluateTaskFactory:
         )
         vocabularies = embed_classes(segmenters, benchmark)
         models = self._describe_models()
-        store = RegionStore(self.work / FOLDER, encoder_keys(self.clips, self.options, self.crop, device))
+        store = open_store(self.work, self.network, self.clips, self.options, self.crop, device)
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[Row] = []
             failures: list[Row] = []
             counts: Counter[str] = Counter(images=0)
             start = int(unit) * ITEMS_PER_UNIT
+            images = {}
             for item in range(start, min(start + ITEMS_PER_UNIT, self.number)):
                 try:
-                    pixels, gt = benchmark.read(item, counts)
+                    images[item] = benchmark.read(item, counts)
                 except BadItem as problem:
                     failures.append(failure(item, benchmark.items[item][1], problem))
                     counts[f"dropped.{problem.reason}"] += 1
-                    continue
-                for prediction in predict_image(
-                    segmenters, self.settings, pixels, gt, vocabularies, benchmark, self.oracles, store
-                ):
+            counts["images"] += len(images)
+            predicted = predict_images(
+                segmenters, self.settings, list(images.values()), vocabularies, benchmark, self.oracles, store
+            )
+            for (item, (_, gt)), predictions in zip(images.items(), predicted, strict=True):
+                for prediction in predictions:
                     row: Row = {"item": item, **vars(prediction)}
                     index, pixel_counts = confusion(gt, row.pop("labels"), len(benchmark.names), benchmark.ignore)
                     rows.append({**row, "confusion_index": index, "pixels": pixel_counts})
-                counts["images"] += 1
             tables.write_part(folder / f"{unit}.parquet", "segmentations", rows, self.fingerprint, models)
             write_failures(folder, unit, failures, self.fingerprint)
             return counts

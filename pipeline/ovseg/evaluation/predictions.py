@@ -1,7 +1,7 @@
-"""All label maps of one image that an evaluation compares: every model, mask threshold and classifier, and the two oracles.
+"""All label maps of images that an evaluation compares: every model, mask threshold and classifier, and the two oracles.
 
-The output of the proposal network is shared by all of them, the crops by all models with the same mask threshold, and the
-embeddings of regions with other evaluations.
+The output of the proposal network is shared by all of them, the crops by all models with the same mask threshold, and both
+the output and the embeddings of regions with other evaluations.
 
 Shapes: K classes, H, W image.
 """
@@ -16,16 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.embedding_files import image_hash
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
-from ovseg.evaluation.region_store import RegionStore
+from ovseg.evaluation.prediction_store import predict
+from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.evaluation.settings import SINGLE_CLASSIFIERS, EvalSetting
+from ovseg.evaluation.store import Store
 from ovseg.proposals.network import NetworkOutput
 from ovseg.segmentation.class_names import Vocabulary
-from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
+
+MapName = tuple[str, float | None, str]
+"""Model, mask threshold and classifier of a label map, see `Prediction`."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,6 @@ class Prediction:
     pred_classes: list[int] | None = None
 
 
-class _Regions:
-    """The masks of an image; they are cropped, once for all models, when the first model has no embeddings of them.
-
-    Models for another region encoder than crops have their own input.
-    """
-
-    def __init__(self, pixels: ImageArray, rles: Sequence[bytes | None], store: RegionStore) -> None:
-        self.pixels, self.rles, self.store = pixels, tuple(rles), store
-        self.valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
-        self._crops: dict[RegionSettings, RegionCrops] = {}
-
-    def embeddings(self, model: str, segmenter: Segmenter) -> Tensor:
-        """The embeddings of the V masks with a pixel, `[V, D]`."""
-        return self.store.embeddings(model, self.pixels, self.rles, lambda: self._embed(segmenter))
-
-    def _embed(self, segmenter: Segmenter) -> Tensor:
-        made_for = segmenter.clip.regions
-        if made_for not in self._crops:
-            self._crops[made_for] = segmenter.crop_regions(self.pixels, self.rles)
-        return segmenter.embed_regions(self._crops[made_for])
-
-
 def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> dict[str, Vocabulary]:
     """Embed the classes of a benchmark for each segmenter, once for all that share a text tower without learned prompts.
 
@@ -89,83 +71,127 @@ def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> 
     return vocabularies
 
 
-def predict_image(
+def predict_images(
     segmenters: Mapping[str, Segmenter],
     settings: Sequence[EvalSetting],
-    pixels: ImageArray,
-    gt: NDArray[np.uint16],
+    images: Sequence[tuple[ImageArray, NDArray[np.uint16]]],
     vocabularies: Mapping[str, Vocabulary],
     benchmark: Benchmark,
     oracles: bool,
-    store: RegionStore,
-) -> Iterator[Prediction]:
-    """Segment one image in every way.
+    store: Store,
+) -> Iterator[list[Prediction]]:
+    """Segment some images in every way. What none of the networks has seen before, they see for all images at once.
 
     Args:
         segmenters: a segmenter for each model; all have the same proposal network and input size.
-        settings: the ways to segment it.
-        pixels: uint8 RGB `[H, W, 3]`.
-        gt: `[H, W]`, the ground truth.
+        settings: the ways to segment each image.
+        images: of each its pixels, uint8 RGB `[H, W, 3]`, and the ground truth, `[H, W]`.
         vocabularies: the embedded classes of the benchmark for each model, see `embed_classes`.
         benchmark: the benchmark.
         oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
             made for every model, also for those without a setting.
-        store: the embeddings of regions that were computed before, where new ones are added.
+        store: what was computed before, to which is added.
+
+    Yields:
+        the label maps of each image.
     """
     first = next(iter(segmenters.values()))
+    thresholds = sorted({setting.mask_threshold for setting in settings})
+    prepared = [_prepare(first, thresholds, pixels, gt, store) for pixels, gt in images]
+    wanted = [(setting.model, image.proposals[setting.mask_threshold]) for image in prepared for setting in settings]
+    gt = [_gt_regions(image, benchmark.ignore) for image in prepared] if oracles else []
+    wanted += [(model, regions) for _, regions in gt for model in segmenters]
+    embeddings = embed_regions(segmenters, list(dict.fromkeys(wanted)), store.clips)
+    for number, image in enumerate(prepared):
+        predictions = list(_predict(segmenters, settings, image, embeddings, vocabularies, benchmark, oracles))
+        if oracles:
+            predictions += _oracle_masks(image.gt, *gt[number], embeddings, vocabularies, len(benchmark.names))
+        yield predictions
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image and its proposals.
+
+    Attributes:
+        pixels: uint8 RGB `[H, W, 3]`.
+        name: its `image_hash`.
+        gt: `[H, W]`.
+        output: the prediction of the proposal network.
+        proposals: its masks by threshold, ascending.
+    """
+
+    pixels: ImageArray
+    name: str
+    gt: NDArray[np.uint16]
+    output: NetworkOutput
+    proposals: Mapping[float, ImageRegions]
+
+
+def _prepare(
+    segmenter: Segmenter, thresholds: Sequence[float], pixels: ImageArray, gt: NDArray[np.uint16], store: Store
+) -> _Image:
+    name = image_hash(pixels)
+    output = predict(store.network, segmenter.network, pixels, name)
+    proposals = {
+        threshold: ImageRegions(pixels, name, tuple(segmenter.binarize(pixels, output, threshold)))
+        for threshold in thresholds
+    }
+    return _Image(pixels, name, gt, output, proposals)
+
+
+def _gt_regions(image: _Image, ignore: int) -> tuple[list[int], ImageRegions]:
+    """The classes in the ground truth, and the mask of each."""
+    classes, rles = gt_masks(image.gt, ignore)
+    return classes, ImageRegions(image.pixels, image.name, tuple(rles))
+
+
+def _predict(
+    segmenters: Mapping[str, Segmenter],
+    settings: Sequence[EvalSetting],
+    image: _Image,
+    embeddings: Mapping[tuple[str, ImageRegions], Tensor],
+    vocabularies: Mapping[str, Vocabulary],
+    benchmark: Benchmark,
+    oracle: bool,
+) -> Iterator[Prediction]:
+    """The label maps of all settings and of the oracle of labels, whose masks are enlarged once for all."""
     seen = None if benchmark.seen is None else torch.tensor(benchmark.seen)
-    output = first.network.predict(pixels)
-    finished: set[str] = set()
-    for threshold in sorted({setting.mask_threshold for setting in settings}):
-        regions = _Regions(pixels, first.binarize(pixels, output, threshold), store)
+    made: list[MapName] = []
+    scores_and_seen: list[tuple[Tensor, Tensor | None]] = []
+    for threshold, regions in image.proposals.items():
         for model in dict.fromkeys(setting.model for setting in settings if setting.mask_threshold == threshold):
             segmenter = segmenters[model]
-            embeddings = regions.embeddings(model, segmenter)
-            probs = segmenter.class_probs(output, regions.valid, embeddings, vocabularies[model])
-            chosen = [
-                setting
-                for setting in settings
-                if (setting.model, setting.mask_threshold) == (model, threshold) and setting.classifier not in finished
-            ]
-            seen_classes = [None if setting.classifier in SINGLE_CLASSIFIERS else seen for setting in chosen]
-            scores_and_seen = [
-                (segmenter.ensemble(probs, setting.weight, of_setting), of_setting)
-                for setting, of_setting in zip(chosen, seen_classes, strict=True)
-            ]
-            maps = segmenter.semantic_maps(pixels, output, scores_and_seen)
-            for setting, (labels, _) in zip(chosen, maps, strict=True):
+            probs = segmenter.class_probs(image.output, regions.valid, embeddings[model, regions], vocabularies[model])
+            for setting in settings:
+                if (setting.model, setting.mask_threshold) != (model, threshold):
+                    continue
+                of_map: MapName = (model, threshold, setting.classifier)
                 if setting.classifier == "proposals":  # it needs no CLIP, and so neither a model nor its threshold
-                    yield Prediction("", None, setting.classifier, labels)
-                    finished.add(setting.classifier)
-                else:
-                    yield Prediction(model, threshold, setting.classifier, labels)
-        if oracles and "oracle_labels" not in finished:
-            scores = oracle_scores(regions.rles, gt, benchmark.ignore, len(benchmark.names))
-            yield _oracle_labels(first, pixels, output, scores, threshold)
-            finished.add("oracle_labels")
-    if oracles:
-        yield from _oracle_masks(segmenters, pixels, gt, vocabularies, benchmark, store)
-
-
-def _oracle_labels(
-    segmenter: Segmenter, pixels: ImageArray, output: NetworkOutput, scores: Tensor, threshold: float
-) -> Prediction:
-    labels, _ = segmenter.semantic_map(pixels, output, scores)
-    return Prediction("", threshold, "oracle_labels", labels)
+                    of_map = ("", None, setting.classifier)
+                    if of_map in made:
+                        continue
+                made.append(of_map)
+                of_setting = None if setting.classifier in SINGLE_CLASSIFIERS else seen
+                scores_and_seen.append((segmenter.ensemble(probs, setting.weight, of_setting), of_setting))
+        if oracle and threshold == min(image.proposals):
+            made.append(("", threshold, "oracle_labels"))
+            scores = oracle_scores(regions.rles, image.gt, benchmark.ignore, len(benchmark.names))
+            scores_and_seen.append((scores, None))
+    maps = next(iter(segmenters.values())).semantic_maps(image.pixels, image.output, scores_and_seen)
+    for of_map, (labels, _) in zip(made, maps, strict=True):
+        yield Prediction(*of_map, labels)
 
 
 def _oracle_masks(
-    segmenters: Mapping[str, Segmenter],
-    pixels: ImageArray,
     gt: NDArray[np.uint16],
+    gt_classes: list[int],
+    regions: ImageRegions,
+    embeddings: Mapping[tuple[str, ImageRegions], Tensor],
     vocabularies: Mapping[str, Vocabulary],
-    benchmark: Benchmark,
-    store: RegionStore,
+    num_classes: int,
 ) -> Iterator[Prediction]:
-    gt_classes, rles = gt_masks(gt, benchmark.ignore)
-    regions = _Regions(pixels, rles, store)
-    for model, segmenter in segmenters.items():
-        probs = clip_probs(regions.valid, regions.embeddings(model, segmenter), vocabularies[model])
-        pred_classes = probs.argmax(1).tolist()
-        labels = relabel(gt, gt_classes, pred_classes, len(benchmark.names))
+    for model, vocabulary in vocabularies.items():
+        pred_classes = clip_probs(regions.valid, embeddings[model, regions], vocabulary).argmax(1).tolist()
+        labels = relabel(gt, gt_classes, pred_classes, num_classes)
         yield Prediction(model, None, "oracle_masks", labels, gt_classes, pred_classes)

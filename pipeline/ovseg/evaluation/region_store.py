@@ -1,76 +1,154 @@
-"""Embeddings of regions that were computed before.
+"""Embeddings of regions, which are computed only if no earlier evaluation has stored them.
 
 Benchmarks share images, and a benchmark is evaluated again with other names, templates, weights or thresholds of scores; CLIP
-encodes a region once for all of them; see `clip.embedding_files`.
+encodes a region once for all of them, see `clip.embedding_files`. What is missing of several images is encoded in the same
+forward passes: a pass takes as long with one crop as with all.
 
 Shapes: Q masks of an image, V of them with a pixel, D joint embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from ovseg.clip.embedding_files import embedding_file, read_embeddings, write_embeddings
-from ovseg.core import hashing, tables
+from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, read_embeddings, write_embeddings
+from ovseg.clip.passes import whole_passes
 from ovseg.core.images import ImageArray
-from ovseg.core.options import CropOptions, SegmentOptions
-from ovseg.engine.fingerprint import step_key
+from ovseg.segmentation.region_crops import RegionCrops
+from ovseg.segmentation.segmenter import Segmenter
+
+Place = tuple[Path, bytes]
+"""Where an embedding is stored: the file of CLIP and image, and the name of the mask in it."""
 
 
-def encoder_keys(clips: Mapping[str, Path], options: SegmentOptions, crop: CropOptions, device: str) -> dict[str, str]:
-    """Return what the embeddings of each CLIP depend on besides the image and its masks, as hashes.
+@dataclass(frozen=True, eq=False)
+class ImageRegions:
+    """Masks of an image.
 
-    Args:
-        clips: the folders of the CLIPs by name.
-        options, crop: the view of a region, the precision, and the crop recipe.
-        device: the torch device; another kind of device rounds otherwise.
+    Attributes:
+        pixels: uint8 RGB `[H, W, 3]`.
+        image: its `image_hash`.
+        rles: the Q masks; None for one without a pixel.
     """
-    keys = {}
-    for name, path in clips.items():
-        key = step_key(
-            "regions",
-            "ovseg.segmentation.segmenter",
-            clip=tables.content_hash(path),
-            view=options.view,
-            precision=options.precision,
-            crop=crop.model_dump(mode="json"),
-            device=device.split(":", maxsplit=1)[0],
-        )
-        keys[name] = hashing.fingerprint(key=key.fingerprint, code=key.code_hash)
-    return keys
+
+    pixels: ImageArray
+    image: str
+    rles: tuple[bytes | None, ...]
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Which masks have a pixel, bool `[Q]`."""
+        return torch.tensor([rle is not None for rle in self.rles], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
-class RegionStore:
-    """A folder of region embeddings.
+class _Region:
+    """One mask that a CLIP is to encode."""
 
-    Attributes:
-        folder: the folder; it is created when something is stored.
-        keys: what the embeddings of each CLIP depend on, by the name of the CLIP, see `encoder_keys`.
+    model: str
+    regions: ImageRegions
+    rle: bytes
+
+
+def embed_regions(
+    segmenters: Mapping[str, Segmenter], wanted: Sequence[tuple[str, ImageRegions]], folders: Mapping[str, Path]
+) -> dict[tuple[str, ImageRegions], Tensor]:
+    """Embed masks of several images; embeddings that are not stored are computed and stored.
+
+    Args:
+        segmenters: segmenters by the name of their CLIP; all crop alike.
+        wanted: names of CLIPs, and the masks that each is to embed.
+        folders: the folder of each CLIP's embeddings.
+
+    Returns:
+        for each of `wanted` the embeddings of the masks with a pixel, float32 `[V, D]`.
     """
+    files = {
+        (model, regions): embedding_file(folders[model], regions.image, regions.rles, _by_crops(segmenters[model]))
+        for model, regions in wanted
+    }
+    of_files: dict[Path, dict[bytes, _Region]] = defaultdict(dict)
+    for (model, regions), file in files.items():
+        for name, rle in zip(file.regions, filter(None, regions.rles), strict=True):
+            of_files[file.path][name] = _Region(model, regions, rle)
+    known: dict[Place, Tensor] = {}
+    missing: dict[Place, _Region] = {}
+    for path, of_file in of_files.items():
+        for (name, region), vector in zip(
+            of_file.items(), read_embeddings(EmbeddingFile(path, tuple(of_file))), strict=True
+        ):
+            if vector is None:
+                missing[path, name] = region
+            else:
+                known[path, name] = vector
+    encoded = _encode(segmenters, missing)
+    for path, places in groupby(sorted(encoded), key=lambda place: place[0]):
+        file = EmbeddingFile(path, tuple(name for _, name in places))
+        write_embeddings(file, torch.stack([encoded[path, name] for name in file.regions]))
+    known |= encoded
+    embedded = {}
+    for (model, regions), file in files.items():
+        vectors = [known[file.path, name] for name in file.regions]
+        embedded[model, regions] = torch.stack(vectors) if vectors else torch.zeros(0, segmenters[model].clip.width)
+    return embedded
 
-    folder: Path
-    keys: Mapping[str, str]
 
-    def embeddings(
-        self, model: str, pixels: ImageArray, rles: Sequence[bytes | None], embed: Callable[[], Tensor]
-    ) -> Tensor:
-        """Return the embeddings of an image's masks, which are computed only if they are not stored.
+def _by_crops(segmenter: Segmenter) -> bool:
+    """Whether each mask is encoded by itself."""
+    return segmenter.clip.regions.encoder == "crops"
 
-        Args:
-            model: the name of the CLIP.
-            pixels: uint8 RGB `[H, W, 3]`.
-            rles: the Q masks; None for one without a pixel.
-            embed: computes the embeddings, float32 `[V, D]`.
-        """
-        path = embedding_file(self.folder / self.keys[model], pixels, rles)
-        stored = read_embeddings(path, sum(rle is not None for rle in rles))
-        if stored is not None:
-            return stored
-        embeddings = embed()
-        write_embeddings(path, embeddings)
-        return embeddings
+
+def _encode(segmenters: Mapping[str, Segmenter], missing: Mapping[Place, _Region]) -> dict[Place, Tensor]:
+    crops: dict[tuple[str, bytes], list[Place]] = defaultdict(list)
+    one_pass: dict[tuple[str, ImageRegions], list[Place]] = defaultdict(list)
+    for place, region in missing.items():
+        if _by_crops(segmenters[region.model]):
+            crops[region.regions.image, region.rle].append(place)
+        else:
+            one_pass[region.model, region.regions].append(place)
+    encoded: dict[Place, Tensor] = {}
+    first = next(iter(segmenters.values()))
+    size = whole_passes(first.batch_size, first.clip.mean.device)
+    of_crops = list(crops.values())
+    for start in range(0, len(of_crops), size):
+        encoded |= _encode_crops(segmenters, missing, of_crops[start : start + size])
+    for (model, regions), places in one_pass.items():
+        segmenter = segmenters[model]
+        embeddings = segmenter.embed_regions(segmenter.crop_regions(regions.pixels, regions.rles))
+        of_rle = dict(zip(filter(None, regions.rles), embeddings, strict=True))
+        encoded |= {place: of_rle[missing[place].rle] for place in places}
+    return encoded
+
+
+def _encode_crops(
+    segmenters: Mapping[str, Segmenter], missing: Mapping[Place, _Region], places: Sequence[Sequence[Place]]
+) -> dict[Place, Tensor]:
+    """Encode masks of several images; `places` has the places of each, one for each CLIP, and it is cropped once for all."""
+    regions = [missing[of_crop[0]] for of_crop in places]
+    cropper = segmenters[regions[0].model]
+    cropped = [
+        cropper.crop_regions(one.pixels, [region.rle for region in of_image])
+        for one, of_image in groupby(regions, key=lambda region: region.regions)
+    ]
+    crops, masks = (torch.cat([getattr(one, part) for one in cropped]) for part in ("crops", "masks"))
+    encoded: dict[Place, Tensor] = {}
+    for model, segmenter in segmenters.items():
+        rows = {place: i for i, of_crop in enumerate(places) for place in of_crop if missing[place].model == model}
+        if rows:
+            of_model = list(rows.values())
+            batch = RegionCrops(
+                crops[of_model],
+                masks[of_model],
+                torch.ones(len(rows), dtype=torch.bool),
+                tuple(regions[i].rle for i in of_model),
+            )
+            encoded |= dict(zip(rows, segmenter.embed_regions(batch), strict=True))
+    return encoded

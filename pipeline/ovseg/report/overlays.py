@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg.clip import embedding_files
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.calibrate import Choice
-from ovseg.evaluation.predictions import embed_classes, predict_image
-from ovseg.evaluation.region_store import RegionStore, encoder_keys
+from ovseg.evaluation.predictions import embed_classes, predict_images
 from ovseg.evaluation.settings import EvalSetting
+from ovseg.evaluation.store import open_store
 from ovseg.segmentation.overlay import Color, add_legend, blend_labels, class_color
 from ovseg.segmentation.segmenter import load_segmenters
 
@@ -61,7 +60,7 @@ def segment_items(
         benchmark: the benchmark.
         items: the numbers of the images; they can be read.
         choices: the mask threshold and the weight of each CLIP.
-        runtime: device, batch size, workers, and the folder of region embeddings.
+        runtime: device, batch size, workers, and the folder of unfinished work.
         options, crop: how images are segmented, and the crop recipe.
 
     Yields:
@@ -72,13 +71,13 @@ def segment_items(
         network, clips, device, options=options, crop=crop, batch_size=runtime.batch_size, workers=runtime.workers
     )
     vocabularies = embed_classes(segmenters, benchmark)
-    store = RegionStore(runtime.work / embedding_files.FOLDER, encoder_keys(clips, options, crop, device))
+    store = open_store(runtime.work, network, clips, options, crop, device)
     settings = [EvalSetting(clip, choices[clip].mask_threshold, "ensemble", choices[clip].weight) for clip in clips]
-    for item in items:
-        pixels, gt = benchmark.read(item)
-        made = predict_image(segmenters, settings, pixels, gt, vocabularies, benchmark, oracles=False, store=store)
-        predicted = {prediction.model: prediction.labels for prediction in made}
-        yield item, pixels, {"ground truth": gt} | {clip: predicted[clip] for clip in clips}
+    images = [benchmark.read(item) for item in items]
+    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, oracles=False, store=store)
+    for item, (pixels, gt), predictions in zip(items, images, predicted, strict=True):
+        labels = {prediction.model: prediction.labels for prediction in predictions}
+        yield item, pixels, {"ground truth": gt} | {clip: labels[clip] for clip in clips}
 
 
 def make_sheet(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ovseg.clip.embedding_files import embedding_file, read_embeddings
+from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, image_hash, read_embeddings
 from ovseg.clip.region_tokens import mean_of_cells
 from ovseg.clip.regions import squash_image
 from ovseg.core import crops, masks
@@ -56,7 +56,7 @@ class RegionImage(TypedDict):
     taught: Tensor | None
     crops: Tensor
     crop_masks: Tensor
-    teacher_file: Path | None
+    teacher_file: EmbeddingFile | None
     key: str
 
 
@@ -86,7 +86,7 @@ class RegionBatch(TypedDict):
     taught: list[Tensor | None]
     crops: Tensor
     crop_masks: Tensor
-    teacher_files: list[Path | None]
+    teacher_files: list[EmbeddingFile | None]
     keys: list[str]
 
 
@@ -144,8 +144,9 @@ class RegionDataset(Dataset[RegionImage]):
         numbers = {text: i for i, text in enumerate(self.tables.texts)}
         file, taught, cut = None, None, []
         if self.teacher:
-            file = embedding_file(self.teacher.folder, pixels, [row["rle"] for row in rows.regions])
-            taught = read_embeddings(file, len(regions))
+            file = embedding_file(self.teacher.folder, image_hash(pixels), [row["rle"] for row in rows.regions])
+            stored = [vector for vector in read_embeddings(file) if vector is not None]
+            taught = torch.stack(stored) if stored and len(stored) == len(regions) else None
         if self.teacher and taught is None:
             recipe = self.teacher.size, self.teacher.color, self.teacher.antialias
             boxes = [tuple(row["box"]) for row in rows.regions]
