@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
 from experiments.method_rows import Changes, Method
+from experiments.tables import Figures, locked
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.region_settings import read_settings
 from ovseg.core.options import FinetuneOptions, PromptOptions, SelectOptions
@@ -25,7 +25,6 @@ from ovseg.training.adapt import adapt
 from ovseg.training.region_training import RunFolders, adapt_regions
 from ovseg.training.text_prompt_training import learn_text_prompts
 
-Figures = dict[str, Any]
 DATA, MODELS, SHARDS = Path("data"), Path("models"), Path("shards")
 CANDIDATES = DATA / "candidates"
 NETWORK, BASE, FINETUNED, PROMPTED = (MODELS / name for name in ("proposal_network", "base", "finetune", "prompt"))
@@ -46,6 +45,14 @@ def train_and_evaluate(params: Params, method: Method, seed: int, folder: Path, 
         "choice", "steps", "seconds" (wall clock of the training) and "trained_parameters".
     """
     runtime = from_environment()
+    figures = train_and_measure(params, method, seed, folder, runtime, shards)
+    return figures | evaluate(params, method, trained_clip(method, folder), folder, runtime)
+
+
+def train_and_measure(
+    params: Params, method: Method, seed: int, folder: Path, runtime: Runtime, shards: Path | None = None
+) -> Figures:
+    """Train one row and measure its CLIP alone; see `train_and_evaluate`, whose "benchmarks" and "choice" are missing."""
     begin = time.perf_counter()
     if shards is None:
         shards = SHARDS if method.pairs == "mined" else annotated_shards(params, folder.parent, runtime)
@@ -53,8 +60,7 @@ def train_and_evaluate(params: Params, method: Method, seed: int, folder: Path, 
     seconds = round(time.perf_counter() - begin)
     clip = trained_clip(method, folder)
     return {
-        "mask_accuracy": mask_accuracy(params, clip, runtime),
-        **evaluate(params, method, clip, folder, runtime),
+        "mask_accuracy": accuracies(measure(params, clip, params.heldout.annotations, runtime)),
         "trained_parameters": trained_parameters(clip),
         "steps": steps,
         "seconds": seconds if steps else 0,
@@ -136,18 +142,19 @@ def selected_shards(
     """
     pairs, shards = folder / f"{name}-pairs", folder / f"{name}-shards"
     select = SelectOptions.model_validate(params.select.model_dump() | dict(changes))
-    select_pairs(candidates, DATA / "proposals", pairs, runtime, select)
-    write_shards(DATA / "index", params.index.images, DATA / "proposals", pairs, shards, runtime, params.shards)
+    with locked(shards):
+        select_pairs(candidates, DATA / "proposals", pairs, runtime, select)
+        write_shards(DATA / "index", params.index.images, DATA / "proposals", pairs, shards, runtime, params.shards)
     return shards
 
 
-def mask_accuracy(params: Params, clip: Path, runtime: Runtime) -> Figures:
-    """Measure the mask accuracy of a CLIP on the held-out masks."""
+def measure(params: Params, clip: Path, annotations: Path, runtime: Runtime) -> dict[str, float]:
+    """Measure the mask accuracy of a CLIP on annotated masks of held-out images, see `measure_mask_accuracy`."""
     heldout = params.heldout
-    measured = measure_mask_accuracy(
-        {"model": load_adapted(clip)},
+    return measure_mask_accuracy(
+        {"model": load_adapted(clip, runtime.devices[0])},
         heldout.images,
-        heldout.annotations,
+        annotations,
         fill=params.crop.fill,
         antialias=params.crop.antialias,
         templates=heldout.templates,
@@ -155,7 +162,6 @@ def mask_accuracy(params: Params, clip: Path, runtime: Runtime) -> Figures:
         limit=heldout.limit,
         orientation=heldout.orientation,
     )["model"]
-    return accuracies(measured)
 
 
 def accuracies(measured: Mapping[str, float]) -> Figures:

@@ -7,6 +7,7 @@
 
 The tables, models, benchmarks and held-out masks are those of the run in this folder, and nothing is mined again. Figures are
 stored in experiments/methods.json as soon as a row is measured; a row and seed with stored figures does not run again.
+Several processes may run other rows at once.
 """
 
 from __future__ import annotations
@@ -18,15 +19,12 @@ from pathlib import Path
 
 from experiments.method_costs import cost_of
 from experiments.method_rows import METHODS
-from experiments.method_runs import MODELS, Figures, read_run, train_and_evaluate, trained_clip
+from experiments.method_runs import MODELS, read_run, train_and_evaluate, trained_clip
 from experiments.methods_table import tables_of
-from experiments.tables import replace_table
-from ovseg.core.files import write_json
+from experiments.tables import Figures, read_figures, store_figures, write_table
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import from_environment
 
-Results = dict[str, dict[str, Figures]]
-"""The figures of each row and seed."""
 RESULTS, DOCUMENT = Path("experiments/methods.json"), Path("docs/methods.md")
 NAME = "python -m experiments.methods"
 
@@ -40,35 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="write the table from the figures that are stored")
     options = parser.parse_args(arguments)
     if not options.table:
-        run(read_params(), options.rows, options.seeds, read_results(RESULTS), costs=options.costs)
-    table = tables_of(read_results(RESULTS))
-    DOCUMENT.write_text(replace_table(DOCUMENT.read_text(encoding="utf-8"), NAME, table), encoding="utf-8")
-    print(f"-> {DOCUMENT}")
+        run(read_params(), options.rows, options.seeds, costs=options.costs)
+    write_table(DOCUMENT, NAME, lambda: tables_of(read_figures(RESULTS, METHODS)))
 
 
-def read_results(path: Path) -> Results:
-    """Read the stored figures in the order of `METHODS`; none if the file does not exist."""
-    stored: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {row: stored[row] for row in METHODS if row in stored}
-
-
-def run(params: Params, rows: Sequence[str], seeds: Sequence[int], results: Results, *, costs: bool = False) -> None:
+def run(params: Params, rows: Sequence[str], seeds: Sequence[int], *, costs: bool = False) -> None:
     """Train and measure, and store the figures of each row and seed as soon as they are known."""
     for seed in seeds:
         for row in rows:
             method = METHODS[row]
             folder = from_environment().work / "methods" / f"{slug(row)}-{seed}"
-            if str(seed) not in results.get(row, {}) and (method.trains or seed == seeds[0]):
+            stored = str(seed) in read_figures(RESULTS, rows).get(row, {})
+            figures: Figures = {}
+            if not stored and (method.trains or seed == seeds[0]):
                 of_run = method.of_run and seed == params.finetune.seed
                 figures = read_run(params, method) if of_run else train_and_evaluate(params, method, seed, folder)
-                results.setdefault(row, {})[str(seed)] = figures
             elif not costs or seed != seeds[0]:
                 continue
             if costs:
                 clip = MODELS / method.of_run if method.of_run else trained_clip(method, folder)
-                results[row][str(seed)] |= cost_of(params, clip)
-            write_json(RESULTS, results)
-            print(row, seed, json.dumps(results[row][str(seed)]), flush=True)
+                figures |= cost_of(params, clip)
+            store_figures(RESULTS, row, seed, figures)
+            print(row, seed, json.dumps(figures), flush=True)
 
 
 def slug(row: str) -> str:

@@ -20,11 +20,9 @@ from pathlib import Path
 from experiments.method_rows import METHODS, Changes
 from experiments.method_runs import CANDIDATES, DATA, FINETUNED, selected_shards, train_and_evaluate
 from experiments.methods import RESULTS as METHOD_RESULTS
-from experiments.methods import Results, slug
-from experiments.methods import read_results as read_methods
+from experiments.methods import slug
 from experiments.methods_table import BENCHMARKS, percent
-from experiments.tables import replace_table
-from ovseg.core.files import write_json
+from experiments.tables import Results, locked, read_figures, store_figures, write_table
 from ovseg.core.options import ClipOptions, SelectOptions
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import Runtime, from_environment
@@ -71,33 +69,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="write the table from the figures that are stored")
     options = parser.parse_args(arguments)
     if not options.table:
-        run(read_params(), options.rows, options.seeds, read_results())
-    text = replace_table(DOCUMENT.read_text(encoding="utf-8"), NAME, table(read_results()))
-    DOCUMENT.write_text(text, encoding="utf-8")
-    print(f"-> {DOCUMENT}")
+        run(read_params(), options.rows, options.seeds)
+    write_table(DOCUMENT, NAME, lambda: table(read_results()))
 
 
 def read_results() -> Results:
     """Read the stored figures: those of the paper's rule are the leaderboard's."""
-    stored: Results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    rule = read_methods(METHOD_RESULTS).get(FINETUNE, {})
-    return {RULE: rule} | {row: stored[row] for row in ROWS if row in stored}
+    rule = read_figures(METHOD_RESULTS, METHODS).get(FINETUNE, {})
+    return {RULE: rule} | read_figures(RESULTS, ROWS)
 
 
-def run(params: Params, rows: Sequence[str], seeds: Sequence[int], results: Results) -> None:
+def run(params: Params, rows: Sequence[str], seeds: Sequence[int]) -> None:
     """Mine, train and measure, and store the figures of each row and seed as soon as they are known."""
     runtime = from_environment()
     work = runtime.work / "rounds"
     for seed in seeds:
         for row in rows:
-            if str(seed) in results.get(row, {}):
+            if str(seed) in read_figures(RESULTS, rows).get(row, {}):
                 continue
             folder = work / f"{slug(row)}-{seed}"
-            shards, precision = mine(params, ROWS[row], work, slug(row), runtime)
-            figures = train_and_evaluate(params, METHODS[FINETUNE], seed, folder, shards)
-            results.setdefault(row, {})[str(seed)] = figures | precision
-            write_json(RESULTS, {name: results[name] for name in ROWS if name in results})
-            print(row, seed, json.dumps(results[row][str(seed)]), flush=True)
+            with locked(work / "mined"):  # rows of one round share its candidates
+                shards, precision = mine(params, ROWS[row], work, slug(row), runtime)
+            figures = precision | train_and_evaluate(params, METHODS[FINETUNE], seed, folder, shards)
+            store_figures(RESULTS, row, seed, figures)
+            print(row, seed, json.dumps(figures), flush=True)
 
 
 def mine(params: Params, pairs: Pairs, work: Path, name: str, runtime: Runtime) -> tuple[Path, dict[str, float | int]]:
