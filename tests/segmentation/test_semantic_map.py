@@ -73,6 +73,22 @@ def test_the_first_of_equal_classes_wins() -> None:
     assert (labels == 1).all()
 
 
+def test_one_thread_and_several_find_the_same_classes_and_scores() -> None:
+    """Equal classes among them; one thread has another way to the largest."""
+    scores, logits = scores_and_logits(6, 5)
+    scores[:, 3] = scores[:, 1]
+    penalty = torch.tensor([0.5, 0.0, 0.7, 0.0, 0.0])
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            results.append(semantic_map(scores, logits, (6.5, 8.2), 28, 36, penalty))
+    finally:
+        torch.set_num_threads(threads)
+    for one, several in zip(*results, strict=True):
+        assert one.dtype == several.dtype and np.array_equal(one, several)
+
+
 def test_hundreds_of_classes_are_possible() -> None:
     """The last of 847 wins where its proposal is."""
     scores = torch.zeros(2, 847)

@@ -69,10 +69,17 @@ def code_of(module: str) -> dict[str, str]:
         name = "" if path is None else str(path.relative_to(SOURCE_ROOT / PACKAGE))
         if path is None or name in hashes or name in PARAMETERS or Path(name).parts[0] in {"__init__.py", *NOT_RESULTS}:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        pending += _imported_modules(tree)
-        hashes[name] = hashing.sha256_bytes(ast.dump(_without_docstrings(tree)).encode())[:16]
+        imported, hashes[name] = _parse(path.read_text(encoding="utf-8"))
+        pending += imported
     return dict(sorted(hashes.items()))
+
+
+@cache  # the closures of two modules share most files, and it takes seconds to parse all
+def _parse(source: str) -> tuple[list[str], str]:
+    """The modules that a file imports, and the hash of its code."""
+    tree = ast.parse(source)
+    imported = _imported_modules(tree)
+    return imported, hashing.sha256_bytes(ast.dump(_without_docstrings(tree)).encode())[:16]
 
 
 def _source_file(module: str) -> Path | None:

@@ -63,10 +63,19 @@ def semantic_maps(
             class_scores, subtracted or [None] * len(scores), results, strict=True
         ):
             maps = probs.T @ one  # [pixels of the strip, K]
-            value, label = (maps if penalty is None else maps - penalty).max(1)
-            labels[top:bottom] = label.reshape(-1, width).cpu().numpy()
-            values[top:bottom] = value.reshape(-1, width).cpu().numpy()
+            value, label = _largest(maps if penalty is None else maps - penalty)
+            labels[top:bottom] = label.reshape(-1, width)
+            values[top:bottom] = value.reshape(-1, width)
     return results
+
+
+def _largest(maps: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The largest of each row `[n, K]`, and its place; the first one of equal ones."""
+    if maps.device.type == "cpu" and torch.get_num_threads() == 1:  # then numpy is faster, but it has no threads
+        label = maps.numpy().argmax(1)
+        return maps.numpy().ravel().take(np.arange(len(label)) * maps.shape[1] + label), label
+    value, place = maps.max(1)
+    return value.cpu().numpy(), place.cpu().numpy()
 
 
 def semantic_map(
