@@ -4,7 +4,7 @@
 
 Each benchmark prints a table and writes `benchmarks/results/<name>-<machine>.json`. Run nothing else in the meantime: the
 file records the load that other processes caused. `--smoke` runs everything on a few images in a minute or two and writes
-nothing. `python -m benchmarks gpu` stands alone: it is for a machine with a GPU.
+nothing. `python -m benchmarks gpu` stands alone: it is for a machine with a GPU; and `cluster`, which needs Ray.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import (
+    cluster,
     evaluate,
     evaluator,
     gpu,
@@ -43,16 +44,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     "regions": regions.run,
     "evaluate": evaluate.run,
     "evaluator": evaluator.run,
+    "cluster": cluster.run,
     "gpu": gpu.run,
 }
-BY_DEFAULT = [name for name in BENCHMARKS if name != "gpu"]
+BY_DEFAULT = [name for name in BENCHMARKS if name not in ("cluster", "gpu")]
 
 
 def main() -> int:
     """Run the benchmarks; the exit code is 0 if every target is met, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=inputs.HELP)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all but gpu"
+        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all but cluster and gpu"
     )
     parser.add_argument("--all", action="store_true", help="score: also measure fp32")
     parser.add_argument("--smoke", "--tiny", action="store_true", help="tiny sizes, to check that it runs; no results")

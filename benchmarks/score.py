@@ -128,12 +128,12 @@ def _row(precision: str, rates: dict[str, float]) -> Row:
     }
 
 
-def make_tables(data: inputs.Images, folder: Path, runtime: Runtime) -> Tables:
+def make_tables(data: inputs.Images, folder: Path, runtime: Runtime, max_proposals: int = 100) -> Tables:
     """Run the steps before `score`."""
     tables = Tables(data.images, folder / "index", folder / "nouns", folder / "proposals")
     build_index(tables.index, runtime, IndexOptions(images=data.images, captions=data.captions))
     extract_nouns(tables.index, tables.nouns, runtime, NounsOptions(model=inputs.tagger()))
-    options = ProposeOptions(source="ground_truth", path=data.masks)
+    options = ProposeOptions(source="ground_truth", path=data.masks, max_proposals=max_proposals)
     propose_masks(tables.index, data.images, tables.proposals, runtime, options)
     return tables
 
