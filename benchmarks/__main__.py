@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     cluster,
+    encoder,
     evaluate,
     evaluator,
     gpu,
@@ -34,6 +35,7 @@ from ovseg.engine.process import end_process
 
 BENCHMARKS: dict[str, Benchmark] = {
     "starts": starts.run,
+    "encoder": encoder.run,
     "score": score.run,
     "nouns": nouns.run,
     "memory": memory.run,
@@ -56,7 +58,7 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all but cluster and gpu"
     )
-    parser.add_argument("--all", action="store_true", help="score: also measure fp32")
+    parser.add_argument("--all", action="store_true", help="score: also measure fp32; encoder: also torch.compile")
     parser.add_argument("--smoke", "--tiny", action="store_true", help="tiny sizes, to check that it runs; no results")
     parser.add_argument("--device", default="auto", help="gpu: the torch device, such as cpu or cuda:1")
     parser.add_argument("--out", type=Path, help="folder of the results; default: benchmarks/results")
