@@ -1,4 +1,4 @@
-"""The gap of one pass: rows are allowed, masks are grouped by size, and mixes are counted right."""
+"""The gap of one pass: rows are allowed, masks are grouped by size, mixes are counted right, and the document is up to date."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from experiments import mask_groups
 from experiments.mask_groups import heldout_masks, measure_groups, write_groups
 from experiments.method_rows import METHODS
 from experiments.methods import slug
-from experiments.one_pass import BASE, CROPS, ROWS, measure_sizes
+from experiments.one_pass import BASE, CROPS, DOCUMENT, NAME, RESULTS, ROWS, measure_sizes
 from experiments.one_pass_tables import change_table, mix_table, tables_of
+from experiments.tables import read_figures, replace_table
 from ovseg.core import masks
 from ovseg.core.options import FinetuneOptions
 from ovseg.core.params import Params, read_params
@@ -107,3 +108,9 @@ def test_what_is_not_evaluated_yet_is_empty() -> None:
     assert lines[2] == f"| {BASE} | 50.0 | 60.0 | 40.0 | {' | ' * 4} | 2.1 | 125 |"
     assert lines[3] == f"| 160 px | 50.0 | 60.0 | 40.0 | {'20.0 | ' * 5}2.1 | 125 |"
     assert tables_of(results, CROPS, BASE) == change_table(results)
+
+
+def test_the_document_in_the_repository_is_made_from_the_stored_figures() -> None:
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    table = tables_of(read_figures(ROOT / RESULTS, ROWS), CROPS, BASE)
+    assert replace_table(text, NAME, table) == text

@@ -1,7 +1,8 @@
-"""Prompts after finetuning: what is trained on what, groups of masks by blank patches, and the table is right."""
+"""Prompts after finetuning: what is trained on what, groups of masks by blank patches, and the document is up to date."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from experiments import prompts
 from experiments.method_runs import BASE, FINETUNED, PROMPTED
 from experiments.methods import slug
-from experiments.prompts import ROWS, table, trained_clip, with_all
+from experiments.prompts import DOCUMENT, NAME, RESULTS, ROWS, table, trained_clip, with_all
+from experiments.tables import read_figures, replace_table
 from ovseg.core.options import FinetuneOptions
 from ovseg.core.params import read_params
 from ovseg.engine.runtime import Runtime
@@ -61,3 +63,11 @@ def test_the_table_has_what_prompts_add_to_the_clip_of_the_same_seed() -> None:
 def test_all_counts_every_mask_once() -> None:
     groups = {"a": {"masks": 30, "mask_accuracy": 0.5}, "b": {"masks": 10, "mask_accuracy": 0.9}}
     assert with_all(groups) == {"all": {"masks": 40, "mask_accuracy": 0.6}, **groups}
+
+
+def test_the_document_in_the_repository_is_made_from_the_stored_figures() -> None:
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    assert replace_table(text, NAME, table(read_figures(ROOT / RESULTS, ROWS))) == text
+    assert (
+        not (ROOT / RESULTS).is_file() or json.loads((ROOT / RESULTS).read_text(encoding="utf-8")).keys() <= ROWS.keys()
+    )
