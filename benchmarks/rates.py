@@ -10,6 +10,13 @@ from typing import NamedTuple
 from benchmarks.inputs import ROOT
 
 RATES = ROOT / "pipeline" / "ovseg" / "cli" / "rates.json"
+PLANNED = (
+    "encode",
+    "encode regions",
+    "finetune",
+    "prompt",
+    "train network",
+)  # work whose rates of GPUs the planner has
 FIRST_ROW = ' "rates": [\n'
 
 
@@ -37,13 +44,13 @@ def add_rates(rates: Sequence[Rate], path: Path = RATES) -> int:
     """Write the rates of GPUs in front of those that the planner has; those of the same work, model and device are replaced.
 
     Args:
-        rates: the measured rates; those of CPUs, whose number of cores counts, are left out.
+        rates: the measured rates; those of CPUs, whose number of cores counts, and of work that is not `PLANNED` are left out.
         path: rates.json.
 
     Returns:
         the number of rates that are written.
     """
-    new = [rate for rate in rates if rate.device != "cpu" and rate.model]
+    new = [rate for rate in rates if rate.device != "cpu" and rate.work in PLANNED]
     replaced = {(rate.work, rate.model, rate.precision, rate.device) for rate in new}
     before, _, after = path.read_text(encoding="utf-8").partition(FIRST_ROW)
     kept = [line for line in after.splitlines(keepends=True) if _identity(line) not in replaced]
