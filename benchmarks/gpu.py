@@ -37,7 +37,7 @@ from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, with_regions
 from ovseg.engine.executors import local
-from ovseg.engine.runtime import Runtime, devices, process_devices
+from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.units import unit_names
 from ovseg.proposals.network import build_network
 from ovseg.segmentation.segmenter import Segmenter
@@ -61,6 +61,7 @@ class Sizes:
         backbone: backbone of the proposal network.
         pixels, images: side and number of its images.
         copies: copies of the 40 images that are scored.
+        processes: processes that share the device to score them.
         seconds: seconds of each measurement.
         splits: images of each split of the demo that the checks draw.
     """
@@ -73,6 +74,7 @@ class Sizes:
     pixels: int = 640
     images: int = 8
     copies: int = 15
+    processes: int = 4
     seconds: float = 1.5
     splits: Mapping[str, int] = field(default_factory=lambda: {"train": 48, "val": 8, "benchmark": 8})
 
@@ -85,6 +87,7 @@ TINY = Sizes(
     pixels=64,
     images=2,
     copies=1,
+    processes=2,
     seconds=0.2,
     splits={"train": 16, "val": 4, "benchmark": 4},
 )
@@ -246,7 +249,7 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
 
 
 def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
-    """How fast mining scores crops from JPEG to candidates, ViT-B-16 in bf16: in one process, and in as many as a run starts.
+    """How fast mining scores crops from JPEG to candidates, ViT-B-16 in bf16: in one process, and in several on one device.
 
     What is timed begins when each process has done its share of the first units, so that neither the start of a process nor
     the load of a model counts.
@@ -259,7 +262,7 @@ def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
     speeds = []
     for work, processes in (
         ("score in one process", (device,)),
-        ("score", process_devices(on_device, len(units), uses_model=True)),
+        ("score", (device,) * sizes.processes),
     ):
         (folder / work).mkdir()
         first = min(2 * len(processes), len(units) - 1)

@@ -10,9 +10,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home, user_cache
 
 MODEL_PROCESSES = 4
-"""The largest number of processes that run one model on the cores of a CPU, or on one GPU."""
-CORES_PER_PROCESS = 2
-"""The least number of workers for each process on a GPU: the images of a process are decoded and cropped in its threads."""
+"""The largest number of processes that run one model on the cores of a CPU."""
 UNITS_PER_MODEL = 3
 """The least number of units that a further process is started for: it takes seconds to import torch and load a model."""
 
@@ -38,7 +36,7 @@ class Runtime:
     """Runtime options.
 
     Attributes:
-        devices: torch devices; steps that use a model run a few processes on each, see `process_devices`.
+        devices: torch devices; steps that use a model run one process for each, see `process_devices`.
         workers: number of processes of a step without a model, or with one on CPUs, and of decoding threads of a step with one.
         batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
@@ -122,9 +120,8 @@ def devices(text: str) -> tuple[str, ...]:
 def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str, ...]:
     """Return the torch device of each process that shares the units of a step.
 
-    Several processes with a part of the cores each are faster than one with all: on CPUs small models leave cores idle between
-    their operations, and a GPU waits for crops, which the threads of one process cannot cut fast enough. There are at most
-    `MODEL_PROCESSES` on a device, as each holds the model.
+    A model runs once on each device. On CPUs small models leave cores idle between their operations, so that several
+    processes with a part of the cores each are faster than one with all: at most `MODEL_PROCESSES`, as each holds the model.
 
     Args:
         runtime: devices, workers, executor.
@@ -133,11 +130,9 @@ def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str
     """
     if not uses_model:
         return ("cpu",) * max(1, min(runtime.workers, units // 2))
-    if runtime.executor != "local":
+    if runtime.devices != ("cpu",) or runtime.executor != "local":
         return runtime.devices
-    number = len(runtime.devices)
-    cores = runtime.workers // (number if runtime.devices == ("cpu",) else number * CORES_PER_PROCESS)
-    return runtime.devices * max(1, min(cores, MODEL_PROCESSES, units // (UNITS_PER_MODEL * number)))
+    return ("cpu",) * max(1, min(runtime.workers, MODEL_PROCESSES, units // UNITS_PER_MODEL))
 
 
 def _optional(name: str) -> int | None:
