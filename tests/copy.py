@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT
 
@@ -36,6 +40,31 @@ class Copy:
     def dvc(self, *arguments: str, check: bool = True) -> str:
         process = self.run(*DVC, *arguments, check=check)
         return process.stdout + process.stderr
+
+    @contextmanager
+    def other_parameters(self, old: str = "", new: str = "") -> Iterator[None]:
+        """Replace a text of params.yaml, or let a command do so; afterwards the file is as it was."""
+        path = self.folder / "params.yaml"
+        before = path.read_text(encoding="utf-8")
+        assert old in before
+        path.write_text(before.replace(old, new, 1), encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(before, encoding="utf-8")
+
+    def experiment(self, *settings: str, targets: Sequence[str] = ()) -> str:
+        """Run `dvc exp run` with `-S` for each setting."""
+        with self.other_parameters():
+            return self.dvc("exp", "run", *targets, *(word for setting in settings for word in ("-S", setting)))
+
+    def provenance(self, model: str) -> list[str]:
+        """The training stages that made the model in a folder of models/, in order."""
+        text = (self.folder / "models" / model / "provenance.json").read_text()
+        return [step["stage"] for step in json.loads(text)["steps"]]
+
+    def metrics(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "reports" / "metrics.json").read_text()))
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
