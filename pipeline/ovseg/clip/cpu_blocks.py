@@ -34,7 +34,7 @@ class PackedBlocks:
     def __init__(self, visual: nn.Module) -> None:
         transformer: Any = visual.transformer if isinstance(visual, VisionTransformer) else None
         blocks = list(transformer.resblocks) if transformer is not None and transformer.batch_first else []
-        self.blocks: list[Any] = blocks if all(map(_is_standard, blocks)) else []
+        self.blocks: list[Any] = blocks if all(map(is_standard_block, blocks)) else []
         self._forwards: list[Forward] = []
         self._versions: list[int] = []
         self._lock = threading.Lock()  # several threads may encode with one model, and the blocks are the model's own
@@ -60,7 +60,7 @@ def _version(parameter: Tensor) -> int:
     return 0 if parameter.is_inference() else parameter._version
 
 
-def _is_standard(block: Any) -> bool:
+def is_standard_block(block: Any) -> bool:
     """Whether a block is attention and a two-layer perceptron with biases, each behind a normalization, and nothing else."""
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False

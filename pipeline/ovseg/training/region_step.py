@@ -24,6 +24,7 @@ from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
 from ovseg.core.options import FinetuneOptions, Templates
+from ovseg.training.cpu_blocks import trainable_cpu_blocks
 from ovseg.training.distributed import World, accumulate, all_reduce_sum, average_gradient
 from ovseg.training.loop import StepResult, explain_out_of_memory
 from ovseg.training.objectives import Objective, RegionOutputs
@@ -83,12 +84,13 @@ class RegionTower(nn.Module):
         """
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
-        if self.start_block is None:
-            vectors = pooled_regions(self.visual, pixels, regions)
-        elif self.log_bias is None:
-            vectors = region_tokens(self.visual, pixels, regions, self.start_block)
-        else:
-            vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
+        with trainable_cpu_blocks(self.visual, pixels.device):
+            if self.start_block is None:
+                vectors = pooled_regions(self.visual, pixels, regions)
+            elif self.log_bias is None:
+                vectors = region_tokens(self.visual, pixels, regions, self.start_block)
+            else:
+                vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
         return F.normalize(vectors.float(), dim=-1)
 
     def frozen_copy(self) -> nn.Module:

@@ -17,6 +17,7 @@ from ovseg.clip.prompts import mask_prompts_applied, new_prompts, vit_layout
 from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import FinetuneOptions, PromptOptions
+from ovseg.training.cpu_blocks import trainable_cpu_blocks
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound of the logit scale
 ADAM_BETAS, ADAM_EPS = (0.9, 0.98), 1e-6  # open_clip's for ViTs, as in the paper's scripts
@@ -36,7 +37,6 @@ class Tower(nn.Module):
         super().__init__()
         self.visual = clip.model.visual.requires_grad_(train_tower)
         self.prompts = None if prompts is None else nn.Parameter(prompts.clone(), requires_grad=train_prompts)
-        contiguous_attention(self.visual)  # type: ignore[arg-type]
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
 
@@ -51,38 +51,11 @@ class Tower(nn.Module):
             float32 unit vectors `[n, D]`.
         """
         images = normalize(crops, self.mean, self.std)  # type: ignore[arg-type]
-        with nullcontext() if self.prompts is None else mask_prompts_applied(self.visual, self.prompts, masks):  # type: ignore[arg-type]
+        prompted = nullcontext() if self.prompts is None else mask_prompts_applied(self.visual, self.prompts, masks)  # type: ignore[arg-type]
+        with prompted, trainable_cpu_blocks(self.visual, images.device):  # type: ignore[arg-type]
             outputs = self.visual(images)  # type: ignore[operator]
         features = outputs[0] if isinstance(outputs, tuple) else outputs
         return F.normalize(features.float(), dim=-1)
-
-
-def contiguous_attention(visual: nn.Module) -> None:
-    """Give attention its tokens in contiguous memory; the result is the same.
-
-    `nn.MultiheadAttention` transposes the batch to the second dimension. torch multiplies such a tensor with a frozen matrix
-    sample by sample, copying the matrix for each: on CPUs a forward pass of ViT-B/16 in bf16 takes six times as long
-    (benchmarks/train.py). With a trained matrix it copies the tensor in forward and backward: some percent of a step.
-
-    Args:
-        visual: an image tower; hooks are registered on its attention modules.
-    """
-
-    def transpose_inputs(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # queries, keys and values that are one tensor must stay one: they are then projected at once
-        transposed = {id(x): x.transpose(0, 1).contiguous() for x in inputs}
-        return tuple(transposed[id(x)] for x in inputs)
-
-    def transpose_output(
-        _: nn.Module, _inputs: object, output: tuple[Tensor, Tensor | None]
-    ) -> tuple[Tensor, Tensor | None]:
-        return output[0].transpose(0, 1), output[1]
-
-    for module in visual.modules():
-        if isinstance(module, nn.MultiheadAttention) and module.batch_first:
-            module.batch_first = False
-            module.register_forward_pre_hook(transpose_inputs)
-            module.register_forward_hook(transpose_output)
 
 
 def parameter_groups(tower: Tower, *, lr: float, prompt_lr: float, weight_decay: float) -> list[dict[str, object]]:
