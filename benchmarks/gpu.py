@@ -227,7 +227,7 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
     """
     model = sizes.models[0]
     crops = load_clip(model, None if model.startswith("local-dir:") else "random", str(device), "bf16")
-    network = mask_network(crops.width)
+    network = mask_network(crops.width).for_prediction("bf16")
     network.model.to(device)
     queries = synthetic_queries(sizes.regions, crops.width)
     queries = replace(queries, mask_logits=queries.mask_logits.to(device))

@@ -5,7 +5,7 @@
 ViT-B-16 with the same random weights for all, bf16, and one image of 640 pixels with masks of blobs. Crops have 224 pixels; one
 pass has the image at 480, as in MAFT, and regions from block 8 of 12 on. Arithmetic is what torch counts of the image tower,
 without what fills the last forward pass of crops (see `clip.passes`), which time has. The break-even is the smallest number of
-masks of which crops cost more than one pass. A segmentation runs a MaskFormer of ResNet-50 with random weights in fp32, but all
+masks of which crops cost more than one pass. A segmentation runs a MaskFormer of ResNet-50 with random weights in bf16, but all
 after it gets the synthetic masks, as in `benchmarks.segment`. A step of training has 32 images with 100 regions each, at the
 size of crops, against twice as many crops; at 480 pixels it has four images.
 """
@@ -58,7 +58,7 @@ def run(options: Options) -> Result:
     peaks = {e: peak(e, regions, data.images) for e in ENCODERS}
     pixels = decode_image(next(data.images.iterdir()).read_bytes())
     masks, clips = blobs(pixels, regions), made_for_each(load_clip(MODEL, "random", precision="bf16"))
-    network = mask_network(clips["crops"].width)
+    network = mask_network(clips["crops"].width).for_prediction("bf16")
     variants: dict[str, Variant] = {e: encoding(clip, pixels, masks) for e, clip in clips.items()}
     variants[NETWORK] = _rate(lambda: network.predict(pixels))
     variants |= {_segmentation(e): segmentation(network, clip, pixels, regions) for e, clip in clips.items()}

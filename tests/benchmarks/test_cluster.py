@@ -49,3 +49,19 @@ def test_the_clock_starts_when_each_worker_has_ended_a_unit(tmp_path: Path, monk
     measurements: dict[str, list[Measurement]] = defaultdict(list)
     cluster.measure(measurements, "Ray", ends, 2, "abcdef", iter([tmp_path / "0"]))
     assert measurements["Ray, 2"][0].rate == 64 * 4 / 4
+
+
+def test_the_clock_starts_when_a_worker_that_joined_late_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen units of two seconds: the second worker needs eight seconds more to start, in which the first ends four."""
+    times = iter([2.0, 4.0, 6.0, 8.0, *(float(end) for end in range(10, 22, 2) for _ in "ab")])
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+    def ends(_: int, __: Path) -> Iterator[str]:
+        monkeypatch.setattr("time.perf_counter", lambda: next(times))
+        yield from "abcdefghijklmnop"
+
+    measurements: dict[str, list[Measurement]] = defaultdict(list)
+    cluster.measure(measurements, "Ray", ends, 2, "abcdefghijklmnop", iter([tmp_path / "0"]))
+    assert measurements["Ray, 2"][0].rate == 64 * 12 / 12

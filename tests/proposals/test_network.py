@@ -12,11 +12,15 @@ import yaml
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import Precision
 from ovseg.core.params import read_params
 from ovseg.proposals.network import IMAGENET_MEAN, IMAGENET_STD, QueryClassifier, input_size, preprocess
 from ovseg.proposals.network_folder import load_network
 from tests.conftest import ROOT, Toys
+from tests.scenes import scene
 from tests.toys import LONG, QUERIES, SHORT, noise, tiny_model
+
+NETWORK = ROOT / "data" / "demo" / "proposal_network"
 
 
 def test_classes_are_cosines_with_texts_and_no_object_times_a_hundred() -> None:
@@ -51,6 +55,23 @@ def test_a_prediction_is_deterministic(toys: Toys) -> None:
     assert torch.equal(first.query_embeddings, second.query_embeddings) and torch.equal(
         first.mask_logits, second.mask_logits
     )
+
+
+@pytest.mark.parametrize(("precision", "changed"), [("fp32", 1e-4), ("bf16", 0.02)])
+def test_the_layout_and_the_arithmetic_of_predictions_change_masks_by_rounding_alone(
+    precision: Precision, changed: float
+) -> None:
+    """The demo's trained network: how many pixels of its masks are others. What comes out is float32."""
+    plain, fast = load_network(NETWORK), load_network(NETWORK).for_prediction(precision)
+    weights = [p for p in fast.model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    for seed in range(3):
+        wanted, found = (network.predict(scene(seed)) for network in (plain, fast))
+        assert found.mask_logits.dtype == found.query_embeddings.dtype == torch.float32
+        masks, others = wanted.mask_logits > 0, found.mask_logits > 0
+        assert masks.any() and (masks != others).sum() <= changed * masks.sum()
+        assert float(F.cosine_similarity(found.query_embeddings, wanted.query_embeddings).min()) > 1 - changed
+        assert torch.equal(found.no_object_embedding, wanted.no_object_embedding) and found.extent == wanted.extent
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def image(folder: Path) -> ImageRecord:
 
 def test_proposals_are_the_masks_of_the_queries_best_first(toys: Toys, tmp_path: Path) -> None:
     proposals = list(proposal_network_source(toys.network, 0.5, 100, "cpu")(image(tmp_path)))
-    output = load_network(toys.network).predict(noise(0))
+    output = load_network(toys.network).for_prediction("fp32").predict(noise(0))
     probs = upsample_mask_probs(output.mask_logits, output.extent, 48, 64).numpy()
     expected = sorted(
         ((float(s[s > 0.5].mean()), masks.encode(s > 0.5)) for s in probs if (s > 0.5).any()), reverse=True

@@ -23,7 +23,7 @@ def tower(**changes: Any) -> nn.Module:
     """A small ViT with three blocks."""
     vision = {**TINY["vision_cfg"], "layers": 3, **changes.pop("vision_cfg", {})}
     torch.manual_seed(0)
-    return random_clip({**TINY, **changes, "vision_cfg": vision}).visual  # type: ignore[return-value]
+    return random_clip({**TINY, **changes, "vision_cfg": vision}).visual  # type: ignore[no-any-return]
 
 
 def images() -> Tensor:
@@ -53,7 +53,7 @@ def gradients(visual: nn.Module, embeddings: Tensor) -> dict[str, Tensor]:
     """The gradients of every weight, of a sum of the embeddings with fixed factors."""
     visual.zero_grad()
     factors = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(3))
-    (embeddings.float() * factors).sum().backward()
+    torch.autograd.backward((embeddings.float() * factors).sum())
     return {name: p.grad.clone() for name, p in visual.named_parameters() if p.grad is not None}
 
 

@@ -421,7 +421,7 @@ class SegmentOptions(Options):
     """What the ensemble gives a mask without a pixel: the network's probabilities, or more, as if CLIP were sure of every class
     ("boost": OVSeg's and SimBaseline's code)."""
     precision: Precision = "fp32"
-    """Arithmetic of CLIP."""
+    """Arithmetic of the proposal network and of CLIP."""
 
 
 class CalibrateOptions(Options):

@@ -46,10 +46,9 @@ def open_store(
         return hashing.fingerprint(key=key.fingerprint, code=key.code_hash)
 
     encoder = {"view": options.view, "precision": options.precision, "crop": crop.model_dump(mode="json")}
+    predictions = {"network": tables.content_hash(network), "precision": options.precision}
     return Store(
-        work
-        / prediction_store.FOLDER
-        / named("predictions", "ovseg.evaluation.prediction_store", network=tables.content_hash(network)),
+        work / prediction_store.FOLDER / named("predictions", "ovseg.evaluation.prediction_store", **predictions),
         {
             name: work
             / embedding_files.FOLDER

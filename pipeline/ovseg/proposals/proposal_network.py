@@ -25,7 +25,7 @@ def proposal_network_source(folder: Path, mask_threshold: float, max_proposals: 
     from ovseg.proposals.mask_logits import binarize_proposals
     from ovseg.proposals.network_folder import load_network
 
-    network = load_network(folder, device)
+    network = load_network(folder, device).for_prediction("fp32")
 
     def source(image: ImageRecord) -> Iterator[Proposal | BadItem]:
         output = network.predict(image.pixels)
