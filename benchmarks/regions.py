@@ -121,7 +121,7 @@ def blobs(pixels: ImageArray, number: int) -> MaskArray:
     queries = segment.synthetic_queries(number, 1)
     height, width = pixels.shape[:2]
     found = binary_masks(queries.mask_logits, queries.extent, height, width, THRESHOLD)
-    return np.stack([mask for mask, _ in found])
+    return np.stack(list(found))
 
 
 def mask_network(width: int) -> ProposalNetwork:

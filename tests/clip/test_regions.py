@@ -18,7 +18,7 @@ from ovseg.clip.load import Clip
 from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings, read_settings
-from ovseg.clip.region_tokens import region_tokens
+from ovseg.clip.region_tokens import mean_of_cells, region_tokens
 from ovseg.clip.regions import encode_regions, masks_on_grid, whole_image, with_regions
 from ovseg.clip.save import model_config
 from ovseg.core import crops, masks
@@ -92,6 +92,26 @@ def test_one_pass_sees_the_squashed_image_and_the_coverage_of_patches(tmp_path: 
     normalized = crops.normalize(image[None], clip.mean, clip.std)
     wanted = region_tokens(clip.model.visual, normalized, on_grid[None], 1)[0]  # type: ignore[arg-type]
     torch.testing.assert_close(encode_regions(clip, pixels, regions), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((48, 64), (6, 8)), ((427, 640), (30, 30)), ((7, 5), (7, 5)), ((3, 10), (4, 3))]
+)
+def test_the_coverage_of_cells_is_the_mean_of_their_windows_in_bf16_too(
+    size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    """Exactly, for binary masks: half a cell is 0.5, which decides whether a region sees the patch."""
+    region_masks = torch.rand(1, 5, *size, generator=torch.Generator().manual_seed(0)) < 0.5
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mean_of_cells(region_masks, grid)
+    assert found.dtype == torch.float32
+    for row, column in np.ndindex(grid):
+        window = [
+            slice(cell * side // cells, -(-(cell + 1) * side // cells))
+            for cell, side, cells in zip((row, column), size, grid, strict=True)
+        ]
+        values = region_masks[0, :, window[0], window[1]].flatten(1)
+        assert torch.equal(found[0, :, row, column], values.sum(1) / values.shape[1])
 
 
 def test_pooled_uses_the_grid_of_the_last_map(tmp_path: Path) -> None:

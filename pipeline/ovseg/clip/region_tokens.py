@@ -8,6 +8,8 @@ Shapes: B images, Q regions, H, W image, h, w masks, N patches, W tower width, D
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -97,9 +99,22 @@ def sample_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def mean_of_cells(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Average masks `[B, Q, h, w]` over cells, float32 `[B, Q, rows, columns]`."""
-    rows = masks.float().flatten(0, 1)[:, None]
-    return F.adaptive_avg_pool2d(rows, grid).reshape(*masks.shape[:2], *grid)
+    """Average masks `[B, Q, h, w]` over cells, float32 `[B, Q, rows, columns]`: what torch's adaptive average pooling gives.
+
+    The windows of a cell are a product, so that two matrix products give their sums, in half the time of the pooling.
+    """
+    rows, columns = (_windows(side, cells).to(masks.device) for side, cells in zip(masks.shape[-2:], grid, strict=True))
+    with torch.autocast(masks.device.type, enabled=False):  # sums of masks without rounding: half a cell is exactly 0.5
+        return rows @ masks.float() @ columns.T / (rows.sum(1)[:, None] * columns.sum(1))
+
+
+@lru_cache(maxsize=64)
+def _windows(side: int, cells: int) -> Tensor:
+    """Which pixels each cell sums, 0 or 1 `[cells, side]`; neighbors overlap where the side is no multiple."""
+    windows = torch.zeros(cells, side)
+    for cell in range(cells):
+        windows[cell, cell * side // cells : -(-(cell + 1) * side // cells)] = 1
+    return windows
 
 
 def region_attention(covered: Tensor) -> Tensor:

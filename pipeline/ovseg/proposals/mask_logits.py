@@ -49,9 +49,7 @@ def upsample_mask_probs(
     return resized[0].sigmoid()
 
 
-def binary_masks(
-    logits: Tensor, extent: Extent, height: int, width: int, threshold: float
-) -> Iterator[tuple[MaskArray, float]]:
+def binary_masks(logits: Tensor, extent: Extent, height: int, width: int, threshold: float) -> Iterator[MaskArray]:
     """Binarize the mask of each query at the size of the image.
 
     Args:
@@ -59,20 +57,27 @@ def binary_masks(
         threshold: foreground is where the probability is above it, in (0, 1).
 
     Yields:
-        for each query its mask, bool `[H, W]`, and its score: the mean probability inside the mask, 0 if it is empty.
+        for each query its mask, bool `[H, W]`.
     """
-    for part in torch.split(logits, max(1, BUDGET // (height * width))):
-        probs = upsample_mask_probs(part, extent, height, width)
-        inside = probs > threshold
-        scores = (probs * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-        yield from zip(inside.cpu().numpy(), scores.tolist(), strict=True)
+    for probs in _mask_probs_in_parts(logits, extent, height, width):
+        yield from (probs > threshold).cpu().numpy()
 
 
 def binarize_proposals(logits: Tensor, extent: Extent, height: int, width: int, threshold: float) -> list[Proposal]:
-    """Return the proposals of all queries whose mask has a foreground pixel, best score first; see `binary_masks`."""
-    proposals = [
-        Proposal(masks.encode(mask), score)
-        for mask, score in binary_masks(logits, extent, height, width, threshold)
-        if mask.any()
-    ]
+    """Return the proposals of all queries whose mask has a foreground pixel, best score first.
+
+    The score of a proposal is the mean probability inside its mask. For the arguments see `binary_masks`.
+    """
+    proposals = []
+    for probs in _mask_probs_in_parts(logits, extent, height, width):
+        inside = probs > threshold
+        scores = (probs * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        scored = zip(inside.cpu().numpy(), scores.tolist(), strict=True)
+        proposals += [Proposal(masks.encode(mask), score) for mask, score in scored if mask.any()]
     return sorted(proposals, key=lambda proposal: -proposal.score)
+
+
+def _mask_probs_in_parts(logits: Tensor, extent: Extent, height: int, width: int) -> Iterator[Tensor]:
+    """The mask probabilities of a few queries at a time, see `BUDGET`."""
+    for part in torch.split(logits, max(1, BUDGET // (height * width))):
+        yield upsample_mask_probs(part, extent, height, width)

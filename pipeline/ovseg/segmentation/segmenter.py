@@ -191,7 +191,7 @@ class Segmenter:
         height, width = pixels.shape[:2]
         above = self.mask_threshold if threshold is None else threshold
         proposal_masks = binary_masks(output.mask_logits, output.extent, height, width, above)
-        return [masks.encode(mask) if mask.any() else None for mask, _ in proposal_masks]
+        return [masks.encode(mask) if mask.any() else None for mask in proposal_masks]
 
     def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> RegionCrops:
         """Return what CLIP encodes of Q masks of an image; see `region_crops.crop_regions` and `whole_image_regions`."""
