@@ -87,6 +87,7 @@ METHODS: Mapping[str, Method] = {
     "MaskCLIP++, mined": one_pass("maskclippp", BIASED),
     "contrastive, annotated": one_pass("regions", pairs="annotated"),
     "contrastive, mined": one_pass("regions"),
+    "contrastive, mined, soft": one_pass("regions", coverage="soft"),
     "distilled": one_pass("distil", teacher=True),
     "contrastive + distilled": one_pass("regions", teacher=True, distil_weight=1.0),
 }

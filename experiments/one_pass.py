@@ -34,9 +34,11 @@ RESULTS, DOCUMENT = Path("experiments/one_pass.json"), Path("docs/methods.md")
 NAME = "python -m experiments.one_pass"
 CROPS, BASE = "OVSeg, FT", "contrastive, mined"
 LARGER: Changes = {"image_size": 192, "max_steps": 375}
+SOFT: Changes = {"image_size": 160, "coverage": "soft"}
 ROWS: Mapping[str, Method] = {
     CROPS: METHODS[CROPS],
     BASE: METHODS[BASE],
+    "soft coverage": METHODS["contrastive, mined, soft"],
     "160 px": one_pass("regions", image_size=160),
     "192 px": one_pass("regions", image_size=192),
     "region tokens from block 2": one_pass("regions", start_block=2),
@@ -45,6 +47,7 @@ ROWS: Mapping[str, Method] = {
     "375 steps": one_pass("regions", max_steps=375),
     "64 images a batch": one_pass("regions", batch_size=64),
     "learned bias": one_pass("regions", BIASED),
+    "160 px, soft, 250 steps": one_pass("regions", SOFT, max_steps=250),
     "distilled, 250 steps": one_pass("distil", teacher=True, max_steps=250),
     "192 px, 375 steps": one_pass("regions", LARGER),
     "192 px, 375 steps, from block 2": one_pass("regions", LARGER, start_block=2),

@@ -15,7 +15,7 @@ from ovseg.clip import biased_tokens as biased_module
 from ovseg.clip import region_tokens as tokens_module
 from ovseg.clip.biased_tokens import biased_tokens, mask_bias, new_log_bias
 from ovseg.clip.pooled_regions import pooled_regions
-from ovseg.clip.region_tokens import patches_of_masks, region_attention, region_tokens
+from ovseg.clip.region_tokens import patch_weights, patches_of_masks, region_attention, region_tokens
 from ovseg.clip.vit_parts import resize_positions, vit_parts
 from ovseg.core.errors import OvsegError
 
@@ -138,6 +138,34 @@ def test_region_tokens_are_the_formula_of_maft() -> None:
         tokens = naive_block(block, tokens, seen)
     expected = F.normalize(visual.ln_post(tokens[:3]) @ visual.proj, dim=-1)
     torch.testing.assert_close(region_tokens(visual, images, masks, 2)[0], expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_soft_coverage_multiplies_the_attention_of_a_region_by_the_covered_fractions() -> None:
+    """Before it is made to sum to 1: the logarithm of the fraction is added to the score. A whole mask is that of MAFT."""
+    visual = tower()
+    images, masks = inputs(32, regions=3, number=1)
+    masks = masks * torch.tensor([1.0, 0.3, 0.9])[None, :, None, None]
+    fractions = F.avg_pool2d(masks[0], 8).flatten(1)
+    tokens = naive_tokens(visual, images[0])
+    for block in visual.transformer.resblocks[:2]:
+        tokens = naive_block(block, tokens, [list(range(17))] * 17)
+    tokens = torch.cat([tokens[:1]] * 3 + [tokens[1:]])
+    seen = [[i, *(3 + fractions[i].nonzero()[:, 0]).tolist()] for i in range(3)] + [list(range(3, 19))] * 16
+    patches = torch.cat([torch.zeros(3, 3), fractions.log()], dim=1)  # no region sees the token of another
+    bias = torch.cat([patches, torch.zeros(16, 19)])
+
+    def bias_of(token: int) -> Tensor:
+        return bias[token, seen[token]].expand(visual.transformer.resblocks[0].attn.num_heads, -1)
+
+    for block in visual.transformer.resblocks[2:]:
+        tokens = naive_block(block, tokens, seen, bias_of)
+    expected = F.normalize(visual.ln_post(tokens[:3]) @ visual.proj, dim=-1)
+    torch.testing.assert_close(region_tokens(visual, images, masks, 2, "soft")[0], expected, atol=1e-5, rtol=0)
+    whole = torch.ones(1, 1, 32, 32)
+    assert torch.equal(region_tokens(visual, images, whole, 2, "soft"), region_tokens(visual, images, whole, 2))
+    empty = torch.zeros(1, 1, 32, 32)
+    assert torch.equal(region_tokens(visual, images, empty, 2, "soft"), region_tokens(visual, images, empty, 2))
 
 
 def attention_of(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
@@ -306,11 +334,17 @@ def test_a_mask_smaller_than_a_patch_has_the_patch_that_it_covers_most() -> None
 
 
 def test_who_sees_whom_in_a_small_example() -> None:
-    covered = torch.tensor([[[True, False, True], [False, False, False]]])
-    expected = torch.tensor(
-        [[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]], dtype=torch.bool
-    )
-    assert torch.equal(region_attention(covered)[0], expected)
+    weights = torch.tensor([[[1.0, 0.0, 0.25], [0.0, 0.0, 0.0]]])
+    expected = [[1, 0, 1, 0, 0.25], [0, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert region_attention(weights)[0].tolist() == expected
+
+
+def test_what_a_region_sees_of_patches_by_half_and_softly() -> None:
+    masks = torch.zeros(1, 2, 32, 32)
+    masks[0, 0, :8, :10] = 1  # patch 0, and a quarter of patch 1
+    assert patch_weights(masks, (4, 4), "half")[0, 0].tolist() == [1.0] + 15 * [0.0]
+    assert patch_weights(masks, (4, 4), "soft")[0, 0].tolist() == [1.0, 0.25] + 14 * [0.0]
+    assert not patch_weights(masks, (4, 4), "soft")[0, 1].any()
 
 
 def test_the_bias_of_masks_in_a_small_example() -> None:

@@ -31,6 +31,7 @@ TOKENS = RegionSettings("region_tokens", start_block=1, image_size=48)
 SETTINGS = {
     "crops": ("scale as a vector", RegionSettings()),
     "region_tokens": ("scale as a vector", TOKENS),
+    "region_tokens with soft coverage": ("scale as a vector", RegionSettings("region_tokens", 1, 48, coverage="soft")),
     "region_tokens of SigLIP": ("siglip", RegionSettings("region_tokens", image_size=112)),
     "region_tokens of CoCa": ("native attention", RegionSettings("region_tokens", 1)),
     "biased_tokens": ("scale as a vector", RegionSettings("biased_tokens", 1, log_bias=((-1.0, -2.0),))),
@@ -167,6 +168,12 @@ def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: P
         ),
         ("scale as a vector", RegionSettings("crops", image_size=64), r"image_size=64 is not for .*crops.*32 pixels"),
         ("scale as a vector", RegionSettings("region_tokens", log_bias=((1.0,),)), r"log_bias .* for biased_tokens"),
+        ("scale as a vector", RegionSettings("biased_tokens", coverage="soft"), r"coverage=soft .*half.*region_tokens"),
+        (
+            "siglip",
+            RegionSettings("region_tokens", coverage="soft"),
+            r"coverage=soft .*class token.*set coverage to half",
+        ),
     ],
 )
 def test_what_does_not_belong_together_is_named(
@@ -191,6 +198,7 @@ def test_mask_prompts_are_for_crops_alone(tmp_path: Path) -> None:
         '{"encoder": "region_tokens", "start": 1}',
         '{"encoder": "region_tokens", "start_block": "1"}',
         '{"encoder": "region_tokens", "image_size": 0}',
+        '{"encoder": "region_tokens", "coverage": "hard"}',
         '{"encoder": "biased_tokens", "log_bias": 3}',
         '{"encoder": "region_tokens", "templates": "vild", "template_weights": [1.0]}',
         '{"encoder": "region_tokens", "template_weights": [1.0]}',

@@ -20,6 +20,7 @@ from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.regions import encode_regions, masks_on_grid, whole_image
 from ovseg.clip.save import WEIGHTS
 from ovseg.core.errors import OvsegError
+from ovseg.core.hashing import sha256_path
 from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
 from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.runtime import Runtime
@@ -309,6 +310,21 @@ def test_what_does_not_fit_a_convnext_is_refused_with_a_remedy(
 ) -> None:
     with pytest.raises(OvsegError, match=message):
         train(convnext, run, tmp_path / "out", options("maskclippp", convnext, **changes))
+
+
+def test_soft_coverage_is_trained_kept_in_the_folder_and_refused_for_another_encoder(
+    base: Path, run: RunFolders, tmp_path: Path
+) -> None:
+    half, soft = (
+        train(base, run, tmp_path / coverage, options("regions", base, max_steps=1, coverage=coverage))
+        for coverage in ("half", "soft")
+    )
+    assert load_adapted(half).regions.coverage == "half" and load_adapted(soft).regions.coverage == "soft"
+    assert sha256_path(half / WEIGHTS) != sha256_path(soft / WEIGHTS)
+    with pytest.raises(
+        OvsegError, match=r"finetune\.coverage=soft .* region_tokens, not biased_tokens; set it to half"
+    ):
+        train(base, run, tmp_path / "x", options("regions", base, coverage="soft", region_encoder="biased_tokens"))
 
 
 def test_an_empty_pair_table_is_named(base: Path, run: RunFolders, tmp_path: Path) -> None:

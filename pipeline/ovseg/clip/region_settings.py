@@ -12,7 +12,7 @@ from typing import get_args
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.json_files import read_json
-from ovseg.core.options import Encoder, Templates
+from ovseg.core.options import Coverage, Encoder, Templates
 from ovseg.core.vocabulary import TEMPLATES
 
 REGION_ENCODER = "region_encoder.json"
@@ -26,6 +26,7 @@ class RegionSettings:
         encoder: the name of the region encoder, see `regions`.
         start_block: the number of blocks that run without regions, for `region_tokens` and `biased_tokens`; None for two thirds
             of the tower's blocks, as in MAFT.
+        coverage: what a region sees of a patch, for `region_tokens`; see `region_tokens.patch_weights`.
         image_size: side of the square that an image is resized to, in pixels; None for the CLIP's own. Crops have the CLIP's.
         log_bias: for `biased_tokens`: the logarithm of the bias of each block and head; None for the value before training.
         templates: the text templates that `template_weights` belong to; None without weights.
@@ -39,6 +40,7 @@ class RegionSettings:
     log_bias: tuple[tuple[float, ...], ...] | None = None
     templates: Templates | None = None
     template_weights: tuple[float, ...] | None = None
+    coverage: Coverage = "half"
 
 
 CROPS = RegionSettings()
@@ -66,6 +68,11 @@ def read_settings(folder: Path) -> RegionSettings:
             raise OvsegError(
                 f"{path}: {name} is {number!r}, not a number from {least} on; copy the file again, or remove it"
             )
+    coverage = values.get("coverage", CROPS.coverage)
+    if coverage not in get_args(Coverage):
+        raise OvsegError(
+            f"{path}: coverage is {coverage!r}, not one of {', '.join(get_args(Coverage))}; copy the file again, or remove it"
+        )
     rows = values.get("log_bias")
     try:
         log_bias = None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
@@ -80,9 +87,8 @@ def read_settings(folder: Path) -> RegionSettings:
                 f"{', '.join(f'{name} ({len(forms)})' for name, forms in TEMPLATES.items())}; copy the file again"
             )
         weights = tuple(weights)
-    return RegionSettings(
-        values["encoder"], values.get("start_block"), values.get("image_size"), log_bias, templates, weights
-    )
+    start_block, image_size = values.get("start_block"), values.get("image_size")
+    return RegionSettings(values["encoder"], start_block, image_size, log_bias, templates, weights, coverage)
 
 
 def write_settings(settings: RegionSettings, folder: Path) -> None:
@@ -91,4 +97,4 @@ def write_settings(settings: RegionSettings, folder: Path) -> None:
     if settings == CROPS:
         path.unlink(missing_ok=True)
     else:
-        write_json(path, {name: value for name, value in asdict(settings).items() if value is not None})
+        write_json(path, {name: value for name, value in asdict(settings).items() if value != getattr(CROPS, name)})

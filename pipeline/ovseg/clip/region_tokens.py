@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from ovseg.clip.vit_parts import VitParts, patch_grid, vit_parts
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import Coverage
 
 REGIONS_PER_PASS = 256
 """The regions that share one attention mask, whose size grows with their square; it changes no result but for rounding."""
 
 
-def region_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block: int) -> Tensor:
+def region_tokens(
+    visual: nn.Module, images: Tensor, masks: Tensor, start_block: int, coverage: Coverage = "half"
+) -> Tensor:
     """Encode the regions of images.
 
     A tower without a class token runs as it is, and its pooling in the end, a mean or the attention of a probe (SigLIP), sees
@@ -33,30 +36,35 @@ def region_tokens(visual: nn.Module, images: Tensor, masks: Tensor, start_block:
         images: normalized, `[B, 3, H, W]`; H and W are multiples of the patch size, positions are interpolated.
         masks: `[B, Q, h, w]` in [0, 1]; of any size, they are resized to the grid of patches.
         start_block: the number of blocks that run without regions, in [0, number of blocks - 1].
+        coverage: what a region sees of a patch, see `patch_weights`.
 
     Returns:
         unit vectors `[B, Q, D]` of the images' data type; gradients reach the tower.
 
     Raises:
-        OvsegError: the tower is no plain ViT, the size of the images is no multiple of the patch size, or there is no block
-            `start_block`.
+        OvsegError: the tower is no plain ViT, the size of the images is no multiple of the patch size, there is no block
+            `start_block`, or `coverage` is "soft" and the tower does not make its embedding from a class token alone.
     """
     parts = vit_parts(visual)
     check_start_block(start_block, parts)
     grid = patch_grid(parts.layout, *images.shape[-2:])
     tokens = parts.embed(images, grid)
-    covered = patches_of_masks(masks, grid)
+    if coverage == "soft" and parts.pool is not None:
+        raise OvsegError(
+            "coverage=soft is for image towers whose embedding is that of the class token, and this one pools its patches; "
+            "set coverage to half"
+        )
     if not parts.has_class_token:
-        return _pool_patches(parts, tokens, covered)
+        return _pool_patches(parts, tokens, patches_of_masks(masks, grid))
     for block in parts.blocks[:start_block]:
         tokens = block(tokens, None)
     class_token, others = tokens[:, :1], tokens[:, 1:]
-    covered = F.pad(covered, (parts.layout.prefix - 1, 0), value=True)  # registers, which all see
+    weights = F.pad(patch_weights(masks, grid, coverage), (parts.layout.prefix - 1, 0), value=1.0)  # all see registers
     if parts.pool is not None:  # patches are pooled, too, so they keep the class token, which no region sees
-        others, covered = tokens, F.pad(covered, (1, 0), value=False)
+        others, weights = tokens, F.pad(weights, (1, 0), value=0.0)
     vectors = [
         F.normalize(parts.head(_run_blocks(parts, class_token, others, part, start_block)), dim=-1)
-        for part in torch.split(covered, REGIONS_PER_PASS, dim=1)
+        for part in torch.split(weights, REGIONS_PER_PASS, dim=1)
     ]
     return torch.cat(vectors, dim=1)
 
@@ -72,6 +80,21 @@ def check_start_block(start_block: int, parts: VitParts) -> None:
             f"start_block={start_block}: the image tower has {len(parts.blocks)} blocks, so it must be 0 to "
             f"{len(parts.blocks) - 1}; MAFT takes two thirds of them"
         )
+
+
+def patch_weights(masks: Tensor, grid: tuple[int, int], coverage: Coverage) -> Tensor:
+    """What each region sees of each patch: its attention weights are multiplied by this, before they are made to sum to 1.
+
+    Args:
+        masks: `[B, Q, h, w]` in [0, 1].
+        grid: the rows and columns of N patches.
+        coverage: "half" is 1 for the patches of `patches_of_masks`, as in MAFT, and 0 for the others; "soft" is the fraction of
+            the patch that the mask covers.
+
+    Returns:
+        float32 `[B, Q, N]` in [0, 1]; all 0 for an empty mask.
+    """
+    return patches_of_masks(masks, grid).float() if coverage == "half" else mean_of_cells(masks, grid).flatten(2)
 
 
 def patches_of_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -117,33 +140,33 @@ def _windows(side: int, cells: int) -> Tensor:
     return windows
 
 
-def region_attention(covered: Tensor) -> Tensor:
-    """Return which of the Q + N tokens see which: regions themselves and their patches, patches all patches.
+def region_attention(weights: Tensor) -> Tensor:
+    """Return how much of which token the Q + N tokens see: regions themselves and their patches, patches all patches.
 
     Args:
-        covered: bool `[B, Q, N]`.
+        weights: float `[B, Q, N]` in [0, 1], see `patch_weights`.
 
     Returns:
-        bool `[B, Q + N, Q + N]`; row i has the tokens that token i sees.
+        float `[B, Q + N, Q + N]`; row i has what token i sees of the others.
     """
-    batch, regions, patches = covered.shape
-    itself = torch.eye(regions, dtype=torch.bool, device=covered.device).expand(batch, -1, -1)
-    rows = torch.cat([itself, covered], dim=2)
-    patch_rows = torch.arange(regions + patches, device=covered.device) >= regions
+    batch, regions, patches = weights.shape
+    itself = torch.eye(regions, dtype=weights.dtype, device=weights.device).expand(batch, -1, -1)
+    rows = torch.cat([itself, weights], dim=2)
+    patch_rows = (torch.arange(regions + patches, device=weights.device) >= regions).to(weights.dtype)
     return torch.cat([rows, patch_rows.expand(batch, patches, -1)], dim=1)
 
 
-def _run_blocks(parts: VitParts, class_token: Tensor, others: Tensor, covered: Tensor, start: int) -> Tensor:
+def _run_blocks(parts: VitParts, class_token: Tensor, others: Tensor, weights: Tensor, start: int) -> Tensor:
     """Pooled tokens of regions, `[B, Q, W]`."""
-    regions = covered.shape[1]
-    visible = region_attention(covered)
-    mask = torch.zeros(visible.shape, dtype=others.dtype, device=others.device).masked_fill(~visible, -torch.inf)
+    regions = weights.shape[1]
+    visible = region_attention(weights)
+    mask = visible.log().to(others.dtype)  # added to the scores: 0 for what is seen, minus infinity for what is not
     tokens = torch.cat([class_token.expand(-1, regions, -1), others], dim=1)
     for block in parts.blocks[start:]:
         tokens = block(tokens, mask[:, None])
     if parts.pool is None:
         return parts.norm(tokens[:, :regions])
-    return parts.pool(parts.norm(tokens), visible[:, :regions])
+    return parts.pool(parts.norm(tokens), visible[:, :regions] > 0)
 
 
 def _pool_patches(parts: VitParts, tokens: Tensor, covered: Tensor) -> Tensor:

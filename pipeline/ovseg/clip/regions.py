@@ -37,7 +37,7 @@ OnePass = Callable[[nn.Module, Tensor, Tensor, RegionSettings], Tensor]
 
 
 def _region_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
-    return region_tokens(visual, images, on_grid, start_block(visual, settings))
+    return region_tokens(visual, images, on_grid, start_block(visual, settings), settings.coverage)
 
 
 def _biased_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
@@ -193,6 +193,8 @@ def _problem(clip: Clip, settings: RegionSettings) -> str | None:
     encoder, start = settings.encoder, settings.start_block
     if start is not None and encoder not in ("region_tokens", "biased_tokens"):
         return f"start_block={start} is not for the region encoder {encoder}; leave it out, or take region_tokens"
+    if settings.coverage != "half" and encoder != "region_tokens":
+        return f"coverage={settings.coverage} is not for the region encoder {encoder}; set it to half, or take region_tokens"
     if settings.log_bias is not None and encoder != "biased_tokens":
         return f"log_bias is not for the region encoder {encoder}, but for biased_tokens"
     if encoder == "crops" and settings.image_size not in (None, clip.size):

@@ -19,6 +19,7 @@ DistilLoss = Literal["classes", "cosine"]
 Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled"]
 Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
+Coverage = Literal["half", "soft"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
 Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil"]
@@ -214,6 +215,8 @@ class ScoreOptions(Options):
     """How proposals are encoded: by masked crops, unless the CLIP was trained for another encoder; or all in one pass."""
     start_block: Natural | None = None
     """For region tokens: number of the tower's blocks that run without them; null for two thirds."""
+    coverage: Coverage = "half"
+    """For region tokens: whether a region sees the patches that its mask covers by half, or all by the covered fraction."""
     image_size: PositiveInt | None = None
     """Side that a whole image is resized to, in pixels, for the encoders of one pass; null for the CLIP's own."""
     precision: Precision = "fp32"
@@ -350,6 +353,9 @@ class FinetuneOptions(TrainingOptions):
     towers the mean of the last map over the mask ("pooled")."""
     start_block: Natural = 8
     """Number of blocks that run without regions; of no use for "pooled"."""
+    coverage: Coverage = "half"
+    """Whether a region token sees the patches that its mask covers by half (MAFT), or each in proportion to the fraction that
+    is covered ("soft"); for "region_tokens"."""
     image_size: PositiveInt = 480
     """Side that whole images are resized to, in pixels; a multiple of the patch size, or of 32 for "pooled"."""
     teacher: FilePath | None = None
@@ -363,7 +369,17 @@ class FinetuneOptions(TrainingOptions):
 
 
 REGION_FIELDS = frozenset(
-    ("pairs", "region_encoder", "start_block", "image_size", "teacher", "distil_weight", "distil_loss", "scale_lr")
+    (
+        "pairs",
+        "region_encoder",
+        "start_block",
+        "coverage",
+        "image_size",
+        "teacher",
+        "distil_weight",
+        "distil_loss",
+        "scale_lr",
+    )
 )
 """The fields of `FinetuneOptions` that are of region encoders alone."""
 

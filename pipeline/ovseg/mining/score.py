@@ -123,7 +123,7 @@ def score_nouns(
 def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
     """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own."""
     loaded = load_named(clip.model, clip.pretrained, device, options.precision)
-    settings = RegionSettings(options.encoder, options.start_block, options.image_size)
+    settings = RegionSettings(options.encoder, options.start_block, options.image_size, coverage=options.coverage)
     return loaded if settings == CROPS else with_regions(loaded, settings, "score")
 
 

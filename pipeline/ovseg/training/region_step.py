@@ -23,7 +23,7 @@ from ovseg.clip.load import Clip
 from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
-from ovseg.core.options import FinetuneOptions, Templates
+from ovseg.core.options import Coverage, FinetuneOptions, Templates
 from ovseg.training.cpu_blocks import trainable_cpu_blocks
 from ovseg.training.distributed import World, accumulate, all_reduce_sum, average_gradient
 from ovseg.training.loop import StepResult, explain_out_of_memory
@@ -55,6 +55,7 @@ class RegionTower(nn.Module):
         log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
         template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
             module, whose forward pass has no use for them.
+        coverage: what a region sees of a patch, for `region_tokens`.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class RegionTower(nn.Module):
         start_block: int | None,
         log_bias: Tensor | None,
         template_weights: TemplateWeights | None = None,
+        coverage: Coverage = "half",
     ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
         self.start_block = start_block
-        self.template_weights = template_weights
+        self.template_weights, self.coverage = template_weights, coverage
         self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
@@ -88,7 +90,7 @@ class RegionTower(nn.Module):
             if self.start_block is None:
                 vectors = pooled_regions(self.visual, pixels, regions)
             elif self.log_bias is None:
-                vectors = region_tokens(self.visual, pixels, regions, self.start_block)
+                vectors = region_tokens(self.visual, pixels, regions, self.start_block, self.coverage)
             else:
                 vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
         return F.normalize(vectors.float(), dim=-1)

@@ -144,7 +144,9 @@ def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSetti
         options: the parameters of the training.
     """
     log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    settings = RegionSettings(options.region_encoder, tower.start_block, options.image_size, log_bias)
+    settings = RegionSettings(
+        options.region_encoder, tower.start_block, options.image_size, log_bias, coverage=tower.coverage
+    )
     weights = tower.template_weights
     if weights is None:
         return settings
@@ -204,8 +206,8 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
     """Make the module that is trained; what the method does not train is frozen.
 
     Raises:
-        OvsegError: the tower cannot encode regions with `options.region_encoder`; `options.start_block` or
-            `options.image_size` does not fit it; or the CLIP has mask prompts.
+        OvsegError: the tower cannot encode regions with `options.region_encoder`; `options.start_block`,
+            `options.image_size` or `options.coverage` does not fit it; or the CLIP has mask prompts.
     """
     visual = cast(nn.Module, clip.model.visual)
     start_block = None if options.region_encoder == "pooled" else options.start_block
@@ -221,9 +223,14 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
             f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
             "finetune.init=base"
         )
+    if options.coverage != "half" and options.region_encoder != "region_tokens":
+        raise OvsegError(
+            f"finetune.coverage={options.coverage} is for the region encoder region_tokens, not {options.region_encoder}; set "
+            "it to half"
+        )
     biased = options.region_encoder == "biased_tokens"
     log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
-    tower = RegionTower(clip, start_block, log_bias, new_template_weights(clip, options))
+    tower = RegionTower(clip, start_block, log_bias, new_template_weights(clip, options), options.coverage)
     pattern = OBJECTIVES[options.method].trains
     for name, parameter in tower.visual.named_parameters():
         # all of a ConvNeXt, which has no attention, as in MaskCLIP++
