@@ -84,7 +84,7 @@ def test_in_bf16_they_are_as_near_to_float32_as_those_of_the_own_blocks(embed: A
             found = embed(visual)
         of_weights = gradients(visual, found)
         differences = [(of_weights[name] - gradient).square().sum() for name, gradient in exact_gradients.items()]
-        return float((found.float() - exact).norm()), float(torch.stack(differences).sum().sqrt())
+        return float((found.detach().float() - exact.detach()).norm()), float(torch.stack(differences).sum().sqrt())
 
     own = errors()
     with trainable_cpu_blocks(visual, CPU):
