@@ -44,15 +44,19 @@ class Pairs:
     Attributes:
         round: the round of mining; the CLIP of the round before has scored, in the first the base CLIP.
         select: what it changes of section select.
+        second: whether pairs must agree with the candidates of the second round.
     """
 
     round: int = 1
     select: Changes = field(default_factory=dict)
+    second: bool = False
 
 
 ROWS: Mapping[str, Pairs] = {
     "`mutual`": Pairs(select={"mutual": True}),
     "`max_overlap: 0.5`": Pairs(select={"max_overlap": 0.5}),
+    "`group_outlier: 0.2`": Pairs(select={"group_outlier": 0.2}),
+    "`second_rank: 2`": Pairs(select={"second_rank": 2}, second=True),
     "second round": Pairs(round=2),
     "second round, `max_overlap: 0.5`": Pairs(round=2, select={"max_overlap": 0.5}),
     "third round": Pairs(round=3),
@@ -98,8 +102,11 @@ def run(params: Params, rows: Sequence[str], seeds: Sequence[int]) -> None:
 def mine(params: Params, pairs: Pairs, work: Path, name: str, runtime: Runtime) -> tuple[Path, dict[str, float | int]]:
     """Write the shards of a row, and return their folder with the number of pairs and the fraction of correct ones."""
     candidates = candidates_of(params, pairs.round, work, runtime)
-    shards = selected_shards(params, candidates, pairs.select, work, name, runtime)
-    options = SelectOptions.model_validate(params.select.model_dump() | dict(pairs.select))
+    select = dict(pairs.select)
+    if pairs.second:
+        select["second_candidates"] = candidates_of(params, 2, work, runtime)
+    shards = selected_shards(params, candidates, select, work, name, runtime)
+    options = SelectOptions.model_validate(params.select.model_dump() | select)
     chosen, _ = mined_pairs(candidates, DATA / "proposals", options)
     judged = judge_pairs(chosen, DATA / "proposals", TRUTH, work / "judged")
     return shards, {"pairs": len(chosen), "precision": sum(correct for _, correct in judged) / len(judged)}
