@@ -323,6 +323,6 @@ def test_a_model_is_its_weights_and_an_encoder_its_view_precision_recipe_and_kin
     assert encoder(device="cuda:0") == encoder(device="cuda:1")
     assert encoder(templates="none", weight_seen=0.5, seen_penalty=0.1) == encoder()
     network = changed_copy(toys.network, "model.safetensors", tmp_path / "network")
-    predictions = [opened(), opened(network=network), opened(device="cuda"), opened(precision="bf16")]
+    predictions = [opened(), opened(network=network), opened(device="cuda"), opened(network_precision="bf16")]
     assert len({store.network for store in predictions}) == 4
-    assert opened(clip=clip, view="mask").network == opened(fill="zero", templates="none").network
+    assert opened(clip=clip, view="mask").network == opened(fill="zero", precision="bf16").network

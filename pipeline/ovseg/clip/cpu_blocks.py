@@ -99,11 +99,11 @@ def _packed_forward(block: Any) -> Forward:
         if k_x is not None or v_x is not None or attn_mask is not None or tokens.dtype != dtype:
             return ResidualAttentionBlock.forward(block, tokens, k_x, v_x, attn_mask)  # type: ignore[no-any-return]
         number, length = tokens.shape[:2]
-        qkv = project_qkv(_normalized(block.ln_1, tokens)).view(number, length, 3, heads, width // heads)
+        qkv = project_qkv(normalized(block.ln_1, tokens)).view(number, length, 3, heads, width // heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(number, length, width)
         tokens = project_out(attended, add=tokens)
-        hidden = expand(_normalized(block.ln_2, tokens), gelu=gelu)
+        hidden = expand(normalized(block.ln_2, tokens), gelu=gelu)
         if gelu is None:
             hidden = torch.sigmoid(1.702 * hidden).mul_(hidden)
         return shrink(hidden, add=tokens)
@@ -111,7 +111,8 @@ def _packed_forward(block: Any) -> Forward:
     return forward
 
 
-def _normalized(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+def normalized(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+    """Normalize tokens `[..., W]` in their own data type, without the copies of open_clip's layer under autocast."""
     return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 

@@ -437,7 +437,9 @@ class SegmentOptions(Options):
     """What the ensemble gives a mask without a pixel: the network's probabilities, or more, as if CLIP were sure of every class
     ("boost": OVSeg's and SimBaseline's code)."""
     precision: Precision = "fp32"
-    """Arithmetic of the proposal network and of CLIP."""
+    """Arithmetic of CLIP."""
+    network_precision: Precision = "fp32"
+    """Arithmetic of the proposal network; bf16 changes up to a percent of the pixels of its masks."""
 
 
 class CalibrateOptions(Options):

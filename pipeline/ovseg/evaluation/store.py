@@ -36,7 +36,7 @@ def open_store(
         work: the folder of unfinished work.
         network: the folder of the proposal network.
         clips: the folders of the CLIPs by name.
-        options, crop: the view of a region, the precision, and the crop recipe.
+        options, crop: the view of a region, the precisions, and the crop recipe.
         device: the torch device; another kind of device rounds otherwise.
     """
     kind = device.split(":", maxsplit=1)[0]
@@ -46,7 +46,7 @@ def open_store(
         return hashing.fingerprint(key=key.fingerprint, code=key.code_hash)
 
     encoder = {"view": options.view, "precision": options.precision, "crop": crop.model_dump(mode="json")}
-    predictions = {"network": tables.content_hash(network), "precision": options.precision}
+    predictions = {"network": tables.content_hash(network), "precision": options.network_precision}
     return Store(
         work / prediction_store.FOLDER / named("predictions", "ovseg.evaluation.prediction_store", **predictions),
         {

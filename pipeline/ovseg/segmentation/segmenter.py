@@ -131,7 +131,7 @@ class Segmenter:
                 encoder has no such view.
         """
         options = options or SegmentOptions()
-        loaded_network = load_network(network, device).for_prediction(options.precision)
+        loaded_network = load_network(network, device).for_prediction(options.network_precision)
         loaded_clip = load_adapted(clip, device, options.precision)
         check_text_tower(loaded_network, loaded_clip, network, clip)
         pool = crop_threads(workers)

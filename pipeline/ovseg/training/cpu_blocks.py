@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg.clip.cpu_blocks import is_standard_block
+from ovseg.clip.cpu_blocks import is_standard_block, normalized
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def run_block(block: Any, tokens: Tensor, attn_mask: Tensor | None = None) -> Te
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tokens.dtype
     with torch.autocast("cpu", enabled=False):
         tokens = tokens.to(dtype)
-        tokens = tokens + _attend(block.attn, _normalize(block.ln_1, tokens), attn_mask)
-        hidden = block.mlp.gelu(_linear(_normalize(block.ln_2, tokens), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
+        tokens = tokens + _attend(block.attn, normalized(block.ln_1, tokens), attn_mask)
+        hidden = block.mlp.gelu(_linear(normalized(block.ln_2, tokens), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
         return tokens + _linear(hidden, block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
 
@@ -73,10 +73,6 @@ def _attend(attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | Non
     weights = (scores if mask is None else scores + mask.to(scores.dtype)).softmax(-1)
     attended = torch.bmm(weights, value).view(images, heads, length, -1).transpose(1, 2).reshape(tokens.shape)
     return _linear(attended, attention.out_proj.weight, attention.out_proj.bias)
-
-
-def _normalize(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
-    return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
