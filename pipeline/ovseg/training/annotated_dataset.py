@@ -29,6 +29,7 @@ from ovseg.engine.totals import Total, check_totals
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth, item_counts, masks_by_label
 from ovseg.training.distributed import batch_positions
+from ovseg.training.readers import reader_start
 
 log = logging.getLogger("ovseg")
 
@@ -176,5 +177,7 @@ def read_scenes(
     if not len(data):
         raise OvsegError(f"{data.annotations} has no annotated image; is it of the images that are indexed?")
     positions = batch_positions(batch_size, rank, ranks, begin)
-    loader: DataLoader[Scene] = DataLoader(data, batch_sampler=positions, num_workers=workers, collate_fn=list)
+    loader: DataLoader[Scene] = DataLoader(
+        data, batch_sampler=positions, num_workers=workers, collate_fn=list, worker_init_fn=reader_start()
+    )
     return iter(loader)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
@@ -30,6 +29,7 @@ from ovseg.core.paths import is_remote, to_path
 from ovseg.core.remote_files import file_sizes, is_file, open_stream, read_file
 from ovseg.core.samples import decode_sample
 from ovseg.core.tables import STEP_MANIFEST
+from ovseg.training.readers import reader_start
 
 log = logging.getLogger("ovseg")
 
@@ -105,7 +105,7 @@ def load_shards(
     source = [wds.DataPipeline(*steps).repeat()] if repeat else steps
     pipeline = wds.DataPipeline(*source, batched)
     return wds.WebLoader(  # type: ignore[no-any-return]
-        pipeline, batch_size=None, num_workers=workers, worker_init_fn=_ignore_interrupts
+        pipeline, batch_size=None, num_workers=workers, worker_init_fn=reader_start()
     )
 
 
@@ -283,11 +283,6 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
         "noun_id": torch.tensor([s["noun_id"] for s in samples]),
         "key": [s["key"] for s in samples],
     }
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but only the training handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_complete(sizes: dict[str, int], raws: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ from ovseg.core import crops, masks
 from ovseg.core.errors import BadItem
 from ovseg.core.images import ImageArray
 from ovseg.training.distributed import batch_positions
+from ovseg.training.readers import reader_start
 from ovseg.training.region_sources import RegionTables, region_overlaps
 
 log = logging.getLogger("ovseg")
@@ -205,6 +206,7 @@ def read_regions(
         batch_sampler=positions,
         num_workers=workers,
         collate_fn=collate_regions,
+        worker_init_fn=reader_start(),
     )
     return iter(loader)
 

@@ -1,0 +1,32 @@
+"""Processes that read samples leave the cores to the training, and Ctrl-C to it alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ovseg.training.readers import reader_start
+
+
+class Process(Dataset[tuple[int, bool]]):
+    """The niceness of the process that reads an item, and whether it ignores Ctrl-C."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> tuple[int, bool]:
+        return os.nice(0), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, 19), (True, os.nice(0))])
+def test_a_reader_ignores_interrupts_and_without_a_gpu_has_the_lowest_priority(
+    gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    loader = DataLoader(Process(), num_workers=2, batch_size=None, worker_init_fn=reader_start())
+    assert [tuple(item) for item in loader] == [(expected, True)] * 2
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
