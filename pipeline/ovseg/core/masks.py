@@ -99,8 +99,11 @@ def run_lengths(counts: bytes) -> list[int]:
     return runs
 
 
-def check_rle(counts: bytes, height: int, width: int) -> None:
+def check_rle(counts: bytes, height: int, width: int) -> list[int]:
     """Check that an RLE is well formed, covers exactly `height` x `width` pixels and has foreground.
+
+    Returns:
+        the lengths of its runs, background first.
 
     Raises:
         BadItem: `rle_malformed`, `rle_size` or `empty_mask`.
@@ -110,6 +113,7 @@ def check_rle(counts: bytes, height: int, width: int) -> None:
         raise BadItem("rle_size", f"the runs cover {sum(runs)} pixels, but the image is {height} x {width}")
     if sum(runs[1::2]) == 0:
         raise BadItem("empty_mask", "the mask has no foreground pixel")
+    return runs
 
 
 def from_coco(segmentation: Any, height: int, width: int) -> bytes:
@@ -142,8 +146,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[bytes
         counts = bytes(coco.merge(coco.frPyObjects(rings, height, width))["counts"])
         if all(0 <= number <= 1 for ring in rings for number in ring):
             raise BadItem("empty_mask", "all corners lie in the first pixel: are they fractions of the image's size?")
-    check_rle(counts, height, width)
-    if 0 in run_lengths(counts)[1:]:  # pycocotools computes wrong boxes if a run is empty
+    if 0 in check_rle(counts, height, width)[1:]:  # pycocotools computes wrong boxes if a run is empty
         counts = encode(decode(counts, height, width))
     return counts, left_out
 
