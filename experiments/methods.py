@@ -1,9 +1,10 @@
 """The leaderboard: every method on the demo, on one evaluator; writes the table of docs/methods.md.
 
-    dvc repro && python -m experiments.methods     train and evaluate the rows without stored figures (hours on two cores)
-    python -m experiments.methods --rows NAME ...  these rows alone
-    python -m experiments.methods --costs          count and time one image with 100 regions, on a quiet machine
-    python -m experiments.methods --table          write the table from the figures that are stored
+    dvc exp run -S demo.train=4000                   the run of the tables, with more images than the default
+    python -m experiments.methods                    train and evaluate the rows without stored figures (hours on two cores)
+    python -m experiments.methods --rows NAME ...    these rows alone
+    python -m experiments.methods --costs            count and time one image with 100 regions, on a quiet machine
+    python -m experiments.methods --table            write the table from the figures that are stored
 
 The tables, models, benchmarks and held-out masks are those of the run in this folder, and nothing is mined again. Figures are
 stored in experiments/methods.json as soon as a row is measured; a row and seed with stored figures does not run again.

@@ -1,8 +1,9 @@
 """What closes the gap of mask accuracy between the encoder of one pass and finetuned crops; writes tables of docs/methods.md.
 
-    dvc repro && python -m experiments.one_pass      train and evaluate the rows without stored figures (hours on two cores)
-    python -m experiments.one_pass --rows NAME ...   these rows alone
-    python -m experiments.one_pass --table           write the tables from the figures that are stored
+    dvc exp run -S demo.train=4000                    the run of the tables, with more images than the default
+    python -m experiments.one_pass                    train and evaluate the rows without stored figures (hours on two cores)
+    python -m experiments.one_pass --rows NAME ...    these rows alone
+    python -m experiments.one_pass --table            write the tables from the figures that are stored
 
 Each row changes one thing of the leaderboard's "contrastive, mined", or several at once. The second table is of no training:
 masks of few patches encoded as crops, the others in one pass. Figures are stored in experiments/one_pass.json, those of mask

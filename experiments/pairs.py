@@ -1,7 +1,8 @@
 """What the filters of `select` are worth: precision and recall of pairs against annotations; writes the table of docs/pairs.md.
 
-    dvc repro && python -m experiments.pairs            every filter that needs no second CLIP
-    python -m experiments.pairs --second FOLDER         with the candidates of another CLIP, see docs/pairs.md
+    dvc exp run -S demo.train=4000                 the run of the tables, with more images than the default
+    python -m experiments.pairs                    every filter that needs no second CLIP
+    python -m experiments.pairs --second FOLDER    with the candidates of another CLIP, see docs/pairs.md
 
 Nothing is scored or trained: each row selects from the same tables again, which takes seconds.
 """

@@ -1,8 +1,9 @@
 """The tables of the OVSeg paper, measured on the demo: run every variant with three seeds and write docs/paper.md.
 
-    dvc repro && python -m experiments.paper   run the missing variants and write the tables (1.5 hours on two cores)
-    python -m experiments.paper --dry-run      print the commands of the missing variants
-    python -m experiments.paper --tables       write the tables from the figures that are stored
+    dvc exp run -S demo.train=4000           the run of the tables, with more images than the default
+    python -m experiments.paper              run the missing variants and write the tables (1.5 hours on two cores)
+    python -m experiments.paper --dry-run    print the commands of the missing variants
+    python -m experiments.paper --tables     write the tables from the figures that are stored
 
 Each variant is one `dvc exp run --temp -S ...`. They run one by one in the foreground, because workers of DVC's queue
 sometimes end before the queue is done. DVC takes the stages that a variant does not change from its cache, so that nothing is
@@ -67,7 +68,7 @@ ONE_SEED = ("unmasked",)  # nothing is trained, so the seed changes nothing
 HEAD = """# The paper's tables on the demo
 
 Made by `python -m experiments.paper`. The paper's figures (arXiv 2210.04150; Swin-B and ViT-L/14, COCO) stand beside
-ours on the synthetic demo (mean and standard deviation over the seeds of both trainings, as many as the table of variants
+ours on the synthetic demo with 4,000 images (mean and standard deviation over the seeds of both trainings, as many as the table of variants
 says; one proposal network, one mining). Both are mIoU in percent by OVSeg's rule (mean over the classes with ground truth
 or prediction), by the ensemble unless a row says otherwise; the weight and the mask threshold are chosen by the stage
 `calibrate` on held-out images, for each model of each run. The demo's benchmarks take the places of the paper's: `fine` A-847,

@@ -1,9 +1,10 @@
 """Whether mask prompts help a CLIP that is finetuned already, on the demo; writes the table of docs/adaptation.md.
 
-    dvc repro && python -m experiments.prompts      train and measure what has no figures (an hour on two cores)
-    python -m experiments.prompts --rows NAME ...   these rows alone
-    python -m experiments.prompts --depths 3        prompts of this depth alone
-    python -m experiments.prompts --table           write the table from the figures that are stored
+    dvc exp run -S demo.train=4000                   the run of the tables, with more images than the default
+    python -m experiments.prompts                    train and measure what has no figures (an hour on two cores)
+    python -m experiments.prompts --rows NAME ...    these rows alone
+    python -m experiments.prompts --depths 3         prompts of this depth alone
+    python -m experiments.prompts --table            write the table from the figures that are stored
 
 A row is a finetuning of one strength; then prompts of several depths are trained. The held-out masks are in three groups by
 the fraction of blank patches in their crops, since prompts act on those alone. Nothing is mined again. Figures are stored in

@@ -1,8 +1,9 @@
 """What better pairs are worth in mIoU: CLIP finetuned on filtered pairs, and on those of a second and a third round of mining.
 
-    dvc repro && python -m experiments.rounds      train and evaluate the rows without stored figures (hours on two cores)
-    python -m experiments.rounds --rows NAME ...   these rows alone
-    python -m experiments.rounds --table           write the table of docs/pairs.md from the figures that are stored
+    dvc exp run -S demo.train=4000                  the run of the tables, with more images than the default
+    python -m experiments.rounds                    train and evaluate the rows without stored figures (hours on two cores)
+    python -m experiments.rounds --rows NAME ...    these rows alone
+    python -m experiments.rounds --table            write the table of docs/pairs.md from the figures that are stored
 
 In a second round the CLIP that the run has finetuned on the paper's pairs scores the same nouns and proposals, and the base
 CLIP is finetuned on the new pairs; in a third round that CLIP scores. Figures are stored in experiments/rounds.json; those of
