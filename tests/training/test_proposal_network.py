@@ -1,12 +1,9 @@
-"""Training the proposal network: exact resume, what is passed through and what refused, one process and two."""
+"""Training the proposal network: exact resume, what is passed through, what is refused."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import CURVES
-from ovseg.core.options import IndexOptions, ProposalNetworkOptions
+from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.index import build_index
 from ovseg.proposals.network_folder import METADATA, load_network
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training import proposal_network as module
@@ -31,7 +27,7 @@ from ovseg.training.annotated_dataset import Scene
 from ovseg.training.distributed import World
 from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.proposal_network import train_proposal_network
-from tests.conftest import ROOT, THINGS, Coco, Toys
+from tests.conftest import THINGS, Coco, Toys
 from tests.proposals.tiny_models import swin_config
 from tests.toys import noise, tiny_model
 
@@ -65,17 +61,6 @@ def change(options: ProposalNetworkOptions, **changes: Any) -> ProposalNetworkOp
 
 
 LONGER = change(OPTIONS, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precision="bf16")
-
-
-@pytest.fixture(scope="module")
-def index(coco: Coco, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build_index(
-        folder / "index",
-        Runtime(workers=1, work=folder / "work"),
-        IndexOptions(images=coco.images, captions=coco.captions),
-    )
-    return folder / "index"
 
 
 Train = Callable[..., Path]
@@ -336,49 +321,6 @@ def test_scenes_without_a_mask_are_learnt_from(toys: Toys) -> None:
         results = gradients(toys.clip, batch, 1)
         assert all(tensor.isfinite().all() for tensor in results.values())
         assert results["class_predictor.no_object"].any()
-
-
-@pytest.fixture(scope="module")
-def ranks(index: Path, coco: Coco, toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes of torchrun made: gradients of a step, and a training."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "paths.json").write_text(json.dumps([*map(str, (index, coco.images, coco.instances, toys.clip))]))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "tests.training.proposal_network_ranks",
-        str(folder),
-    ]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def test_two_processes_give_the_gradient_of_one(ranks: Path, toys: Toys) -> None:
-    """Of a batch in which each has as many masks; both hold the same afterwards."""
-    wanted = gradients(toys.clip, alike(0, 4), 1)
-    results = [torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    del wanted["loss"]
-    for result in results:
-        del result["loss"]
-        assert_close(result, wanted)
-
-
-def test_two_processes_train_one_network_whose_loss_falls(ranks: Path) -> None:
-    rows = [float(row["loss"]) for row in curves(ranks / "out")]
-    assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
-    assert load_network(ranks / "out").metadata["names"] == list(THINGS)
-
-
-def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys: Toys) -> None:
-    wanted = gradients(toys.clip, alike(0, 4), 1)["loss"]
-    for rank in (0, 1):
-        torch.testing.assert_close(torch.load(ranks / f"{rank}.pt", weights_only=True)["loss"], wanted)
 
 
 def test_all_but_norms_and_embeddings_decays_and_the_backbone_has_a_rate_of_its_own(toys: Toys, tmp_path: Path) -> None:
