@@ -37,7 +37,8 @@ def _make_models() -> None:
     base, prompt = Path("models/base"), Path("models/prompt")
     materialise("local-dir:data/demo/clip", None, base)
     clip = load_adapted(base)
-    save_adapted(clip.model, model_config(f"local-dir:{base}"), new_prompts(clip.model.visual, 2, 0), {}, prompt)
+    prompts = new_prompts(clip.model.visual, 2, 0)  # type: ignore[arg-type]
+    save_adapted(clip.model, model_config(f"local-dir:{base}"), prompts, {}, prompt)
 
 
 @pytest.fixture(scope="module")
