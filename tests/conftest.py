@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,17 @@ TINY: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+BLOCKER = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NoDvc(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0].startswith("dvc"):
+            raise ImportError(f"{name} is not installed")
+
+sys.meta_path.insert(0, NoDvc())
+"""
 THINGS = ("star", "key", "boat", "fish", "guitar", "kite")
 
 Row = dict[str, Any]
@@ -130,6 +144,18 @@ def s3(s3_server: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]
 def runtime(work: Path) -> Runtime:
     """One process and small batches."""
     return Runtime(workers=1, batch_size=8, work=work)
+
+
+@pytest.fixture(scope="session")
+def without_dvc(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a process in which DVC cannot be imported."""
+    block = tmp_path_factory.mktemp("block")
+    (block / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
+    variables = {"PYTHONPATH": os.pathsep.join([str(block), str(ROOT / "pipeline")])}
+    environment = {**os.environ, **variables}
+    blocked = subprocess.run([sys.executable, "-c", "import dvc"], env=environment, capture_output=True, text=True)
+    assert "dvc is not installed" in blocked.stderr
+    return variables
 
 
 def random_clip(config: dict[str, Any]) -> Any:

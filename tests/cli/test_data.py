@@ -25,6 +25,7 @@ NOTES = {
     f"annotations/{kind}_{split}2017.json": b"{}" for kind in ("captions", "instances") for split in ("train", "val")
 }
 ARCHIVE, LARGE = "/zips/val2017.zip", 3_000_000
+GOOD, ANNOTATIONS = zipped(IMAGES), zipped(NOTES)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Command:
         """Have the table say that `data` is val2017.zip; `changes` are keys of that file, None for none."""
         table = self.package / "ovseg/datasets/fetch/releases.json"
         about = json.loads((ROOT / "pipeline/ovseg/datasets/fetch/releases.json").read_text())
-        for name, path, content in (("annotations", "/annotations.zip", zipped(NOTES)), ("val2017", ARCHIVE, data)):
+        for name, path, content in (("annotations", "/annotations.zip", ANNOTATIONS), ("val2017", ARCHIVE, data)):
             part = about["coco"]["parts"][name]
             file = {"url": (url or self.url) + path, "bytes": len(content), "digest": md5(content)}
             file |= changes if name == "val2017" else {}
@@ -87,16 +88,26 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(package: Path, server: Served, tmp_path: Path) -> Command:
-    """With the annotations verified already, and a file of the user's own beside them."""
-    command = Command(package, tmp_path / "data", server.url)
-    server.files = {ARCHIVE: zipped(IMAGES), "/annotations.zip": zipped(NOTES)}
-    command.publish(server.files[ARCHIVE])
-    (command.root / "coco" / "val2017").mkdir(parents=True)
-    (command.root / "coco" / "own.txt").write_text("mine")
-    done = command("get", "coco", "annotations")
+@pytest.fixture(scope="module")
+def begun(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the annotations verified already, and a file of the user's own beside them; to be read, not written."""
+    with serving() as server:
+        command = Command(package, tmp_path_factory.mktemp("begun") / "data", server.url)
+        server.files = {"/annotations.zip": ANNOTATIONS}
+        command.publish(GOOD)
+        (command.root / "coco" / "val2017").mkdir(parents=True)
+        (command.root / "coco" / "own.txt").write_text("mine")
+        done = command("get", "coco", "annotations")
     assert done.returncode == 0, done.stderr
+    return command.root
+
+
+@pytest.fixture
+def command(package: Path, begun: Path, server: Served, tmp_path: Path) -> Command:
+    """With a copy of `begun`."""
+    command = Command(package, Path(shutil.copytree(begun, tmp_path / "data")), server.url)
+    server.files = {ARCHIVE: GOOD, "/annotations.zip": ANNOTATIONS}
+    command.publish(GOOD)
     return command
 
 
@@ -147,7 +158,6 @@ def _down(command: Command, _: Served) -> None:
     command.publish(zipped(IMAGES), f"http://127.0.0.1:{port}")
 
 
-GOOD = zipped(IMAGES)
 FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "server down": (_down, ("refused", SAME, ELSEWHERE)),
     "not there": (_misbehaves(404), ("404", ELSEWHERE)),

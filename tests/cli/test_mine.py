@@ -39,19 +39,6 @@ def command(coco: Coco, out: Path, tagger: str, clip_: Path | str, **changes: st
     return ["run", *(part for name, value in options.items() for part in (f"--{name}", value)), *OPTIONS]
 
 
-def spawn(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline"), "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "ovseg.cli.mine", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-        **options,
-    )
-
-
 def call(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
@@ -64,13 +51,23 @@ def call(
 
 
 @pytest.fixture(scope="module")
-def run(coco: Coco, tagger: str, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a whole run; to be read, not written."""
+def run(
+    coco: Coco, tagger: str, tiny_clip: Path, without_dvc: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output of a whole run in a process of its own, where DVC cannot be imported; to be read, not written."""
     out = tmp_path_factory.mktemp("cli") / "out"
-    os.environ["OVSEG_WORK"] = str(tmp_path_factory.mktemp("work"))
-    done = spawn(command(coco, out, tagger, tiny_clip))
+    environment = {**os.environ, **without_dvc, "COLUMNS": "200", "OVSEG_WORK": str(tmp_path_factory.mktemp("work"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "ovseg.cli.mine", *command(coco, out, tagger, tiny_clip)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path_factory.mktemp("cwd"),
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout
+    assert list((out / "shards").glob("*.tar"))
     return out
 
 

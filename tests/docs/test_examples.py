@@ -5,6 +5,7 @@ The blocks of a page are run in their order, and the pages in the order of `PAGE
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -13,20 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.copy import Copy, copy_repository
-from tests.docs.blocks import PYTHON, SHELL, Block, as_run, blocks
-
-PREPARE = """
-from pathlib import Path
 from ovseg.clip.adapted import load_adapted, materialise, save_adapted
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
-base, prompt = Path("models/base"), Path("models/prompt")
-materialise("local-dir:data/demo/clip", None, base)
-clip = load_adapted(base)
-save_adapted(clip.model, model_config(f"local-dir:{base}"), new_prompts(clip.model.visual, 2, 0), {}, prompt)
-"""
-"""What `base` and `prompt` write, but for the training."""
+from tests.copy import Copy, copy_repository
+from tests.docs.blocks import PYTHON, SHELL, Block, as_run, blocks
+
 RUN = """
 import json, sys, traceback
 failures = {}
@@ -39,6 +32,15 @@ json.dump(failures, open(sys.argv[2], "w"))
 """
 
 
+def _make_models() -> None:
+    """What `base` and `prompt` write, but for the training."""
+    base, prompt = Path("models/base"), Path("models/prompt")
+    materialise("local-dir:data/demo/clip", None, base)
+    clip = load_adapted(base)
+    prompts = new_prompts(clip.model.visual, 2, 0)  # type: ignore[arg-type]
+    save_adapted(clip.model, model_config(f"local-dir:{base}"), prompts, {}, prompt)
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """The repository with a tiny demo, models, a photo and a folder of photos."""
@@ -47,7 +49,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     shutil.copyfile(copy.folder / "recipes" / "tiny.yaml", copy.folder / "params.yaml")
     copy.commit("tiny")
     copy.run(sys.executable, "-m", "data.demo.draw")
-    copy.run(sys.executable, "-c", PREPARE)
+    with contextlib.chdir(copy.folder):
+        _make_models()
     shutil.copytree(copy.folder / "data" / "demo" / "proposal_network", copy.folder / "models" / "proposal_network")
     images = sorted((copy.folder / "data" / "demo" / "val" / "images").iterdir())
     shutil.copyfile(images[0], copy.folder / "photo.jpg")

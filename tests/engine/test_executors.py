@@ -139,6 +139,7 @@ def alone(mined_units: Mined, tiny_clip: Path, tmp_path_factory: pytest.TempPath
     return mine(mined_units, tiny_clip, tmp_path_factory.mktemp("alone"), runtime)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(
     alone: dict[str, str], mined_units: Mined, tiny_clip: Path, tmp_path: Path, work: Path
 ) -> None:

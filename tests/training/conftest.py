@@ -11,8 +11,11 @@ import pytest
 import webdataset as wds
 
 from ovseg.clip.save import save_clip
+from ovseg.core.options import IndexOptions
 from ovseg.core.samples import Sample, encode_sample, sample_key
-from tests.conftest import random_clip
+from ovseg.engine.runtime import Runtime
+from ovseg.mining.index import build_index
+from tests.conftest import Coco, random_clip
 
 NOUNS = ("star", "key", "boat", "fish", "guitar", "kite")
 SHARDS, PER_SHARD = 4, 16
@@ -61,3 +64,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "base"
     save_clip(random_clip(SMALL), SMALL, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def index(coco: Coco, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index of the six small images."""
+    folder = tmp_path_factory.mktemp("index")
+    build_index(
+        folder / "index",
+        Runtime(workers=1, work=folder / "work"),
+        IndexOptions(images=coco.images, captions=coco.captions),
+    )
+    return folder / "index"

@@ -1,15 +1,10 @@
-"""The gradient of a step is that of the global batch, on any number of micro-batches and processes."""
+"""The gradient of a step is that of the global batch, on any number of micro-batches (`test_two_processes`: of processes)."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -19,7 +14,6 @@ from ovseg.training.contrastive import contrastive_step
 from ovseg.training.distributed import World
 from ovseg.training.loader import Batch
 from ovseg.training.tower import Tower
-from tests.conftest import ROOT
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -95,32 +89,6 @@ def test_micro_batches_give_the_gradient_of_the_whole(base: Path) -> None:
     parts = gradients(base, [batch_of(0, 4), batch_of(4, 4), batch_of(8, 4)])
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_two_processes_give_the_gradient_of_one(base: Path, tmp_path: Path, parts: int) -> None:
-    """A real torchrun with two ranks over gloo; every rank holds the same gradient afterwards."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "tests.training.ranks",
-        str(base),
-        str(tmp_path),
-        str(parts),
-    ]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole = gradients(base, [batch_of(0, 12)])
-    for rank in (0, 1):
-        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"rank": rank, "size": 2}
-        for name, gradient in whole.items():
-            torch.testing.assert_close(results[name], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_only_what_is_trained_gets_gradients(base: Path) -> None:

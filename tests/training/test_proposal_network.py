@@ -1,12 +1,9 @@
-"""Training the proposal network: exact resume, what is passed through and what refused, one process and two."""
+"""Training the proposal network: exact resume, what is passed through, what is refused."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import CURVES
-from ovseg.core.options import IndexOptions, ProposalNetworkOptions
+from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.index import build_index
 from ovseg.proposals.network_folder import METADATA, load_network
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training import proposal_network as module
@@ -31,7 +27,7 @@ from ovseg.training.annotated_dataset import Scene
 from ovseg.training.distributed import World
 from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.proposal_network import train_proposal_network
-from tests.conftest import ROOT, THINGS, Coco, Toys
+from tests.conftest import THINGS, Coco, Toys
 from tests.proposals.tiny_models import swin_config
 from tests.toys import noise, tiny_model
 
@@ -67,17 +63,6 @@ def change(options: ProposalNetworkOptions, **changes: Any) -> ProposalNetworkOp
 LONGER = change(OPTIONS, steps=20, lr=3e-3, backbone_lr_multiplier=1.0, precision="bf16")
 
 
-@pytest.fixture(scope="module")
-def index(coco: Coco, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build_index(
-        folder / "index",
-        Runtime(workers=1, work=folder / "work"),
-        IndexOptions(images=coco.images, captions=coco.captions),
-    )
-    return folder / "index"
-
-
 Train = Callable[..., Path]
 
 
@@ -99,6 +84,23 @@ def run(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> Train:
     return trained
 
 
+@pytest.fixture(scope="module")
+def once(index: Path, coco: Coco, toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a whole training with these options, which several tests read; to be read, not written."""
+    folders: dict[str, Path] = {}
+
+    def trained(options: ProposalNetworkOptions = OPTIONS) -> Path:
+        key = options.model_dump_json()
+        if key not in folders:
+            folder = tmp_path_factory.mktemp("once")
+            given, runtime = change(options, annotations=coco.instances), Runtime(workers=1, work=folder / "work")
+            train_proposal_network(index, coco.images, toys.clip, folder / "out", runtime, given)
+            folders[key] = folder / "out"
+        return folders[key]
+
+    return trained
+
+
 def same_files(first: Path, second: Path) -> bool:
     names = sorted(path.name for path in first.iterdir())
     assert names == sorted(path.name for path in second.iterdir())
@@ -110,8 +112,8 @@ def curves(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-def test_a_trained_network_is_loaded_and_records_what_it_was_made_from(run: Train, toys: Toys) -> None:
-    out = run("out")
+def test_a_trained_network_is_loaded_and_records_what_it_was_made_from(once: Train, toys: Toys) -> None:
+    out = once()
     network = load_network(out)
     about = network.metadata
     assert about["names"] == list(THINGS) and about["licence"] == "Apache-2.0" and about["init"] is None
@@ -121,8 +123,8 @@ def test_a_trained_network_is_loaded_and_records_what_it_was_made_from(run: Trai
     assert Segmenter.load(out, toys.clip).segment(noise(0), ["star", "sky"]).labels.shape == (48, 64)
 
 
-def test_the_same_training_gives_the_same_bytes_and_another_seed_others(run: Train) -> None:
-    first = run("first")
+def test_the_same_training_gives_the_same_bytes_and_another_seed_others(run: Train, once: Train) -> None:
+    first = once()
     assert same_files(first, run("second"))
     assert not same_files(first, run("other", change(OPTIONS, seed=1)))
 
@@ -136,9 +138,9 @@ def test_all_that_learns_has_learnt(run: Train) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resume_equals_uninterrupted_bit_for_bit(run: Train, tmp_path: Path, precision: Any) -> None:
+def test_resume_equals_uninterrupted_bit_for_bit(run: Train, once: Train, tmp_path: Path, precision: Any) -> None:
     options = change(OPTIONS, steps=5, precision=precision)
-    whole = run("whole", options)
+    whole = once(options)
     for _ in range(2):  # 5 steps are 2 + 2 + 1
         with pytest.raises(KeyboardInterrupt):
             run("cut", options, stop_after=2)
@@ -147,9 +149,9 @@ def test_resume_equals_uninterrupted_bit_for_bit(run: Train, tmp_path: Path, pre
 
 
 def test_a_power_cut_costs_the_steps_since_the_last_checkpoint_alone(
-    run: Train, monkeypatch: pytest.MonkeyPatch
+    run: Train, once: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run("whole")
+    whole = once()
     real, calls = mask_step, []
 
     def fails_at_third(*args: Any) -> Tensor:
@@ -177,26 +179,24 @@ def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_no_steps_pass_init_through(run: Train) -> None:
-    first = run("first")
+def test_no_steps_pass_init_through(run: Train, once: Train) -> None:
+    first = once()
     out = run("out", change(OPTIONS, steps=0), first)
     before, after = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert (out / CURVES).read_text().count("\n") == 1
 
 
-def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train) -> None:
+def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train, once: Train) -> None:
     none = change(OPTIONS, steps=0)
-    first, second, other_seed = (
-        load_file(run(name, change(none, seed=seed)) / WEIGHTS)
-        for name, seed in (("first", 0), ("second", 0), ("other", 1))
-    )
+    folders = (once(none), run("second", none), run("other", change(none, seed=1)))
+    first, second, other_seed = (load_file(folder / WEIGHTS) for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other_seed[name]) for name in first)
 
 
-def test_training_goes_on_from_init(run: Train) -> None:
-    first = run("first", LONGER)
+def test_training_goes_on_from_init(run: Train, once: Train) -> None:
+    first = once(LONGER)
     again = run("again", change(OPTIONS, lr=1e-6), first)
     from_init, from_scratch = (float(curves(folder)[0]["loss"]) for folder in (again, first))
     assert from_init < 0.8 * from_scratch
@@ -212,8 +212,8 @@ def test_training_goes_on_from_init(run: Train) -> None:
         {"backbone": "test_convnext"},
     ],
 )
-def test_an_init_of_another_shape_is_refused(run: Train, toys: Toys, changes: dict[str, Any]) -> None:
-    plain = run("plain", change(OPTIONS, steps=0))
+def test_an_init_of_another_shape_is_refused(run: Train, once: Train, changes: dict[str, Any]) -> None:
+    plain = once(change(OPTIONS, steps=0))
     with pytest.raises(OvsegError, match=rf"{plain}.*params\.yaml: \d+ "):
         run("out", change(OPTIONS, **changes), plain)
 
@@ -231,8 +231,8 @@ def test_what_is_no_init_is_refused(run: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_loss_falls(run: Train, precision: Any) -> None:
-    rows = [float(row["loss"]) for row in curves(run("out", change(LONGER, precision=precision)))]
+def test_the_loss_falls(once: Train, precision: Any) -> None:
+    rows = [float(row["loss"]) for row in curves(once(change(LONGER, precision=precision)))]
     assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
 
 
@@ -245,12 +245,12 @@ def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
     assert rates == pytest.approx([multiplier * rate for rate in wanted], rel=1e-4)
 
 
-def test_micro_batches_give_about_the_same_training(run: Train) -> None:
+def test_micro_batches_give_about_the_same_training(run: Train, once: Train) -> None:
     """Batch normalization sees less at a time, so it is not the same."""
     options = change(OPTIONS, steps=5)
     whole, parts = (
-        [float(row["loss"]) for row in curves(run(name, options, micro_batch=size))]
-        for name, size in (("whole", None), ("parts", 2))
+        [float(row["loss"]) for row in curves(folder)]
+        for folder in (once(options), run("parts", options, micro_batch=2))
     )
     assert parts[0] == pytest.approx(whole[0], rel=0.1) and parts != whole
     assert min(whole) < whole[0] and min(parts) < parts[0]
@@ -336,49 +336,6 @@ def test_scenes_without_a_mask_are_learnt_from(toys: Toys) -> None:
         results = gradients(toys.clip, batch, 1)
         assert all(tensor.isfinite().all() for tensor in results.values())
         assert results["class_predictor.no_object"].any()
-
-
-@pytest.fixture(scope="module")
-def ranks(index: Path, coco: Coco, toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes of torchrun made: gradients of a step, and a training."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "paths.json").write_text(json.dumps([*map(str, (index, coco.images, coco.instances, toys.clip))]))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "tests.training.proposal_network_ranks",
-        str(folder),
-    ]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def test_two_processes_give_the_gradient_of_one(ranks: Path, toys: Toys) -> None:
-    """Of a batch in which each has as many masks; both hold the same afterwards."""
-    wanted = gradients(toys.clip, alike(0, 4), 1)
-    results = [torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    del wanted["loss"]
-    for result in results:
-        del result["loss"]
-        assert_close(result, wanted)
-
-
-def test_two_processes_train_one_network_whose_loss_falls(ranks: Path) -> None:
-    rows = [float(row["loss"]) for row in curves(ranks / "out")]
-    assert len(rows) == 20 and sum(rows[-4:]) < 0.7 * sum(rows[:4])
-    assert load_network(ranks / "out").metadata["names"] == list(THINGS)
-
-
-def test_the_loss_of_two_processes_is_that_of_the_global_batch(ranks: Path, toys: Toys) -> None:
-    wanted = gradients(toys.clip, alike(0, 4), 1)["loss"]
-    for rank in (0, 1):
-        torch.testing.assert_close(torch.load(ranks / f"{rank}.pt", weights_only=True)["loss"], wanted)
 
 
 def test_all_but_norms_and_embeddings_decays_and_the_backbone_has_a_rate_of_its_own(toys: Toys, tmp_path: Path) -> None:

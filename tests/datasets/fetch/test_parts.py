@@ -285,6 +285,7 @@ verify(part, home)
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_files(server: Served, tmp_path: Path) -> None:
     files = {f"val2017/{i:012}.jpg": os.urandom(200) for i in range(20_000)}
     data = zipped(files)
