@@ -283,12 +283,14 @@ def naive_norm(norm: Any, values: Tensor) -> Tensor:
     """Layer norm over the first dimension of `[channels, rows, columns]`."""
     centered = values - values.mean(0)
     normed = centered / (centered.square().mean(0) + 1e-6).sqrt()
-    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    result: Tensor = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return result
 
 
 def naive_linear(linear: Any, values: Tensor) -> Tensor:
     """A convolution of 1 x 1 on `[channels, rows, columns]`."""
-    return torch.einsum("oi,ihw->ohw", linear.weight, values) + linear.bias[:, None, None]
+    result: Tensor = torch.einsum("oi,ihw->ohw", linear.weight, values) + linear.bias[:, None, None]
+    return result
 
 
 def naive_convolution(convolution: Any, values: Tensor) -> Tensor:
@@ -305,7 +307,8 @@ def naive_convolution(convolution: Any, values: Tensor) -> Tensor:
         )
         for y in places[0]
     ]
-    return torch.stack(rows, dim=1) + convolution.bias[:, None, None]
+    result: Tensor = torch.stack(rows, dim=1) + convolution.bias[:, None, None]
+    return result
 
 
 def naive_maps(adapter: Any, embedding: Tensor, mask: Tensor) -> Tensor:
@@ -423,6 +426,7 @@ def test_a_region_depends_on_no_other_region_image_or_chunk(name: str, monkeypat
     monkeypatch.setattr(tokens_module, "REGIONS_PER_PASS", 2)
     monkeypatch.setattr(biased_module, "REGIONS_PER_PASS", 2)
     monkeypatch.setattr(adapter_module, "REGIONS_PER_PASS", 4)
+    monkeypatch.setattr(adapter_module, "PATCHES_PER_PASS", 5)
     torch.testing.assert_close(encode(visual, images, masks), together, atol=1e-5, rtol=0)
 
 

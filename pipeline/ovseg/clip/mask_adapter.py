@@ -33,6 +33,8 @@ LAYER_SCALE = 1e-6
 EPSILON = 1e-6  # of ConvNeXt's layer norms
 REGIONS_PER_PASS = 32
 """The regions of all images that the adapter sees at a time, each with a map; it changes no result but for rounding."""
+PATCHES_PER_PASS = 2**15
+"""The patches that attend to themselves at a time, each an item of a batch: kernels of CUDA take at most 65,535 of them."""
 
 
 class AdapterBlock(nn.Module):
@@ -163,8 +165,11 @@ def dense_map(visual: nn.Module, images: Tensor) -> DenseMap:
     for block in parts.blocks[:-1]:
         tokens = block(tokens, None)
     patches = tokens[:, parts.layout.prefix :]
-    alone = parts.blocks[-1](patches.reshape(-1, 1, patches.shape[-1]), None)  # one that is alone attends to itself
-    return DenseMap(alone.reshape(patches.shape), grid, lambda places: parts.head(parts.norm(places)))
+    single = torch.split(
+        patches.reshape(-1, 1, patches.shape[-1]), PATCHES_PER_PASS
+    )  # one that is alone attends to itself
+    features = torch.cat([parts.blocks[-1](part, None) for part in single]).reshape(patches.shape)
+    return DenseMap(features, grid, lambda places: parts.head(parts.norm(places)))
 
 
 def feature_grid(visual: nn.Module, height: int, width: int) -> tuple[int, int]:
