@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments.mask_groups import heldout_masks, measure_groups, write_groups
 from experiments.method_costs import cost_of
-from experiments.method_rows import BIASED, METHODS, Changes, Method, one_pass
+from experiments.method_rows import ADAPTER, BIASED, METHODS, Changes, Method, one_pass
 from experiments.method_runs import FINETUNED, evaluate, read_run, train_and_measure, trained_clip
 from experiments.methods import slug
 from experiments.one_pass_tables import tables_of
@@ -48,6 +48,8 @@ ROWS: Mapping[str, Method] = {
     "375 steps": one_pass("regions", max_steps=375),
     "64 images a batch": one_pass("regions", batch_size=64),
     "learned bias": one_pass("regions", BIASED),
+    "Mask-Adapter": one_pass("mask_adapter", ADAPTER, weight_decay=0.05),
+    "Mask-Adapter and tower": one_pass("regions", ADAPTER),
     "160 px, soft, 250 steps": one_pass("regions", SOFT, max_steps=250),
     "distilled, 250 steps": one_pass("distil", teacher=True, max_steps=250),
     "192 px, 375 steps": one_pass("regions", LARGER),

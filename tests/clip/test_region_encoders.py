@@ -12,8 +12,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ovseg.clip import biased_tokens as biased_module
+from ovseg.clip import mask_adapter as adapter_module
 from ovseg.clip import region_tokens as tokens_module
 from ovseg.clip.biased_tokens import biased_tokens, mask_bias, new_log_bias
+from ovseg.clip.mask_adapter import MaskAdapter, adapted_regions, new_adapter
 from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.region_tokens import patch_weights, patches_of_masks, region_attention, region_tokens
 from ovseg.clip.vit_parts import resize_positions, vit_parts
@@ -72,6 +74,20 @@ def tokens(visual: Any, images: Tensor, masks: Tensor) -> Tensor:
     return region_tokens(visual, images, masks, 2)
 
 
+def adapter_of(seed: int = 0) -> MaskAdapter:
+    """An adapter whose blocks and maps have effect, as after training: new ones give all regions nearly the same maps."""
+    adapter = new_adapter(16, 24, seed)
+    with torch.no_grad():
+        adapter.maps.weight *= 20
+        for scale in (block.layer_scale for block in adapter.blocks):
+            scale.fill_(0.5)  # type: ignore[operator]
+    return adapter
+
+
+def adapted(visual: Any, images: Tensor, masks: Tensor) -> Tensor:
+    return adapted_regions(visual, images, masks, adapter_of())
+
+
 ENCODERS: dict[str, Any] = {
     "region_tokens": (tokens, tower),
     "region_tokens of an average": (tokens, lambda: tower("average")),
@@ -82,6 +98,9 @@ ENCODERS: dict[str, Any] = {
         tower,
     ),
     "pooled": (pooled_regions, convnext),
+    "mask_adapter": (adapted, tower),
+    "mask_adapter of timm": (adapted, lambda: tower("timm token")),
+    "mask_adapter of a ConvNeXt": (adapted, convnext),
 }
 
 
@@ -260,6 +279,108 @@ def test_pooled_regions_are_the_mean_of_the_last_map() -> None:
             torch.testing.assert_close(vectors[b, q], expected, atol=1e-5, rtol=0)
 
 
+def naive_norm(norm: Any, values: Tensor) -> Tensor:
+    """Layer norm over the first dimension of `[channels, rows, columns]`."""
+    centered = values - values.mean(0)
+    normed = centered / (centered.square().mean(0) + 1e-6).sqrt()
+    result: Tensor = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return result
+
+
+def naive_linear(linear: Any, values: Tensor) -> Tensor:
+    """A convolution of 1 x 1 on `[channels, rows, columns]`."""
+    result: Tensor = torch.einsum("oi,ihw->ohw", linear.weight, values) + linear.bias[:, None, None]
+    return result
+
+
+def naive_convolution(convolution: Any, values: Tensor) -> Tensor:
+    """A convolution of `[channels, rows, columns]`, place by place."""
+    kernel, step, pad = convolution.kernel_size[0], convolution.stride[0], convolution.padding[0]
+    padded = F.pad(values, (pad, pad, pad, pad))
+    places = [range(0, side + 2 * pad - kernel + 1, step) for side in values.shape[1:]]
+    weight = convolution.weight
+    if convolution.groups > 1:  # depthwise: an output sees its own channel
+        weight = torch.diag_embed(weight[:, 0].permute(1, 2, 0)).permute(2, 3, 0, 1)
+    rows = [
+        torch.stack(
+            [torch.einsum("oikl,ikl->o", weight, padded[:, y : y + kernel, x : x + kernel]) for x in places[1]], dim=1
+        )
+        for y in places[0]
+    ]
+    result: Tensor = torch.stack(rows, dim=1) + convolution.bias[:, None, None]
+    return result
+
+
+def naive_maps(adapter: Any, embedding: Tensor, mask: Tensor) -> Tensor:
+    """Mask-Adapter's weights `[K, N]` of one region, from E `[D, g, g]` and its mask `[4 g, 4 g]`."""
+    hidden = F.gelu(naive_norm(adapter.mask_norm1, naive_convolution(adapter.mask_conv1, mask[None])))
+    hidden = F.gelu(naive_norm(adapter.mask_norm2, naive_convolution(adapter.mask_conv2, hidden)))
+    places = naive_linear(adapter.fuse, embedding + naive_linear(adapter.mask_embed, hidden))
+    for block in adapter.blocks:
+        change = naive_norm(block.norm, naive_convolution(block.depthwise, places))
+        change = naive_linear(block.contract, F.gelu(naive_linear(block.expand, change)))
+        places = places + block.layer_scale[:, None, None] * change
+    maps = naive_linear(adapter.maps, naive_norm(adapter.norm, places)).sigmoid().flatten(1)
+    return maps / maps.sum(1, keepdim=True)
+
+
+def own_values(block: Any, tokens: Tensor) -> Any:
+    """A ViT's block where each token takes its own value: value and output projection, without attention."""
+    width = tokens.shape[1]
+    values = F.linear(block.ln_1(tokens), block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
+    tokens = tokens + F.linear(values, block.attn.out_proj.weight, block.attn.out_proj.bias)
+    return tokens + block.mlp(block.ln_2(tokens))
+
+
+def last_map_of_vit(visual: Any, image: Tensor) -> Any:
+    """F `[N, C]`, and the head of the tower."""
+    tokens = naive_tokens(visual, image)
+    for block in visual.transformer.resblocks[:-1]:
+        tokens = naive_block(block, tokens, [list(range(17))] * 17)
+    patches = own_values(visual.transformer.resblocks[-1], tokens[1:])
+    return patches, lambda places: visual.ln_post(places) @ visual.proj
+
+
+def last_map_of_convnext(visual: Any, image: Tensor) -> Any:
+    features = visual.trunk.forward_features(image[None])[0].flatten(1).T
+    return features, lambda places: visual.head(visual.trunk.forward_head(places[..., None, None]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("build", "size", "last_map"), [(tower, 32, last_map_of_vit), (convnext, 128, last_map_of_convnext)]
+)
+def test_adapted_regions_are_the_formula_of_mask_adapter(build: Any, size: int, last_map: Any) -> None:
+    """Of a ViT with the value path of its last block; the maps weigh F, and CLIP's head sees each of the K means."""
+    visual, adapter = build(), adapter_of()
+    images, _ = inputs(size, number=1)
+    masks = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    masks[0, 2] = 0
+    features, head = last_map(visual, images[0])
+    embedding = head(features).T.reshape(16, 4, 4)
+    vectors = adapted_regions(visual, images, masks, adapter)[0]
+    for mask, vector in zip(masks[0], vectors, strict=True):
+        pooled = torch.einsum("kn,nc->kc", naive_maps(adapter, embedding, mask), features)
+        torch.testing.assert_close(vector, F.normalize(head(pooled).mean(0), dim=0), atol=1e-5, rtol=0)
+    assert (vectors[0] - vectors[2]).abs().max() > 1e-3
+
+
+def test_a_new_adapter_has_the_sizes_of_the_paper_and_seeded_weights() -> None:
+    """14.9 million parameters for ConvNeXt-L; where all sigmoids are 0 its maps still are finite and sum to 1."""
+    assert sum(p.numel() for p in MaskAdapter(768).parameters()) == pytest.approx(14.9e6, rel=5e-3)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = new_adapter(16, 24, 0), new_adapter(16, 24, 0)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    with torch.no_grad():
+        first.maps.bias.fill_(-1e4)
+        weights = first(torch.randn(2, 4, 4, 16), torch.zeros(2, 3, 16, 16))
+    assert weights.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 16))
+
+
 def test_a_pooled_region_learns_from_the_cells_of_its_mask_alone() -> None:
     """Of the last map; the cells themselves have seen most of the image. The whole map gives the embedding of the image."""
     visual = convnext()
@@ -304,6 +425,8 @@ def test_a_region_depends_on_no_other_region_image_or_chunk(name: str, monkeypat
             torch.testing.assert_close(alone[0, 0], together[b, q], atol=1e-5, rtol=0)
     monkeypatch.setattr(tokens_module, "REGIONS_PER_PASS", 2)
     monkeypatch.setattr(biased_module, "REGIONS_PER_PASS", 2)
+    monkeypatch.setattr(adapter_module, "REGIONS_PER_PASS", 4)
+    monkeypatch.setattr(adapter_module, "PATCHES_PER_PASS", 5)
     torch.testing.assert_close(encode(visual, images, masks), together, atol=1e-5, rtol=0)
 
 
@@ -408,6 +531,8 @@ def test_towers_and_blocks_that_are_not_possible_are_named() -> None:
     for variant in ("average", "first query"):
         with pytest.raises(OvsegError, match=r"class token.*region_tokens"):
             biased_tokens(tower(variant), images, masks, 1, torch.zeros(3, 2))
+        with pytest.raises(OvsegError, match=r"class token, or a ConvNeXt.*region_tokens"):
+            adapted(tower(variant), images, masks)
     with pytest.raises(OvsegError, match=r"log_bias of \[3, 1\].*start_block"):
         biased_tokens(tower(), images, masks, 1, torch.zeros(3, 1))
     for pooling in ({"attentional_pool": True, "pool_type": "avg"}, {"attentional_pool": "parallel"}):

@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from ovseg.clip.adapted import load_adapted, materialise, save_adapted
 from ovseg.clip.export import export_clip
 from ovseg.clip.load import Clip
+from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, adapted_regions, new_adapter, write_adapter
 from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings, read_settings
@@ -25,6 +26,7 @@ from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
+from ovseg.core.tensor_files import write_tensors
 from tests.towers import save
 
 TOKENS = RegionSettings("region_tokens", start_block=1, image_size=48)
@@ -36,6 +38,8 @@ SETTINGS = {
     "region_tokens of CoCa": ("native attention", RegionSettings("region_tokens", 1)),
     "biased_tokens": ("scale as a vector", RegionSettings("biased_tokens", 1, log_bias=((-1.0, -2.0),))),
     "pooled": ("convnext", RegionSettings("pooled", image_size=96)),
+    "mask_adapter": ("scale as a vector", RegionSettings("mask_adapter", image_size=48)),
+    "mask_adapter of a ConvNeXt": ("convnext", RegionSettings("mask_adapter", image_size=96)),
 }
 
 
@@ -45,7 +49,10 @@ def _clip(tower: str, folder: Path) -> Clip:
 
 def _made_for(name: str, folder: Path) -> Clip:
     tower, settings = SETTINGS[name]
-    return with_regions(_clip(tower, folder), settings)
+    clip = _clip(tower, folder)
+    if settings.encoder == "mask_adapter":
+        clip = replace(clip, adapter=new_adapter(clip.width, 24, seed=0).requires_grad_(False))
+    return with_regions(clip, settings)
 
 
 def _image(number: int = 4) -> tuple[ImageArray, MaskArray]:
@@ -125,13 +132,26 @@ def test_pooled_uses_the_grid_of_the_last_map(tmp_path: Path) -> None:
     torch.testing.assert_close(encode_regions(clip, pixels, regions), wanted, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["crops", "biased_tokens"])
+@pytest.mark.parametrize(("name", "cells"), [("mask_adapter", 24), ("mask_adapter of a ConvNeXt", 12)])
+def test_a_mask_adapter_sees_masks_of_four_times_the_last_map(name: str, cells: int, tmp_path: Path) -> None:
+    clip = _made_for(name, tmp_path)
+    pixels, regions = _image()
+    normalized = crops.normalize(whole_image(clip, pixels)[None], clip.mean, clip.std)
+    on_grid = masks_on_grid(clip, regions)
+    assert on_grid.shape == (4, cells, cells)
+    assert clip.adapter is not None
+    with torch.inference_mode():
+        wanted = adapted_regions(clip.model.visual, normalized, on_grid[None], clip.adapter)[0]  # type: ignore[arg-type]
+    torch.testing.assert_close(encode_regions(clip, pixels, regions), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["crops", "biased_tokens", "mask_adapter"])
 def test_a_folder_keeps_what_it_is_made_for(name: str, tmp_path: Path) -> None:
     """Saved, copied as a base and exported; stock open_clip loads the same weights."""
     clip = _made_for(name, tmp_path / "clip")
     pixels, regions = _image()
     config = model_config(f"local-dir:{tmp_path / 'clip'}")
-    save_adapted(clip.model, config, None, {}, tmp_path / "saved", regions=clip.regions)
+    save_adapted(clip.model, config, None, {}, tmp_path / "saved", regions=clip.regions, adapter=clip.adapter)
     materialise(f"local-dir:{tmp_path / 'saved'}", None, tmp_path / "base")
     export_clip(tmp_path / "base", tmp_path / "exported")
     loaded = load_adapted(tmp_path / "exported")
@@ -144,11 +164,28 @@ def test_a_folder_keeps_what_it_is_made_for(name: str, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: Path) -> None:
     clip = _made_for("region_tokens", tmp_path)
-    config = model_config(f"local-dir:{tmp_path}")
-    save_adapted(clip.model, config, None, {}, tmp_path, regions=clip.regions)
-    assert read_settings(tmp_path) == TOKENS
+    config, adapter = model_config(f"local-dir:{tmp_path}"), new_adapter(clip.width, 24, seed=0)
+    save_adapted(clip.model, config, None, {}, tmp_path, regions=clip.regions, adapter=adapter)
+    assert read_settings(tmp_path) == TOKENS and (tmp_path / ADAPTER).is_file()
     save_adapted(clip.model, config, None, {}, tmp_path)
-    assert read_settings(tmp_path) == RegionSettings()
+    assert read_settings(tmp_path) == RegionSettings() and not (tmp_path / ADAPTER).exists()
+
+
+def test_a_mask_adapter_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
+    """Its sizes are read from the tensors, so one of another number of maps and blocks is no error."""
+    save("scale as a vector", tmp_path)
+    (tmp_path / REGION_ENCODER).write_text('{"encoder": "mask_adapter"}')
+    with pytest.raises(OvsegError, match=rf"{REGION_ENCODER}.*needs a trained adapter, {ADAPTER}.*finetune\.method"):
+        load_adapted(tmp_path)
+    write_adapter(MaskAdapter(16, 8, num_maps=3, num_blocks=1), tmp_path)
+    assert load_adapted(tmp_path).regions.encoder == "mask_adapter"
+    assert load_adapted(tmp_path, precision="bf16").adapter is not None
+    write_adapter(MaskAdapter(12, 8), tmp_path)
+    with pytest.raises(OvsegError, match=rf"{ADAPTER} is .* of width 12, this CLIP has 16.*trained with this CLIP"):
+        load_adapted(tmp_path)
+    write_tensors({"weight": torch.zeros(1)}, tmp_path / ADAPTER)
+    with pytest.raises(OvsegError, match=rf"{ADAPTER} holds no mask adapter: .*copy it again"):
+        load_adapted(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +205,12 @@ def test_a_folder_that_is_written_again_forgets_what_it_was_made_for(tmp_path: P
         ),
         ("scale as a vector", RegionSettings("crops", image_size=64), r"image_size=64 is not for .*crops.*32 pixels"),
         ("scale as a vector", RegionSettings("region_tokens", log_bias=((1.0,),)), r"log_bias .* for biased_tokens"),
+        (
+            "scale as a vector",
+            RegionSettings("mask_adapter"),
+            r"mask_adapter cannot be used: .*needs a trained adapter",
+        ),
+        ("scale as a vector", RegionSettings("mask_adapter", 1), r"start_block=1 is not for .*mask_adapter"),
         ("scale as a vector", RegionSettings("biased_tokens", coverage="soft"), r"coverage=soft .*half.*region_tokens"),
         (
             "siglip",

@@ -321,3 +321,7 @@ def test_an_encoder_that_the_clip_cannot_have_is_named(
 ) -> None:
     with pytest.raises(OvsegError, match=r"score: .*pooled cannot be used.*no ConvNeXt"):
         scored(mined, tiny_clip, tmp_path / "out", runtime, encoder="pooled")
+    with pytest.raises(
+        OvsegError, match=r"score: .*mask_adapter cannot be used: .*trained adapter.*mask_adapter and take its"
+    ):
+        scored(mined, tiny_clip, tmp_path / "out", runtime, encoder="mask_adapter")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
+from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.regions import encode_regions, masks_on_grid, whole_image
 from ovseg.clip.save import WEIGHTS
@@ -36,6 +37,7 @@ from ovseg.training.region_training import (
     build_region_loop,
     build_region_tower,
     read_run,
+    region_optimizer,
 )
 from tests.towers import save
 from tests.training.region_run import IMAGES, write_run
@@ -59,6 +61,8 @@ def options(method: str, base: Path, **changes: Any) -> FinetuneOptions:
         "start_block": 1,
         "image_size": 48,
         "teacher": base if method == "distil" else None,
+        "adapter_width": 24,
+        **({"region_encoder": "mask_adapter"} if method == "mask_adapter" else {}),
         **changes,
     }
     return FinetuneOptions(**values)
@@ -71,8 +75,10 @@ def train(base: Path, run: RunFolders, out: Path, chosen: FinetuneOptions, **run
 
 
 def changed(base: Path, out: Path) -> set[str]:
-    before, after = load_file(base / WEIGHTS), load_file(out / WEIGHTS)
-    return {name for name in before if not torch.equal(before[name], after[name])}
+    """The tensors that differ, those of the mask adapters that both folders have among them."""
+    files = [name for name in (WEIGHTS, ADAPTER) if (base / name).is_file() and (out / name).is_file()]
+    pairs = [(load_file(base / name), load_file(out / name)) for name in files]
+    return {name for before, after in pairs for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.mark.parametrize("source", ["annotated", "proposals", "mined"])
@@ -83,8 +89,9 @@ def test_every_method_learns_from_every_source_what_it_says(
     out = train(base, run, tmp_path / "out", options(method, base, pairs=source, max_steps=2))
     learned = changed(base, out)
     named = {name for name in learned if name.startswith("visual.")}
-    assert named
-    assert all(OBJECTIVES[method].trains.fullmatch(name.removeprefix("visual.")) for name in named)  # type: ignore[index]
+    pattern = OBJECTIVES[method].trains  # type: ignore[index]
+    assert bool(named) == (pattern is not None)
+    assert pattern is None or all(pattern.fullmatch(name.removeprefix("visual.")) for name in named)
     assert ("logit_scale" in learned) == (method in ("regions", "maskclippp"))
     assert learned - named <= {"logit_scale"}
 
@@ -110,9 +117,10 @@ def convnext(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 POOLED: dict[str, Any] = {"region_encoder": "pooled", "image_size": 64, "start_block": 8}
+OF_TOWERS = [method for method, objective in OBJECTIVES.items() if objective.trains]
 
 
-@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize("method", OF_TOWERS)
 def test_a_convnext_learns_as_a_whole_and_is_used_as_it_was_trained(
     convnext: Path, run: RunFolders, tmp_path: Path, method: str
 ) -> None:
@@ -137,6 +145,85 @@ def test_a_convnext_learns_as_a_whole_and_is_used_as_it_was_trained(
     with torch.no_grad():
         trained = tower(whole_image(clip, pixels)[None], masks_on_grid(clip, regions)[None])[0, :-1]
     torch.testing.assert_close(encode_regions(clip, pixels, regions), trained, atol=1e-6, rtol=0)
+
+
+def adapter_before(base: Path, run: RunFolders, folder: Path, method: str = "mask_adapter", **changes: Any) -> Path:
+    """The folder of a training of no steps."""
+    chosen = options(method, base, region_encoder="mask_adapter", **changes, epochs=0)
+    return train(base, run, folder, chosen)
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize("tower", ["vit", "convnext"])
+def test_a_mask_adapter_learns_with_every_method_and_alone_with_its_own(
+    base: Path, convnext: Path, run: RunFolders, tmp_path: Path, method: str, tower: str
+) -> None:
+    """The folder says so, stock open_clip loads it, and it encodes regions as the training does."""
+    folder, size = (base, 48) if tower == "vit" else (convnext, 64)
+    changes: dict[str, Any] = {"image_size": size, "region_encoder": "mask_adapter", "max_steps": 2}
+    chosen = options(method, folder, **changes)
+    before = adapter_before(folder, run, tmp_path / "before", method, image_size=size)
+    out = train(folder, run, tmp_path / "out", chosen)
+    learned = changed(before, out)
+    of_adapter = {name for name in load_file(out / ADAPTER) if name in learned}
+    assert {"fuse.weight", "maps.weight", "mask_conv1.weight", "blocks.2.layer_scale"} <= of_adapter
+    assert bool(learned - of_adapter - {"logit_scale"}) == (method != "mask_adapter")
+    assert ("logit_scale" in learned) == (method in ("regions", "maskclippp"))
+    encoder = json.loads((out / REGION_ENCODER).read_text())
+    assert (encoder["encoder"], encoder["image_size"], "start_block" in encoder) == ("mask_adapter", size, False)
+    assert open_clip.create_model(f"local-dir:{out}") is not None
+
+    clip, tower_again = load_adapted(out), build_region_tower(load_adapted(out), chosen)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    regions = np.zeros((2, 40, 48), bool)
+    regions[0, :, :20] = regions[1, 10:12, 30:32] = True
+    with torch.no_grad():
+        trained = tower_again(whole_image(clip, pixels)[None], masks_on_grid(clip, regions)[None])[0, :-1]
+    torch.testing.assert_close(encode_regions(clip, pixels, regions), trained, atol=1e-6, rtol=0)
+
+
+def test_the_loss_of_a_mask_adapter_falls_and_its_gradients_reach_the_adapter_alone(
+    base: Path, run: RunFolders
+) -> None:
+    """At lr, with weight decay on matrices alone, or at scale_lr where it is given; the gradient is clipped to 1.0."""
+    chosen = options("mask_adapter", base, pairs="annotated", epochs=15, lr=1e-2, weight_decay=0.05)
+    clip, world = load_adapted(base), World(0, 1, torch.device("cpu"))
+    tower = build_region_tower(clip, chosen)
+    loop = build_region_loop(clip, tower, read_run(run, chosen), 30, chosen, CropOptions(), Runtime(workers=0), world)
+    assert loop.clip_norm == 1.0
+    assert [(group["initial_lr"], group["weight_decay"]) for group in loop.optimizer.param_groups] == [
+        (1e-2, 0.0),
+        (1e-2, 0.05),
+    ]
+    step, losses = loop.make_step(0), []
+    for number in range(30):
+        loop.optimizer.zero_grad()
+        losses.append(float(step(number).loss))
+        loop.optimizer.step()
+        loop.schedule.step()
+    assert {name for name, p in tower.named_parameters() if p.grad is not None} == {
+        name for name, _ in tower.named_parameters() if name.startswith("adapter.")
+    }
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    both = options("regions", base, region_encoder="mask_adapter", scale_lr=1e-2)
+    tower = build_region_tower(load_adapted(base), both)
+    groups = region_optimizer(tower, torch.nn.Parameter(torch.ones(())), both).param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (1e-2, 0.0),
+        (1e-2, 0.0),
+        (1e-2, 0.2),
+        (1e-3, 0.0),
+        (1e-3, 0.2),
+    ]
+
+
+def test_a_training_goes_on_with_the_adapter_of_the_initial_clip(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    """The paper's order: the adapter alone, then more. Another region encoder leaves it out."""
+    alone = train(base, run, tmp_path / "alone", options("mask_adapter", base))
+    again = adapter_before(alone, run, tmp_path / "again", "regions", adapter_width=8)
+    assert not changed(alone, again)
+    other = train(alone, run, tmp_path / "other", options("regions", alone, epochs=0))
+    assert not (other / ADAPTER).exists()
 
 
 def test_the_attention_of_a_pooling_learns_with_that_of_the_blocks(tmp_path: Path) -> None:
@@ -211,7 +298,7 @@ def test_no_steps_publish_the_untrained_region_encoder(base: Path, run: RunFolde
     assert json.loads((out / REGION_ENCODER).read_text())["encoder"] == "region_tokens"
 
 
-@pytest.mark.parametrize("method", ["maft", "distil"])
+@pytest.mark.parametrize("method", ["maft", "distil", "mask_adapter"])
 def test_resume_equals_uninterrupted_bit_for_bit(
     base: Path, run: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -231,6 +318,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     train(base, run, tmp_path / "cut", options(method, base), checkpoint_seconds=0)
     assert calls == [0, 1, 2, 2, 3]
     assert not changed(whole, tmp_path / "cut")
+    assert (whole / ADAPTER).is_file() == (tmp_path / "cut" / ADAPTER).is_file() == (method == "mask_adapter")
 
 
 def test_a_teacher_encodes_a_region_once_for_all_epochs_and_trainings(
@@ -252,12 +340,19 @@ def test_a_teacher_encodes_a_region_once_for_all_epochs_and_trainings(
     assert not changed(train(base, run, tmp_path / "alone", options("distil", base, lr=2e-3)), tmp_path / "other")
 
 
-@pytest.mark.parametrize("changes", [{}, POOLED], ids=["tokens", "pooled"])
-@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        *((method, changes) for method in OF_TOWERS for changes in ({}, POOLED)),
+        ("regions", {"region_encoder": "mask_adapter"}),
+        ("mask_adapter", {}),
+        ("mask_adapter", {**POOLED, "region_encoder": "mask_adapter"}),
+    ],
+)
 def test_micro_batches_give_the_same_gradients(
     base: Path, convnext: Path, run: RunFolders, method: str, changes: dict[str, Any]
 ) -> None:
-    folder = convnext if changes else base
+    folder = convnext if changes.get("image_size") else base
     chosen = options(method, folder, **changes)
     gradients = []
     for micro_batch in (None, 1):
@@ -286,6 +381,8 @@ def test_loader_processes_change_nothing(base: Path, run: RunFolders, tmp_path: 
         ("maft", {"start_block": 3}, "start_block=3: the image tower has 3 blocks"),
         ("maft", {"image_size": 50}, "multiple of the patch size"),
         ("maskclippp", {"region_encoder": "pooled"}, "VisionTransformer is no ConvNeXt.* use region_tokens"),
+        ("mask_adapter", {"region_encoder": "pooled"}, r"region_encoder=pooled has none; set it to mask_adapter"),
+        ("mask_adapter", {"image_size": 50}, "multiple of the patch size"),
         ("maft", {"batch_size": 9}, r"finetune\.batch_size=9 is more than the 8 images"),
     ],
 )

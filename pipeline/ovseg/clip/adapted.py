@@ -4,6 +4,7 @@ open_clip_config.json, open_clip_model.safetensors   config and weights, which s
 mask_prompts.safetensors                             "prompts" float32 [depth, patches, width]; absent without prompts
 text_prompts.safetensors                             "prompts" float32 [vectors, width]; absent without learned text prompts
 region_encoder.json                                  the region encoder that they are made for; absent for crops
+mask_adapter.safetensors                             the weights of the region encoder mask_adapter; absent for others
 provenance.json, README.md                           what the weights were made from, as data and as a model card
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.card import write_card
 from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, read_adapter, write_adapter
 from ovseg.clip.pretrained import identify, weights_fingerprint
 from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings, read_settings, write_settings
@@ -45,7 +47,7 @@ def load_adapted(
     prompts: bool = True,
     resize: bool = False,
 ) -> Clip:
-    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts and text prompts.
+    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts, text prompts and mask adapter.
 
     Args:
         folder: models/base, models/finetune, models/prompt, or any other CLIP in the local-dir layout.
@@ -55,14 +57,16 @@ def load_adapted(
         resize: whether prompts of another grid of patches are interpolated; otherwise they are an error.
 
     Raises:
-        OvsegError: see `load_clip`; or the prompts or the settings of the region encoder cannot be read, or do not fit the
-            image tower.
+        OvsegError: see `load_clip`; or the prompts, the mask adapter or the settings of the region encoder cannot be read, or
+            do not fit the image tower.
     """
     clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
     if (folder / TEXT_PROMPTS).is_file():
         clip = replace(clip, text_prompts=read_text_prompts(folder / TEXT_PROMPTS, clip.model).to(device))
     if prompts and (folder / PROMPTS).is_file():
         clip = _with_prompts(clip, folder, resize)
+    if (folder / ADAPTER).is_file():
+        clip = replace(clip, adapter=read_adapter(folder / ADAPTER, clip.width).to(device, clip.dtype))
     settings = read_settings(folder)
     return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
 
@@ -107,6 +111,7 @@ def save_adapted(
     dtype: torch.dtype | None = None,
     text_prompts: Tensor | None = None,
     regions: RegionSettings | None = None,
+    adapter: MaskAdapter | None = None,
 ) -> None:
     """Write a CLIP in the layout of this module.
 
@@ -121,11 +126,12 @@ def save_adapted(
         dtype: the data type of the stored weights, as in `save_clip`.
         text_prompts: learned text prompts `[vectors, width]`; None for none.
         regions: the region encoder that the CLIP is made for; None for crops.
+        adapter: what the region encoder `mask_adapter` needs; None for others.
     """
     save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
-    for name in (PROMPTS, TEXT_PROMPTS):
+    for name in (PROMPTS, TEXT_PROMPTS, ADAPTER):
         (folder / name).unlink(missing_ok=True)
     prompts = None if prompts is None or not len(prompts) else prompts
     if prompts is not None:
@@ -134,13 +140,15 @@ def save_adapted(
         write_tensors({"prompts": tensor}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
     if text_prompts is not None:
         write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
+    if adapter is not None:
+        write_adapter(adapter, folder)
     write_settings(regions or CROPS, folder)
     write_json(folder / PROVENANCE, provenance)
     write_card(folder, provenance, prompts is not None, text_prompts is not None, (regions or CROPS).encoder)
 
 
 def materialise(model: str, pretrained: str | None, folder: Path, licence: str | None = None) -> None:
-    """Copy any CLIP that `load_clip` loads, mask prompts and text prompts included, into a folder of this layout.
+    """Copy any CLIP that `load_clip` loads, with all that lies beside its weights, into a folder of this layout.
 
     Args:
         model: the name of the model, as for `load_clip`.
@@ -170,6 +178,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
         clip.tokenizer,
         text_prompts=clip.text_prompts,
         regions=clip.regions,
+        adapter=clip.adapter,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.names import CONFIG
 from ovseg.clip.save import PROMPTS, WEIGHTS
 from ovseg.clip.text_prompts import TEXT_PROMPTS
@@ -23,7 +24,7 @@ PREFERRED = (
     "open_clip_pytorch_model.pth",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-BESIDE = (PROMPTS, TEXT_PROMPTS)  # files beside the weights
+BESIDE = (PROMPTS, TEXT_PROMPTS, ADAPTER)  # files beside the weights
 OF_TRAININGS = frozenset({"optimizer", "rng_state", "scaler", "scheduler", "training_args"})
 SHARD = re.compile(r"-\d+-of-\d+$")
 

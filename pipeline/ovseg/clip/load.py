@@ -20,6 +20,7 @@ from open_clip.transformer import AttentionalPooler
 from torch import Tensor, nn
 
 from ovseg.clip.cpu_blocks import PackedBlocks
+from ovseg.clip.mask_adapter import MaskAdapter
 from ovseg.clip.passes import TEXTS_PER_PASS, crops_per_pass, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
@@ -51,6 +52,7 @@ class Clip:
         prompts: mask prompts `[depth, patches, width of the tower]`, or None.
         text_prompts: learned text prompts `[vectors, width of the text tower]` (see `text_prompts`), or None.
         regions: the region encoder that the CLIP is made for, see `clip.regions`.
+        adapter: what makes the maps of the region encoder `mask_adapter`, frozen; None without one.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Clip:
     prompts: Tensor | None = None
     text_prompts: Tensor | None = None
     regions: RegionSettings = CROPS
+    adapter: MaskAdapter | None = None
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:

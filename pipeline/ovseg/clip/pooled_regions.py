@@ -45,9 +45,23 @@ def pooled_regions(visual: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     weights = torch.where(sampled.any(-1).any(-1)[..., None, None], sampled, cells).to(features.dtype)
     pooled = torch.einsum("bqhw,bchw->bqc", weights, features)
     pooled = pooled / (weights.sum((2, 3))[..., None] + EPSILON)
+    return F.normalize(head_of_cells(visual, pooled), dim=-1)
+
+
+def head_of_cells(visual: nn.Module, cells: Tensor) -> Tensor:
+    """Embed cells of the last map, or means of them, with CLIP's own head.
+
+    Args:
+        visual: see `pooled_regions`.
+        cells: `[B, Q, channels]`.
+
+    Returns:
+        `[B, Q, D]`, which are no unit vectors.
+    """
     # the trunk's head pools a map; a mean of one cell is that cell
-    head = trunk.forward_head(pooled.flatten(0, 1)[..., None, None])
-    return F.normalize(visual.head(head).unflatten(0, pooled.shape[:2]), dim=-1)  # type: ignore[operator]
+    head = convnext_trunk(visual).forward_head(cells.flatten(0, 1)[..., None, None])
+    embedded: Tensor = visual.head(head)  # type: ignore[operator]
+    return embedded.reshape(*cells.shape[:2], embedded.shape[-1])
 
 
 def check_size(height: int, width: int) -> None:
@@ -63,15 +77,20 @@ def check_size(height: int, width: int) -> None:
         )
 
 
+def is_convnext(visual: nn.Module) -> bool:
+    """Whether an image tower of open_clip is a ConvNeXt of timm."""
+    from timm.models.convnext import ConvNeXt
+
+    return isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt)
+
+
 def convnext_trunk(visual: nn.Module) -> Any:
     """Return the ConvNeXt of timm in an image tower of open_clip.
 
     Raises:
         OvsegError: there is none.
     """
-    from timm.models.convnext import ConvNeXt
-
-    if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):
+    if is_convnext(visual):
         return visual.trunk
     name = type(getattr(visual, "trunk", visual)).__name__
     raise OvsegError(

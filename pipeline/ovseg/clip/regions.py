@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
 from ovseg.clip.load import Clip
+from ovseg.clip.mask_adapter import ADAPTER, adapted_regions, mask_cells
 from ovseg.clip.pooled_regions import STRIDE, pooled_regions
 from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_settings import RegionSettings
@@ -32,28 +33,44 @@ from ovseg.core.options import Fill
 
 DEFAULT_START = 2 / 3  # of the blocks: MAFT's 8 of 12
 
-OnePass = Callable[[nn.Module, Tensor, Tensor, RegionSettings], Tensor]
-"""From an image tower, images `[B, 3, S, S]`, masks `[B, Q, g, g]` and settings to unit vectors `[B, Q, D]`."""
+OnePass = Callable[[Clip, Tensor, Tensor], Tensor]
+"""From a CLIP that is made for it, images `[B, 3, S, S]` and masks `[B, Q, g, g]` to unit vectors `[B, Q, D]`."""
 
 
-def _region_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
+def _region_tokens(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
+    visual, settings = _visual(clip), clip.regions
     return region_tokens(visual, images, on_grid, start_block(visual, settings), settings.coverage)
 
 
-def _biased_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings) -> Tensor:
+def _biased_tokens(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
+    visual, settings = _visual(clip), clip.regions
     start = start_block(visual, settings)
     log_bias = new_log_bias(visual, start) if settings.log_bias is None else torch.tensor(settings.log_bias)
     return biased_tokens(visual, images, on_grid, start, log_bias.to(images.device))
 
 
-def _pooled(visual: nn.Module, images: Tensor, on_grid: Tensor, _: RegionSettings) -> Tensor:
-    return pooled_regions(visual, images, on_grid)
+def _pooled(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
+    return pooled_regions(_visual(clip), images, on_grid)
+
+
+def _mask_adapter(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
+    if clip.adapter is None:
+        raise OvsegError(
+            f"it needs a trained adapter, {ADAPTER} in the folder of the CLIP, and there is none; train one with "
+            "finetune.method=mask_adapter and take its folder, or take region_tokens, which needs no training"
+        )
+    return adapted_regions(_visual(clip), images, on_grid, clip.adapter)
+
+
+def _visual(clip: Clip) -> nn.Module:
+    return cast(nn.Module, clip.model.visual)
 
 
 ONE_PASS: Mapping[str, OnePass] = {
     "region_tokens": _region_tokens,
     "biased_tokens": _biased_tokens,
     "pooled": _pooled,
+    "mask_adapter": _mask_adapter,
 }
 
 
@@ -106,8 +123,7 @@ def encode_in_one_pass(clip: Clip, image: Tensor, on_grid: Tensor) -> Tensor:
         return torch.zeros(0, clip.width)
     device = clip.mean.device
     images = crops.normalize(image[None].to(device, non_blocking=True), clip.mean, clip.std).to(clip.dtype)
-    encode = ONE_PASS[clip.regions.encoder]
-    vectors = encode(clip.model.visual, images, on_grid[None].to(device), clip.regions)  # type: ignore[arg-type]
+    vectors = ONE_PASS[clip.regions.encoder](clip, images, on_grid[None].to(device))
     return F.normalize(vectors[0].float(), dim=-1).cpu()
 
 
@@ -130,7 +146,7 @@ def squash_image(pixels: ImageArray, size: int) -> Tensor:
 
 
 def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:
-    """Return the fraction of each cell (patch of a ViT, place of a ConvNeXt's last map) that each mask covers.
+    """Return the fraction of each cell that each mask covers, see `grid_side`.
 
     Args:
         clip: a CLIP that is made for an encoder of one pass.
@@ -139,7 +155,7 @@ def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:
     Returns:
         float32 `[Q, g, g]` in [0, 1].
     """
-    cells = input_size(clip) // cell_size(clip.model.visual, clip.regions)  # type: ignore[arg-type]
+    cells = grid_side(_visual(clip), clip.regions, input_size(clip))
     parts = [mean_of_cells(torch.from_numpy(mask)[None, None], (cells, cells))[0] for mask in region_masks]
     return torch.cat(parts) if parts else torch.zeros(0, cells, cells)
 
@@ -149,9 +165,13 @@ def input_size(clip: Clip) -> int:
     return clip.regions.image_size or clip.size
 
 
-def cell_size(visual: nn.Module, settings: RegionSettings) -> int:
-    """The side of a cell in pixels of the input."""
-    return STRIDE if settings.encoder == "pooled" else vit_layout(visual).patch[0]
+def grid_side(visual: nn.Module, settings: RegionSettings, size: int) -> int:
+    """g for an input of `size` pixels: a cell is a patch of a ViT or a place of a ConvNeXt's last map; for `mask_adapter` a
+    quarter of its side.
+    """
+    if settings.encoder == "mask_adapter":
+        return mask_cells(visual, size)
+    return size // (STRIDE if settings.encoder == "pooled" else vit_layout(visual).patch[0])
 
 
 def start_block(visual: nn.Module, settings: RegionSettings) -> int:
@@ -176,8 +196,7 @@ def with_regions(clip: Clip, settings: RegionSettings, source: object = "the CLI
     made_for = replace(clip, regions=settings)
     if settings.encoder != "crops":
         try:
-            visual: Any = clip.model.visual
-            cells = input_size(made_for) // cell_size(visual, settings)
+            cells = grid_side(_visual(clip), settings, input_size(made_for))
             encode_in_one_pass(
                 made_for,
                 torch.zeros(3, input_size(made_for), input_size(made_for), dtype=torch.uint8),

@@ -16,19 +16,19 @@ from ovseg.core.paths import is_url, to_path
 
 CaptionsPerImage = Literal[1, "all"]
 DistilLoss = Literal["classes", "cosine"]
-Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled"]
+Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled", "mask_adapter"]
 Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
 Coverage = Literal["half", "soft"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
-Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil"]
+Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil", "mask_adapter"]
 Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
 RegionPairs = Literal["annotated", "proposals", "mined", "mix"]
-RegionEncoder = Literal["region_tokens", "biased_tokens", "pooled"]
+RegionEncoder = Literal["region_tokens", "biased_tokens", "pooled", "mask_adapter"]
 Rule = Literal["best", "one_to_one"]
 Synonyms = Literal["max", "mean", "joined"]
 Templates = Literal["none", "single", "vild"]
@@ -340,24 +340,27 @@ class FinetuneOptions(TrainingOptions):
     init: Literal["base", "prompt"] = "base"
     """Model to start from, a folder of models/; the mask prompts of "prompt" are kept and stay fixed."""
     lr: Positive = 5.0e-6
-    """Peak learning rate of the image tower, or of the text prompts."""
+    """Peak learning rate of the image tower, of the text prompts, or of a mask adapter that learns alone."""
     method: Method = "crops"
     """What is trained: the image tower on masked crops (the paper's); text prompts for both frozen towers (SimBaseline); or
     the image tower as a region encoder that sees the whole image once, by OVSeg's contrastive loss ("regions"), MAFT's,
-    MaskCLIP++'s, or distillation from a CLIP that sees crops. For region encoders `batch_size` counts images."""
+    MaskCLIP++'s, or distillation from a CLIP that sees crops; or Mask-Adapter's adapter alone, for the frozen tower. For region
+    encoders `batch_size` counts images."""
     pairs: RegionPairs = "mined"
     """What region encoders are trained on: annotated masks, proposals matched to them, mined pairs, or "mix" of annotated
     masks and mined pairs."""
     region_encoder: RegionEncoder = "region_tokens"
     """The region encoder that is trained: region tokens under a mask (MAFT), or with a learned bias (MaskCLIP++); for ConvNeXt
-    towers the mean of the last map over the mask ("pooled")."""
+    towers the mean of the last map over the mask ("pooled"); or learned maps that weigh all of the image ("mask_adapter")."""
     start_block: Natural = 8
-    """Number of blocks that run without regions; of no use for "pooled"."""
+    """Number of blocks that run without regions, for region tokens."""
     coverage: Coverage = "half"
     """Whether a region token sees the patches that its mask covers by half (MAFT), or each in proportion to the fraction that
     is covered ("soft"); for "region_tokens"."""
     image_size: PositiveInt = 480
-    """Side that whole images are resized to, in pixels; a multiple of the patch size, or of 32 for "pooled"."""
+    """Side that whole images are resized to, in pixels; a multiple of the patch size, or of 32 for ConvNeXt towers."""
+    adapter_width: PositiveInt = 768
+    """Width of the blocks of a new mask adapter; one that the initial model has is trained on as it is."""
     teacher: FilePath | None = None
     """Folder of a CLIP finetuned on crops that a region encoder is distilled from; null for none."""
     distil_weight: Annotated[float, Field(ge=0)] = 0.1
@@ -365,7 +368,7 @@ class FinetuneOptions(TrainingOptions):
     distil_loss: DistilLoss = "classes"
     """What is distilled from the teacher: its vectors ("cosine", which needs no text), or its probabilities of all nouns."""
     scale_lr: Positive | None = None
-    """Peak learning rate of the logit scale and of learned biases of region encoders; null for that of the image tower."""
+    """Peak learning rate of the logit scale, and of learned biases and adapters of region encoders; null for `lr`."""
 
 
 REGION_FIELDS = frozenset(
@@ -375,6 +378,7 @@ REGION_FIELDS = frozenset(
         "start_block",
         "coverage",
         "image_size",
+        "adapter_width",
         "teacher",
         "distil_weight",
         "distil_loss",

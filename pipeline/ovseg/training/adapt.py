@@ -109,6 +109,7 @@ def adapt(
                 clip.tokenizer,
                 text_prompts=clip.text_prompts,
                 regions=clip.regions,
+                adapter=clip.adapter,
             )
 
         return Training(save, loop)

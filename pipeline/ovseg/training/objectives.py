@@ -31,6 +31,7 @@ from ovseg.training.mask_aware import (
 from ovseg.training.region_dataset import RegionBatch
 from ovseg.training.texts import pick_texts, weigh_templates
 
+ADAPTER_WEIGHT = 2.0  # of Mask-Adapter's cross-entropy
 SCALE = 100.0  # of the softmax of MAFT and of distilled classes, whatever logit scale the CLIP has
 
 
@@ -68,7 +69,7 @@ class Objective:
 
     Attributes:
         loss: the loss of one step, a scalar.
-        trains: a pattern that the names of trained parameters of the image tower match in full.
+        trains: a pattern that the names of trained parameters of the image tower match in full; None if the tower is frozen.
         schedule: makes the learning rate schedule from optimizer, steps and steps of warmup.
         clip_norm: the largest norm of the gradient.
         frozen: whether the loss needs the whole images' embeddings of the CLIP as it was.
@@ -77,7 +78,7 @@ class Objective:
     """
 
     loss: RegionLoss
-    trains: re.Pattern[str] = re.compile(".*")
+    trains: re.Pattern[str] | None = re.compile(".*")
     schedule: Callable[[Optimizer, int, int], LRScheduler] = warmup_cosine
     clip_norm: float = math.inf
     frozen: bool = False
@@ -135,8 +136,21 @@ def distil(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions)
     student = outputs.regions[batch["real"].to(outputs.regions.device)]
     if options.distil_loss == "cosine":
         return crop_distillation(student, outputs.teacher)
-    texts = outputs.texts[0] if len(outputs.texts) == 1 else F.normalize(outputs.texts.mean(0), dim=-1)
-    return class_distillation(student, outputs.teacher, texts, SCALE)
+    return class_distillation(student, outputs.teacher, _mean_texts(outputs), SCALE)
+
+
+def train_adapter(outputs: RegionOutputs, batch: RegionBatch, _options: FinetuneOptions) -> Tensor:
+    """Mask-Adapter (arXiv 2412.04533), its first stage: 2 x cross-entropy over all K classes, at CLIP's own logit scale."""
+    image, region, label = batch["pairs"].to(outputs.regions.device).unbind(1)
+    if not len(label):
+        return outputs.regions.sum() * 0
+    logits = outputs.scale * outputs.regions[image, region] @ _mean_texts(outputs).T
+    return ADAPTER_WEIGHT * F.cross_entropy(logits, label)
+
+
+def _mean_texts(outputs: RegionOutputs) -> Tensor:
+    """The normalized mean of the templates of each class, `[K, D]`."""
+    return outputs.texts[0] if len(outputs.texts) == 1 else F.normalize(outputs.texts.mean(0), dim=-1)
 
 
 def _distillation(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
@@ -162,5 +176,6 @@ OBJECTIVES: dict[Method, Objective] = {
     ),
     "maskclippp": Objective(classify_regions, ATTENTION_INPUTS, clip_norm=0.01, weighs_templates=True),
     "distil": Objective(distil, teacher="needed"),
+    "mask_adapter": Objective(train_adapter, trains=None, clip_norm=1.0, teacher="unused"),
 }
 """The methods that train on whole images, the values of `finetune.method` but "crops"."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ovseg.clip.biased_tokens import biased_tokens
 from ovseg.clip.embedding_files import write_embeddings
 from ovseg.clip.load import Clip
+from ovseg.clip.mask_adapter import MaskAdapter, adapted_regions
 from ovseg.clip.pooled_regions import pooled_regions
 from ovseg.clip.region_tokens import region_tokens
 from ovseg.core.crops import normalize
@@ -51,11 +52,12 @@ class RegionTower(nn.Module):
 
     Args:
         clip: the CLIP; the weights of its image tower are trained in place.
-        start_block: the number of blocks that run without regions; None for `pooled`.
+        start_block: the number of blocks that run without regions; None for `pooled` and `mask_adapter`.
         log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
         template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
             module, whose forward pass has no use for them.
         coverage: what a region sees of a patch, for `region_tokens`.
+        adapter: what makes the maps of `mask_adapter`, trained in place; None for the others.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class RegionTower(nn.Module):
         log_bias: Tensor | None,
         template_weights: TemplateWeights | None = None,
         coverage: Coverage = "half",
+        adapter: MaskAdapter | None = None,
     ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
         self.start_block = start_block
         self.template_weights, self.coverage = template_weights, coverage
+        self.adapter = adapter
         self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
@@ -87,7 +91,9 @@ class RegionTower(nn.Module):
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
         with trainable_cpu_blocks(self.visual, pixels.device):
-            if self.start_block is None:
+            if self.adapter is not None:
+                vectors = adapted_regions(self.visual, pixels, regions, self.adapter)
+            elif self.start_block is None:
                 vectors = pooled_regions(self.visual, pixels, regions)
             elif self.log_bias is None:
                 vectors = region_tokens(self.visual, pixels, regions, self.start_block, self.coverage)

@@ -16,10 +16,11 @@ from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.load import Clip
-from ovseg.clip.pooled_regions import check_size, convnext_trunk
+from ovseg.clip.mask_adapter import MaskAdapter, feature_grid, new_adapter
+from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
-from ovseg.clip.regions import cell_size
+from ovseg.clip.regions import grid_side
 from ovseg.clip.save import model_config
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
@@ -112,7 +113,7 @@ def adapt_regions(
             loop = build_region_loop(clip, tower, regions, steps, options, crop, runtime, world)
 
             def now() -> Clip:
-                return replace(clip, regions=region_settings(tower, options))
+                return replace(clip, regions=region_settings(tower, options), adapter=tower.adapter)
 
             monitor = heldout_monitor("finetune", options.heldout_every, heldout, now(), now, crop, world)
             loop = replace(loop, monitor=monitor)
@@ -129,6 +130,7 @@ def adapt_regions(
                 clip.tokenizer,
                 text_prompts=clip.text_prompts,
                 regions=region_settings(tower, options),
+                adapter=tower.adapter,
             )
 
         return Training(save, loop)
@@ -169,9 +171,15 @@ def check_region_options(options: FinetuneOptions) -> Objective:
     """Return the objective of `options.method`, after checking that a teacher is given where one is needed.
 
     Raises:
-        OvsegError: it is not, or it is given where the method has no use for it.
+        OvsegError: it is not, or it is given where the method has no use for it; or the method trains an adapter, and the
+            region encoder has none.
     """
     objective = OBJECTIVES[options.method]
+    if objective.trains is None and options.region_encoder != "mask_adapter":
+        raise OvsegError(
+            f"finetune.method={options.method} trains a mask adapter alone, and finetune.region_encoder="
+            f"{options.region_encoder} has none; set it to mask_adapter, or take finetune.method=regions"
+        )
     if objective.teacher == "needed" and options.teacher is None:
         raise OvsegError(
             f"finetune.method={options.method} needs finetune.teacher, the folder of a CLIP that is finetuned on crops"
@@ -210,14 +218,7 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
             `options.image_size` or `options.coverage` does not fit it; or the CLIP has mask prompts.
     """
     visual = cast(nn.Module, clip.model.visual)
-    start_block = None if options.region_encoder == "pooled" else options.start_block
-    if start_block is None:
-        convnext_trunk(visual)
-        check_size(options.image_size, options.image_size)
-    else:
-        parts = vit_parts(visual)
-        check_start_block(start_block, parts)
-        patch_grid(parts.layout, options.image_size, options.image_size)
+    _check_visual(visual, options)
     if clip.prompts is not None:
         raise OvsegError(
             f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
@@ -230,14 +231,39 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
         )
     biased = options.region_encoder == "biased_tokens"
     log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
-    tower = RegionTower(clip, start_block, log_bias, new_template_weights(clip, options), options.coverage)
+    start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
+    weights, adapter = new_template_weights(clip, options), _adapter_to_train(clip, options)
+    tower = RegionTower(clip, start_block, log_bias, weights, options.coverage, adapter)
     pattern = OBJECTIVES[options.method].trains
     for name, parameter in tower.visual.named_parameters():
         # all of a ConvNeXt, which has no attention, as in MaskCLIP++
-        parameter.requires_grad_(start_block is None or pattern.fullmatch(name) is not None)
-    if not any(p.requires_grad for p in tower.visual.parameters()):
+        named = pattern is not None and (is_convnext(visual) or pattern.fullmatch(name) is not None)
+        parameter.requires_grad_(named)
+    if pattern is not None and not any(p.requires_grad for p in tower.visual.parameters()):
         raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
     return tower
+
+
+def _check_visual(visual: nn.Module, options: FinetuneOptions) -> None:
+    """Check that an image tower can encode regions with `options.region_encoder`; see `build_region_tower` for the errors."""
+    size = options.image_size
+    if options.region_encoder == "pooled":
+        convnext_trunk(visual)
+        check_size(size, size)
+    elif options.region_encoder == "mask_adapter":
+        feature_grid(visual, size, size)
+    else:
+        parts = vit_parts(visual)
+        check_start_block(options.start_block, parts)
+        patch_grid(parts.layout, size, size)
+
+
+def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | None:
+    """The CLIP's own adapter, or a new one; None for a region encoder without."""
+    if options.region_encoder != "mask_adapter":
+        return None
+    adapter = clip.adapter or new_adapter(clip.width, options.adapter_width, options.seed).to(clip.mean.device)
+    return adapter.requires_grad_(True)
 
 
 def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
@@ -289,7 +315,7 @@ def build_region_loop(
     given = None
     if teacher is not None:
         given = TeacherInput(teacher.size, color, crop.antialias, _teacher_folder(options, crop, runtime, world))
-    grid = options.image_size // cell_size(tower.visual, region_settings(tower, options))
+    grid = grid_side(tower.visual, region_settings(tower, options), options.image_size)
     data = RegionDataset(regions, options.image_size, grid, options.seed, given)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
@@ -329,15 +355,20 @@ def build_region_loop(
 
 
 def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: FinetuneOptions) -> AdamW:
-    """Make AdamW: the image tower at `options.lr`; learned biases, template weights and logit scale at `options.scale_lr`.
+    """Make AdamW: the image tower at `options.lr`; what is beside it, such as an adapter or the logit scale, at
+    `options.scale_lr`.
 
     Its epsilon is torch's, 1e-8: CLIP's 1e-6 is not small beside a gradient that is clipped to a norm of 0.01.
     """
     named = [p for p in tower.visual.parameters() if p.requires_grad]
     weights = None if tower.template_weights is None else tower.template_weights.values
     others = [p for p in (tower.log_bias, weights, log_scale) if p is not None and p.requires_grad]
+    adapter = [] if tower.adapter is None else list(tower.adapter.parameters())
+    scale_lr = options.scale_lr or options.lr
     groups = [
-        {"params": others, "lr": options.scale_lr or options.lr, "weight_decay": 0.0},
+        {"params": others, "lr": scale_lr, "weight_decay": 0.0},
+        {"params": [p for p in adapter if p.ndim < 2], "lr": scale_lr, "weight_decay": 0.0},
+        {"params": [p for p in adapter if p.ndim >= 2], "lr": scale_lr, "weight_decay": options.weight_decay},
         {"params": [p for p in named if p.ndim < 2], "lr": options.lr, "weight_decay": 0.0},
         {"params": [p for p in named if p.ndim >= 2], "lr": options.lr, "weight_decay": options.weight_decay},
     ]
