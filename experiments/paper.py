@@ -68,11 +68,12 @@ ONE_SEED = ("unmasked",)  # nothing is trained, so the seed changes nothing
 HEAD = """# The paper's tables on the demo
 
 Made by `python -m experiments.paper`. The paper's figures (arXiv 2210.04150; Swin-B and ViT-L/14, COCO) stand beside
-ours on the synthetic demo with 4,000 images (mean and standard deviation over the seeds of both trainings, as many as the table of variants
-says; one proposal network, one mining). Both are mIoU in percent by OVSeg's rule (mean over the classes with ground truth
-or prediction), by the ensemble unless a row says otherwise; the weight and the mask threshold are chosen by the stage
-`calibrate` on held-out images, for each model of each run. The demo's benchmarks take the places of the paper's: `fine` A-847,
-`novel` PC-459, `all` A-150, `mixed` PC-59, `annotated` PAS-20. "undecided" means that our difference is within twice its
+ours on the synthetic demo with 4,000 images (mean and standard deviation over the seeds of both trainings, as many as
+the table of variants says; one proposal network, one mining). Both are mIoU in percent by OVSeg's rule (mean over the
+classes with ground truth or prediction), by the ensemble unless a row says otherwise; the weight and the mask threshold
+are chosen by the stage `calibrate` on held-out images, for each model of each run. The demo's benchmarks take the
+places of the paper's: `fine` A-847, `novel` PC-459, `all` A-150, `mixed` PC-59, `annotated` PAS-20. "undecided" means
+that our difference is within twice its
 standard error. The demo is small and synthetic: it can show the direction of a difference, not its size on photographs."""
 
 
