@@ -30,6 +30,7 @@ from ovseg.clip.save import WEIGHTS
 from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.params import Params, read_params
+from ovseg.engine.process import torchrun_command
 
 STAGES = [
     "base",
@@ -296,15 +297,7 @@ def two_processes(on_device: Run) -> tuple[bool, str]:
     environment = {**os.environ, **variables, "OVSEG_WORKERS": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     on_device.remove_outputs("finetune")
     _link(ROOT / "stages", on_device.folder / "stages")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "stages.finetune",
-    ]
+    command = torchrun_command("stages.finetune", 2)
     done = subprocess.run(
         command, cwd=on_device.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )

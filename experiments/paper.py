@@ -73,8 +73,8 @@ the table of variants says; one proposal network, one mining). Both are mIoU in 
 classes with ground truth or prediction), by the ensemble unless a row says otherwise; the weight and the mask threshold
 are chosen by the stage `calibrate` on held-out images, for each model of each run. The demo's benchmarks take the
 places of the paper's: `fine` A-847, `novel` PC-459, `all` A-150, `mixed` PC-59, `annotated` PAS-20. "undecided" means
-that our difference is within twice its
-standard error. The demo is small and synthetic: it can show the direction of a difference, not its size on photographs."""
+that our difference is within twice its standard error. The demo is small and synthetic: it can show the direction of a
+difference, not its size on photographs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from ovseg.core.errors import OvsegError, describe_os_error
 from ovseg.core.params import Params, read_params
-from ovseg.engine.process import end_process
+from ovseg.engine.process import end_process, torchrun_command
 from ovseg.engine.runtime import Runtime, from_environment
 from ovseg.engine.terminal import fit_terminal, log_to_stderr
 
@@ -101,8 +101,7 @@ def _start_ranks(_: Params) -> None:
         )
     if processes > 1:
         module = Path(sys.argv[0]).resolve().relative_to(Path.cwd()).with_suffix("")
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        os.execv(sys.executable, [*torchrun, "-m", ".".join(module.parts), *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, torchrun_command(".".join(module.parts), processes, *sys.argv[1:]))  # noqa: S606
 
 
 def training_runtime() -> Runtime:

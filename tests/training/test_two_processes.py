@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from ovseg.engine.process import torchrun_command
 from ovseg.proposals.network_folder import load_network
 from tests.conftest import ROOT, THINGS, Coco, Toys
 from tests.training import test_contrastive, test_proposal_network
@@ -23,16 +23,7 @@ def ranks(index: Path, coco: Coco, toys: Toys, base: Path, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("ranks")
     paths = (index, coco.images, coco.instances, toys.clip, base)
     (folder / "paths.json").write_text(json.dumps([*map(str, paths)]))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "tests.training.ranks",
-        str(folder),
-    ]
+    command = torchrun_command("tests.training.ranks", 2, str(folder))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

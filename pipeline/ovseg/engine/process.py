@@ -17,6 +17,12 @@ def start_process() -> None:
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 100)
 
 
+def torchrun_command(module: str, processes: int, *arguments: str) -> list[str]:
+    """Return the command that runs a module in several processes of this machine, as ranks of one training."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*torchrun, "-m", module, *arguments]
+
+
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code, as `sys.exit` would, but leave its memory to the operating system.
 
