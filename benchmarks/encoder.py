@@ -5,8 +5,8 @@
 
 The demo's CLIP on the regions of drawn images, and ViT-B-16 with random weights on a few of them, in passes of 32 crops:
 
-    open_clip    the tower as open_clip makes it; in fp32 the reference's own way
-    ours         packed blocks, `clip.cpu_blocks`
+    open_clip    the tower as open_clip makes it; in fp32 the reference's own way, in bf16 on a processor without units for it, too
+    ours         packed blocks, `clip.cpu_blocks`; in bf16 what `core.arithmetic.data_type` makes of it here
     int8         weights in 8 bits for each output, activations in 8 bits for each product as they come ("dynamic"), by oneDNN
     no blanks    nothing attends to patches without a foreground pixel: what leaving them out would answer; not timed
     compiled     torch.compile with frozen weights, of blocks with one QKV product and fused attention
@@ -23,9 +23,11 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import open_clip
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -116,7 +118,8 @@ def variants(clips: dict[str, Clip], with_compiled: bool) -> dict[str, Encoder]:
     """The encoders by name, from the same CLIP in fp32 and bf16."""
     encoders: dict[str, Encoder] = {}
     for precision, clip in clips.items():
-        encoders[f"open_clip, {precision}"] = _tower(clip, packed=False)
+        plain = clip if precision == "fp32" else _in_bfloat16(clips["fp32"])
+        encoders[f"open_clip, {precision}"] = _tower(plain, packed=False)
         encoders[f"ours, {precision}"] = _tower(clip, packed=True)
     encoders["int8, dynamic"] = _int8(clips["fp32"])
     encoders[NO_BLANKS] = _no_blanks(clips["fp32"])
@@ -158,6 +161,12 @@ def regions(folder: Path, clip: Clip, limit: int | None = None) -> list[Tensor]:
         mask = masks.decode(rle["counts"].encode("ascii"), *rle["size"])
         cut.append(crops.crop_region(pixels, mask, tuple(segment["bbox"]), clip.size, color, antialias=True)[0])
     return list(torch.split(crops.normalize(torch.stack(cut), clip.mean, clip.std), CROPS_PER_PASS))
+
+
+def _in_bfloat16(clip: Clip) -> Clip:
+    model = copy.deepcopy(clip.model)
+    open_clip.model.convert_weights_to_lp(model, torch.bfloat16)
+    return replace(clip, model=model, dtype=torch.bfloat16)
 
 
 def _tower(clip: Clip, packed: bool) -> Encoder:

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovseg.core import masks
+from ovseg.core.arithmetic import data_type
 from ovseg.engine.process import start_process
 from ovseg.engine.runtime import Runtime, devices
 from tests.chromium import CHROMIUM
@@ -51,9 +53,11 @@ Row = dict[str, Any]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of GPUs where there is none."""
+    """Skip tests of GPUs where there is none, and of bfloat16 where the processor has no units for it."""
     if item.get_closest_marker("gpu") and devices("auto") == ("cpu",):
         pytest.skip("this machine has no CUDA device")
+    if item.get_closest_marker("bf16") and data_type("bf16", "cpu") != torch.bfloat16:
+        pytest.skip("this processor has no units for bfloat16")
 
 
 def pytest_unconfigure() -> None:

@@ -54,7 +54,7 @@ def cosine(clip: Clip) -> float:
     return float((clip.encode_crops(*crops_and_masks()) * own(clip)).sum(1).min())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.bf16)])
 @pytest.mark.parametrize("changes", [{}, {"quick_gelu": True}], ids=["gelu", "quick gelu"])
 @pytest.mark.parametrize("with_prompts", [False, True])
 def test_embeddings_are_those_of_the_own_blocks(

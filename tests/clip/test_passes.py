@@ -38,7 +38,7 @@ def vit_b(precision: Precision) -> Clip:
     return Clip(network, open_clip.get_tokenizer("ViT-B-16"), 224, mean, std, 512, dtype)
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 def clip(request: pytest.FixtureRequest) -> Clip:
     return vit_b(request.param)
 

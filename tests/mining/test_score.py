@@ -125,7 +125,7 @@ def test_batches_and_threads_change_nothing(
     assert digests(tmp_path / "out", "*.parquet") == digests(mined.candidates, "*.parquet")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.bf16)])
 def test_real_batch_sizes_change_nothing_with_the_shapes_of_a_vit_b(
     precision: Precision, mined: Mined, tmp_path: Path, runtime: Runtime
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,6 +23,15 @@ class Process(Dataset[tuple[int, bool]]):
         return os.nice(0), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal: a shell starts what runs in the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("gpu", "expected"), [(False, 10), (True, 0)])
 def test_a_reader_ignores_interrupts_and_without_a_gpu_gives_way_to_the_training(
     gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch

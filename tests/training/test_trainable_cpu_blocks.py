@@ -72,6 +72,7 @@ def test_embeddings_and_gradients_are_those_of_the_own_blocks(embed: Any, change
         torch.testing.assert_close(found_gradients[name], gradient, atol=2e-4, rtol=1e-4, msg=name)
 
 
+@pytest.mark.bf16
 @pytest.mark.parametrize("embed", EMBED)
 def test_in_bf16_they_are_as_near_to_float32_as_those_of_the_own_blocks(embed: Any) -> None:
     """The largest error of an embedding, and that of all gradients together, are at most a third more; both are of rounding."""

@@ -1,7 +1,8 @@
 """Region tokens with a learned preference for their mask (MaskCLIP++, arXiv 2412.11464, on a ViT).
 
 From a late block on, one token for each region starts from the class token and sees patches only. A learned number for each
-block and head is added to the attention scores of patches inside the mask; those outside get -100. Image tokens see no region.
+block and head is added to the attention scores of patches inside the mask; those outside get -100. So it matters where the mask
+is between 0 and 1, at its edge: what all patches inside have cancels in the softmax. Image tokens see no region.
 
 Shapes: B images, Q regions, H, W image, h, w masks, N patches, L biased blocks, D joint embedding.
 """

@@ -27,9 +27,9 @@ from ovseg.clip.prompts import mask_prompts_applied
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings
 from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, text_prompts_applied
 from ovseg.core import crops
+from ovseg.core.arithmetic import data_type, full_float32
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, describe_problem, read_weights
 from ovseg.core.errors import OvsegError
-from ovseg.core.float32 import full_float32
 from ovseg.core.options import Precision, Templates
 from ovseg.core.vocabulary import Encode, embed, template_embeddings
 from ovseg.engine.weight_files import respect_offline
@@ -181,8 +181,8 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
         pretrained: for a name of open_clip: one of its tags, a weights file (safetensors, or loaded with
             `weights_only`), or "random" (seeded weights, for trials).
         device: the torch device.
-        precision: the data type of the weights; "bf16" halves memory and, where the processor has units for it, more
-            than halves the time.
+        precision: the data type of the weights; "bf16" halves memory and more than halves the time. A processor without
+            units for it takes "fp32" (`core.arithmetic.data_type`).
 
     Raises:
         OvsegError: the name or tag is unknown; a file is missing; weights have missing or unexpected keys, or another
@@ -190,12 +190,12 @@ def load_clip(model: str, pretrained: str | None = None, device: str = "cpu", pr
             square.
     """
     full_float32()
-    network = _create(model, locate(model, pretrained), device, precision)
+    dtype = data_type(precision, device)
+    network = _create(model, locate(model, pretrained), device, dtype)
     tokenizer = _tokenizer(model)
     network.eval().requires_grad_(False)
     visual: Any = network.visual
     size = _side(model, visual)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if device == "cpu":
         _keep_freed_memory()
     with torch.inference_mode():
@@ -223,7 +223,7 @@ def _keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def _create(model: str, located: LocatedClip, device: str, precision: Precision) -> nn.Module:
+def _create(model: str, located: LocatedClip, device: str, dtype: torch.dtype) -> nn.Module:
     # a repository of the Hub is built from its folder in the cache, so that the network is not used a second time
     name = f"local-dir:{located.path.parent}" if located.path and model.startswith("hf-hub:") else model
     try:
@@ -232,7 +232,7 @@ def _create(model: str, located: LocatedClip, device: str, precision: Precision)
             network: nn.Module = open_clip.create_model(
                 name,
                 load_weights=False,
-                precision=precision,
+                precision="bf16" if dtype == torch.bfloat16 else "fp32",
                 device=device,
                 force_preprocess_cfg=located.preprocess,
                 pretrained_text=False,

@@ -165,9 +165,7 @@ def dense_map(visual: nn.Module, images: Tensor) -> DenseMap:
     for block in parts.blocks[:-1]:
         tokens = block(tokens, None)
     patches = tokens[:, parts.layout.prefix :]
-    single = torch.split(
-        patches.reshape(-1, 1, patches.shape[-1]), PATCHES_PER_PASS
-    )  # one that is alone attends to itself
+    single = torch.split(patches.reshape(-1, 1, patches.shape[-1]), PATCHES_PER_PASS)  # each attends to itself
     features = torch.cat([parts.blocks[-1](part, None) for part in single]).reshape(patches.shape)
     return DenseMap(features, grid, lambda places: parts.head(parts.norm(places)))
 

@@ -27,6 +27,7 @@ Metric = Literal["miou", "miou_gt"]
 ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
+"""bf16 is computed where the device has units for it, else fp32: `core.arithmetic.data_type`."""
 RegionPairs = Literal["annotated", "proposals", "mined", "mix"]
 RegionEncoder = Literal["region_tokens", "biased_tokens", "pooled", "mask_adapter"]
 Rule = Literal["best", "one_to_one"]
@@ -175,7 +176,7 @@ class ProposalNetworkOptions(Options):
     clip_norm: Positive = 0.01
     """Largest norm of the gradient; longer gradients are scaled down to it."""
     precision: Precision = "bf16"
-    """Arithmetic of the training: float32, or bfloat16 autocast."""
+    """Arithmetic of the training: float32, or bfloat16 autocast, for which a processor needs units."""
     seed: Natural = 0
     """Seed of weights, order, crops and dropout."""
 
@@ -327,7 +328,7 @@ class TrainingOptions(Options):
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Smallest fraction of a crop's area that random cropping keeps; 1 keeps all of it."""
     precision: Precision = "bf16"
-    """Arithmetic of the training: float32, or bfloat16 autocast."""
+    """Arithmetic of the training: float32, or bfloat16 autocast, for which a processor needs units."""
     seed: Natural = 0
     """Seed of order, crops, templates and new mask prompts."""
     heldout_every: Natural = 0

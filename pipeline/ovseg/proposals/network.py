@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ovseg.core import crops
+from ovseg.core.arithmetic import data_type
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Precision
@@ -100,7 +101,8 @@ class ProposalNetwork:
         alone is worth little (docs/speed.md).
 
         Args:
-            precision: the arithmetic of predictions: "fp32", whose masks are the same but for rounding, or "bf16" (autocast).
+            precision: the arithmetic of predictions: "fp32", whose masks are the same but for rounding, or "bf16" (autocast),
+                if the device has units for it.
         """
         return replace(self, model=self.model.to(memory_format=torch.channels_last), precision=precision)
 
@@ -112,7 +114,8 @@ class ProposalNetwork:
         device = self.model.device
         image = preprocess(pixels, shape).to(device)
         classifier: QueryClassifier = self.model.class_predictor
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        in_bfloat16 = data_type(self.precision, device) == torch.bfloat16
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             output = self.model.model(image)
             hidden = output.transformer_decoder_last_hidden_state
             mask_embeddings = self.model.mask_embedder(hidden)

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from ovseg.clip.load import Clip
 from ovseg.core import weights
+from ovseg.core.arithmetic import full_float32
 from ovseg.core.errors import OvsegError
-from ovseg.core.float32 import full_float32
 from ovseg.core.json_files import read_json
 from ovseg.core.tensor_files import write_tensors
 from ovseg.proposals.backbone import dilate

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ovseg.core.arithmetic import data_type
 from ovseg.core.options import Precision
 
 
@@ -21,8 +22,8 @@ def autocast_context(device: torch.device, precision: Precision) -> Iterator[Non
 
     Args:
         device: the torch device of the computation.
-        precision: "bf16" (autocast) or "fp32".
+        precision: "fp32", or "bf16" (autocast) if the device has units for it.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with attention, torch.autocast(device.type, torch.bfloat16, enabled=data_type(precision, device) == torch.bfloat16):
         yield

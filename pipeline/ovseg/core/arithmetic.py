@@ -1,0 +1,44 @@
+"""The arithmetic of this machine's devices: full float32 on GPUs, and bfloat16 where there are units for it."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+import torch
+
+from ovseg.core.options import Precision
+
+log = logging.getLogger("ovseg")
+
+
+def full_float32() -> None:
+    """Let convolutions of this process compute in full float32, as matrix products do.
+
+    By default torch rounds their inputs to 10 bits of mantissa on GPUs (TF32): on an H100 one noun in a hundred then got a mask
+    of the proposal network that differs from the CPU's, and the network was no faster (`python -m benchmarks gpu`).
+    """
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def data_type(precision: Precision, device: str | torch.device) -> torch.dtype:
+    """The data type that a device computes in: bfloat16 if it is asked for and the device has units for it, else float32.
+
+    Without them, as on x86 processors without AVX-512, torch multiplies in bfloat16 7 to 10 times as slowly as in float32
+    (docs/speed.md). The log says once that float32 takes its place.
+    """
+    if precision == "fp32":
+        return torch.float32
+    if torch.device(device).type == "cpu" and not _cpu_has_bfloat16():
+        return torch.float32
+    return torch.bfloat16
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    onednn: Any = torch.backends.mkldnn
+    found = bool(onednn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not found:
+        log.info("bf16: this processor has no units for it, and computes in fp32 instead")
+    return found

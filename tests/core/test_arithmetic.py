@@ -1,0 +1,49 @@
+"""bfloat16 is computed where the device has units for it; a processor without them takes float32, and says so once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovseg.clip.load import load_clip
+from ovseg.core import arithmetic
+from ovseg.core.arithmetic import data_type
+from ovseg.training.precision import autocast_context
+
+CPU = torch.device("cpu")
+SAID = "bf16: this processor has no units for it, and computes in fp32 instead"
+
+
+@pytest.fixture(params=[True, False], ids=["with units", "without units"])
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(arithmetic, "_cpu_has_bfloat16", lambda: request.param)
+    return bool(request.param)
+
+
+def test_bf16_is_float32_on_a_processor_without_units_alone(units: bool) -> None:
+    assert data_type("bf16", CPU) == data_type("bf16", "cpu") == (torch.bfloat16 if units else torch.float32)
+    assert data_type("bf16", "cuda:1") == torch.bfloat16
+    assert data_type("fp32", "cpu") == data_type("fp32", "cuda") == torch.float32
+
+
+def test_weights_and_trainings_are_of_that_type(units: bool, tiny_clip: Path) -> None:
+    clip = load_clip(f"local-dir:{tiny_clip}", precision="bf16")
+    assert clip.dtype == clip.model.state_dict()["text_projection"].dtype == data_type("bf16", CPU)
+    with autocast_context(CPU, "bf16"):
+        assert torch.is_autocast_enabled("cpu") == units
+
+
+def test_the_log_says_once_that_there_are_no_units(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    arithmetic._cpu_has_bfloat16.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO, "ovseg"):
+            assert [data_type("bf16", "cpu") for _ in range(3)] == [torch.float32] * 3
+        assert caplog.messages == [SAID]
+    finally:
+        arithmetic._cpu_has_bfloat16.cache_clear()
