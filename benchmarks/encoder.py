@@ -5,7 +5,7 @@
 
 The demo's CLIP on the regions of drawn images, and ViT-B-16 with random weights on a few of them, in passes of 32 crops:
 
-    open_clip    the tower as open_clip makes it; in fp32 the reference's own way, in bf16 on a processor without units for it, too
+    open_clip    the tower as open_clip makes it; in fp32 the reference's own way, and in bf16 whatever the processor
     ours         packed blocks, `clip.cpu_blocks`; in bf16 what `core.arithmetic.data_type` makes of it here
     int8         weights in 8 bits for each output, activations in 8 bits for each product as they come ("dynamic"), by oneDNN
     no blanks    nothing attends to patches without a foreground pixel: what leaving them out would answer; not timed

@@ -42,7 +42,8 @@ from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training.distributed import World
 from ovseg.training.objectives import OBJECTIVES
 from ovseg.training.region_dataset import RegionBatch
-from ovseg.training.region_step import RegionStep, RegionTower
+from ovseg.training.region_step import RegionStep
+from ovseg.training.region_tower import RegionTower
 from ovseg.training.region_training import region_optimizer
 
 MODEL, REGIONS, NAMES, IMAGE_SIZE, START_BLOCK, THRESHOLD = "ViT-B-16", 100, 150, 480, 8, 0.4

@@ -31,11 +31,11 @@ from ovseg.training.distributed import World
 from ovseg.training.loop import StepResult
 from ovseg.training.objectives import OBJECTIVES
 from ovseg.training.region_step import RegionStep
+from ovseg.training.region_tower import build_region_tower
 from ovseg.training.region_training import (
     RunFolders,
     adapt_regions,
     build_region_loop,
-    build_region_tower,
     read_run,
     region_optimizer,
 )

@@ -1,4 +1,4 @@
-"""One step of training a region encoder, on any number of micro-batches, and the module that it trains.
+"""One step of training a region encoder, on any number of micro-batches.
 
 The loss needs the embeddings of all images of the step, but not their graphs; see `contrastive` for how. Over several processes
 each has the loss of its own images, and the gradient is the mean.
@@ -8,102 +8,20 @@ Shapes: B images of this rank, S side of the input, Q regions, g grid of patches
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ovseg.clip.biased_tokens import biased_tokens
 from ovseg.clip.embedding_files import write_embeddings
-from ovseg.clip.load import Clip
-from ovseg.clip.mask_adapter import MaskAdapter, adapted_regions
-from ovseg.clip.pooled_regions import pooled_regions
-from ovseg.clip.region_tokens import region_tokens
-from ovseg.core.crops import normalize
-from ovseg.core.options import Coverage, FinetuneOptions, Templates
-from ovseg.training.cpu_blocks import trainable_cpu_blocks
+from ovseg.core.options import FinetuneOptions
 from ovseg.training.distributed import World, accumulate, all_reduce_sum, average_gradient
 from ovseg.training.loop import StepResult, explain_out_of_memory
 from ovseg.training.objectives import Objective, RegionOutputs
 from ovseg.training.precision import autocast_context
 from ovseg.training.region_dataset import RegionBatch
 from ovseg.training.texts import draw_synonyms
-
-
-@dataclass(frozen=True)
-class TemplateWeights:
-    """A learned weight for each text template.
-
-    Attributes:
-        templates: the name of the templates.
-        values: `[T]`.
-    """
-
-    templates: Templates
-    values: nn.Parameter
-
-
-class RegionTower(nn.Module):
-    """A CLIP's image tower as a region encoder, one module that can be wrapped for several processes.
-
-    Args:
-        clip: the CLIP; the weights of its image tower are trained in place.
-        start_block: the number of blocks that run without regions; None for `pooled` and `mask_adapter`.
-        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
-        template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
-            module, whose forward pass has no use for them.
-        coverage: what a region sees of a patch, for `region_tokens`.
-        adapter: what makes the maps of `mask_adapter`, trained in place; None for the others.
-    """
-
-    def __init__(
-        self,
-        clip: Clip,
-        start_block: int | None,
-        log_bias: Tensor | None,
-        template_weights: TemplateWeights | None = None,
-        coverage: Coverage = "half",
-        adapter: MaskAdapter | None = None,
-    ) -> None:
-        super().__init__()
-        self.visual = cast(nn.Module, clip.model.visual)
-        self.start_block = start_block
-        self.template_weights, self.coverage = template_weights, coverage
-        self.adapter = adapter
-        self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
-        self.register_buffer("mean", clip.mean, persistent=False)
-        self.register_buffer("std", clip.std, persistent=False)
-
-    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Embed regions, and last of all the whole image as a region.
-
-        Args:
-            images: uint8 `[B, 3, S, S]`.
-            masks: float32 `[B, Q, g, g]` in [0, 1].
-
-        Returns:
-            float32 unit vectors `[B, Q + 1, D]`.
-        """
-        pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
-        regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
-        with trainable_cpu_blocks(self.visual, pixels.device):
-            if self.adapter is not None:
-                vectors = adapted_regions(self.visual, pixels, regions, self.adapter)
-            elif self.start_block is None:
-                vectors = pooled_regions(self.visual, pixels, regions)
-            elif self.log_bias is None:
-                vectors = region_tokens(self.visual, pixels, regions, self.start_block, self.coverage)
-            else:
-                vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
-        return F.normalize(vectors.float(), dim=-1)
-
-    def frozen_copy(self) -> nn.Module:
-        """Return a copy of the module as it is now, which learns nothing."""
-        return copy.deepcopy(self).requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
-from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.load import Clip
-from ovseg.clip.mask_adapter import MaskAdapter, feature_grid, new_adapter
-from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext
-from ovseg.clip.region_settings import RegionSettings
-from ovseg.clip.region_tokens import check_start_block
 from ovseg.clip.regions import grid_side
 from ovseg.clip.save import model_config
-from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core import crops, hashing, tables
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision, RegionPairs, Templates
-from ovseg.core.vocabulary import TEMPLATES
+from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Precision, RegionPairs
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import TrainableParameters
@@ -36,7 +29,8 @@ from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.objectives import OBJECTIVES, Objective
 from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
 from ovseg.training.region_sources import MINED_SOURCES, RegionTables, read_region_tables
-from ovseg.training.region_step import RegionStep, RegionTower, TemplateWeights
+from ovseg.training.region_step import RegionStep
+from ovseg.training.region_tower import RegionTower, build_region_tower, region_settings
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns, embed_synonyms
 from ovseg.training.tower import ADAM_BETAS, MAX_LOG_SCALE
@@ -138,23 +132,6 @@ def adapt_regions(
     publish_training(key, build, out, runtime)
 
 
-def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSettings:
-    """What the trained CLIP is made for.
-
-    Args:
-        tower: the trained module.
-        options: the parameters of the training.
-    """
-    log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    settings = RegionSettings(
-        options.region_encoder, tower.start_block, options.image_size, log_bias, coverage=tower.coverage
-    )
-    weights = tower.template_weights
-    if weights is None:
-        return settings
-    return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))
-
-
 def name_masks(pairs: RegionPairs, proposals: str | None) -> str | None:
     """Name the masks that a training learns from.
 
@@ -208,74 +185,6 @@ def count_region_steps(images: int, options: FinetuneOptions) -> int:
         )
     steps = options.epochs * (images // options.batch_size)
     return steps if options.max_steps is None else min(steps, options.max_steps)
-
-
-def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
-    """Make the module that is trained; what the method does not train is frozen.
-
-    Raises:
-        OvsegError: the tower cannot encode regions with `options.region_encoder`; `options.start_block`,
-            `options.image_size` or `options.coverage` does not fit it; or the CLIP has mask prompts.
-    """
-    visual = cast(nn.Module, clip.model.visual)
-    _check_visual(visual, options)
-    if clip.prompts is not None:
-        raise OvsegError(
-            f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
-            "finetune.init=base"
-        )
-    if options.coverage != "half" and options.region_encoder != "region_tokens":
-        raise OvsegError(
-            f"finetune.coverage={options.coverage} is for the region encoder region_tokens, not {options.region_encoder}; set "
-            "it to half"
-        )
-    biased = options.region_encoder == "biased_tokens"
-    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
-    start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
-    weights, adapter = new_template_weights(clip, options), _adapter_to_train(clip, options)
-    tower = RegionTower(clip, start_block, log_bias, weights, options.coverage, adapter)
-    pattern = OBJECTIVES[options.method].trains
-    for name, parameter in tower.visual.named_parameters():
-        # all of a ConvNeXt, which has no attention, as in MaskCLIP++
-        named = pattern is not None and (is_convnext(visual) or pattern.fullmatch(name) is not None)
-        parameter.requires_grad_(named)
-    if pattern is not None and not any(p.requires_grad for p in tower.visual.parameters()):
-        raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
-    return tower
-
-
-def _check_visual(visual: nn.Module, options: FinetuneOptions) -> None:
-    """Check that an image tower can encode regions with `options.region_encoder`; see `build_region_tower` for the errors."""
-    size = options.image_size
-    if options.region_encoder == "pooled":
-        convnext_trunk(visual)
-        check_size(size, size)
-    elif options.region_encoder == "mask_adapter":
-        feature_grid(visual, size, size)
-    else:
-        parts = vit_parts(visual)
-        check_start_block(options.start_block, parts)
-        patch_grid(parts.layout, size, size)
-
-
-def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | None:
-    """The CLIP's own adapter, or a new one; None for a region encoder without."""
-    if options.region_encoder != "mask_adapter":
-        return None
-    adapter = clip.adapter or new_adapter(clip.width, options.adapter_width, options.seed).to(clip.mean.device)
-    return adapter.requires_grad_(True)
-
-
-def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
-    """Return 1 / T for each of T templates if the method learns their weights; otherwise None.
-
-    One template needs no weight, as the logit scale is one. Learned text prompts take the place of templates.
-    """
-    templates: Templates = "vild" if options.templates == "random-per-step" else options.templates
-    number = len(TEMPLATES[templates])
-    if not OBJECTIVES[options.method].weighs_templates or number == 1 or clip.text_prompts is not None:
-        return None
-    return TemplateWeights(templates, nn.Parameter(torch.full((number,), 1 / number, device=clip.mean.device)))
 
 
 def build_region_loop(

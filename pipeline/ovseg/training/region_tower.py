@@ -1,0 +1,185 @@
+"""The module that is trained as a region encoder: which weights of a CLIP learn, and what is learned beside them.
+
+Shapes: B images, S side of the input, Q regions, g grid of patches, D joint width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
+from ovseg.clip.load import Clip
+from ovseg.clip.mask_adapter import MaskAdapter, adapted_regions, feature_grid, new_adapter
+from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext, pooled_regions
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.region_tokens import check_start_block, region_tokens
+from ovseg.clip.vit_parts import patch_grid, vit_parts
+from ovseg.core.crops import normalize
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import Coverage, FinetuneOptions, Templates
+from ovseg.core.vocabulary import TEMPLATES
+from ovseg.training.cpu_blocks import trainable_cpu_blocks
+from ovseg.training.objectives import OBJECTIVES
+
+
+@dataclass(frozen=True)
+class TemplateWeights:
+    """A learned weight for each text template.
+
+    Attributes:
+        templates: the name of the templates.
+        values: `[T]`.
+    """
+
+    templates: Templates
+    values: nn.Parameter
+
+
+class RegionTower(nn.Module):
+    """A CLIP's image tower as a region encoder, one module that can be wrapped for several processes.
+
+    Args:
+        clip: the CLIP; the weights of its image tower are trained in place.
+        start_block: the number of blocks that run without regions; None for `pooled` and `mask_adapter`.
+        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
+        template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
+            module, whose forward pass has no use for them.
+        coverage: what a region sees of a patch, for `region_tokens`.
+        adapter: what makes the maps of `mask_adapter`, trained in place; None for the others.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        start_block: int | None,
+        log_bias: Tensor | None,
+        template_weights: TemplateWeights | None = None,
+        coverage: Coverage = "half",
+        adapter: MaskAdapter | None = None,
+    ) -> None:
+        super().__init__()
+        self.visual = cast(nn.Module, clip.model.visual)
+        self.start_block = start_block
+        self.template_weights, self.coverage = template_weights, coverage
+        self.adapter = adapter
+        self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
+        self.register_buffer("mean", clip.mean, persistent=False)
+        self.register_buffer("std", clip.std, persistent=False)
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Embed regions, and last of all the whole image as a region.
+
+        Args:
+            images: uint8 `[B, 3, S, S]`.
+            masks: float32 `[B, Q, g, g]` in [0, 1].
+
+        Returns:
+            float32 unit vectors `[B, Q + 1, D]`.
+        """
+        pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
+        regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
+        with trainable_cpu_blocks(self.visual, pixels.device):
+            if self.adapter is not None:
+                vectors = adapted_regions(self.visual, pixels, regions, self.adapter)
+            elif self.start_block is None:
+                vectors = pooled_regions(self.visual, pixels, regions)
+            elif self.log_bias is None:
+                vectors = region_tokens(self.visual, pixels, regions, self.start_block, self.coverage)
+            else:
+                vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
+        return F.normalize(vectors.float(), dim=-1)
+
+    def frozen_copy(self) -> nn.Module:
+        """Return a copy of the module as it is now, which learns nothing."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+
+def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
+    """Make the module that is trained; what the method does not train is frozen.
+
+    Raises:
+        OvsegError: the tower cannot encode regions with `options.region_encoder`; `options.start_block`,
+            `options.image_size` or `options.coverage` does not fit it; or the CLIP has mask prompts.
+    """
+    visual = cast(nn.Module, clip.model.visual)
+    _check_visual(visual, options)
+    if clip.prompts is not None:
+        raise OvsegError(
+            f"finetune.method={options.method} cannot start from a CLIP with mask prompts, which belong to crops; set "
+            "finetune.init=base"
+        )
+    if options.coverage != "half" and options.region_encoder != "region_tokens":
+        raise OvsegError(
+            f"finetune.coverage={options.coverage} is for the region encoder region_tokens, not {options.region_encoder}; set "
+            "it to half"
+        )
+    biased = options.region_encoder == "biased_tokens"
+    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
+    start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
+    weights, adapter = new_template_weights(clip, options), _adapter_to_train(clip, options)
+    tower = RegionTower(clip, start_block, log_bias, weights, options.coverage, adapter)
+    pattern = OBJECTIVES[options.method].trains
+    for name, parameter in tower.visual.named_parameters():
+        # all of a ConvNeXt, which has no attention, as in MaskCLIP++
+        named = pattern is not None and (is_convnext(visual) or pattern.fullmatch(name) is not None)
+        parameter.requires_grad_(named)
+    if pattern is not None and not any(p.requires_grad for p in tower.visual.parameters()):
+        raise OvsegError(f"finetune.method={options.method} finds nothing to train in this image tower; use regions")
+    return tower
+
+
+def _check_visual(visual: nn.Module, options: FinetuneOptions) -> None:
+    """Check that an image tower can encode regions with `options.region_encoder`; see `build_region_tower` for the errors."""
+    size = options.image_size
+    if options.region_encoder == "pooled":
+        convnext_trunk(visual)
+        check_size(size, size)
+    elif options.region_encoder == "mask_adapter":
+        feature_grid(visual, size, size)
+    else:
+        parts = vit_parts(visual)
+        check_start_block(options.start_block, parts)
+        patch_grid(parts.layout, size, size)
+
+
+def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | None:
+    """The CLIP's own adapter, or a new one; None for a region encoder without."""
+    if options.region_encoder != "mask_adapter":
+        return None
+    adapter = clip.adapter or new_adapter(clip.width, options.adapter_width, options.seed).to(clip.mean.device)
+    return adapter.requires_grad_(True)
+
+
+def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
+    """Return 1 / T for each of T templates if the method learns their weights; otherwise None.
+
+    One template needs no weight, as the logit scale is one. Learned text prompts take the place of templates.
+    """
+    templates: Templates = "vild" if options.templates == "random-per-step" else options.templates
+    number = len(TEMPLATES[templates])
+    if not OBJECTIVES[options.method].weighs_templates or number == 1 or clip.text_prompts is not None:
+        return None
+    return TemplateWeights(templates, nn.Parameter(torch.full((number,), 1 / number, device=clip.mean.device)))
+
+
+def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSettings:
+    """What the trained CLIP is made for.
+
+    Args:
+        tower: the trained module.
+        options: the parameters of the training.
+    """
+    log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
+    settings = RegionSettings(
+        options.region_encoder, tower.start_block, options.image_size, log_bias, coverage=tower.coverage
+    )
+    weights = tower.template_weights
+    if weights is None:
+        return settings
+    return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))
