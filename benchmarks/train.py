@@ -32,6 +32,7 @@ from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
+from ovseg.core.arithmetic import data_type
 from ovseg.core.crops import normalize
 from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
@@ -171,7 +172,8 @@ def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager
     def step(_: int) -> None:
         optimizer.zero_grad()
         images = normalize(batch["crop"].to(device), clip.mean, clip.std)
-        with attention(), torch.autocast(device.type, torch.bfloat16):
+        in_bfloat16 = data_type("bf16", device) == torch.bfloat16
+        with attention(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             crops, texts, scale = model(images, tokens)
             loss: Tensor = clip_loss(crops, texts, scale)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -193,9 +195,9 @@ def _input_gradient(clip: Clip, size: int) -> Variant:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """The largest number of arithmetic operations a second in a few large bf16 matrix products."""
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """The largest number of arithmetic operations a second in a few large matrix products, in bf16 where there are units."""
+    side, dtype = 8192 if device.type == "cuda" else 2048, data_type("bf16", device)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(10):
         _wait(device)
