@@ -246,14 +246,16 @@ def test_the_rate_warms_up_and_falls_to_nothing(run: Train) -> None:
 
 
 def test_micro_batches_give_about_the_same_training(run: Train, once: Train) -> None:
-    """Batch normalization sees less at a time, so it is not the same: with five seeds the first loss differed by 5 to 15%."""
-    options = change(OPTIONS, steps=5)
-    whole, parts = (
-        [float(row["loss"]) for row in curves(folder)]
-        for folder in (once(options), run("parts", options, micro_batch=2))
-    )
-    assert parts[0] == pytest.approx(whole[0], rel=0.25) and parts != whole
-    assert min(whole) < whole[0] and min(parts) < parts[0]
+    """Batch normalization sees less at a time, so it is not the same; the first loss is compared in the mean of five seeds."""
+    whole, parts = [], []
+    for seed in range(5):
+        options = change(OPTIONS, steps=5, seed=seed)
+        whole.append([float(row["loss"]) for row in curves(once(options))])
+        parts.append([float(row["loss"]) for row in curves(run(f"parts{seed}", options, micro_batch=2))])
+    first_whole, first_parts = (sum(losses[0] for losses in trainings) / 5 for trainings in (whole, parts))
+    assert first_parts == pytest.approx(first_whole, rel=0.1)
+    assert all(one != other for one, other in zip(whole, parts, strict=True))
+    assert all(min(losses) < losses[0] for losses in (*whole, *parts))
 
 
 def alike(first: int, number: int) -> list[Scene]:
@@ -281,10 +283,8 @@ def gradients(
     tower = load_adapted(clip)
     model = tiny_model(tower)
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
-    star = model.class_predictor.text_embeddings[0]
-    model.class_predictor.no_object.data.copy_(
-        star
-    )  # as likely as a star, or its gradient may be too small for float32
+    # "no object" is as likely as a star, or its gradient may be too small for float32
+    model.class_predictor.no_object.data.copy_(model.class_predictor.text_embeddings[0])
     objective = MaskObjective(model, "fp32").eval()
     loss = mask_step(objective, wrap(objective), batch, len(batch) // parts, world)
     by_name = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -306,10 +306,6 @@ def test_deep_supervision_is_the_loss_of_the_network_cut_after_each_layer(toys: 
     tower, batch = load_adapted(toys.clip), alike(0, 2)
     model = tiny_model(tower, decoder_layers=3)
     model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
-    star = model.class_predictor.text_embeddings[0]
-    model.class_predictor.no_object.data.copy_(
-        star
-    )  # as likely as a star, or its gradient may be too small for float32
     objective = MaskObjective(model, "fp32").eval()
     with torch.no_grad():
         whole = float(objective(batch, 4.0, objective.class_weight(batch)))
