@@ -30,7 +30,7 @@ from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.settings import three_classifiers
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.segmentation.region_crops import RegionCrops
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.region_encoder import RegionEncoder
 
 IMAGES, REPEATS = 100, 3
 MODELS = ROOT / "data" / "demo"
@@ -91,18 +91,18 @@ def _evaluate(benchmark: Path, work: Path, out: Path, weight: float) -> None:
 def counted() -> Iterator[Counter[str]]:
     """Count the images that the proposal network sees within the context, and the regions that CLIP encodes."""
     counts = Counter({"images predicted": 0, "regions encoded": 0})
-    predict, encode = ProposalNetwork.predict, Segmenter.embed_regions
+    predict, encode = ProposalNetwork.predict, RegionEncoder.embed
 
     def counting_images(network: ProposalNetwork, pixels: ImageArray) -> NetworkOutput:
         counts["images predicted"] += 1
         return predict(network, pixels)
 
-    def counting_regions(segmenter: Segmenter, regions: RegionCrops) -> Tensor:
+    def counting_regions(encoder: RegionEncoder, regions: RegionCrops) -> Tensor:
         counts["regions encoded"] += int(regions.valid.sum())
-        return encode(segmenter, regions)
+        return encode(encoder, regions)
 
     with (
         patch.object(ProposalNetwork, "predict", counting_images),
-        patch.object(Segmenter, "embed_regions", counting_regions),
+        patch.object(RegionEncoder, "embed", counting_regions),
     ):
         yield counts

@@ -32,7 +32,7 @@ from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
-from ovseg.core.arithmetic import data_type
+from ovseg.core.arithmetic import autocast, data_type
 from ovseg.core.crops import normalize
 from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
@@ -172,8 +172,7 @@ def _plain(clip: Clip, size: int, attention: Callable[[], AbstractContextManager
     def step(_: int) -> None:
         optimizer.zero_grad()
         images = normalize(batch["crop"].to(device), clip.mean, clip.std)
-        in_bfloat16 = data_type("bf16", device) == torch.bfloat16
-        with attention(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+        with attention(), autocast("bf16", device):
             crops, texts, scale = model(images, tokens)
             loss: Tensor = clip_loss(crops, texts, scale)
             loss.backward()  # type: ignore[no-untyped-call]

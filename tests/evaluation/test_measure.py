@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ovseg.clip.adapted import load_adapted, save_adapted
+from ovseg.clip.load import Clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
 from ovseg.engine.runtime import Runtime
@@ -75,6 +76,26 @@ def test_of_a_clip_with_prompts_there_is_the_accuracy_without_them_too(
     assert metrics(out)["model_without_prompts"] == plain_scores
     assert first_column(out / "mask_accuracy.tsv") == ["clip", "mpt, all", "mpt without prompts, all"]
     assert (out / "training.tsv").read_text() == CURVES
+
+
+def test_with_other_templates_no_region_is_encoded_again_and_the_result_is_that_of_encoding_all(
+    coco: Coco, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_adapted(tiny_clip)
+    prompts = new_prompts(plain.model.visual, 1, 0) * 100  # type: ignore[arg-type]
+    save_adapted(plain.model, model_config(f"local-dir:{tiny_clip}"), prompts, {}, tmp_path / "mpt")
+    computed = metrics(of_clip(tmp_path / "mpt", coco, tmp_path, "computed", templates="vild"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Clip, "encode_crops", None)
+        assert metrics(of_clip(tmp_path / "mpt", coco, tmp_path, "again", templates="none")) != computed
+        shutil.rmtree(tmp_path / "computed")
+        other = Runtime(work=tmp_path / "work", fresh=True)
+        options = {**CROP, "limit": None, "templates": "vild"}
+        measure_clip(tmp_path / "mpt", coco.images, coco.instances, tmp_path / "computed", other, **options)
+        assert metrics(tmp_path / "computed") == computed
+    clips = {name: load_adapted(tmp_path / "mpt", prompts="without" not in name) for name in computed}
+    options = {**CROP, "templates": "vild"}
+    assert measure_mask_accuracy(clips, coco.images, coco.instances, batch_size=64, **options) == computed
 
 
 def test_of_a_proposal_network_there_is_recall_and_its_curves(toys: Toys, coco: Coco, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.oracles import gt_masks
 from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.evaluation.settings import three_classifiers
-from ovseg.evaluation.store import Store, open_store
+from ovseg.evaluation.store import Store, open_store, region_folder
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.segmentation.region_crops import RegionCrops
+from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Row, Toys
 from tests.evaluation.conftest import NAMES, draw_benchmark
@@ -64,18 +65,18 @@ class Passes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images: list[ImageArray] = []
         self.crops: list[int] = []
-        predict, embed = ProposalNetwork.predict, Segmenter.embed_regions
+        predict, embed = ProposalNetwork.predict, RegionEncoder.embed
 
         def counted_predict(network: ProposalNetwork, pixels: ImageArray) -> NetworkOutput:
             self.images.append(pixels)
             return predict(network, pixels)
 
-        def counted_embed(segmenter: Segmenter, regions: RegionCrops) -> Tensor:
+        def counted_embed(encoder: RegionEncoder, regions: RegionCrops) -> Tensor:
             self.crops.append(len(regions.crops))
-            return embed(segmenter, regions)
+            return embed(encoder, regions)
 
         monkeypatch.setattr(ProposalNetwork, "predict", counted_predict)
-        monkeypatch.setattr(Segmenter, "embed_regions", counted_embed)
+        monkeypatch.setattr(RegionEncoder, "embed", counted_embed)
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ def test_embeddings_are_those_of_each_image_alone_with_nothing_for_masks_without
         ImageRegions(images[1], "second", tuple(corners(images[1], 8))),
         ImageRegions(images[1], "second", (None,)),
     ]
-    embedded = embed_regions({"clip": segmenter}, [("clip", one) for one in regions], {"clip": tmp_path})
+    embedded = embed_regions({"clip": segmenter.encoder}, [("clip", one) for one in regions], {"clip": tmp_path})
     for one in regions:
         alone = segmenter.embed_regions(segmenter.crop_regions(one.pixels, one.rles))
         assert torch.equal(embedded["clip", one], alone)
@@ -278,7 +279,7 @@ def test_a_mask_that_is_encoded_with_others_in_one_pass_is_stored_with_them(
     segmenter: Segmenter, tmp_path: Path, passes: Passes
 ) -> None:
     clip = with_regions(segmenter.clip, RegionSettings("region_tokens", start_block=0, image_size=16))
-    one_pass = {"clip": replace(segmenter, clip=clip)}
+    one_pass = {"clip": replace(segmenter, clip=clip).encoder}
     pixels = noise(0)
     few = ImageRegions(pixels, "image", tuple(corners(pixels, 8)))
     many = ImageRegions(pixels, "image", (None, *corners(pixels, 8, 30)))
@@ -287,7 +288,7 @@ def test_a_mask_that_is_encoded_with_others_in_one_pass_is_stored_with_them(
     again = embed_regions(one_pass, [("clip", many), ("clip", few)], {"clip": tmp_path})
     assert len(passes.crops) == 2
     for regions in (few, many):
-        alone = one_pass["clip"].embed_regions(one_pass["clip"].crop_regions(pixels, regions.rles))
+        alone = one_pass["clip"].embed(one_pass["clip"].crop_regions(pixels, regions.rles))
         assert torch.equal(first["clip", regions], alone)
         assert torch.equal(again["clip", regions], alone)
 
@@ -296,7 +297,7 @@ def test_more_masks_than_a_batch_are_encoded_in_whole_passes(toys: Toys, tmp_pat
     segmenter = Segmenter.load(toys.network, toys.clip, options=OPTIONS, batch_size=32)
     pixels = noise(0)
     regions = ImageRegions(pixels, "image", tuple(corners(pixels, *range(4, 40))))
-    embed_regions({"clip": segmenter}, [("clip", regions)], {"clip": tmp_path})
+    embed_regions({"clip": segmenter.encoder}, [("clip", regions)], {"clip": tmp_path})
     assert passes.crops == [32, 4]
 
 
@@ -319,6 +320,11 @@ def test_a_model_is_its_weights_and_an_encoder_its_view_precision_recipe_and_kin
         {"fill": "zero"},
     ]
     assert len({encoder(), *(encoder(**changes) for changes in others)}) == 6
+    of_measure = {
+        prompts: region_folder(tmp_path, toys.clip, CropOptions(), "cpu", prompts=prompts) for prompts in (True, False)
+    }
+    assert of_measure[True] == encoder(precision="fp32")
+    assert of_measure[False] not in (of_measure[True], encoder())
     assert encoder(clip=Path(shutil.copytree(toys.clip, tmp_path / "copied"))) == encoder()
     assert encoder(device="cuda:0") == encoder(device="cuda:1")
     assert encoder(templates="none", weight_seen=0.5, seen_penalty=0.1) == encoder()

@@ -25,7 +25,7 @@ def full_float32() -> None:
 def data_type(precision: Precision, device: str | torch.device) -> torch.dtype:
     """The data type that a device computes in: bfloat16 if it is asked for and the device has units for it, else float32.
 
-    Without them, as on x86 processors without AVX-512, torch multiplies in bfloat16 7 to 10 times as slowly as in float32
+    Without them, as on x86 processors without AVX-512, torch multiplies in bfloat16 8 to 10 times as slowly as in float32
     (docs/speed.md). The log says once that float32 takes its place.
     """
     if precision == "fp32":
@@ -33,6 +33,12 @@ def data_type(precision: Precision, device: str | torch.device) -> torch.dtype:
     if torch.device(device).type == "cpu" and not _cpu_has_bfloat16():
         return torch.float32
     return torch.bfloat16
+
+
+def autocast(precision: Precision, device: str | torch.device) -> torch.autocast:
+    """The context in which the operations of a device compute in its `data_type`, where they can; weights stay as they are."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=data_type(precision, device) == torch.bfloat16)
 
 
 @cache

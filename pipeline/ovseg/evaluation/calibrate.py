@@ -91,6 +91,7 @@ def calibrate(
         crop=crop,
         oracles=False,
         limit=calibration.limit,
+        step="calibrate",
     )
     grid = _grid(out, read_benchmark(split), list(clips), calibration)
     report.mkdir(parents=True, exist_ok=True)

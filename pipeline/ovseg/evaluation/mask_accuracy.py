@@ -3,41 +3,40 @@
 Union accuracy is the same with one region for each image and class: the union of the masks of the class, as semantic ground
 truth has it. No proposals are involved.
 
-Shapes: B regions of a batch, N regions in all, S CLIP's input side, K classes, D joint width.
+Shapes: N regions, K classes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ovseg.clip.embedding_files import image_hash
 from ovseg.clip.load import Clip
-from ovseg.clip.passes import crops_per_pass, whole_passes
-from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image
-from ovseg.core import crops, masks
+from ovseg.core import masks
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
-from ovseg.core.images import ImageArray
-from ovseg.core.options import Fill, Orientation, Templates
+from ovseg.core.options import CropOptions, Fill, Orientation, Templates
 from ovseg.datasets.coco import find_image, open_coco
 from ovseg.datasets.references import category_names, check_categories, check_listed_images
 from ovseg.datasets.store import Record
 from ovseg.engine.progress import Progress
 from ovseg.engine.totals import Total, check_totals
 from ovseg.evaluation.metrics import accuracies
+from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.proposals import Source
 from ovseg.proposals.ground_truth import ground_truth, item_counts
+from ovseg.segmentation.region_crops import crop_threads
+from ovseg.segmentation.region_encoder import RegionEncoder
 
+IMAGES_AT_A_TIME = 16  # whose regions share forward passes
 IntArray = NDArray[np.int64]
 
 
@@ -45,13 +44,13 @@ class Region(NamedTuple):
     """A region of an image.
 
     Attributes:
-        mask: bool `[H, W]`.
+        rle: the mask as compressed RLE, with a pixel.
         number: the class number.
         is_mask: whether it is an annotated mask.
         is_union: whether it is the union of all masks of its class in the image; the only mask of a class is both.
     """
 
-    mask: masks.MaskArray
+    rle: bytes
     number: int
     is_mask: bool
     is_union: bool
@@ -70,6 +69,7 @@ def measure_mask_accuracy(
     orientation: Orientation = "exif",
     counts: Counter[str] | None = None,
     max_dropped: float = 0.5,
+    folders: Mapping[str, Path] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure the mask accuracy of several CLIPs of one input size, region encoder and text tower, in one pass over the images.
 
@@ -81,12 +81,12 @@ def measure_mask_accuracy(
         fill: the background of the crops; "keep" shows unmasked crops.
         antialias: whether crops are resized with antialiasing.
         templates: the templates of the class names, for CLIPs without learned text prompts.
-        batch_size: the number of regions that a CLIP is given at a time, rounded up to whole forward passes; it changes no
-            result.
+        batch_size: see `RegionEncoder`; it changes no result.
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
         counts: is updated with the counts of `core.rotation`, and with the dropped regions and images by reason.
         max_dropped: the largest fraction of the regions that may be dropped for one reason.
+        folders: where the region embeddings of each CLIP are kept, see `store.region_folder`; None keeps none.
 
     Returns:
         for each CLIP the fractions of `accuracies` over N annotated masks, and "regions", N; and "union_accuracy",
@@ -96,7 +96,6 @@ def measure_mask_accuracy(
         OvsegError: `annotations` is not a COCO file with categories, its ids lead nowhere (see `datasets.references`), or none
             or too few of its regions can be read.
     """
-    first = next(iter(clips.values()))
     predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
     found: list[tuple[int, bool, bool]] = []  # class number, `is_mask` and `is_union` of each region
     counts = Counter() if counts is None else counts
@@ -113,15 +112,16 @@ def measure_mask_accuracy(
         records = list(islice(store.images(), limit))
         regions = _regions(records, images, orientation, source, numbers, counts, examples)
         texts = {name: clip.embed_names(names, templates) for name, clip in clips.items()}
-        crop = partial(_crops, first, fill=fill, antialias=antialias, batch_size=batch_size)
-        inputs = crop(regions) if first.regions.encoder == "crops" else _whole_images(first, regions)
-        for batch, first_input, second_input in inputs:
-            found += [(region.number, region.is_mask, region.is_union) for region in batch]
-            for name, clip in clips.items():
-                one_pass = clip.regions.encoder != "crops"
-                encode = partial(encode_in_one_pass, clip) if one_pass else clip.encode_crops
-                for embeddings in torch.split(encode(first_input, second_input), crops_per_pass(clip.mean.device)):
-                    predictions[name].append((embeddings @ texts[name].T).argmax(1).numpy())
+        crop = CropOptions(fill=fill, antialias=antialias)
+        with crop_threads() as pool:
+            encoders = {
+                name: RegionEncoder(clip, crop, batch_size=batch_size, pool=pool) for name, clip in clips.items()
+            }
+            while some := dict(islice(regions, IMAGES_AT_A_TIME)):
+                found += [region[1:] for of_image in some.values() for region in of_image]
+                embeddings = embed_regions(encoders, [(name, image) for name in clips for image in some], folders)
+                for (name, _), of_image in embeddings.items():
+                    predictions[name].append((of_image @ texts[name].T).argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
     stated = any("annotated" in record for record in categories)
@@ -135,40 +135,15 @@ def measure_mask_accuracy(
     return scores
 
 
-def _whole_images(
-    clip: Clip, images: Iterator[tuple[ImageArray, list[Region]]]
-) -> Iterator[tuple[list[Region], Tensor, Tensor]]:
-    """The regions of each image, with what a CLIP for one pass encodes: the image, and the masks on its grid."""
-    for pixels, regions in images:
-        yield regions, whole_image(clip, pixels), masks_on_grid(clip, (region.mask for region in regions))
-
-
-def _crops(
-    clip: Clip, images: Iterator[tuple[ImageArray, list[Region]]], fill: Fill, antialias: bool, batch_size: int
-) -> Iterator[tuple[list[Region], Tensor, Tensor]]:
-    """Regions in full batches over several images, with what a CLIP for crops encodes: crops and their masks."""
-    color = crops.fill_color(fill, clip.mean.tolist())
-    cut = (
-        (region, *cut_region(pixels, region.mask, clip.size, color, antialias))
-        for pixels, regions in images
-        for region in regions
-    )
-    while batch := list(islice(cut, whole_passes(batch_size, clip.mean.device))):
-        regions, region_crops, crop_masks = zip(*batch, strict=True)
-        yield list(regions), torch.stack(region_crops), torch.stack(crop_masks)
-
-
 def _with_unions(image: ImageRecord, annotated: Sequence[tuple[int, bytes]]) -> list[Region]:
     """The masks of an image, given by class number and RLE, then the union for each class that has several."""
     per_class = Counter(number for number, _ in annotated)
-    regions: list[Region] = []
+    regions = [Region(rle, number, True, per_class[number] == 1) for number, rle in annotated]
     unions: dict[int, masks.MaskArray] = {}
     for number, rle in annotated:
-        mask = masks.decode(rle, image.height, image.width)
-        regions.append(Region(mask, number, True, per_class[number] == 1))
         if per_class[number] > 1:
-            unions[number] = mask | unions.get(number, np.False_)
-    return regions + [Region(mask, number, False, True) for number, mask in unions.items()]
+            unions[number] = masks.decode(rle, image.height, image.width) | unions.get(number, np.False_)
+    return regions + [Region(masks.encode(mask), number, False, True) for number, mask in unions.items()]
 
 
 def _regions(
@@ -179,7 +154,7 @@ def _regions(
     numbers: dict[str, int],
     all_counts: Counter[str],
     examples: dict[str, str],
-) -> Iterator[tuple[ImageArray, list[Region]]]:
+) -> Iterator[tuple[ImageRegions, list[Region]]]:
     """All images with regions; what cannot be read is counted in `all_counts` by its reason, with one of `examples`."""
     with Progress("mask accuracy", len(records), "images") as progress:
         for record in records:
@@ -196,7 +171,8 @@ def _regions(
                 if annotated:
                     regions = _with_unions(image, annotated)
                     counts["regions"] += len(annotated)
-                    yield image.pixels, regions
+                    rles = tuple(region.rle for region in regions)
+                    yield ImageRegions(image.pixels, image_hash(image.pixels), rles), regions
             except BadItem as problem:  # of the image itself
                 counts[f"dropped.{problem.reason}"] += 1
                 examples.setdefault(problem.reason, f"image {record['id']}: {problem.detail}")

@@ -1,5 +1,7 @@
 """Measuring one trained model on held-out annotated masks; the stage `measure` runs it for each model.
 
+CLIP's embeddings of the masks are kept, see `region_store`: with other templates nothing is encoded again.
+
 The folder of a measurement (reports/measure/NAME) holds:
 
     metrics.json        for a CLIP: {"model": scores}, and {"model_without_prompts": scores} where it has mask prompts; the
@@ -24,13 +26,14 @@ from pathlib import Path
 from ovseg.clip.adapted import load_adapted
 from ovseg.core import hashing, tables
 from ovseg.core.files import CURVES, write_tsv
-from ovseg.core.options import Fill, Orientation, Templates
+from ovseg.core.options import CropOptions, Fill, Orientation, Templates
 from ovseg.core.rotation import explain_rotation
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.proposal_recall import measure_recall
+from ovseg.evaluation.store import region_folder
 from ovseg.proposals.proposal_network import proposal_network_source
 
 log = logging.getLogger("ovseg")
@@ -74,10 +77,13 @@ def measure_clip(
 
     def write(_: str, folder: Path) -> Counts:
         counts: Counter[str] = Counter()
-        clip = load_adapted(model, runtime.devices[0])
-        clips = {"model": clip}
+        device, crop = runtime.devices[0], CropOptions(fill=fill, antialias=antialias)
+        clip = load_adapted(model, device)
+        clips, folders = {"model": clip}, {"model": region_folder(runtime.work, model, crop, device)}
         if clip.prompts is not None:
-            clips["model_without_prompts"] = load_adapted(model, runtime.devices[0], prompts=False)
+            name = "model_without_prompts"
+            clips[name] = load_adapted(model, device, prompts=False)
+            folders[name] = region_folder(runtime.work, model, crop, device, prompts=False)
         scores = measure_mask_accuracy(
             clips,
             images,
@@ -90,6 +96,7 @@ def measure_clip(
             orientation=orientation,
             counts=counts,
             max_dropped=runtime.max_dropped,
+            folders=folders,
         )
         _write_metrics(folder, model, scores)
         rows = [

@@ -101,7 +101,8 @@ def predict_images(
     wanted = [(setting.model, image.proposals[setting.mask_threshold]) for image in prepared for setting in settings]
     gt = [_gt_regions(image, benchmark.ignore) for image in prepared] if oracles else []
     wanted += [(model, regions) for _, regions in gt for model in segmenters]
-    embeddings = embed_regions(segmenters, list(dict.fromkeys(wanted)), store.clips)
+    encoders = {name: segmenter.encoder for name, segmenter in segmenters.items()}
+    embeddings = embed_regions(encoders, list(dict.fromkeys(wanted)), store.clips)
     for number, image in enumerate(prepared):
         predictions = list(_predict(segmenters, settings, image, embeddings, vocabularies, benchmark, oracles))
         if oracles:

@@ -1,8 +1,8 @@
 """Embeddings of regions, which are computed only if no earlier evaluation has stored them.
 
-Benchmarks share images, and a benchmark is evaluated again with other names, templates, weights or thresholds of scores; CLIP
-encodes a region once for all of them, see `clip.embedding_files`. What is missing of several images is encoded in the same
-forward passes: a pass takes as long with one crop as with all.
+Benchmarks share images, and benchmarks and annotated masks are evaluated again with other names, templates, weights or
+thresholds of scores; CLIP encodes a region once for all of them, see `clip.embedding_files`. What is missing of several images
+is encoded in the same forward passes: a pass takes as long with one crop as with all.
 
 Shapes: Q masks of an image, V of them with a pixel, D joint embedding.
 """
@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, read_embeddings, write_embeddings
-from ovseg.clip.passes import whole_passes
 from ovseg.core.images import ImageArray
 from ovseg.segmentation.region_crops import RegionCrops
-from ovseg.segmentation.segmenter import Segmenter
+from ovseg.segmentation.region_encoder import RegionEncoder
 
 Place = tuple[Path, bytes]
 """Where an embedding is stored: the file of CLIP and image, and the name of the mask in it."""
@@ -59,20 +58,24 @@ class _Region:
 
 
 def embed_regions(
-    segmenters: Mapping[str, Segmenter], wanted: Sequence[tuple[str, ImageRegions]], folders: Mapping[str, Path]
+    encoders: Mapping[str, RegionEncoder],
+    wanted: Sequence[tuple[str, ImageRegions]],
+    folders: Mapping[str, Path] | None,
 ) -> dict[tuple[str, ImageRegions], Tensor]:
     """Embed masks of several images; embeddings that are not stored are computed and stored.
 
     Args:
-        segmenters: segmenters by the name of their CLIP; all crop alike.
+        encoders: region encoders by the name of their CLIP; all crop alike.
         wanted: names of CLIPs, and the masks that each is to embed.
-        folders: the folder of each CLIP's embeddings.
+        folders: the folder of each CLIP's embeddings; None computes all and stores none.
 
     Returns:
         for each of `wanted` the embeddings of the masks with a pixel, float32 `[V, D]`.
     """
     files = {
-        (model, regions): embedding_file(folders[model], regions.image, regions.rles, _by_crops(segmenters[model]))
+        (model, regions): embedding_file(
+            folders[model] if folders else Path(model), regions.image, regions.rles, encoders[model].by_crops
+        )
         for model, regions in wanted
     }
     of_files: dict[Path, dict[bytes, _Region]] = defaultdict(dict)
@@ -82,65 +85,63 @@ def embed_regions(
     known: dict[Place, Tensor] = {}
     missing: dict[Place, _Region] = {}
     for path, of_file in of_files.items():
-        for (name, region), vector in zip(
-            of_file.items(), read_embeddings(EmbeddingFile(path, tuple(of_file))), strict=True
-        ):
+        stored = read_embeddings(EmbeddingFile(path, tuple(of_file))) if folders else [None] * len(of_file)
+        for (name, region), vector in zip(of_file.items(), stored, strict=True):
             if vector is None:
                 missing[path, name] = region
             else:
                 known[path, name] = vector
-    encoded = _encode(segmenters, missing)
-    for path, places in groupby(sorted(encoded), key=lambda place: place[0]):
-        file = EmbeddingFile(path, tuple(name for _, name in places))
-        write_embeddings(file, torch.stack([encoded[path, name] for name in file.regions]))
+    encoded = _encode(encoders, missing)
+    if folders:
+        _store(encoded)
     known |= encoded
     embedded = {}
     for (model, regions), file in files.items():
         vectors = [known[file.path, name] for name in file.regions]
-        embedded[model, regions] = torch.stack(vectors) if vectors else torch.zeros(0, segmenters[model].clip.width)
+        embedded[model, regions] = torch.stack(vectors) if vectors else torch.zeros(0, encoders[model].clip.width)
     return embedded
 
 
-def _by_crops(segmenter: Segmenter) -> bool:
-    """Whether each mask is encoded by itself."""
-    return segmenter.clip.regions.encoder == "crops"
+def _store(encoded: Mapping[Place, Tensor]) -> None:
+    for path, places in groupby(sorted(encoded), key=lambda place: place[0]):
+        file = EmbeddingFile(path, tuple(name for _, name in places))
+        write_embeddings(file, torch.stack([encoded[path, name] for name in file.regions]))
 
 
-def _encode(segmenters: Mapping[str, Segmenter], missing: Mapping[Place, _Region]) -> dict[Place, Tensor]:
+def _encode(encoders: Mapping[str, RegionEncoder], missing: Mapping[Place, _Region]) -> dict[Place, Tensor]:
     crops: dict[tuple[str, bytes], list[Place]] = defaultdict(list)
     one_pass: dict[tuple[str, ImageRegions], list[Place]] = defaultdict(list)
     for place, region in missing.items():
-        if _by_crops(segmenters[region.model]):
+        if encoders[region.model].by_crops:
             crops[region.regions.image, region.rle].append(place)
         else:
             one_pass[region.model, region.regions].append(place)
     encoded: dict[Place, Tensor] = {}
-    first = next(iter(segmenters.values()))
-    size = whole_passes(first.batch_size, first.clip.mean.device)
+    size = next(iter(encoders.values())).pass_size
     of_crops = list(crops.values())
     for start in range(0, len(of_crops), size):
-        encoded |= _encode_crops(segmenters, missing, of_crops[start : start + size])
+        encoded |= _encode_crops(encoders, missing, of_crops[start : start + size])
     for (model, regions), places in one_pass.items():
-        segmenter = segmenters[model]
-        embeddings = segmenter.embed_regions(segmenter.crop_regions(regions.pixels, regions.rles))
+        encoder = encoders[model]
+        embeddings = encoder.embed(encoder.crop_regions(regions.pixels, regions.rles))
         of_rle = dict(zip(filter(None, regions.rles), embeddings, strict=True))
         encoded |= {place: of_rle[missing[place].rle] for place in places}
     return encoded
 
 
 def _encode_crops(
-    segmenters: Mapping[str, Segmenter], missing: Mapping[Place, _Region], places: Sequence[Sequence[Place]]
+    encoders: Mapping[str, RegionEncoder], missing: Mapping[Place, _Region], places: Sequence[Sequence[Place]]
 ) -> dict[Place, Tensor]:
     """Encode masks of several images; `places` has the places of each, one for each CLIP, and it is cropped once for all."""
     regions = [missing[of_crop[0]] for of_crop in places]
-    cropper = segmenters[regions[0].model]
+    cropper = encoders[regions[0].model]
     cropped = [
         cropper.crop_regions(one.pixels, [region.rle for region in of_image])
         for one, of_image in groupby(regions, key=lambda region: region.regions)
     ]
     crops, masks = (torch.cat([getattr(one, part) for one in cropped]) for part in ("crops", "masks"))
     encoded: dict[Place, Tensor] = {}
-    for model, segmenter in segmenters.items():
+    for model, encoder in encoders.items():
         rows = {place: i for i, of_crop in enumerate(places) for place in of_crop if missing[place].model == model}
         if rows:
             of_model = list(rows.values())
@@ -150,5 +151,5 @@ def _encode_crops(
                 torch.ones(len(rows), dtype=torch.bool),
                 tuple(regions[i].rle for i in of_model),
             )
-            encoded |= dict(zip(rows, segmenter.embed_regions(batch), strict=True))
+            encoded |= dict(zip(rows, encoder.embed(batch), strict=True))
     return encoded

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ovseg.core import crops
-from ovseg.core.arithmetic import data_type
+from ovseg.core.arithmetic import autocast
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Precision
@@ -114,8 +114,7 @@ class ProposalNetwork:
         device = self.model.device
         image = preprocess(pixels, shape).to(device)
         classifier: QueryClassifier = self.model.class_predictor
-        in_bfloat16 = data_type(self.precision, device) == torch.bfloat16
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+        with autocast(self.precision, device):
             output = self.model.model(image)
             hidden = output.transformer_decoder_last_hidden_state
             mask_embeddings = self.model.mask_embedder(hidden)

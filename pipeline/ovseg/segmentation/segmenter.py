@@ -25,8 +25,6 @@ from torch import Tensor
 
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.passes import whole_passes
-from ovseg.clip.regions import encode_in_one_pass
 from ovseg.core import masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
@@ -42,7 +40,8 @@ from ovseg.segmentation.class_probs import (
     ensemble_scores,
     network_class_probs,
 )
-from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads, whole_image_regions
+from ovseg.segmentation.region_crops import RegionCrops, crop_threads
+from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.semantic_map import SemanticMap, semantic_maps
 
 Classifier = Literal["clip", "proposals", "ensemble"]
@@ -79,10 +78,10 @@ class Segmenter:
         weight: the weight of CLIP in the ensemble, in [0, 1].
         options: the view of a region, the text templates, and the treatment of seen classes. The options for seen classes
             apply only in `evaluate` and `calibrate`.
-        crop: the crop recipe.
-        batch_size: the number of crops that CLIP is given at a time, rounded up to whole forward passes (see `clip.passes`);
-            it changes no result.
-        pool: the threads that crop.
+        crop, batch_size, pool: as `RegionEncoder` takes them.
+
+    Raises:
+        OvsegError: the CLIP has no such view.
     """
 
     network: ProposalNetwork
@@ -95,12 +94,12 @@ class Segmenter:
     pool: Executor = field(default_factory=crop_threads, repr=False)
 
     def __post_init__(self) -> None:
-        encoder, view = self.clip.regions.encoder, self.options.view
-        if encoder != "crops" and view != "crop-and-mask":
-            raise OvsegError(
-                f"segment.view={view} is for the region encoder crops, and the CLIP is made for {encoder}, which sees the "
-                "whole image; leave segment.view at crop-and-mask, or take another CLIP"
-            )
+        _ = self.encoder  # checks the view
+
+    @property
+    def encoder(self) -> RegionEncoder:
+        """How CLIP sees the proposals."""
+        return RegionEncoder(self.clip, self.crop, self.options.view, self.batch_size, self.pool)
 
     @staticmethod
     def load(
@@ -194,19 +193,8 @@ class Segmenter:
         return [masks.encode(mask) if mask.any() else None for mask in proposal_masks]
 
     def crop_regions(self, pixels: ImageArray, rles: Sequence[bytes | None]) -> RegionCrops:
-        """Return what CLIP encodes of Q masks of an image; see `region_crops.crop_regions` and `whole_image_regions`."""
-        if self.clip.regions.encoder != "crops":
-            return whole_image_regions(self.clip, pixels, rles)
-        return crop_regions(
-            pixels,
-            rles,
-            size=self.clip.size,
-            mean=self.clip.mean.tolist(),
-            fill=self.crop.fill,
-            antialias=self.crop.antialias,
-            view=self.options.view,
-            pool=self.pool,
-        )
+        """Return what CLIP encodes of Q masks of an image, see `RegionEncoder.crop_regions`."""
+        return self.encoder.crop_regions(pixels, rles)
 
     def classify(self, output: NetworkOutput, regions: RegionCrops, vocabulary: Vocabulary) -> ClassProbs:
         """Return the class probabilities of Q proposals by the network and by CLIP."""
@@ -214,13 +202,7 @@ class Segmenter:
 
     def embed_regions(self, regions: RegionCrops) -> Tensor:
         """Return CLIP's embeddings of the V valid proposals, float32 unit vectors `[V, D]`. No other step runs it."""
-        if not regions.valid.any():
-            return torch.zeros(0, self.clip.width)
-        if self.clip.regions.encoder != "crops":
-            return encode_in_one_pass(self.clip, regions.crops[0], regions.masks)
-        size = whole_passes(self.batch_size, self.clip.mean.device)
-        batches = zip(torch.split(regions.crops, size), torch.split(regions.masks, size), strict=True)
-        return torch.cat([self.clip.encode_crops(crops, crop_masks) for crops, crop_masks in batches])
+        return self.encoder.embed(regions)
 
     def class_probs(
         self, output: NetworkOutput, valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ovseg.core.arithmetic import data_type
+from ovseg.core.arithmetic import autocast
 from ovseg.core.options import Precision
 
 
@@ -25,5 +25,5 @@ def autocast_context(device: torch.device, precision: Precision) -> Iterator[Non
         precision: "fp32", or "bf16" (autocast) if the device has units for it.
     """
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=data_type(precision, device) == torch.bfloat16):
+    with attention, autocast(precision, device):
         yield
