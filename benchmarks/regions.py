@@ -171,7 +171,7 @@ def region_step(images: int, size: int, regions: int) -> Variant:
         clip, world = load_clip(MODEL, "random"), World(0, 1, torch.device("cpu"))
         clip.model.visual.requires_grad_(True)
         options = FinetuneOptions(method="regions", batch_size=images, image_size=size, start_block=START_BLOCK)
-        tower, scale = RegionTower(clip, START_BLOCK, None), nn.Parameter(torch.tensor(4.0))
+        tower, scale = RegionTower(clip, RegionSettings("region_tokens", START_BLOCK)), nn.Parameter(torch.tensor(4.0))
         optimizer = region_optimizer(tower, scale, options)
         step = RegionStep(
             objective=OBJECTIVES["regions"],

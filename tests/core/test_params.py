@@ -168,6 +168,13 @@ def test_two_trainings_that_start_from_each_other_are_refused(tmp_path: Path) ->
     assert "finetune.init" in text and "prompt.init" in text
 
 
+@pytest.mark.parametrize("method", ["crops", "text_prompts"])
+def test_pairs_of_region_encoders_are_refused_where_shards_are_trained_on(tmp_path: Path, method: str) -> None:
+    text = message(written(tmp_path, {"finetune.method": method, "finetune.pairs": "annotated"}))
+    assert "finetune.pairs=annotated" in text and "select.annotated_fraction=1.0" in text
+    assert read_params(written(tmp_path, {"finetune.method": "maft", "finetune.pairs": "annotated"}))
+
+
 @pytest.mark.parametrize("name", Params.model_fields)
 def test_every_field_says_what_it_is(name: str) -> None:
     model: Any = Params.model_fields[name].annotation

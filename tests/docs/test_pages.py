@@ -98,6 +98,8 @@ def test_parameters_that_the_pages_set_exist_and_take_these_values() -> None:
                 changed["prompt"] = (
                     {**changed["prompt"], "init": "base"} if section == "finetune" else changed["prompt"]
                 )
+                if (section, key) == ("finetune", "pairs"):
+                    changed["finetune"] = {**changed["finetune"], "method": "regions"}
                 Params.model_validate(changed)
                 tried += 1
     assert tried > 10

@@ -25,7 +25,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, Precision, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.score import originals_of, rank, score_nouns
+from ovseg.mining.score import load_scorer, originals_of, rank, score_nouns
 from tests.clip.test_passes import VIT_B
 from tests.conftest import HEIGHT, TINY, WIDTH, Mined, digests, random_clip
 from tests.towers import save
@@ -314,6 +314,27 @@ def test_an_adapted_clip_scores_with_its_region_encoder(
     scored(mined, tiny_clip, tmp_path / "told", runtime, encoder="region_tokens", start_block=0)
     adapted, told = (tables.read(tmp_path / name, "candidates").to_pylist() for name in ("out", "told"))
     assert adapted == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"encoder": "biased_tokens"}, r"score\.encoder=biased_tokens.*made for encoder=region_tokens"),
+        ({"encoder": "region_tokens", "start_block": 1}, r"score\.start_block=1.*made for start_block=0"),
+        ({"coverage": "soft"}, r"score\.coverage=soft.*made for coverage=half.*or take another CLIP"),
+    ],
+)
+def test_an_encoder_that_the_clip_was_not_trained_for_is_named(
+    tiny_clip: Path, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    """What agrees with its folder, or says nothing, leaves it as it was trained."""
+    settings = RegionSettings("region_tokens", 0)
+    save_adapted(load_clip(f"local-dir:{tiny_clip}").model, TINY, None, {}, tmp_path / "adapted", regions=settings)
+    clip = ClipOptions(model=f"local-dir:{tmp_path / 'adapted'}")
+    for agreeing in (ScoreOptions(), ScoreOptions(encoder="region_tokens"), ScoreOptions(start_block=0)):
+        assert load_scorer(clip, agreeing, "cpu").regions == settings
+    with pytest.raises(OvsegError, match=message):
+        load_scorer(clip, ScoreOptions(**asked), "cpu")
 
 
 def test_an_encoder_that_the_clip_cannot_have_is_named(

@@ -78,7 +78,7 @@ def test_what_is_missing_is_named(mined: Mined, tiny_clip: Path, tmp_path: Path)
         search_run(mined.folder, tmp_path / "p.html", text="kite", image=None, number=2, **settings)  # type: ignore[arg-type]
     run = Path(shutil.copytree(mined.folder, tmp_path / "run"))
     shutil.rmtree(run / "candidates" / FOLDER)
-    with pytest.raises(OvsegError, match=r"score\.keep_regions=true"):
+    with pytest.raises(OvsegError, match=r"score\.keep_regions=candidates"):
         search_run(run, tmp_path / "p.html", text="kite", image=None, number=2, **settings)  # type: ignore[arg-type]
     for arguments in ([], ["--text", "kite", "--image", "x.jpg"]):
         result = typer.testing.CliRunner().invoke(app, ["search", str(run), *arguments])

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from ovseg.core import masks as rle
 from ovseg.training.mask_aware import (
     balanced_cross_entropy,
     balanced_weights,
@@ -16,22 +15,7 @@ from ovseg.training.mask_aware import (
     mask_aware_loss,
     min_max,
     self_distillation,
-    soft_iou,
 )
-
-
-def test_soft_iou_of_a_small_example() -> None:
-    mask = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
-    reference = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]])
-    assert_close(soft_iou(mask, reference), torch.tensor([[1.5 / (1.5 + 2 - 1.5)], [0.0]]))
-
-
-def test_soft_iou_of_binary_masks_is_their_iou_and_of_empty_ones_zero() -> None:
-    masks = torch.rand(4, 9, 7, generator=torch.Generator().manual_seed(0)) > 0.5
-    counts = [rle.encode(mask.numpy()) for mask in masks]
-    expected = torch.from_numpy(rle.iou_matrix(counts, 9, 7)).float()
-    assert_close(soft_iou(masks.float(), masks.float()), expected)
-    assert_close(soft_iou(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)), torch.zeros(1, 1))
 
 
 def test_min_max_stretches_each_row_over_the_regions_that_count() -> None:

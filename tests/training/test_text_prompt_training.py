@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from ovseg.clip.adapted import load_adapted, read_provenance
+from ovseg.clip.adapted import load_adapted, read_provenance, save_adapted
 from ovseg.clip.load import Clip
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.save import save_clip
 from ovseg.clip.text_prompts import TEXT_PROMPTS, new_text_prompts
 from ovseg.core.errors import OvsegError
@@ -142,3 +143,14 @@ def test_they_are_watched_with_the_names_behind_them(longer: Path, shards: Path,
     work = Runtime(workers=0, work=tmp_path / "work")
     learn_text_prompts(longer, shards, tmp_path / "out", work, options, CropOptions(), SOURCE, heldout)
     assert curve(tmp_path / "out")[-1] == pytest.approx(measured(load_adapted(tmp_path / "out"), heldout), abs=1e-6)
+
+
+def test_a_clip_that_sees_whole_images_learns_no_text_prompts_but_is_copied(
+    longer: Path, shards: Path, tmp_path: Path
+) -> None:
+    clip, settings = load_adapted(longer), RegionSettings("region_tokens", 0)
+    save_adapted(clip.model, LONGER, None, {}, tmp_path / "encoder", clip.tokenizer, regions=settings)
+    with pytest.raises(OvsegError, match=r"finetune trains on crops, but .*encoder is made for .* region_tokens"):
+        run(tmp_path / "encoder", shards, tmp_path / "out")
+    copied = run(tmp_path / "encoder", shards, tmp_path / "copy", OPTIONS.model_copy(update={"epochs": 0}))
+    assert load_adapted(copied).regions == settings

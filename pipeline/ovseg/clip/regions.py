@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
 from ovseg.clip.load import Clip
-from ovseg.clip.mask_adapter import ADAPTER, adapted_regions, mask_cells
+from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, adapted_regions, mask_cells
 from ovseg.clip.pooled_regions import STRIDE, pooled_regions
 from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_settings import RegionSettings
@@ -33,33 +33,48 @@ from ovseg.core.options import Fill
 
 DEFAULT_START = 2 / 3  # of the blocks: MAFT's 8 of 12
 
-OnePass = Callable[[Clip, Tensor, Tensor], Tensor]
-"""From a CLIP that is made for it, images `[B, 3, S, S]` and masks `[B, Q, g, g]` to unit vectors `[B, Q, D]`."""
+
+class Learned(NamedTuple):
+    """What a region encoder has learned beside the image tower.
+
+    Attributes:
+        log_bias: `[L, heads]`, of `biased_tokens`; None for the value before training.
+        adapter: of `mask_adapter`.
+    """
+
+    log_bias: Tensor | None = None
+    adapter: MaskAdapter | None = None
 
 
-def _region_tokens(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
-    visual, settings = _visual(clip), clip.regions
+OnePass = Callable[[nn.Module, Tensor, Tensor, RegionSettings, Learned], Tensor]
+"""From an image tower, normalized images `[B, 3, S, S]` and masks `[B, Q, g, g]` to unit vectors `[B, Q, D]`."""
+
+
+def _region_tokens(visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings, _: Learned) -> Tensor:
     return region_tokens(visual, images, on_grid, start_block(visual, settings), settings.coverage)
 
 
-def _biased_tokens(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
-    visual, settings = _visual(clip), clip.regions
+def _biased_tokens(
+    visual: nn.Module, images: Tensor, on_grid: Tensor, settings: RegionSettings, learned: Learned
+) -> Tensor:
     start = start_block(visual, settings)
-    log_bias = new_log_bias(visual, start) if settings.log_bias is None else torch.tensor(settings.log_bias)
+    log_bias = new_log_bias(visual, start) if learned.log_bias is None else learned.log_bias
     return biased_tokens(visual, images, on_grid, start, log_bias.to(images.device))
 
 
-def _pooled(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
-    return pooled_regions(_visual(clip), images, on_grid)
+def _pooled(visual: nn.Module, images: Tensor, on_grid: Tensor, _settings: RegionSettings, _: Learned) -> Tensor:
+    return pooled_regions(visual, images, on_grid)
 
 
-def _mask_adapter(clip: Clip, images: Tensor, on_grid: Tensor) -> Tensor:
-    if clip.adapter is None:
+def _mask_adapter(
+    visual: nn.Module, images: Tensor, on_grid: Tensor, _settings: RegionSettings, learned: Learned
+) -> Tensor:
+    if learned.adapter is None:
         raise OvsegError(
             f"it needs a trained adapter, {ADAPTER} in the folder of the CLIP, and there is none; train one with "
             "finetune.method=mask_adapter and take its folder, or take region_tokens, which needs no training"
         )
-    return adapted_regions(_visual(clip), images, on_grid, clip.adapter)
+    return adapted_regions(visual, images, on_grid, learned.adapter)
 
 
 def _visual(clip: Clip) -> nn.Module:
@@ -123,7 +138,9 @@ def encode_in_one_pass(clip: Clip, image: Tensor, on_grid: Tensor) -> Tensor:
         return torch.zeros(0, clip.width)
     device = clip.mean.device
     images = crops.normalize(image[None].to(device, non_blocking=True), clip.mean, clip.std).to(clip.dtype)
-    vectors = ONE_PASS[clip.regions.encoder](clip, images, on_grid[None].to(device))
+    log_bias = None if clip.regions.log_bias is None else torch.tensor(clip.regions.log_bias)
+    encode = ONE_PASS[clip.regions.encoder]
+    vectors = encode(_visual(clip), images, on_grid[None].to(device), clip.regions, Learned(log_bias, clip.adapter))
     return F.normalize(vectors[0].float(), dim=-1).cpu()
 
 

@@ -20,6 +20,7 @@ Encoder = Literal["crops", "region_tokens", "biased_tokens", "pooled", "mask_ada
 Fill = Literal["mean", "zero", "keep"]
 Invalid = Literal["keep", "boost"]
 Coverage = Literal["half", "soft"]
+KeptRegions = Literal["none", "candidates", "all"]
 Orientation = Literal["exif", "raw"]
 Loss = Literal["multi_positive", "info_nce"]
 Method = Literal["crops", "text_prompts", "regions", "maft", "maskclippp", "distil", "mask_adapter"]
@@ -222,8 +223,9 @@ class ScoreOptions(Options):
     """Side that a whole image is resized to, in pixels, for the encoders of one pass; null for the CLIP's own."""
     precision: Precision = "fp32"
     """Arithmetic of the encoders."""
-    keep_regions: bool = True
-    """Whether the embeddings of all kept proposals are stored, for `select.group_outlier` and `ovseg-mine search`."""
+    keep_regions: KeptRegions = "candidates"
+    """Which proposals' embeddings are stored, for `select.group_outlier` and `ovseg-mine search`: of none, of those that are a
+    candidate of any noun, or of all. With "all" CLIP sees no image again when nouns, templates or `top_k` change."""
 
 
 class NearDuplicatesOptions(Options):

@@ -111,6 +111,18 @@ class Params(Options):
         return self
 
     @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        """Trainings on crops read shards, and would not see that other pairs are asked for."""
+        method, pairs = self.finetune.method, self.finetune.pairs
+        if method in ("crops", "text_prompts") and pairs != "mined":
+            raise ValueError(
+                f"finetune.pairs={pairs} is for the region encoders, and finetune.method={method} trains on the shards; set "
+                "finetune.pairs=mined and, for annotated masks in the shards, select.annotated_fraction=1.0, or take "
+                "another method"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_watched_paths(self) -> Self:
         """What DVC watches and what the stages read must be the same files: an edit would otherwise re-run nothing."""
         problems = []

@@ -87,7 +87,8 @@ def region_parts(candidates: Path) -> list[Path]:
     folder = candidates / FOLDER
     if not folder.is_dir():
         raise OvsegError(
-            f"{candidates} has no table of regions: set score.keep_regions=true (--keep-regions) and run score again"
+            f"{candidates} has no table of regions: set score.keep_regions=candidates (--keep-regions candidates) and run "
+            "score again"
         )
     return tables.parts(folder)
 

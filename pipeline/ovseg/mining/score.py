@@ -12,9 +12,9 @@ Shapes: N nouns and Q proposals of an image, D width of CLIP's joint embedding, 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core import crops, masks, tables
-from ovseg.core.errors import BadItem
+from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray
@@ -44,6 +44,7 @@ from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Scratch, Task, reusable_counts, unit_names
 from ovseg.mining.batches import encode_in_batches, map_ahead
+from ovseg.mining.region_vectors import Vectors, read_vectors, vectors_folder, write_vectors
 from ovseg.mining.regions import Regions, write_regions
 from ovseg.mining.texts import encode_nouns, read_texts
 
@@ -66,7 +67,8 @@ def score_nouns(
 ) -> dict[str, int]:
     """Write the table `candidates`: for each noun the `top_k` proposals of its image that are most similar to it.
 
-    The embeddings of all these proposals are written beside it, see `mining.regions`, unless `options.keep_regions` is off.
+    The embeddings of the proposals that `options.keep_regions` names are written beside it, see `mining.regions`. With "all"
+    they are kept in the scratch folder, too, and what is there is not encoded again, see `mining.region_vectors`.
 
     Args:
         index, nouns, proposals: folders of the tables of these names, whose parts correspond one to one: part i of each table
@@ -114,6 +116,9 @@ def score_nouns(
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         metadata={**made_with(clip.model, clip.pretrained), tables.MODEL: model},
+        vectors=vectors_folder(runtime.work, __name__, index, proposals, model, options, crop)
+        if options.keep_regions == "all"
+        else None,
     )
     # run_step calls factory(device) once per process, then the task for each part.
     units = list(unit_names(index))
@@ -121,10 +126,26 @@ def score_nouns(
 
 
 def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
-    """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own."""
+    """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own.
+
+    Raises:
+        OvsegError: the CLIP cannot have that encoder, or is made for another one.
+    """
     loaded = load_named(clip.model, clip.pretrained, device, options.precision)
     settings = RegionSettings(options.encoder, options.start_block, options.image_size, coverage=options.coverage)
-    return loaded if settings == CROPS else with_regions(loaded, settings, "score")
+    if settings == CROPS:
+        return loaded
+    if loaded.regions.encoder == "crops":
+        return with_regions(loaded, settings, "score")
+    own = asdict(loaded.regions)
+    for field in fields(settings):
+        asked = getattr(settings, field.name)
+        if asked not in (own[field.name], field.default):
+            raise OvsegError(
+                f"score.{field.name}={asked}, but {clip.model} is made for {field.name}={own[field.name]}, and scores with "
+                "that; leave encoder, start_block, coverage and image_size of score at their defaults, or take another CLIP"
+            )
+    return loaded
 
 
 class Match(NamedTuple):
@@ -211,16 +232,18 @@ class _Prepared(NamedTuple):
         images: the crops of the k proposals that are no duplicates, uint8 `[k, 3, S, S]`, with a fourth channel, their masks,
             if the CLIP has mask prompts; for an encoder of one pass the whole image, `[3, S, S]`.
         masks: for an encoder of one pass the k masks on its grid, float32 `[k, g, g]`; empty for crops.
+        vectors: the embeddings of the k proposals, float32 `[k, D]`, if they were kept; then there is nothing to encode.
     """
 
     job: _Job
     originals: list[int]
     images: Tensor
     masks: Tensor
+    vectors: Tensor | None = None
 
 
 class _KeptRegions:
-    """Collects the embeddings of a unit's proposals that are a candidate of any noun."""
+    """Collects embeddings of a unit's proposals for the table `regions`."""
 
     def __init__(self, width: int) -> None:
         self.image_ids: list[int] = []
@@ -245,6 +268,7 @@ class ScoreTaskFactory:
         texts_folder: the folder that `encode_nouns` wrote.
         fingerprint: the fingerprint of the step.
         metadata: the models, for the metadata of the table's files.
+        vectors: the folder of kept embeddings of all proposals; None keeps none.
         others: see `score_nouns` and `Runtime`.
     """
 
@@ -260,6 +284,7 @@ class ScoreTaskFactory:
     workers: int
     batch_size: int
     metadata: Mapping[str, str]
+    vectors: Path | None = None
 
     def __call__(self, device: str) -> Task:
         """Load the models and start the threads."""
@@ -281,22 +306,31 @@ class _Scorer:
         kept = _KeptRegions(self.clip.width)
         failures: list[Row] = []
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
-        in_flight = deque[tuple[_Job, list[int]]]()
+        in_flight = deque[tuple[_Job, list[int], Tensor | None]]()
         jobs = self._jobs(unit, counts, failures)
-        for embeddings in self._encode(self._prepared(jobs, in_flight, counts, failures)):
-            job, originals = in_flight.popleft()
+        file = self.config.vectors and self.config.vectors / self.clip.mean.device.type / f"{unit}.safetensors"
+        stored: Vectors = read_vectors(file) if file else {}
+        new: dict[tuple[int, int], Tensor] = {}
+        for encoded in self._encode(self._prepared(jobs, stored, in_flight, counts, failures)):
+            job, originals, vectors = in_flight.popleft()
+            embeddings = encoded if vectors is None else vectors
             position = {original: i for i, original in enumerate(sorted(set(originals)))}
             region_embeddings = embeddings[[position[original] for original in originals]]
+            if file and vectors is None:
+                new |= dict(zip(_keys(job, position), embeddings, strict=True))
             noun_embeddings = torch.stack([self.embeddings[noun["noun"]] for noun in job.nouns])
             ranked = rank(noun_embeddings, region_embeddings, self.config.options.top_k)
             for noun, matches in zip(job.nouns, ranked, strict=True):
                 rows += [_row(noun, i, match, job.proposals[match.position]) for i, match in enumerate(matches)]
-            kept.add(job, sorted({match.position for matches in ranked for match in matches}), region_embeddings)
+            candidates = {match.position for matches in ranked for match in matches}
+            kept.add(job, range(len(originals)) if file else sorted(candidates), region_embeddings)
             counts.update(images=1, nouns=len(job.nouns), crops=len(position))
         tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.fingerprint, self.config.metadata)
-        if self.config.options.keep_regions:
+        if self.config.options.keep_regions != "none":
             write_regions(folder, unit, kept.regions(), self.config.fingerprint, self.config.metadata)
         write_failures(folder, unit, failures, self.config.fingerprint)
+        if file and new:
+            write_vectors(file, {**stored, **new})
         return counts
 
     def _jobs(self, unit: str, counts: Counter[str], failures: list[Row]) -> Iterator[_Job]:
@@ -326,27 +360,33 @@ class _Scorer:
     def _prepared(
         self,
         jobs: Iterator[_Job],
-        in_flight: deque[tuple[_Job, list[int]]],
+        stored: Vectors,
+        in_flight: deque[tuple[_Job, list[int], Tensor | None]],
         counts: Counter[str],
         failures: list[Row],
     ) -> Iterator[_Prepared]:
         """What is encoded of each job, made ahead in threads; the jobs and their duplicates are queued in `in_flight`."""
         color = crops.fill_color(self.config.crop.fill, self.clip.mean.tolist())
-        prepare = partial(self._prepare, color=color)
+        prepare = partial(self._prepare, stored=stored, color=color)
         for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
             if isinstance(result, _Prepared):
-                in_flight.append((result.job, result.originals))
+                in_flight.append((result.job, result.originals, result.vectors))
                 yield result
             else:
                 _drop(*result, counts, failures)
 
-    def _prepare(self, job: _Job, color: ImageArray | None) -> _Prepared | tuple[_Job, BadItem]:
+    def _prepare(self, job: _Job, stored: Vectors, color: ImageArray | None) -> _Prepared | tuple[_Job, BadItem]:
+        size = job.image.height, job.image.width
+        originals = originals_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
+        keys = _keys(job, sorted(set(originals)))
+        if all(key in stored for key in keys):
+            nothing = torch.zeros(0, 4 if self.clip.prompts is not None else 3, self.clip.size, self.clip.size)
+            vectors = torch.stack([stored[key] for key in keys])
+            return _Prepared(job, originals, nothing.to(torch.uint8), torch.zeros(0), vectors)
         try:
             pixels = job.image.pixels
         except BadItem as problem:
             return job, problem
-        size = job.image.height, job.image.width
-        originals = originals_of([row["rle"] for row in job.proposals], *size, self.config.options.duplicate_iou)
         distinct = [row for i, row in enumerate(job.proposals) if originals[i] == i]
         decoded = (masks.decode(row["rle"], *size) for row in distinct)
         if self.clip.regions.encoder != "crops":
@@ -369,6 +409,11 @@ def rows_by_image(part: Path, name: str) -> dict[int, list[Row]]:
     for row in tables.read_part(part, name).to_pylist():
         by_image[row["image_id"]].append(row)
     return by_image
+
+
+def _keys(job: _Job, positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Image id and proposal of the proposals at some positions."""
+    return [(job.image.image_id, job.proposals[position]["proposal"]) for position in positions]
 
 
 def _row(noun: Row, rank_: int, match: Match, proposal: Row) -> Row:

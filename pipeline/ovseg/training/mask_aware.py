@@ -1,7 +1,7 @@
 """Losses of region embeddings: MAFT's mask-aware loss, balanced cross-entropy, and distillation.
 
 Shapes: R references (the mask of one class in one image), Q regions of an image, K classes, N regions with a class, D joint
-width, h, w grid of the masks.
+width.
 """
 
 from __future__ import annotations
@@ -10,23 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-IOU_EPS, RANGE_EPS = 1e-7, 1e-8  # MAFT's
-
-
-def soft_iou(masks: Tensor, references: Tensor) -> Tensor:
-    """Compute the soft intersection over union of regions and references (MAFT, NeurIPS 2023, 3.2).
-
-    Args:
-        masks: the regions of an image, float `[Q, h, w]` in [0, 1].
-        references: float `[R, h, w]` in [0, 1].
-
-    Returns:
-        float `[R, Q]` in [0, 1]: sum(m g) / (sum(m) + sum(g) - sum(m g)); of two binary masks their IoU, of two empty ones 0.
-    """
-    regions, wanted = masks.flatten(1), references.flatten(1)
-    intersection = wanted @ regions.T
-    union = wanted.sum(1)[:, None] + regions.sum(1) - intersection
-    return intersection / (union + IOU_EPS)
+RANGE_EPS = 1e-8  # MAFT's
 
 
 def min_max(values: Tensor, real: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The module that is trained as a region encoder: which weights of a CLIP learn, and what is learned beside them.
 
-Shapes: B images, S side of the input, Q regions, g grid of patches, D joint width.
+Shapes: B images, S side of the input, Q regions, g grid of the masks, L blocks with regions, D joint width.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ovseg.clip.biased_tokens import biased_tokens, new_log_bias
+from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.load import Clip
-from ovseg.clip.mask_adapter import MaskAdapter, adapted_regions, feature_grid, new_adapter
-from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext, pooled_regions
+from ovseg.clip.mask_adapter import MaskAdapter, feature_grid, new_adapter
+from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext
 from ovseg.clip.region_settings import RegionSettings
-from ovseg.clip.region_tokens import check_start_block, region_tokens
+from ovseg.clip.region_tokens import check_start_block
+from ovseg.clip.regions import ONE_PASS, Learned
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import Coverage, FinetuneOptions, Templates
+from ovseg.core.options import FinetuneOptions, Templates
 from ovseg.core.vocabulary import TEMPLATES
 from ovseg.training.cpu_blocks import trainable_cpu_blocks
 from ovseg.training.objectives import OBJECTIVES
@@ -46,28 +47,23 @@ class RegionTower(nn.Module):
 
     Args:
         clip: the CLIP; the weights of its image tower are trained in place.
-        start_block: the number of blocks that run without regions; None for `pooled` and `mask_adapter`.
-        log_bias: the learned biases `[L, heads]` of `biased_tokens`; None for the others.
+        settings: the region encoder and its parameters.
+        learned: the first values of what is learned beside the tower; an adapter is trained in place.
         template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
             module, whose forward pass has no use for them.
-        coverage: what a region sees of a patch, for `region_tokens`.
-        adapter: what makes the maps of `mask_adapter`, trained in place; None for the others.
     """
 
     def __init__(
         self,
         clip: Clip,
-        start_block: int | None,
-        log_bias: Tensor | None,
+        settings: RegionSettings,
+        learned: Learned | None = None,
         template_weights: TemplateWeights | None = None,
-        coverage: Coverage = "half",
-        adapter: MaskAdapter | None = None,
     ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
-        self.start_block = start_block
-        self.template_weights, self.coverage = template_weights, coverage
-        self.adapter = adapter
+        self.settings, self.template_weights = settings, template_weights
+        log_bias, self.adapter = learned or Learned()
         self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
@@ -85,14 +81,8 @@ class RegionTower(nn.Module):
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
         with trainable_cpu_blocks(self.visual, pixels.device):
-            if self.adapter is not None:
-                vectors = adapted_regions(self.visual, pixels, regions, self.adapter)
-            elif self.start_block is None:
-                vectors = pooled_regions(self.visual, pixels, regions)
-            elif self.log_bias is None:
-                vectors = region_tokens(self.visual, pixels, regions, self.start_block, self.coverage)
-            else:
-                vectors = biased_tokens(self.visual, pixels, regions, self.start_block, self.log_bias)
+            learned = Learned(self.log_bias, self.adapter)
+            vectors = ONE_PASS[self.settings.encoder](self.visual, pixels, regions, self.settings, learned)
         return F.normalize(vectors.float(), dim=-1)
 
     def frozen_copy(self) -> nn.Module:
@@ -122,8 +112,9 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
     biased = options.region_encoder == "biased_tokens"
     log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
     start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
-    weights, adapter = new_template_weights(clip, options), _adapter_to_train(clip, options)
-    tower = RegionTower(clip, start_block, log_bias, weights, options.coverage, adapter)
+    settings = RegionSettings(options.region_encoder, start_block, options.image_size, coverage=options.coverage)
+    learned = Learned(log_bias, _adapter_to_train(clip, options))
+    tower = RegionTower(clip, settings, learned, new_template_weights(clip, options))
     pattern = OBJECTIVES[options.method].trains
     for name, parameter in tower.visual.named_parameters():
         # all of a ConvNeXt, which has no attention, as in MaskCLIP++
@@ -168,18 +159,10 @@ def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeight
     return TemplateWeights(templates, nn.Parameter(torch.full((number,), 1 / number, device=clip.mean.device)))
 
 
-def region_settings(tower: RegionTower, options: FinetuneOptions) -> RegionSettings:
-    """What the trained CLIP is made for.
-
-    Args:
-        tower: the trained module.
-        options: the parameters of the training.
-    """
+def region_settings(tower: RegionTower) -> RegionSettings:
+    """What the trained CLIP is made for."""
     log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    settings = RegionSettings(
-        options.region_encoder, tower.start_block, options.image_size, log_bias, coverage=tower.coverage
-    )
-    weights = tower.template_weights
+    settings, weights = replace(tower.settings, log_bias=log_bias), tower.template_weights
     if weights is None:
         return settings
     return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))

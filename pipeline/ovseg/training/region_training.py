@@ -107,7 +107,7 @@ def adapt_regions(
             loop = build_region_loop(clip, tower, regions, steps, options, crop, runtime, world)
 
             def now() -> Clip:
-                return replace(clip, regions=region_settings(tower, options), adapter=tower.adapter)
+                return replace(clip, regions=region_settings(tower), adapter=tower.adapter)
 
             monitor = heldout_monitor("finetune", options.heldout_every, heldout, now(), now, crop, world)
             loop = replace(loop, monitor=monitor)
@@ -123,7 +123,7 @@ def adapt_regions(
                 folder,
                 clip.tokenizer,
                 text_prompts=clip.text_prompts,
-                regions=region_settings(tower, options),
+                regions=region_settings(tower),
                 adapter=tower.adapter,
             )
 
@@ -224,7 +224,7 @@ def build_region_loop(
     given = None
     if teacher is not None:
         given = TeacherInput(teacher.size, color, crop.antialias, _teacher_folder(options, crop, runtime, world))
-    grid = grid_side(tower.visual, region_settings(tower, options), options.image_size)
+    grid = grid_side(tower.visual, region_settings(tower), options.image_size)
     data = RegionDataset(regions, options.image_size, grid, options.seed, given)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))

@@ -28,7 +28,7 @@ from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Pre
 from ovseg.core.vocabulary import LOGIT_SCALE
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
-from ovseg.training.adapt import count_steps, read_crop_batches
+from ovseg.training.adapt import count_steps, read_crop_batches, require_crops
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
 from ovseg.training.distributed import World, all_reduce_sum, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, list_shards, split
@@ -112,6 +112,7 @@ def learn_text_prompts(
         clip, provenance = load_adapted(init, str(world.device)), read_provenance(init)
         prompts, loop = clip.text_prompts, None
         if steps := count_steps(shards, options.epochs, options.max_steps, options.batch_size):
+            require_crops(NAME, clip, init)
             start = new_text_prompts(clip.model, options.seed) if prompts is None else prompts
             names = PromptedNames(clip, start, read_nouns(shards))
             prompts, loop = names.prompts, build_loop(clip, names, shards, steps, options, crop, runtime, world)
@@ -125,7 +126,17 @@ def learn_text_prompts(
         config = model_config(f"local-dir:{init}")
 
         def save(folder: Path) -> None:
-            save_adapted(clip.model, config, clip.prompts, provenance, folder, clip.tokenizer, text_prompts=prompts)
+            save_adapted(
+                clip.model,
+                config,
+                clip.prompts,
+                provenance,
+                folder,
+                clip.tokenizer,
+                text_prompts=prompts,
+                regions=clip.regions,
+                adapter=clip.adapter,
+            )
 
         return Training(save, loop)
 
