@@ -11,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
+from ovseg.cli import plan
 from ovseg.cli.app import app
 from ovseg.cli.plan import Machine, Row, facts, format_plan, plan_pipeline
+from ovseg.clip.adapted import load_adapted
+from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, write_embeddings
 from ovseg.core.params import Params
-from ovseg.datasets.official import BENCHMARKS, PARTS
-from tests.conftest import ROOT, Coco
+from ovseg.datasets.official import BENCHMARKS, PARTS, published
+from ovseg.evaluation import prediction_store
+from ovseg.evaluation.prediction_store import predict
+from ovseg.proposals.backbone import STRIDE
+from ovseg.proposals.network import SIZE_DIVISOR
+from ovseg.proposals.network_folder import load_network
+from tests.conftest import ROOT, Coco, Toys
+from tests.toys import QUERIES, noise
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 CPU, A100 = Machine(2), Machine(2, "a100")
@@ -66,14 +76,20 @@ def test_a_plan_imports_no_torch() -> None:
 
 
 def test_kept_regions_take_two_bytes_a_component() -> None:
-    """Of at most top_k masks of each noun, or of all masks if those are fewer; a folder's config says the width."""
+    """Of at most top_k masks of each noun, or of all masks if those are fewer; a folder's config says the width. With "all" 4
+    more bytes a component are in the scratch folder."""
     clip = ROOT / "data" / "demo" / "clip"
     folder = {"clip__model": f"local-dir:{clip}", "data__clip": str(clip)}
     for recipe, changes, width in (("coco-vitl", {}, 768), ("coco-vitb", {}, 512), ("coco-vitb", folder, 192)):
-        kept, dropped = (by_step(changed(recipe, **changes, score__keep_regions=keep), A100) for keep in (True, False))
+        every, kept, dropped = (
+            by_step(changed(recipe, **changes, score__keep_regions=keep), A100)
+            for keep in ("all", "candidates", "none")
+        )
         regions = min(kept["score"].amount, 5 * kept["select"].amount)
         least = (kept["score"].disk - dropped["score"].disk) / regions
         assert 2 * width < least < 2 * width + 16
+        of_each = (every["score"].disk - dropped["score"].disk) / every["score"].amount
+        assert of_each == pytest.approx(least + 4 * width)
 
 
 @pytest.mark.parametrize("recipe", [path.stem for path in RECIPES])
@@ -169,6 +185,70 @@ def test_a_part_that_takes_an_account_has_no_known_download() -> None:
     rows = by_step(changed("coco-vitl"), A100)
     assert math.isnan(rows["ade20k ade847"].download) and rows["coco train2017"].download > 10**10
     assert not [row for row in plan_pipeline(changed("demo"), CPU) if row.download]
+
+
+def test_embeddings_of_regions_take_four_bytes_a_component_and_32_for_each_crop_of_every_model() -> None:
+    """Those of calibrate at each threshold, and those of all benchmarks."""
+    for recipe, width in (("coco-vitl", 768), ("coco-vitb", 512)):
+        params = changed(recipe, calibrate__limit=500)
+        images = [
+            500 * len(params.calibrate.thresholds),
+            *(published(name)["images"] for name in params.evaluate.benchmarks),
+        ]
+        crops = sum(images) * params.proposal_network.num_queries * len(params.evaluate.models)
+        row = by_step(params, A100)["OVSEG_WORK/regions"]
+        assert (row.amount, row.disk, row.seconds) == (crops, crops * (4 * width + 32), 0)
+
+
+def test_predictions_take_four_bytes_a_cell_of_each_mask_up_to_4_mib() -> None:
+    """Of a photograph of 4:3, on a grid of a quarter of its size in multiples of 32 pixels; and the embeddings of its queries.
+
+    If even a square image has more, no prediction is kept.
+    """
+    changes = {"calibrate__limit": 500, "proposal_network__num_queries": 100, "proposal_network__long_side": 640}
+    images = 500 + sum(published(name)["images"] for name in changed("coco-vitl").evaluate.benchmarks)
+    embeddings = 4 * 101 * 768
+    for short_side, masks in ((160, 4 * 100 * 40 * 56), (384, 2**22), (480, None), (512, None)):
+        row = by_step(changed("coco-vitl", **changes, proposal_network__short_side=short_side), A100)[
+            "OVSEG_WORK/predictions"
+        ]
+        assert row.disk == (images * (masks + embeddings) if masks else 0)
+        assert row.amount == (images if masks else 0)
+
+
+def test_the_files_of_an_evaluated_image_have_the_planned_bytes(toys: Toys, tmp_path: Path) -> None:
+    """But for the names and shapes of their tensors."""
+    network, clip = load_network(toys.network), load_adapted(toys.clip)
+    changes = {"evaluate__benchmarks": ["one"], "evaluate__models": ["base"], "calibrate__limit": 1}
+    changes |= {"clip__model": f"local-dir:{toys.clip}", "data__clip": str(toys.clip), "calibrate__thresholds": [0.4]}
+    changes |= {f"proposal_network__{side}": network.metadata[side] for side in ("short_side", "long_side")}
+    params = changed("demo", **changes, proposal_network__num_queries=QUERIES)
+    for folder in (params.calibrate.benchmark, params.evaluate.folder / "one"):
+        folder.mkdir(parents=True)
+        (folder / "items.tsv").write_text("image\tlabel\na\tb\n", encoding="utf-8")
+    predict(tmp_path / "work", network, noise(0, 90, 120), "prediction")
+    regions = EmbeddingFile(tmp_path / "work" / "regions.safetensors", tuple(bytes([i]) * 32 for i in range(QUERIES)))
+    write_embeddings(regions, torch.rand(QUERIES, clip.width))
+    rows, images = by_step(params, CPU), 2
+    for name, file in (("predictions", "prediction.safetensors"), ("regions", "regions.safetensors")):
+        of_image = rows[f"OVSEG_WORK/{name}"].disk / images
+        assert of_image < (tmp_path / "work" / file).stat().st_size < of_image + 500, name
+
+
+def test_what_is_copied_from_modules_with_torch_is_as_there() -> None:
+    copied = (plan.LARGEST, plan.SIZE_DIVISOR, plan.STRIDE, plan.REGION_NAME)
+    assert copied == (
+        prediction_store.LARGEST,
+        SIZE_DIVISOR,
+        STRIDE,
+        len(embedding_file(Path(), "", [b"a"]).regions[0]),
+    )
+
+
+def test_what_lies_in_the_scratch_folder_is_said() -> None:
+    rows = plan_pipeline(changed("coco-vitl"), A100)
+    assert "OVSEG_WORK is counted as if it were on this disk" in format_plan(rows, A100, PLENTY)
+    assert "OVSEG_WORK" not in format_plan(rows[:5], A100, PLENTY)
 
 
 def test_a_disk_that_is_too_small_is_reported() -> None:

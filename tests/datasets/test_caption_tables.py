@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,73 @@ def test_images_in_a_dataset_of_hugging_face_are_read_in_place(images: Path, tmp
     by_text = {row["captions"][0]["text"]: records[i].pixels for i, row in rows.items()}
     for text, name in zip(("one", "two", "three"), names, strict=True):
         assert np.array_equal(by_text[text], np.asarray(Image.open(images / name)))
+
+
+def test_a_data_set_of_several_splits_is_refused_with_the_folders_to_give(
+    images: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """`DatasetDict.save_to_disk` writes a folder for each split; the folder that is named can be given."""
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    (splits / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(
+        OvsegError, match=r"splits is a data set of several splits\..*: there is none with a state\.json"
+    ):
+        indexed(images, splits, runtime)
+    for name in ("train", "test"):
+        write_arrow(tmp_path, _table()).rename(splits / name)
+    with pytest.raises(OvsegError, match=f"index.captions, .*: {splits / 'test'}, {splits / 'train'}$"):
+        indexed(images, splits, runtime)
+    assert len(indexed(images, splits / "train", runtime)) == 2
+
+
+@pytest.mark.parametrize("depth", ["data", "en/train"])
+def test_parquet_in_folders_below_is_refused_with_the_folders_to_give(
+    depth: str, images: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """The layout of repositories on the Hub, whose splits lie side by side."""
+    folder = tmp_path / "hub" / depth
+    folder.mkdir(parents=True)
+    write_parquet(folder)
+    with pytest.raises(OvsegError, match=f"hub holds no Parquet file itself, .* as index.captions: {folder}$"):
+        indexed(images, tmp_path / "hub", runtime)
+    assert len(indexed(images, folder, runtime)) == 2
+
+
+@pytest.mark.parametrize("data", [b"JPEG", None], ids=["bytes", "path"])
+def test_images_in_parquet_are_refused_with_the_column_and_a_remedy(
+    data: bytes | None, images: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    column = pa.array([{"bytes": data, "path": "7.png"}], kind)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    pq.write_table(pa.table({"path": column, "text": ["a kite"]}), path)
+    message = rf"{path}: column 'path' holds the images themselves \(struct<bytes.*index\.image_column.*save_to_disk"
+    with pytest.raises(OvsegError, match=message):
+        indexed(images, path, runtime)
+
+
+def test_an_image_that_is_an_object_of_another_kind_is_refused(images: Path, tmp_path: Path, runtime: Runtime) -> None:
+    folder = write_arrow(tmp_path, pa.table({"path": [{"url": "x"}], "text": ["a kite"]}))
+    with pytest.raises(OvsegError, match=r"arrow: column 'path' is struct<url: string>, but must hold paths of files"):
+        indexed(images, folder, runtime)
+    lines = tmp_path / "captions.jsonl"
+    lines.write_text(json.dumps({"path": {"url": "x"}, "text": "a kite"}))
+    with pytest.raises(OvsegError, match=r"row 1: the image is \"{'url': 'x'}\"; column 'path' must hold the path"):
+        indexed(images, lines, runtime)
+
+
+def test_parquet_beside_shards_is_no_table_of_captions(images: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """img2dataset writes what it downloaded, with its status, beside each shard."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (tmp_path / "7.txt").write_text("a red kite")
+    with tarfile.open(shards / "00000.tar", "w") as out:
+        out.add(images / "7.png", "000000007.png")
+        out.add(tmp_path / "7.txt", "000000007.txt")
+    pq.write_table(pa.table({"key": ["000000007"], "status": ["success"]}), shards / "00000.parquet")
+    rows = indexed(shards, shards, runtime)
+    assert [caption["text"] for caption in rows[7]["captions"]] == ["a red kite"]
 
 
 def test_what_cannot_be_read_is_said(images: Path, tmp_path: Path, runtime: Runtime) -> None:

@@ -30,6 +30,9 @@ from ovseg.proposals.sources import SOURCES
 
 UNKNOWN = math.nan
 SAMPLE = 200  # images whose captions or masks are counted
+SCRATCH = "OVSEG_WORK"  # the folder of unfinished work, in the steps of rows whose bytes lie there
+# Of modules that import torch, which takes seconds: clip.embedding_files, evaluation.prediction_store, proposals.network.
+REGION_NAME, LARGEST, SIZE_DIVISOR, STRIDE = 32, 2**22, 32, 4
 READ_FROM_FILES = [name for name, source in SOURCES.items() if not source.uses_model]
 
 
@@ -81,7 +84,7 @@ def plan_mining(run: options.RunOptions | Params, machine: Machine, network: str
     kind = "read masks" if propose.source in READ_FROM_FILES else "propose"
     masks_work = Work(kind, images, propose.model or network)
     encode_work = Work("encode", masks, run.clip.model, run.score.precision)
-    score_bytes = num_nouns * disk["score"] + _region_bytes(run, min(masks, num_nouns * run.score.top_k))
+    score_bytes = num_nouns * disk["score"] + _region_bytes(run, masks, min(masks, num_nouns * run.score.top_k))
     return [
         _row(machine, "index", images, "images", images * disk["index"]),
         _row(machine, "nouns", captions, "captions", num_nouns * disk["nouns"]),
@@ -114,13 +117,15 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
         rows.append(_row(machine, step, samples, "pairs at most", clip_bytes, [work]))
     tasks = [("calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
     tasks += [(f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks]
+    all_images = all_crops = 0.0
     for step, folder, limit, thresholds in tasks:
         images = _limited(_count_benchmark(folder), limit)
         crops = images * network.num_queries * thresholds * len(set(evaluate.models))
         works = [Work("propose", images, network.backbone), Work("encode", crops, clip.model, params.segment.precision)]
         disk = images * facts()["bytes"][step.partition("@")[0]]
         rows.append(_row(machine, step, crops, "masks at most", disk, works))
-    return rows
+        all_images, all_crops = all_images + images, all_crops + crops
+    return [*rows, *_scratch_rows(params, all_images, all_crops)]
 
 
 def format_plan(rows: Sequence[Row], machine: Machine, free: int) -> str:
@@ -138,6 +143,8 @@ def format_plan(rows: Sequence[Row], machine: Machine, free: int) -> str:
     shortage = f": NOT ENOUGH, {format_bytes(totals[1])} are needed" if totals[1] > free else ""
     lines.append(f"{format_bytes(free)} are free{shortage}. DVC's cache needs the same again if it cannot link files.")
     rates = dict.fromkeys(f"  {row.step.partition('@')[0]}: {source}" for row in rows for source in row.sources)
+    if any(row.step.startswith(SCRATCH) for row in rows):
+        lines.append(f"{SCRATCH} is counted as if it were on this disk; its two folders can be deleted at any time.")
     return "\n".join([*lines, "Rates:", *rates, "Finished work is counted, too. Nothing was done."])
 
 
@@ -194,6 +201,27 @@ def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
         yield _row(machine, f"convert@{name}", images, "images", images * facts()["bytes"][kind])
 
 
+def _scratch_rows(params: Params, images: float, crops: float) -> Iterator[Row]:
+    """What calibrate and evaluate keep in the folder of unfinished work until it is deleted; docs/faq.md says what it is.
+
+    Images that benchmarks share, and their masks, are kept once but counted for each. The few masks of the ground truth, which
+    evaluate adds, are not counted.
+    """
+    network, width = params.proposal_network, _embedding_width(params)
+    yield Row(f"{SCRATCH}/regions", crops, "masks at most", 0, crops * (4 * width + REGION_NAME))
+    masks = _prediction_bytes(network)
+    images, embeddings = images if masks else 0, 4 * width * (network.num_queries + 1)  # of the queries and "no object"
+    yield Row(f"{SCRATCH}/predictions", images, "images at most", 0, images and images * (masks + embeddings))
+
+
+def _prediction_bytes(network: options.ProposalNetworkOptions) -> float:
+    """The bytes of the masks of a photograph of 4:3, at most those that are kept; 0 if not even a square image has fewer."""
+    short = min(network.short_side, network.long_side * 3 / 4)
+    rows, columns = (math.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR // STRIDE for side in (short, short * 4 / 3))
+    of_row = 4 * network.num_queries * rows
+    return 0 if of_row * rows > LARGEST else min(of_row * columns, LARGEST)
+
+
 def _count_captions(index: options.IndexOptions) -> tuple[float, float]:
     """The number of images and of captions: as published, or counted if the captions are there."""
     images, per_image = published_files(index.images) or UNKNOWN, facts()["captions_per_image"]
@@ -228,16 +256,24 @@ def _count_benchmark(folder: Path) -> float:
     return official.published(folder.name)["images"] if folder.name in official.BENCHMARKS else UNKNOWN
 
 
-def _region_bytes(run: options.RunOptions | Params, regions: float) -> float:
-    """The bytes of the table `regions`, at most: nouns of one image may share a mask."""
-    if not run.score.keep_regions:
+def _region_bytes(run: options.RunOptions | Params, masks: float, candidates: float) -> float:
+    """The bytes of the table `regions`, at most, since nouns share masks; all masks are in the scratch folder, too."""
+    kept = run.score.keep_regions
+    if kept == "none":
         return 0
+    width = _embedding_width(run)
+    in_table = (masks if kept == "all" else candidates) * (2 * width + float(facts()["bytes"]["region"]))
+    return in_table + (masks * 4 * width if kept == "all" else 0)
+
+
+def _embedding_width(run: options.RunOptions | Params) -> float:
+    """The number of components of an embedding by the CLIP of a run."""
     config = Path(run.clip.model.removeprefix("local-dir:")) / "open_clip_config.json"
     widths = facts()["embedding_widths"].items()
     width: float = next((size for model, size in widths if model in run.clip.model), UNKNOWN)
     if config.is_file():
         width = float(read_json(config)["model_cfg"]["embed_dim"])
-    return regions * (2 * width + float(facts()["bytes"]["region"]))
+    return width
 
 
 def _model_bytes(what: str, name: str) -> float:

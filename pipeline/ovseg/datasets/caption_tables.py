@@ -23,6 +23,7 @@ from ovseg.datasets.store import Record, Store, Writer, open_store
 from ovseg.datasets.webdataset import image_id
 
 HF_STATE = "state.json"  # of a folder that `Dataset.save_to_disk` wrote
+HF_SPLITS = "dataset_dict.json"  # of a folder that `DatasetDict.save_to_disk` wrote: a folder like that for each split
 ROWS_PER_BATCH = 4096
 
 
@@ -68,20 +69,45 @@ def open_table(path: Path, database: Path, columns: Columns) -> Store:
 
 
 def format_of(path: Path) -> str | None:
-    """The format of a table, a key of `FORMATS`; None if it is none of them."""
+    """The format of a table, a key of `FORMATS`; None if it is none of them. img2dataset puts Parquet beside its shards.
+
+    Raises:
+        OvsegError: tables are not in the folder itself, but in folders below it.
+    """
     if path.is_dir():
-        return "datasets" if (path / HF_STATE).is_file() else "parquet" if any(path.glob("*.parquet")) else None
+        return _format_of_folder(path)
     name = path.suffix.lower().lstrip(".")
     return name if name in FORMATS and name != "datasets" else None
+
+
+def _format_of_folder(path: Path) -> str | None:
+    if (path / HF_STATE).is_file():
+        return "datasets"
+    if (path / HF_SPLITS).is_file():
+        splits = [str(state.parent) for state in sorted(path.glob(f"*/{HF_STATE}"))]
+        raise OvsegError(
+            f"{path} is a data set of several splits. Give the folder of one of them as index.captions, and as index.images "
+            f"if it holds the images: {', '.join(splits) or f'there is none with a {HF_STATE}'}"
+        )
+    if any(path.glob("*.tar")):
+        return None
+    if any(path.glob("*.parquet")):
+        return "parquet"
+    if below := sorted({str(file.parent) for file in path.rglob("*.parquet")}):
+        raise OvsegError(
+            f"{path} holds no Parquet file itself, and the folders below it are not looked through. Give one that does as "
+            f"index.captions: {', '.join(below)}"
+        )
+    return None
 
 
 def _add(writer: Writer, row: Record, columns: Columns, place: str) -> None:
     image, captions = row[columns.image], row[columns.caption]
     record: Record = image if isinstance(image, dict) else {"file_name": image}
-    name = record.get("member") or record["file_name"]
+    name = record.get("member") or record.get("file_name")
     if not isinstance(name, str) or not name:
         raise OvsegError(
-            f"{place}: the image is {str(name)[:80]!r}; column {columns.image!r} must hold the path of a file"
+            f"{place}: the image is {str(image)[:80]!r}; column {columns.image!r} must hold the path of a file"
         )
     stem = PurePosixPath(name).stem
     number = image_id(stem if stem.isdigit() else name) if columns.id is None else whole_number(row[columns.id])
@@ -109,6 +135,12 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Record]:
             with local_copy(file) as copy:
                 table = pq.ParquetFile(copy)
                 names = _check(file, columns, table.schema_arrow.names)
+                if pa.types.is_struct(kind := table.schema_arrow.field(columns.image).type):
+                    raise OvsegError(
+                        f"{file}: column {columns.image!r} holds the images themselves ({kind}), which are not read from "
+                        "Parquet. Write them to files and name a column with the paths of these by index.image_column, or "
+                        "write the data set with save_to_disk of `datasets`, whose images are read in place"
+                    )
                 for batch in table.iter_batches(ROWS_PER_BATCH, columns=names):
                     yield from batch.to_pylist()
         except pa.ArrowException as error:
@@ -152,6 +184,11 @@ def _arrow_rows(file: Path, columns: Columns) -> Iterator[Record]:
         rows = batch.select(names)
         images = rows.column(columns.image)
         if pa.types.is_struct(images.type):
+            if not {"bytes", "path"} <= {field.name for field in images.type}:
+                raise OvsegError(
+                    f"{file}: column {columns.image!r} is {images.type}, but must hold paths of files, or images as `datasets` "
+                    "writes them: struct<bytes: binary, path: string>. Name another one by index.image_column"
+                )
             records: list[Any] = _embedded(images, whole.address, file.name, number)
             rows = rows.drop_columns([columns.image])
             yield from (row | {columns.image: image} for row, image in zip(rows.to_pylist(), records, strict=True))
