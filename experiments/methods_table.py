@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from experiments.method_rows import METHODS
 from ovseg.report.metric_tables import markdown
 
 Runs = Sequence[Mapping[str, Any]]
 """The figures of a row, one mapping for each seed."""
 BENCHMARKS = ("annotated", "mixed", "novel", "all", "fine")
+SPLIT = ("mixed", "all")
+"""The benchmarks with both kinds of classes."""
+CROPS = ("text_prompts", "crops")
+"""The values of `finetune.method` whose CLIP sees crops."""
 
 
 def tables_of(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -20,11 +25,12 @@ def tables_of(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def segmentation_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Return mIoU in percent of every row: mean, and standard deviation over the seeds if there are several."""
-    header = ["method", *BENCHMARKS, "all: seen", "all: unseen", "all: CLIP alone", "weight of CLIP", "seeds"]
+    groups = [(name, group) for name in SPLIT for group in ("seen", "unseen")]
+    split = [f"{name}: {group}" for name, group in groups]
+    header = ["method", *BENCHMARKS, *split, "all: CLIP alone", "weight of CLIP", "seeds"]
     columns: list[Callable[[Mapping[str, Any]], float]] = [
         *(_miou(name, "miou") for name in BENCHMARKS),
-        _miou("all", "miou_seen"),
-        _miou("all", "miou_unseen"),
+        *(_miou(name, f"miou_{group}") for name, group in groups),
         _miou("all", "clip_miou"),
     ]
     rows = []
@@ -36,19 +42,29 @@ def segmentation_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
 
 
 def region_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return mask accuracy in percent and the costs of every row."""
+    """Return mask accuracy in percent and the costs of every row; operations are counted once for each encoder."""
     groups = ("annotated", "not annotated", "all")
     header = ["method", *groups, "GFLOPs", "ms", "trained parameters", "steps", "training"]
+    counted = {encoder_of(name): runs[0]["gflops"] for name, runs in _runs(results) if "gflops" in runs[0]}
     rows = []
     for name, runs in _runs(results):
         accuracies = [percent([run["mask_accuracy"][group] for run in runs]) for group in groups]
         first = runs[0]
-        costs = [f"{first[key]:g}" if key in first else "" for key in ("gflops", "ms")]
+        operations = first.get("gflops", counted.get(encoder_of(name)))
+        costs = [f"{value:g}" if value else "" for value in (operations, first.get("ms"))]
         trained, steps = first["trained_parameters"], first["steps"]
         timed = [run["seconds"] for run in runs if run.get("seconds")]
         seconds = f"{mean(timed):.0f} s" if timed else ""
         rows.append([name, *accuracies, *costs, f"{trained:,}" if trained else "", f"{steps:.0f}", seconds])
     return markdown([header, *rows])
+
+
+def encoder_of(row: str) -> tuple[object, ...]:
+    """Return what the operations of a row's region encoder depend on; `coverage` changes none."""
+    finetune = METHODS[row].finetune or {}
+    if finetune.get("method", "crops") in CROPS:
+        return ("crops",)
+    return (finetune.get("region_encoder", "region_tokens"), *(finetune[key] for key in ("start_block", "image_size")))
 
 
 def _runs(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, Runs]]:

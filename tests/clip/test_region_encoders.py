@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import open_clip
@@ -74,6 +75,10 @@ def tokens(visual: Any, images: Tensor, masks: Tensor) -> Tensor:
     return region_tokens(visual, images, masks, 2)
 
 
+def biased(visual: Any, images: Tensor, masks: Tensor, start: int) -> Tensor:
+    return biased_tokens(visual, images, masks, start, bias_of(visual, start))
+
+
 def adapter_of(seed: int = 0) -> MaskAdapter:
     """An adapter whose blocks and maps have effect, as after training: new ones give all regions nearly the same maps."""
     adapter = new_adapter(16, 24, seed)
@@ -93,10 +98,7 @@ ENCODERS: dict[str, Any] = {
     "region_tokens of an average": (tokens, lambda: tower("average")),
     "region_tokens of a first query": (tokens, lambda: tower("first query")),
     "region_tokens of a probe": (tokens, lambda: tower("timm probe")),
-    "biased_tokens": (
-        lambda visual, images, masks: biased_tokens(visual, images, masks, 2, bias_of(visual, 2)),
-        tower,
-    ),
+    "biased_tokens": (lambda visual, images, masks: biased(visual, images, masks, 2), tower),
     "pooled": (pooled_regions, convnext),
     "mask_adapter": (adapted, tower),
     "mask_adapter of timm": (adapted, lambda: tower("timm token")),
@@ -497,13 +499,51 @@ def test_positions_of_the_same_grid_stay_and_corners_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_gradients_reach_the_tower_from_the_region_alone(name: str) -> None:
+def test_gradients_reach_the_image_and_every_large_weight_of_the_tower(name: str) -> None:
     encode, visual, size = encoder_and_tower(name)
     images, masks = inputs(size, number=1)
     images.requires_grad_(True)
     torch.autograd.backward(encode(visual, images, masks).sum())
     assert images.grad is not None and images.grad.abs().sum() > 0
     assert all(p.grad is not None for p in visual.parameters() if p.requires_grad and p.numel() > 1000)
+
+
+@pytest.mark.parametrize("variant", ["class token", "timm token"])
+@pytest.mark.parametrize(
+    ("encode", "seen", "limit"),
+    [
+        (region_tokens, [5, 6], 0),
+        (partial(region_tokens, coverage="soft"), [5, 6, 7], 0),
+        (biased, [5, 6], 1e-8),  # what is outside of a mask has -100 added to its scores
+    ],
+    ids=["region_tokens", "region_tokens, soft", "biased_tokens"],
+)
+def test_a_region_learns_from_the_patches_of_its_mask_alone(
+    encode: Any, seen: list[int], limit: float, variant: str
+) -> None:
+    """And from its own token, where regions begin with the last block: from no other patch or region, nor the class token."""
+    visual = tower(variant)
+    parts, patch = vit_parts(visual), vit_parts(visual).layout.patch[0]
+    given: list[Tensor] = []
+
+    def keep(_module: Any, tokens: tuple[Tensor]) -> None:
+        tokens[0].retain_grad()
+        given.append(tokens[0])
+
+    parts.layout.blocks[-1].register_forward_pre_hook(keep)
+    images = torch.randn(1, 3, 4 * patch, 4 * patch, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(1, 3, 4 * patch, 4 * patch)
+    masks[0, 0, : 2 * patch] = 1
+    masks[0, 1, patch : 2 * patch, patch : 3 * patch + patch // 4] = 1  # patches 5 and 6, and a quarter of 7
+    masks[0, 2] = 1
+    torch.autograd.backward(encode(visual, images, masks, len(parts.blocks) - 1)[0, 1, 0])
+    gradient = given[0].grad
+    assert gradient is not None
+    size = gradient[0].abs().amax(-1)  # of each token: regions, the class token of biased tokens, 16 patches
+    learned = torch.zeros(len(size), dtype=torch.bool)
+    learned[[1, *(len(size) - 16 + number for number in seen)]] = True
+    assert bool((size[learned] > 1e-6).all())
+    assert bool((size[~learned] <= limit).all())
 
 
 def test_the_bias_is_learned_inside_the_mask_alone() -> None:
