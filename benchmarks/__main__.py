@@ -4,7 +4,8 @@
 
 Each benchmark prints a table and writes `benchmarks/results/<name>-<machine>.json`. Run nothing else in the meantime: the
 file records the load that other processes caused. `--smoke` runs everything on a few images in a minute or two and writes
-nothing. `python -m benchmarks gpu` stands alone: it is for a machine with a GPU; and `cluster`, which needs Ray.
+nothing. Three run only when they are named: `gpu`, which is for a machine with a GPU, `cluster`, which needs Ray, and `repro`,
+the whole demo from nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks import (
     network,
     nouns,
     regions,
+    repro,
     score,
     segment,
     starts,
@@ -50,16 +52,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "evaluator": evaluator.run,
     "cluster": cluster.run,
     "gpu": gpu.run,
+    "repro": repro.run,
 }
-BY_DEFAULT = [name for name in BENCHMARKS if name not in ("cluster", "gpu")]
+BY_DEFAULT = [name for name in BENCHMARKS if name not in ("cluster", "gpu", "repro")]
 
 
 def main() -> int:
     """Run the benchmarks; the exit code is 0 if every target is met, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=inputs.HELP)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; default: all but cluster and gpu"
-    )
+    default = "default: all but cluster, gpu and repro"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; {default}")
     parser.add_argument("--all", action="store_true", help="score: also measure fp32; encoder: also torch.compile")
     parser.add_argument("--smoke", "--tiny", action="store_true", help="tiny sizes, to check that it runs; no results")
     parser.add_argument("--device", default="auto", help="gpu: the torch device, such as cpu or cuda:1")
