@@ -32,10 +32,11 @@ from benchmarks.regions import NAMES, mask_network
 from benchmarks.results import Options, Result, Row, Target, machine, slug
 from benchmarks.score import MODEL, embed_texts, make_tables, task_factory
 from benchmarks.segment import ours_once, synthetic_queries, synthetic_vocabulary
-from benchmarks.train import finetune_flops, finetune_rate, matrix_peak, prompt_rate
+from benchmarks.train import finetune_flops, finetune_rate, prompt_rate
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, with_regions
+from ovseg.core.arithmetic import matrix_peak
 from ovseg.engine.executors import local
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.units import unit_names

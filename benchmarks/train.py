@@ -32,7 +32,7 @@ from benchmarks import inputs
 from benchmarks.results import Measurement, Options, Result, Row, Target, Variant, interleave, medians
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.prompts import new_prompts
-from ovseg.core.arithmetic import autocast, data_type
+from ovseg.core.arithmetic import autocast, matrix_peak
 from ovseg.core.crops import normalize
 from ovseg.engine.runtime import devices
 from ovseg.training.contrastive import contrastive_step
@@ -191,20 +191,6 @@ def _input_gradient(clip: Clip, size: int) -> Variant:
             visual(images).float().square().sum().backward()
 
     return _timed(size, device, step)
-
-
-def matrix_peak(device: torch.device) -> float:
-    """The largest number of arithmetic operations a second in a few large matrix products, in bf16 where there are units."""
-    side, dtype = 8192 if device.type == "cuda" else 2048, data_type("bf16", device)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
-        _wait(device)
-        start = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = max(best, 2 * side**3 / (time.perf_counter() - start))
-    return best
 
 
 def finetune_flops(model: str, device: torch.device) -> float:

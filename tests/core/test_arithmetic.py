@@ -10,7 +10,7 @@ import torch
 
 from ovseg.clip.load import load_clip
 from ovseg.core import arithmetic
-from ovseg.core.arithmetic import data_type
+from ovseg.core.arithmetic import data_type, matrix_peak
 from ovseg.training.precision import autocast_context
 
 CPU = torch.device("cpu")
@@ -47,3 +47,9 @@ def test_the_log_says_once_that_there_are_no_units(
         assert caplog.messages == [SAID]
     finally:
         arithmetic._cpu_has_bfloat16.cache_clear()
+
+
+def test_measuring_the_peak_leaves_the_random_numbers_of_the_process_as_they_are() -> None:
+    before = torch.get_rng_state()
+    assert matrix_peak("cpu") > 1e8  # operations a second: any processor of today has more
+    assert torch.equal(torch.get_rng_state(), before)

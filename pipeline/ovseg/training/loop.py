@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -134,7 +134,8 @@ def train(
         world: the process group.
         done: the number of steps that earlier runs have taken, see `Checkpoint.restore`.
         stop_after: the number of steps after which this run stops as if by Ctrl-C; None for no limit.
-        writers: get the rows of the history as they come; None for nothing.
+        writers: get the rows of the history as they come; None for nothing. They count the operations of the second step of
+            this run, because the loader starts its processes in the first; see `Writers.counting`.
 
     Raises:
         OvsegError: the loss or a gradient is not a number, or memory is full; the last checkpoint is kept.
@@ -148,7 +149,8 @@ def train(
         for i in range(done, loop.steps):
             optimizer.zero_grad(set_to_none=True)
             try:
-                result = step(i)
+                with writers.counting() if writers and i == done + 1 else nullcontext():
+                    result = step(i)
             except RuntimeError:
                 if not stopped.is_set():
                     raise

@@ -110,7 +110,7 @@ def _run(key: StepKey, build: Build, runtime: Runtime, world: World) -> tuple[Tr
     if done:
         log.info("%s: continues after step %d", key.step, done)
     live = runtime.work / "live" / folder.name
-    with Writers(runtime.writers if world.rank == 0 else (), live) as writers:
+    with Writers(runtime.writers if world.rank == 0 else (), live, world.device) as writers:
         train(
             key.step,
             training.loop,
