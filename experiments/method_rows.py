@@ -84,6 +84,7 @@ METHODS: Mapping[str, Method] = {
     "OVSeg, FT then MPT": Method(finetune={}, prompt={}, of_run="prompt"),
     "one pass, untrained": one_pass("regions", epochs=0),
     "MAFT, annotated": one_pass("maft", pairs="annotated"),
+    "MAFT, proposals": one_pass("maft", pairs="proposals"),
     "MAFT, mined": one_pass("maft"),
     "MaskCLIP++, annotated": one_pass("maskclippp", BIASED, pairs="annotated"),
     "MaskCLIP++, mined": one_pass("maskclippp", BIASED),
@@ -91,5 +92,6 @@ METHODS: Mapping[str, Method] = {
     "contrastive, mined": one_pass("regions"),
     "contrastive, mined, soft": one_pass("regions", coverage="soft"),
     "distilled": one_pass("distil", teacher=True),
+    "distilled, vectors": one_pass("distil", teacher=True, distil_loss="cosine"),
     "contrastive + distilled": one_pass("regions", teacher=True, distil_weight=1.0),
 }

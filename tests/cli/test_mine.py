@@ -19,7 +19,7 @@ from PIL import Image
 from ovseg.cli import mine as cli
 from ovseg.cli.entry import exit_code
 from ovseg.core import masks, tables
-from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, digests
+from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, Mined, digests
 
 TABLES = ("--index", "x", "--images", "y", "--out", "z")
 OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
@@ -248,6 +248,28 @@ def test_wrong_options_are_exit_code_2(
 ) -> None:
     code, _, err = call(arguments, monkeypatch, capsys)
     assert code == 2 and named in err
+
+
+@pytest.mark.parametrize(
+    ("executor", "named"), [("dask", "'dask' is not one of local, ray, slurm"), ("ray", "no Ray cluster answers at")]
+)
+def test_propose_runs_its_units_where_it_is_told(
+    executor: str,
+    named: str,
+    mined: Mined,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A wrong name says which there are; Ray is really asked for, at an address that nothing listens at."""
+    if executor == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    tables_ = ["--index", str(mined.index), "--images", str(mined.coco.images), "--out", str(tmp_path / "out")]
+    where = ["--executor", executor, "--unit-timeout", "60"]
+    masks = ["--proposals", f"ground_truth:{mined.coco.instances}"]
+    code, _, err = call(["propose", *tables_, *masks, *where], monkeypatch, capsys)
+    assert code == 1 and named in err and "Traceback" not in err
 
 
 def test_an_output_of_another_run_is_refused(

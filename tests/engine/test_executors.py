@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions, ShardsOptions
+from ovseg.core.options import ClipOptions, CropOptions, ProposeOptions, ScoreOptions, ShardsOptions
 from ovseg.engine.executors import local
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import MODEL_PROCESSES, Runtime, process_devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
-from tests.conftest import ROOT, Mined, digests
+from tests.conftest import ROOT, Mined, Toys, digests
 
 UNITS = [f"{i:05d}" for i in range(6)]
 
@@ -111,11 +112,14 @@ def test_an_unknown_executor_says_which_there_are(tmp_path: Path, runtime: Runti
         run_step(StepKey("step", "k", {}), UNITS, TaskFactory(), tmp_path / "out", replace(runtime, executor="dask"))
 
 
-def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str]:
-    """The two steps with most work, by model and without, and the sha256 of what they wrote."""
+def mine(mined: Mined, clip: Path, network: Path, out: Path, runtime: Runtime) -> dict[str, str]:
+    """The three steps with most work, two by model and one without, and the sha256 of what they wrote."""
+    from ovseg.mining.propose import propose_masks
     from ovseg.mining.score import score_nouns  # not in the workers of the other tests: torch takes seconds to import
     from ovseg.mining.shards import write_shards
 
+    masks = ProposeOptions(source="proposal_network", model=str(network), annotations=mined.coco.instances)
+    assert propose_masks(mined.index, mined.coco.images, out / "proposals", runtime, masks)["proposals"] > 200
     score_nouns(
         mined.index,
         mined.coco.images,
@@ -133,19 +137,34 @@ def mine(mined: Mined, clip: Path, out: Path, runtime: Runtime) -> dict[str, str
 
 
 @pytest.fixture(scope="module")
-def alone(mined_units: Mined, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def _one_thread() -> Iterator[None]:
+    """One thread in each process, as on Ray: the masks of a network on a CPU depend on the number, see docs/cluster.md."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    _one_thread: None, mined_units: Mined, tiny_clip: Path, toys: Toys, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """What one process makes."""
     runtime = Runtime(workers=1, batch_size=64, work=tmp_path_factory.mktemp("work"))
-    return mine(mined_units, tiny_clip, tmp_path_factory.mktemp("alone"), runtime)
+    return mine(mined_units, tiny_clip, toys.network, tmp_path_factory.mktemp("alone"), runtime)
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_bytes(
-    alone: dict[str, str], mined_units: Mined, tiny_clip: Path, tmp_path: Path, work: Path
+    alone: dict[str, str], mined_units: Mined, tiny_clip: Path, toys: Toys, tmp_path: Path, work: Path
 ) -> None:
-    """Two devices for the encoder and two workers for the shards: every file of both steps, byte for byte."""
+    """Two devices for each model and two workers for the shards: every file of the three steps, byte for byte."""
     runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work)
-    assert mine(mined_units, tiny_clip, tmp_path, runtime) == alone
+    assert mine(mined_units, tiny_clip, toys.network, tmp_path, runtime) == alone
 
 
 @pytest.mark.slow
@@ -153,6 +172,7 @@ def test_ray_makes_the_same_bytes(
     alone: dict[str, str],
     mined_units: Mined,
     tiny_clip: Path,
+    toys: Toys,
     tmp_path: Path,
     work: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -167,7 +187,7 @@ def test_ray_makes_the_same_bytes(
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
         runtime = Runtime(devices=("cpu", "cpu"), workers=2, batch_size=64, work=work, executor="ray")
-        assert mine(mined_units, tiny_clip, tmp_path / "out", runtime) == alone
+        assert mine(mined_units, tiny_clip, toys.network, tmp_path / "out", runtime) == alone
         with pytest.raises(OvsegError, match=r"^the disk is made of cheese$"):
             run_step(StepKey("step", "k", {}), UNITS, TaskFactory("error"), tmp_path / "step", runtime)
         with pytest.raises(OvsegError, match=r"^no such model$"):

@@ -64,6 +64,30 @@ class NotedTaskFactory:
         return {path.name.split(".")[1] for path in self.notes.iterdir()}
 
 
+@dataclass(frozen=True)
+class GpuTaskFactory:
+    """A task that notes the device that it was made for and the GPUs that Ray gives it, until another process has done so, too.
+
+    Attributes:
+        notes: a folder.
+    """
+
+    notes: Path
+
+    def __call__(self, device: str) -> Task:
+        def task(unit: str, folder: Path) -> Counts:
+            import ray
+
+            note = [device, *map(str, ray.get_gpu_ids()), "visible", os.environ["CUDA_VISIBLE_DEVICES"]]
+            (self.notes / f"{unit}.{os.getpid()}").write_text(" ".join(note), encoding="utf-8")
+            deadline = time.monotonic() + 120
+            while len({path.suffix for path in self.notes.iterdir()}) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return {"things": 1}
+
+        return task
+
+
 class Taken:
     """An actor that does nothing: the CPU it has is not free for workers."""
 
@@ -167,6 +191,21 @@ def test_a_node_killed_while_scoring_changes_no_byte(
     assert "a worker" in caplog.text and "was lost" in caplog.text
 
 
+@pytest.mark.slow
+def test_each_worker_of_a_model_has_a_gpu_of_its_own(cluster: Any, notes: Path, runtime: Runtime) -> None:
+    """As many workers as a node declares GPUs, though it has more cores; "cuda" is another one of them in each.
+
+    The GPUs are only declared: Ray counts and hands them out all the same, and nothing is computed on them.
+    """
+    cluster.add_node(num_cpus=4, num_gpus=2)
+    on_gpus = replace(runtime, executor="ray", devices=("cuda:0",))
+    assert run_step(KEY, UNITS, GpuTaskFactory(notes), Path("out"), on_gpus, uses_model=True) == {"things": len(UNITS)}
+    of_worker: dict[str, set[str]] = {}
+    for path in notes.iterdir():
+        of_worker.setdefault(path.suffix, set()).add(path.read_text(encoding="utf-8"))
+    assert sorted(of_worker.values(), key=sorted) == [{"cuda 0 visible 0"}, {"cuda 1 visible 1"}]
+
+
 RUN = """
 import sys
 from dataclasses import replace
@@ -261,6 +300,62 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(
         monkeypatch.setenv("RAY_ADDRESS", "host:port")
         with pytest.raises(OvsegError, match="is no address HOST:PORT"):
             connect()
+
+
+HEAD = """
+import sys
+from ray.cluster_utils import Cluster
+running = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(running.address, flush=True)
+sys.stdin.read()
+running.shutdown()
+"""
+TOKEN = "0123456789abcdef" * 3
+
+
+def at_home(folder: Path) -> dict[str, str]:
+    """The variables of a process for which that folder is the user's home, and which is told nothing of Ray."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return others | {"HOME": str(folder), "PYTHONPATH": str(ROOT / "pipeline")}
+
+
+@pytest.fixture
+def guarded_cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster in a process of its own that asks for `TOKEN`; a process keeps the mode of its first cluster."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    environment = at_home(tmp_path) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    head = subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with head:
+        assert head.stdout is not None
+        yield head.stdout.readline().strip()
+        head.communicate(timeout=120)  # the end of its input ends it, and its cluster
+
+
+@pytest.mark.slow
+def test_a_run_without_the_token_of_a_cluster_ends_in_one_sentence(
+    guarded_cluster: str, mined: Mined, tmp_path: Path
+) -> None:
+    """It says what to set, and with that the same command makes the table; with no mode, no token or another one."""
+    out, masks = tmp_path / "proposals", str(mined.coco.instances)
+    command = [sys.executable, "-m", "ovseg.cli.mine", "propose", "--executor", "ray", "--index", str(mined.index)]
+    command += ["--images", str(mined.coco.images), "--proposals", f"ground_truth:{masks}", "--annotations", masks]
+    command += ["--out", str(out)]
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        environment = at_home(tmp_path) | {"RAY_ADDRESS": guarded_cluster} | variables
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    wrong: dict[str, str]
+    for wrong in ({}, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN[::-1]}):
+        done = run(**wrong)
+        sentence = done.stderr.splitlines()[-1]
+        assert done.returncode == 1 and "Traceback" not in done.stderr and not out.exists()
+        assert f"RAY_ADDRESS={guarded_cluster} asks for a token" in sentence and "set RAY_AUTH_MODE=token" in sentence
+    done = run(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert digests(out) == digests(mined.proposals)
 
 
 def test_a_worker_checks_what_its_node_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,14 @@ class CpuRuntime(Options):
 
 
 class DeviceRuntime(CpuRuntime):
-    """Runtime options of a step that may run a model on single images."""
+    """Runtime options of a step that may run a model, with those of where its units are run."""
 
     device: str = "auto"
     """Torch devices, separated by commas, with one process on each; "auto" is all CUDA devices, or else the CPU."""
+    executor: str = "local"
+    """Where units of work are run: on this machine (local), on a Ray cluster (ray) or as jobs of Slurm (slurm)."""
+    unit_timeout: PositiveInt | None = None
+    """Seconds that a unit may take on a cluster before another worker does it; any time by default."""
 
 
 class ModelRuntime(DeviceRuntime):
@@ -44,7 +48,3 @@ class ModelRuntime(DeviceRuntime):
 
     batch_size: PositiveInt = 64
     """Number of crops that CLIP is given at a time, rounded up to whole forward passes, which have the same number always."""
-    executor: str = "local"
-    """Where units of work are run: on this machine (local), on a Ray cluster (ray) or as jobs of Slurm (slurm)."""
-    unit_timeout: PositiveInt | None = None
-    """Seconds that a unit may take on a cluster before another worker does it; any time by default."""

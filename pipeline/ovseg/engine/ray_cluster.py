@@ -95,7 +95,7 @@ def connect() -> Any:
     """Return the module `ray`, connected to the cluster at `RAY_ADDRESS`, or to one that is started here.
 
     Raises:
-        OvsegError: Ray is not installed, or the cluster does not answer.
+        OvsegError: Ray is not installed, or the cluster does not answer or asks for a token that this process does not give.
     """
     try:
         import ray
@@ -114,8 +114,20 @@ def connect() -> Any:
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "a Ray cluster on this machine"
+        if _asks_for_token(error):
+            raise OvsegError(
+                f"{where} asks for a token, and this run gives none or another one; set RAY_AUTH_MODE=token for this run, and "
+                "put the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token"
+            ) from None
         raise OvsegError(f"{where} cannot be used ({reason}); {remedy}") from None
     return ray
+
+
+def _asks_for_token(error: BaseException | None) -> bool:
+    """Whether Ray was refused for want of the right token; the errors that it meets on its way hold that of the refusal."""
+    if error is None:
+        return False
+    return "AuthenticationError" in f"{type(error).__name__} {error}" or _asks_for_token(error.__cause__)
 
 
 def _check_answers(address: str, remedy: str) -> None:
