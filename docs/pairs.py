@@ -19,7 +19,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 REPORTS, TARGET = ROOT / "reports", ROOT / "docs" / "pairs.png"
 PAGE, SIMILARITIES = REPORTS / "pairs.html", REPORTS / "plots" / "similarity.tsv"
-WIDTH, HEIGHT = 1240, 772
+WIDTH, HEIGHT = 1240, 832
 NUM_PAIRS = 10
 CHOOSE = """
 <style>header, .bar { display: none } main { padding: 16px } .card:not(.chosen) { display: none }

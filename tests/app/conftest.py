@@ -37,12 +37,16 @@ def segmenter(toys: Toys) -> Segmenter:
     return Segmenter.load(toys.network, toys.clip, mask_threshold=0.5, options=SegmentOptions(templates="single"))
 
 
-@pytest.fixture
-def answers(segmenter: Segmenter) -> Answers:
+@pytest.fixture(scope="session")
+def segmenters(segmenter: Segmenter) -> dict[str, Segmenter]:
     """Two models that differ: the second one sees crops of other colors."""
     clip = segmenter.clip
-    other = replace(segmenter, clip=replace(clip, mean=clip.mean + 0.5))
-    return Answers({"base": segmenter, "adapted": other})
+    return {"base": segmenter, "adapted": replace(segmenter, clip=replace(clip, mean=clip.mean + 0.5))}
+
+
+@pytest.fixture
+def answers(segmenters: dict[str, Segmenter]) -> Answers:
+    return Answers(segmenters)
 
 
 def labels_of(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -15,7 +15,7 @@ function makeCard(card) {
   const item = make("li", { class: card.wrong ? "wrong" : "" },
     make("img", { src: "data:image/jpeg;base64," + card.jpeg, alt: `Image ${card.image}, the mask of “${card.noun}” outlined` }),
     make("p", { class: "noun" }, card.noun), make("p", {}, ...caption),
-    make("p", {}, `similarity ${fixed(card.similarity)}, margin ${fixed(card.margin)}, area ${(100 * card.area).toFixed(1)} %`),
+    make("p", {}, `similarity\u00a0${fixed(card.similarity)}, margin\u00a0${fixed(card.margin)}, area\u00a0${(100 * card.area).toFixed(1)}\u00a0%`),
     make("label", {}, box, "wrong pair"));
   box.addEventListener("change", () => {
     item.className = box.checked ? "wrong" : "";

@@ -34,18 +34,23 @@ def build_pairs_tab(gr: Any, pages: PairPages) -> Any:
         noun = gr.Textbox(label="Noun", placeholder="all nouns", max_lines=1, min_width=160)
         least = gr.Slider(low, high, low, step=0.001, label="Smallest similarity", min_width=200)
         most = gr.Slider(low, high, high, step=0.001, label="Largest similarity", min_width=200)
-        marked = gr.Checkbox(label="Only pairs marked as wrong", min_width=160)
-    with gr.Row():
-        before = gr.Button("Previous page", min_width=120)
-        number = gr.Number(1, label="Page", minimum=1, precision=0, min_width=100)
-        after = gr.Button("Next page", min_width=120)
+        marked = gr.Checkbox(label="Only pairs marked as wrong", elem_classes="marked")
+    with gr.Row(elem_classes="pager"):
+        before = gr.Button("Previous", min_width=80)
+        number = gr.Number(1, label="Page", minimum=1, precision=0, min_width=80)
+        after = gr.Button("Next", min_width=80)
     status = gr.HTML(message(""))
+    saved = gr.HTML(message(""))
     cards = gr.HTML(
         {"cards": []},
         html_template='<div class="cards"></div>',
         js_on_load=read_script("pairs.js"),
     )
-    saved = gr.HTML(message(f"Marks are written to {pages.marks}; select.exclude reads this file."))
+
+    def count() -> str:
+        number = len(pages.wrong)
+        counted = f"{number:,} {'pair is' if number == 1 else 'pairs are'} marked as wrong"
+        return message(f"{counted} in {pages.marks}; select.exclude reads this file.")
 
     def show(order: str, noun: str, least: float, most: float, marked: bool, number: float) -> tuple[Any, ...]:
         filters = Filters(order, noun or "", least, most, marked)  # type: ignore[arg-type] # of the choices of the control
@@ -55,8 +60,8 @@ def build_pairs_tab(gr: Any, pages: PairPages) -> Any:
         if page >= last:
             page = last - 1
             shown, total = pages.page(filters, page)
-        text = f"{total:,} of {len(pages.table):,} pairs, page {page + 1} of {last:,}; {len(pages.wrong):,} marked as wrong"
-        return {"cards": shown}, message(text), page + 1
+        text = f"{total:,} of {len(pages.table):,} pairs, page {page + 1} of {last:,}"
+        return {"cards": shown}, message(text), page + 1, count()
 
     def first(order: str, noun: str, least: float, most: float, marked: bool) -> tuple[Any, ...]:
         return show(order, noun, least, most, marked, 1)
@@ -72,10 +77,9 @@ def build_pairs_tab(gr: Any, pages: PairPages) -> Any:
         pair, wrong = WrongPair(int(image_id), str(noun), int(proposal)), bool(event._data["wrong"])
         if not pages.mark(pair, wrong):
             return message("This run has no such pair; nothing was written.", problem=True)
-        count = len(pages.wrong)
-        return message(f"{count:,} {'pair is' if count == 1 else 'pairs are'} marked as wrong in {pages.marks}.")
+        return count()
 
-    chosen, shown = [order, noun, least, most, marked], [cards, status, number]
+    chosen, shown = [order, noun, least, most, marked], [cards, status, number, saved]
     queue = {"concurrency_id": "pairs", "concurrency_limit": 1, "show_progress": "hidden"}
     changes = [order.change, noun.submit, noun.blur, least.change, most.change, marked.change]
     gr.on(changes, first, chosen, shown, **queue, trigger_mode="always_last", api_name="pairs")

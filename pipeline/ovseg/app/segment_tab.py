@@ -12,6 +12,7 @@ from ovseg.app.segment_handlers import THRESHOLDS, SegmentHandlers
 from ovseg.app.view import message
 
 OPACITY = 0.6
+EXAMPLES_HEIGHT, BATCH_HEIGHT = 190, 200  # pixels: two rows of examples; three files
 SET_OPACITY = "(value) => document.documentElement.style.setProperty('--opacity', value)"
 QUEUE = {"concurrency_id": "models", "concurrency_limit": 1}
 SILENT = {**QUEUE, "show_progress": "hidden", "api_visibility": "private"}
@@ -42,41 +43,43 @@ def build_segment_tab(gr: Any, handlers: SegmentHandlers, start: Start) -> None:
         handlers: what the controls call.
         start: what they show at first.
     """
-    with gr.Row():
-        with gr.Column(scale=1, min_width=300):
+    with gr.Row(elem_classes="segment"):
+        with gr.Column(scale=1, min_width=300, elem_classes="question"):
             image = gr.File(label="Image", type="filepath", height=140)
+            gallery = gr.Gallery(
+                [str(path) for path in start.examples],
+                label="Examples",
+                columns=4,
+                height=EXAMPLES_HEIGHT,
+                allow_preview=False,
+                visible=bool(start.examples),
+                buttons=[],
+                elem_classes="examples",
+            )
             words = gr.Textbox(
                 start.words,
                 label='Words between commas; "tree | bush" are two names of one class',
                 placeholder="cat, sofa | couch, grass",
             )
             button = gr.Button("Segment", variant="primary")
-            weight = gr.Slider(0, 1, start.weight, step=0.05, label="Weight of CLIP")
-            threshold = gr.Slider(min(THRESHOLDS), max(THRESHOLDS), start.threshold, step=0.1, label="Mask threshold")
-            opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity")
-            others = gr.Checkbox(label='"others": one more class for what fits no word')
-            gallery = gr.Gallery(
-                [str(path) for path in start.examples],
-                label="Examples",
-                columns=4,
-                height=150,
-                allow_preview=False,
-                visible=bool(start.examples),
-                buttons=[],
-            )
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_classes="answer"):
             view = gr.HTML(None, html_template='<div class="view"></div>', js_on_load=read_script("view.js"))
             status = gr.HTML(message(""))
             regions = gr.HTML("")
-            save = gr.Button("Make label map and JSON", size="sm")
+            save = gr.Button("Make overlay, label map and JSON", size="sm")
             files = gr.File(
                 label="Overlay, label map and JSON", file_count="multiple", interactive=False, visible=False
             )
             with gr.Accordion("Many images", open=False):
-                batch = gr.File(label="Images", file_count="multiple", type="filepath", height=140)
+                batch = gr.File(label="Images", file_count="multiple", type="filepath", height=BATCH_HEIGHT)
                 save_batch = gr.Button("Segment all", size="sm")
                 batch_status = gr.HTML(message(""))
                 archive = gr.File(label="Zip of all answers", interactive=False, visible=False)
+        with gr.Column(scale=1, min_width=300, elem_classes="settings"):
+            weight = gr.Slider(0, 1, start.weight, step=0.05, label="Weight of CLIP")
+            threshold = gr.Slider(min(THRESHOLDS), max(THRESHOLDS), start.threshold, step=0.1, label="Mask threshold")
+            opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity")
+            others = gr.Checkbox(label='"others": one more class for what fits no word')
 
     def describe(event: gr.EventData, path: str | None, *asked: Any) -> str:
         return handlers.describe(event._data, path, *asked)

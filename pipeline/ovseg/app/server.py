@@ -20,7 +20,12 @@ LOOPBACK = "127.0.0.1"
 MAX_UPLOAD = "64mb"  # of one file
 QUEUE = 32  # requests that wait; more are refused
 DELETE_CACHE = (600, 3600)  # seconds: how often uploads are looked through, and how old they get
-CONTRAST = {"button_primary_background_fill": "*primary_600", "button_primary_background_fill_dark": "*primary_600"}
+CONTRAST = {
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_dark": "*primary_600",
+    "checkbox_border_color": "*neutral_500",
+    "checkbox_border_color_dark": "*neutral_400",
+}
 FONTS = {
     "font": ["system-ui", "sans-serif"],
     "font_mono": ["ui-monospace", "monospace"],
@@ -71,6 +76,7 @@ def serve(
                 ssr_mode=False,
                 theme=gr.themes.Default(primary_hue="indigo", **FONTS).set(**CONTRAST),
                 css=read_script("app.css"),
+                js=read_script("sliders.js"),
             )
         except OSError as error:
             raise OvsegError(f"the page cannot be served at {host}:{port or '7860 and above'}: {error}") from None

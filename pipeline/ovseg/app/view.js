@@ -6,7 +6,7 @@ const make = (tag, attributes, ...children) => {
   made.append(...children);
   return made;
 };
-const percent = (x) => (x === undefined ? "–" : x < 0.01 ? "<1 %" : Math.round(100 * x) + " %");
+const percent = (x) => (x === undefined ? "–" : x < 0.01 ? "<1\u00a0%" : Math.round(100 * x) + "\u00a0%");
 const load = (url) => new Promise((resolve, reject) => {
   const image = new Image();
   image.onload = () => resolve(image);

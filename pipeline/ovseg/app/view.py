@@ -104,7 +104,7 @@ def _region_table(name: str, region: Region) -> str:
     body = "".join(
         f'<tr><th scope="row">{escape(word)}</th>{"".join(map(_cell, scores))}</tr>' for word, *scores in region.rows
     )
-    caption = f"<caption>{escape(name)}: a region of {region.area:.1%} of the image</caption>"
+    caption = f"<caption>{escape(name)}: {100 * region.area:.1f}\u00a0% of the image</caption>"
     return f'<table class="region">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
