@@ -5,7 +5,12 @@
 The demo's proposal network and CLIP on the five benchmarks of its drawn images. "apart" evaluates each benchmark with nothing
 kept, as if it were the only one; "together" one after the other, keeping predictions of the network and embeddings of regions;
 "again" once more with another weight of CLIP. Every evaluation has CLIP alone, the proposal network alone, their ensemble and
-both oracles.
+both oracles. The regions that "together" encodes are compared with the distinct masks of all images and benchmarks, which are
+counted apart from it.
+
+"sweep" is the step `calibrate` on one of the benchmarks: 11 weights of CLIP with each of 3 mask thresholds, from loading the
+models to the choice. It starts with an empty store, then with what it has stored; each is measured once, as one takes as long
+as a turn of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -24,28 +29,35 @@ from benchmarks.inputs import ROOT
 from benchmarks.results import Options, Result, Row, Target, interleave, medians
 from data.demo.world.make import ROLES, make_split
 from ovseg.core.images import ImageArray
-from ovseg.core.options import CropOptions, SegmentOptions
+from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
+from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.calibrate import calibrate
 from ovseg.evaluation.evaluate import evaluate
+from ovseg.evaluation.oracles import gt_masks
 from ovseg.evaluation.settings import three_classifiers
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.region_encoder import RegionEncoder
+from ovseg.segmentation.segmenter import Segmenter
 
 IMAGES, REPEATS = 100, 3
 MODELS = ROOT / "data" / "demo"
-SETTINGS = {weight: three_classifiers("clip", 0.4, weight) for weight in (0.6, 0.7)}
+NETWORK, CLIP = MODELS / "proposal_network", MODELS / "clip"
+THRESHOLD, OPTIONS = 0.4, SegmentOptions(precision="bf16")
+SETTINGS = {weight: three_classifiers("clip", THRESHOLD, weight) for weight in (0.6, 0.7)}
+SWEPT = "all"  # the benchmark of the sweep: the one with all of the demo's names, as the held-out split that `calibrate` uses
+EMPTY, FULL = "sweep, empty store", "sweep, full store"
 
 
 def run(options: Options) -> Result:
     number = 2 if options.smoke else IMAGES
-    make_split(options.folder / "drawn", "benchmark", number, seed=0)
+    drawn, work, out = (options.folder / name for name in ("drawn", "work", "out"))
+    make_split(drawn, "benchmark", number, seed=0)
     names = ROLES["benchmark"][:2] if options.smoke else ROLES["benchmark"]
-    benchmarks = [options.folder / "drawn" / name for name in names]
-    work, networks = (
-        options.folder / "work",
-        {"apart": Counter[str](), "together": Counter[str](), "again": Counter[str]()},
-    )
+    benchmarks = [drawn / name for name in names]
+    calibration = CalibrateOptions(benchmark=drawn / SWEPT)
+    networks: dict[str, Counter[str]] = {}
 
     def evaluate_all(variant: str, *, keep: bool, weight: float) -> float:
         start = time.perf_counter()
@@ -53,38 +65,95 @@ def run(options: Options) -> Result:
             for benchmark in benchmarks:
                 if not keep:
                     shutil.rmtree(work, ignore_errors=True)
-                _evaluate(benchmark, work, options.folder / "out", weight)
+                _evaluate(benchmark, work, out, weight)
         return len(benchmarks) * number / (time.perf_counter() - start)
 
     def together(_: int) -> float:
         shutil.rmtree(work, ignore_errors=True)
         return evaluate_all("together", keep=True, weight=0.7)
 
+    def sweep(variant: str) -> float:
+        start = time.perf_counter()
+        with counted() as networks[variant]:
+            _sweep(calibration, work, out)
+        return number / (time.perf_counter() - start)
+
+    def sweep_empty(_: int) -> float:
+        shutil.rmtree(work, ignore_errors=True)
+        return sweep(EMPTY)
+
     variants = {
         "apart": lambda _: evaluate_all("apart", keep=False, weight=0.7),
         "together": together,
         "again": lambda _: evaluate_all("again", keep=True, weight=0.6),
     }
-    measurements = interleave(variants, 1 if options.smoke else REPEATS)
+    sweeps = {EMPTY: sweep_empty, FULL: lambda _: sweep(FULL)}
+    measurements = interleave(variants, 1 if options.smoke else REPEATS) | interleave(sweeps, 1)
     rates = medians(measurements)
     rows: list[Row] = [
-        {"variant": name, "images/s": rate, "ratio": rate / rates["apart"], **networks[name]}
+        {
+            "variant": name,
+            "seconds": (number if name in sweeps else len(benchmarks) * number) / rate,
+            "images/s": rate,
+            "ratio": rate / rates[EMPTY if name in sweeps else "apart"],
+            **networks[name],
+        }
         for name, rate in rates.items()
     ]
+    distinct = distinct_regions(benchmarks)
     targets = [
         Target("again / apart", rates["again"] / rates["apart"], 3.0),
         Target("regions encoded again", networks["again"]["regions encoded"], 0, is_maximum=True),
         Target("images predicted again", networks["again"]["images predicted"], 0, is_maximum=True),
+        Target(
+            "regions encoded together, difference from the distinct ones",
+            abs(networks["together"]["regions encoded"] - distinct),
+            0,
+            is_maximum=True,
+        ),
+        Target("seconds of the sweep with a full store", number / rates[FULL], 60.0, is_maximum=True),
+        Target("sweep, full store / empty store", rates[FULL] / rates[EMPTY], 1.5),
     ]
-    return Result({"benchmarks": len(benchmarks), "images": number}, rows, targets, measurements)
+    setup: dict[str, str | float] = {
+        "benchmarks": len(benchmarks),
+        "images": number,
+        "distinct regions": distinct,
+        "settings of the sweep": len(calibration.weights) * len(calibration.thresholds),
+    }
+    return Result(setup, rows, targets, measurements)
 
 
 def _evaluate(benchmark: Path, work: Path, out: Path, weight: float) -> None:
     shutil.rmtree(out, ignore_errors=True)
     runtime = Runtime(workers=1, work=work, fresh=True)
-    clips, options = {"clip": MODELS / "clip"}, SegmentOptions(precision="bf16")
-    network, settings = MODELS / "proposal_network", SETTINGS[weight]
-    evaluate(benchmark, network, clips, out, runtime, settings, options=options, crop=CropOptions())
+    clips, settings = {"clip": CLIP}, SETTINGS[weight]
+    evaluate(benchmark, NETWORK, clips, out, runtime, settings, options=OPTIONS, crop=CropOptions())
+
+
+def _sweep(calibration: CalibrateOptions, work: Path, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    runtime, report = Runtime(workers=1, work=work, fresh=True), out.with_name("choice")
+    calibrate(NETWORK, {"clip": CLIP}, out, report, runtime, calibration, options=OPTIONS, crop=CropOptions())
+
+
+def distinct_regions(benchmarks: Sequence[Path]) -> int:
+    """Count the different masks that evaluations of benchmarks on the same images need: proposals, and those of the labels.
+
+    Nothing is encoded: the proposal network sees each image once more.
+
+    Args:
+        benchmarks: the folders of the benchmarks.
+    """
+    segmenter = Segmenter.load(NETWORK, CLIP, mask_threshold=THRESHOLD, options=OPTIONS)
+    masks: dict[bytes, set[bytes | None]] = {}
+    for opened in map(read_benchmark, benchmarks):
+        for item in range(len(opened.items)):
+            pixels, gt = opened.read(item)
+            image = pixels.tobytes()
+            if image not in masks:
+                masks[image] = set(segmenter.binarize(pixels, segmenter.network.predict(pixels)))
+            masks[image] |= set(gt_masks(gt, opened.ignore)[1])
+    return sum(len(of_image - {None}) for of_image in masks.values())
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Speed of the step `score`, from JPEG to candidates, compared with the encoder alone and with a plain loop.
 
-    python -m benchmarks score          about 4 minutes on two cores
-    python -m benchmarks score --all    fp32 as a second row, some 3 minutes more
+    python -m benchmarks score          about 6 minutes on two cores
+    python -m benchmarks score --all    fp32 as a second row, some 6 minutes more
 
 40 COCO images with panoptic masks, ViT-B-16 with random weights, one device, the same crops for all three variants:
 
@@ -11,6 +11,10 @@
     plain     for each image and mask: crop, fill, PIL resize, to tensor, normalize; encode the crops of an image in fp32
 
 Medians of interleaved measurements are compared. A measurement of the plain loop takes a part of the images.
+
+What writing the table `regions` costs is measured apart, on the first 10 images: they are scored with the table (`keep_regions`
+"candidates", the default) and without it ("none") in many short turns, since single turns differ by more than the table costs.
+The ratio is the median of those of the turns.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +44,7 @@ from ovseg.core.options import (
     ClipOptions,
     CropOptions,
     IndexOptions,
+    KeptRegions,
     NounsOptions,
     Precision,
     ProposeOptions,
@@ -55,6 +61,7 @@ from ovseg.mining.propose import propose_masks
 from ovseg.mining.texts import encode_nouns, read_texts
 
 IMAGES, REPEATS, BATCH = 40, 3, 64
+FEW, TURNS = 10, 12  # images and turns of the measurement with and without the table `regions`
 MODEL = "ViT-B-16"
 CLIP = ClipOptions(model=MODEL, pretrained="random")
 
@@ -81,6 +88,8 @@ def run(options: Options) -> Result:
     runtime = Runtime(devices=devices("auto")[:1], batch_size=BATCH, work=options.folder / "work")
     data = inputs.images(options.folder / "data", 3 if options.smoke else IMAGES)
     tables = make_tables(data, options.folder, runtime)
+    few = inputs.images(options.folder / "few" / "data", 2 if options.smoke else FEW)
+    few_tables = make_tables(few, options.folder / "few", runtime)
     precisions: list[Precision] = ["bf16", "fp32"] if options.all_variants else ["bf16"]
     repeats = 1 if options.smoke else REPEATS
     plain = load_clip(MODEL, "random", runtime.devices[0], "fp32")
@@ -98,12 +107,17 @@ def run(options: Options) -> Result:
         }
         of_precision = interleave(variants, repeats)
         rates = medians(of_precision)
-        rows.append(_row(precision, rates))
+        pair = _with_and_without_regions(few_tables, precision, options.folder / "out", runtime)
+        of_precision |= interleave(pair, 1 if options.smoke else TURNS)
+        turns = zip(*(of_precision[name] for name in pair), strict=True)
+        kept = median(regions.rate / none.rate for regions, none in turns)
+        rows.append(_row(precision, rates, kept))
         measurements |= {f"{name}, {precision}": values for name, values in of_precision.items()}
         if precision == "bf16":
             targets = [
                 Target("ours / encoder, bf16", rates["ours"] / rates["encoder"], 0.9),
                 Target("ours bf16 / plain loop fp32", rates["ours"] / rates["plain"], 3.0),
+                Target("with the table regions / without, bf16", kept, 0.97),
             ]
     setup: dict[str, str | float] = {
         "images": data.number,
@@ -113,11 +127,12 @@ def run(options: Options) -> Result:
         "model": MODEL,
         "batch": BATCH,
         "device": runtime.devices[0],
+        "images, with and without regions": few.number,
     }
     return Result(setup, rows, targets, measurements)
 
 
-def _row(precision: str, rates: dict[str, float]) -> Row:
+def _row(precision: str, rates: dict[str, float], kept: float) -> Row:
     return {
         "precision": precision,
         "encoder crops/s": rates["encoder"],
@@ -125,6 +140,7 @@ def _row(precision: str, rates: dict[str, float]) -> Row:
         "plain fp32 crops/s": rates["plain"],
         "ours / encoder": rates["ours"] / rates["encoder"],
         "ours / plain": rates["ours"] / rates["plain"],
+        "with regions / without": kept,
     }
 
 
@@ -139,7 +155,7 @@ def make_tables(data: inputs.Images, folder: Path, runtime: Runtime, max_proposa
 
 
 def embed_texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
-    out = runtime.work / "texts"
+    out = tables.index.with_name(f"texts-{precision}")
     encode_nouns(tables.nouns, tables.proposals, out, runtime, CLIP, "single", precision)
     return out
 
@@ -181,16 +197,25 @@ def _region(job: Job, row: dict[str, Any], size: int, color: ImageArray | None) 
     return crops.crop_region(job.image.pixels, mask, tuple(row["box"]), size, color, antialias=True)[0]
 
 
-def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime) -> Variant:
+def _with_and_without_regions(tables: Tables, precision: Precision, out: Path, runtime: Runtime) -> dict[str, Variant]:
+    """The step `score` on the same units, with the table `regions` and without it, in this order."""
+    texts = embed_texts(tables, precision, runtime)
+    both: tuple[KeptRegions, ...] = ("candidates", "none")
+    return {f"regions of {kept}": _ours(tables, texts, precision, out / kept, runtime, kept) for kept in both}
+
+
+def _ours(
+    tables: Tables, texts: Path, precision: Precision, out: Path, runtime: Runtime, kept: KeptRegions = "candidates"
+) -> Variant:
     """The task of the step `score`, created once; only its calls for the units are timed."""
-    factory = task_factory(tables, texts, precision, runtime)
+    factory = task_factory(tables, texts, precision, runtime, kept)
     task = factory(runtime.devices[0])
 
     numbers = itertools.count()
 
     def variant(_: int) -> float:
         seconds: list[float] = []
-        key = StepKey("score", f"benchmark-{precision}-{next(numbers)}", {})
+        key = StepKey("score", f"benchmark-{precision}-{out.name}-{next(numbers)}", {})
         units = list(unit_names(tables.index))
         counts = run_step(key, units, partial(_timed, task, seconds), out / key.fingerprint, runtime, uses_model=True)
         return counts["crops"] / sum(seconds)
@@ -198,7 +223,9 @@ def _ours(tables: Tables, texts: Path, precision: Precision, out: Path, runtime:
     return variant
 
 
-def task_factory(tables: Tables, texts: Path, precision: Precision, runtime: Runtime) -> step.ScoreTaskFactory:
+def task_factory(
+    tables: Tables, texts: Path, precision: Precision, runtime: Runtime, kept: KeptRegions = "candidates"
+) -> step.ScoreTaskFactory:
     """What makes the task of the step `score`."""
     return step.ScoreTaskFactory(
         index=tables.index,
@@ -208,11 +235,12 @@ def task_factory(tables: Tables, texts: Path, precision: Precision, runtime: Run
         texts_folder=texts,
         fingerprint="benchmark",
         clip=CLIP,
-        options=ScoreOptions(precision=precision),
+        options=ScoreOptions(precision=precision, keep_regions=kept),
         crop=CropOptions(),
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         metadata={},
+        vectors=runtime.work / "vectors",
     )
 
 
