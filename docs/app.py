@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def image_with(names: tuple[str, ...]) -> Path:
     truth: dict[str, Any] = json.loads(TRUTH.read_text(encoding="utf-8"))
     wanted = {category["id"] for category in truth["categories"] if category["name"] in names}
     files: dict[int, str] = {image["id"]: image["file_name"] for image in truth["images"]}
+    found: dict[int, set[int]] = defaultdict(set)
     for annotation in truth["annotations"]:
-        if wanted <= {segment["category_id"] for segment in annotation["segments_info"]}:
+        found[annotation["image_id"]].add(annotation["category_id"])
+        if wanted <= found[annotation["image_id"]]:
             return IMAGES / files[annotation["image_id"]]
     sys.exit(f"no image of {TRUTH} has {', '.join(names)}")
 
