@@ -1,7 +1,7 @@
 """Mining with each region encoder on the demo: precision of the pairs, beside the time of `score`; a table of docs/pairs.md.
 
     dvc exp run -S demo.train=4000                    the run of the tables, with more images than the default
-    python -m experiments.encoders                    the base CLIP with each encoder (six minutes on two cores)
+    python -m experiments.encoders                    the base CLIP with each encoder (four minutes on two cores)
     python -m experiments.encoders --clips FOLDER     adapted CLIPs, too, each with the encoder that it was trained for
 
 Each row scores the nouns and proposals of the run's first images again, one after the other; pairs are chosen by the paper's

@@ -274,8 +274,12 @@ def test_in_a_browser_a_slider_takes_its_own_positions_alone(page: Any) -> None:
 @in_browser
 def test_in_a_browser_opacity_changes_the_drawing_alone(page: Any) -> None:
     answered(page)
+    canvas, before = page.locator(".view canvas").first, page.locator(".legend").inner_text()
+    drawn = canvas.evaluate("canvas => canvas.toDataURL()")
+    assert canvas.evaluate("canvas => getComputedStyle(canvas).opacity") == "0.6"
     page.get_by_label("range slider for Opacity").press("End")
     page.wait_for_function("getComputedStyle(document.querySelector('.view canvas')).opacity === '1'")
+    assert canvas.evaluate("canvas => canvas.toDataURL()") == drawn and page.locator(".legend").inner_text() == before
 
 
 @pytest.mark.slow
