@@ -5,10 +5,10 @@
 
 Correctness (`gpu_checks`): each stage of the tiny recipe on the CPU and on the device, whose pairs and figures must agree but
 for rounding; bf16; a training that is stopped and continued; two processes if there are two GPUs; the message when memory is
-full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, a step of the proposal network at 640
-pixels, regions of an image in one pass, whole segmentations with both, mining's step `score` from JPEG to candidates in one
-process and in several, and the loader. The rates are written into the planner's rates.json, so that `ovseg plan` knows this
-GPU.
+full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, each encoder that sees an image once, a step
+of the proposal network at 640 pixels, whole segmentations with crops and in one pass, mining's step `score` from JPEG to
+candidates in one process and in several, and the loader. The rates are written into the planner's rates.json, so that
+`ovseg plan` knows this GPU.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_checks import run_checks
 from benchmarks.inputs import ROOT, images
 from benchmarks.rates import Rate
-from benchmarks.regions import NAMES, mask_network
+from benchmarks.regions import NAMES, blobs, mask_network
 from benchmarks.results import Options, Result, Row, Target, machine, slug
 from benchmarks.score import MODEL, embed_texts, make_tables, task_factory
 from benchmarks.segment import ours_once, synthetic_queries, synthetic_vocabulary
 from benchmarks.train import finetune_flops, finetune_rate, prompt_rate
 from ovseg.clip.load import Clip, load_clip
+from ovseg.clip.mask_adapter import new_adapter
 from ovseg.clip.region_settings import RegionSettings
-from ovseg.clip.regions import encode_in_one_pass, with_regions
+from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core.arithmetic import matrix_peak
+from ovseg.core.options import Encoder
 from ovseg.engine.executors import local
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.units import unit_names
@@ -59,6 +62,8 @@ class Sizes:
         batch: crops or pairs of a batch.
         regions: regions of an image that are encoded in one pass.
         image: side of that image, as a number of input sizes of the CLIP.
+        convnext: the CLIP with a ConvNeXt, for the region encoder `pooled`.
+        adapter: width of the blocks of `mask_adapter`.
         backbone: backbone of the proposal network.
         pixels, images: side and number of its images.
         copies: copies of the 40 images that are scored.
@@ -71,6 +76,8 @@ class Sizes:
     batch: int = 256
     regions: int = 100
     image: int = 2
+    convnext: str = "convnext_base"
+    adapter: int = 768
     backbone: str = "resnet101c"
     pixels: int = 640
     images: int = 8
@@ -84,6 +91,8 @@ TINY = Sizes(
     models=(f"local-dir:{ROOT / 'data' / 'demo' / 'clip'}",),
     batch=32,
     regions=8,
+    image=1,
+    adapter=32,
     backbone="resnet10t",
     pixels=64,
     images=2,
@@ -110,6 +119,7 @@ def run(options: Options) -> Result:
     peak = matrix_peak(device)
     speeds = [
         *(speed for model in sizes.models for speed in clip_speeds(model, sizes, device, peak)),
+        *region_speeds(sizes, device),
         network_speed(sizes, device),
         *segmentation_speeds(sizes, device),
         *score_speeds(options.folder / "score", sizes, name),
@@ -138,7 +148,7 @@ def run(options: Options) -> Result:
 
 
 def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> list[Speed]:
-    """How fast a CLIP encodes crops, is finetuned, learns mask prompts, and encodes the regions of an image at once.
+    """How fast a CLIP encodes crops, is finetuned and learns mask prompts.
 
     Args:
         model: the name of the CLIP.
@@ -166,18 +176,43 @@ def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> 
         per_second = train(variant)()
         detail = f"batch {sizes.batch}" + (f", {_share(per_second * flops / peak)}" if work == "finetune" else "")
         speeds.append(_speed(work, model, per_second, "pairs", detail, time.perf_counter() - start))
-    side = sizes.image * clip.size
-    one_pass = with_regions(clip, RegionSettings("region_tokens", None, side))
-    image, on_grid = torch.zeros(3, side, side, dtype=torch.uint8), torch.ones(sizes.regions, 14, 14)
+    return speeds
 
-    def regions() -> int:
-        encode_in_one_pass(one_pass, image, on_grid)
+
+def region_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
+    """How fast all regions of an image are encoded at once: region tokens by each CLIP, the other encoders by one."""
+    first = sizes.models[0]
+    encoders: list[tuple[str, Encoder]] = [
+        *((model, "region_tokens") for model in sizes.models),
+        (first, "biased_tokens"),
+        (first, "mask_adapter"),
+        (sizes.convnext, "pooled"),
+    ]
+    speeds = []
+    for model, encoder in encoders:
+        clip = load_clip(model, None if model.startswith("local-dir:") else "random", str(device), "bf16")
+        side = sizes.image * clip.size
+        if encoder == "mask_adapter":
+            clip = replace(clip, adapter=new_adapter(clip.width, sizes.adapter, 0).eval().to(device, clip.dtype))
+        clip = with_regions(clip, RegionSettings(encoder, None, side))
+        pixels = np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
+        image, on_grid = whole_image(clip, pixels), masks_on_grid(clip, blobs(pixels, sizes.regions))
+        # the planner's rate is that of region tokens
+        work = "encode regions" if encoder == "region_tokens" else f"encode regions, {encoder}"
+
+        detail = f"{sizes.regions} regions, {side} pixels"
+        speeds.append(_measure(work, model, "images", one_pass(clip, image, on_grid), sizes, _constant(detail)))
+    return speeds
+
+
+def one_pass(clip: Clip, image: Tensor, on_grid: Tensor) -> Callable[[], int]:
+    """A function that encodes the regions of one image."""
+
+    def encode() -> int:
+        encode_in_one_pass(clip, image, on_grid)
         return 1
 
-    speeds.append(
-        _measure("encode regions", model, "images", regions, sizes, lambda _: f"{sizes.regions} regions, {side} pixels")
-    )
-    return speeds
+    return encode
 
 
 def forward_flops(clip: Clip) -> float:
@@ -216,9 +251,8 @@ def network_speed(sizes: Sizes, device: torch.device) -> Speed:
         optimizer.step()
         return sizes.images
 
-    return _measure(
-        "train network", sizes.backbone, "images", step, sizes, lambda _: f"{sizes.images} of {sizes.pixels} pixels"
-    )
+    detail = f"{sizes.images} of {sizes.pixels} pixels"
+    return _measure("train network", sizes.backbone, "images", step, sizes, _constant(detail))
 
 
 def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
@@ -243,10 +277,10 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
             ours_once(segmenter, pixels, queries, vocabulary)
             return 1
 
-        return _measure(work, model, "images", once, sizes, lambda _: detail)
+        return _measure(work, model, "images", once, sizes, _constant(detail))
 
-    one_pass = with_regions(crops, RegionSettings("region_tokens", None, sizes.image * crops.size))
-    return [speed("segment", crops), speed("segment in one pass", one_pass)]
+    in_one_pass = with_regions(crops, RegionSettings("region_tokens", None, sizes.image * crops.size))
+    return [speed("segment", crops), speed("segment in one pass", in_one_pass)]
 
 
 def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
@@ -331,6 +365,10 @@ def short_gpu_name(name: str) -> str:
 
 def _short(model: str) -> str:
     return "demo CLIP" if model.startswith("local-dir:") else model
+
+
+def _constant(detail: str) -> Callable[[float], str]:
+    return lambda _: detail
 
 
 def _share(fraction: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import torch
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, ProposeOptions, ScoreOptions, ShardsOptions
@@ -38,6 +39,8 @@ class TaskFactory:
     def task(self, unit: str, folder: Path) -> Counts:
         if self.trouble == "error" and unit == UNITS[3]:
             raise OvsegError("the disk is made of cheese")
+        if self.trouble == "memory" and unit == UNITS[3]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if self.trouble == "die" and unit == UNITS[3]:
             os._exit(9)
         time.sleep(0.05)
@@ -70,18 +73,38 @@ def test_two_processes_share_the_units(tmp_path: Path) -> None:
         (("cpu",), 64, 200, True, MODEL_PROCESSES),
         (("cpu",), 2, 5, True, 1),
         (("cpu",), 1, 200, True, 1),
-        (("cuda:0",), 8, 200, True, 1),
+        (("cuda:0",), 1, 200, True, 1),
+        (("cuda:0",), 8, 200, True, 2),
+        (("cuda:0",), 64, 8, True, 2),
+        (("cuda:0",), 64, 200, True, MODEL_PROCESSES),
+        (("cuda:1",), 64, 200, True, 1),
         (("cuda:0", "cuda:1"), 8, 1, True, 2),
+        (("cuda:0", "cuda:0"), 64, 200, True, 2),
+        (("mps",), 64, 200, True, 1),
+        (("cuda:0", "cuda:1"), 64, 200, True, MODEL_PROCESSES + 1),
     ],
 )
-def test_a_model_runs_once_on_each_gpu_and_in_a_few_processes_on_cpus(
-    devices: tuple[str, ...], workers: int, units: int, uses_model: bool, processes: int
+def test_a_model_runs_in_a_few_processes_on_each_device_as_cores_and_memory_allow(
+    devices: tuple[str, ...],
+    workers: int,
+    units: int,
+    uses_model: bool,
+    processes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ovseg.engine.runtime.gpu_gib", {"cuda:0": 79, "cuda:1": 24}.__getitem__)
     runtime = Runtime(devices=devices, workers=workers)
     assert len(process_devices(runtime, units, uses_model)) == processes
     assert (
         process_devices(replace(runtime, executor="ray"), units, True) == devices
     )  # a cluster places its workers itself
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_full_memory_of_a_gpu_is_said_with_a_remedy(devices: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(OvsegError, match=r"Tried to allocate 20.00 GiB.*OVSEG_BATCH_SIZE.*OVSEG_WORKERS"):
+        list(local(TaskFactory("memory"), UNITS, tmp_path, devices))
+    assert sizes(tmp_path)
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])

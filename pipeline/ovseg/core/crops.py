@@ -9,7 +9,9 @@ Shapes: H, W image; h, w box; S side of the model's input; N crops.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,6 +21,21 @@ from torch import Tensor
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import Box, MaskArray
 from ovseg.core.options import Fill
+
+MAX_THREADS = 4
+
+
+def crop_threads(number: int | None = None) -> ThreadPoolExecutor:
+    """Start threads that crop.
+
+    Each limits torch to itself, since the cores are the encoder's. Half of a crop is work of pycocotools and NumPy that holds
+    Python's lock, so that many threads take longer than a few.
+
+    Args:
+        number: of threads; at most `MAX_THREADS` are started. None for one per core.
+    """
+    threads = min(MAX_THREADS, number or os.cpu_count() or 1)
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def crop_to_box(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArray, MaskArray]:

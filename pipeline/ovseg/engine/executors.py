@@ -1,4 +1,4 @@
-"""Where units run: in this process, in spawned processes (one for each device), or on a cluster.
+"""Where units run: in this process, in spawned processes (one or a few for each device), or on a cluster.
 
 A unit is a pure function of its name and of what its task factory loads, and its done mark is on disk; so an executor keeps
 no state, and results are the same bytes with any of them.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.ray_cluster import run_on_ray
+from ovseg.engine.runtime import CORES_PER_GPU_PROCESS
 from ovseg.engine.slurm import run_on_slurm
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
@@ -37,8 +38,28 @@ def local(
     """Run units in this process for one device, in spawned processes for several.
 
     Raises:
-        OvsegError: a worker process died.
+        OvsegError: a worker process died, or the memory of a GPU is full.
     """
+    try:
+        yield from _in_processes(factory, units, folder, devices)
+    except BrokenProcessPool:
+        raise OvsegError(
+            f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
+            "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
+        ) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; some steps never import torch
+            raise
+        raise OvsegError(
+            f"the memory of a GPU is full ({str(error).splitlines()[0][:160]}). Finished units are kept in {folder}: run the "
+            "same command again, with a smaller --batch-size (OVSEG_BATCH_SIZE) or fewer --workers (OVSEG_WORKERS), since "
+            f"every {CORES_PER_GPU_PROCESS} of them start a process on a GPU"
+        ) from None
+
+
+def _in_processes(
+    factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]
+) -> Iterator[tuple[str, Counts]]:
     if len(devices) == 1:
         task = factory(devices[0])
         yield from ((unit, commit(folder, unit, task)) for unit in units)
@@ -51,11 +72,6 @@ def local(
     pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue, threads))
     try:
         yield from _as_done(pool, units, folder, ahead=2 * len(devices))
-    except BrokenProcessPool:
-        raise OvsegError(
-            f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
-            "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
-        ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():

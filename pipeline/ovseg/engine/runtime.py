@@ -10,7 +10,11 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home, user_cache
 
 MODEL_PROCESSES = 4
-"""The largest number of processes that run one model on the cores of a CPU."""
+"""The largest number of processes that run one model on the cores of a CPU, or on one GPU."""
+CORES_PER_GPU_PROCESS = 4
+"""The cores of each process on a GPU: as many threads crop for it (`core.crops.MAX_THREADS`)."""
+GPU_GIB_PER_PROCESS = 16
+"""The memory of a GPU for each process that runs a model on it."""
 UNITS_PER_MODEL = 3
 """The least number of units that a further process is started for: it takes seconds to import torch and load a model."""
 
@@ -36,7 +40,7 @@ class Runtime:
     """Runtime options.
 
     Attributes:
-        devices: torch devices; steps that use a model run one process for each, see `process_devices`.
+        devices: torch devices; steps that use a model run one or a few processes on each, see `process_devices`.
         workers: number of processes of a step without a model, or with one on CPUs, and of decoding threads of a step with one.
         batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
@@ -120,8 +124,10 @@ def devices(text: str) -> tuple[str, ...]:
 def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str, ...]:
     """Return the torch device of each process that shares the units of a step.
 
-    A model runs once on each device. On CPUs small models leave cores idle between their operations, so that several
-    processes with a part of the cores each are faster than one with all: at most `MODEL_PROCESSES`, as each holds the model.
+    Several processes with a part of the cores each are faster than one with all: on CPUs small models leave cores idle between
+    their operations, and a GPU waits for crops, which the threads of one process cannot cut fast enough (docs/speed.md). There
+    are at most `MODEL_PROCESSES` on a device, as each holds the model, and on a GPU no more than its memory and the cores are
+    for. A cluster places its workers itself, and a device that is named twice gets two.
 
     Args:
         runtime: devices, workers, executor.
@@ -130,9 +136,27 @@ def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str
     """
     if not uses_model:
         return ("cpu",) * max(1, min(runtime.workers, units // 2))
-    if runtime.devices != ("cpu",) or runtime.executor != "local":
+    if runtime.executor != "local" or len(set(runtime.devices)) < len(runtime.devices):
         return runtime.devices
-    return ("cpu",) * max(1, min(runtime.workers, MODEL_PROCESSES, units // UNITS_PER_MODEL))
+    cores, share = runtime.workers // len(runtime.devices), units // (UNITS_PER_MODEL * len(runtime.devices))
+    return tuple(
+        device
+        for device in runtime.devices
+        for _ in range(max(1, min(share, MODEL_PROCESSES, _processes_that_fit(device, cores))))
+    )
+
+
+def _processes_that_fit(device: str, cores: int) -> int:
+    if not device.startswith("cuda"):
+        return cores if device == "cpu" else 1
+    return min(cores // CORES_PER_GPU_PROCESS, gpu_gib(device) // GPU_GIB_PER_PROCESS)
+
+
+def gpu_gib(device: str) -> int:
+    """Return the whole GiB of memory of a GPU, such as "cuda:0"."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory / 2**30)
 
 
 def _optional(name: str) -> int | None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ovseg.clip.embedding_files import image_hash
 from ovseg.clip.load import Clip
 from ovseg.core import masks
+from ovseg.core.crops import crop_threads
 from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord
 from ovseg.core.options import CropOptions, Fill, Orientation, Templates
@@ -33,7 +34,6 @@ from ovseg.evaluation.metrics import accuracies
 from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.proposals import Source
 from ovseg.proposals.ground_truth import ground_truth, item_counts
-from ovseg.segmentation.region_crops import crop_threads
 from ovseg.segmentation.region_encoder import RegionEncoder
 
 IMAGES_AT_A_TIME = 16  # whose regions share forward passes

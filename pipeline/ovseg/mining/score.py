@@ -32,6 +32,7 @@ from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core import crops, masks, tables
+from ovseg.core.crops import crop_threads
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
@@ -289,9 +290,7 @@ class ScoreTaskFactory:
     def __call__(self, device: str) -> Task:
         """Load the models and start the threads."""
         clip = load_scorer(self.clip, self.options, device)
-        # Threads that crop must not start threads of torch each: those are the encoder's.
-        pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        return _Scorer(self, clip, read_texts(self.texts_folder), pool).score_unit
+        return _Scorer(self, clip, read_texts(self.texts_folder), crop_threads(self.workers)).score_unit
 
 
 @dataclass(frozen=True)

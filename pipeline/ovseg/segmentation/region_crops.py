@@ -5,9 +5,8 @@ Shapes: Q proposals, V valid ones among them, S side of CLIP's input, H, W image
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +34,6 @@ class RegionCrops:
     masks: Tensor
     valid: Tensor
     rles: tuple[bytes | None, ...]
-
-
-def crop_threads(number: int | None = None) -> ThreadPoolExecutor:
-    """Start threads that crop, by default one per core; each limits torch to itself, as the encoder uses all cores."""
-    return ThreadPoolExecutor(number or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def crop_regions(

@@ -15,10 +15,11 @@ from torch import Tensor
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import whole_passes
 from ovseg.clip.regions import encode_in_one_pass
+from ovseg.core.crops import crop_threads
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, View
-from ovseg.segmentation.region_crops import RegionCrops, crop_regions, crop_threads, whole_image_regions
+from ovseg.segmentation.region_crops import RegionCrops, crop_regions, whole_image_regions
 
 
 @dataclass(frozen=True)

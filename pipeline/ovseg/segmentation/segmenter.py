@@ -26,6 +26,7 @@ from torch import Tensor
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.load import Clip
 from ovseg.core import masks
+from ovseg.core.crops import crop_threads
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
@@ -40,7 +41,7 @@ from ovseg.segmentation.class_probs import (
     ensemble_scores,
     network_class_probs,
 )
-from ovseg.segmentation.region_crops import RegionCrops, crop_threads
+from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.semantic_map import SemanticMap, semantic_maps
 
@@ -123,7 +124,7 @@ class Segmenter:
             mask_threshold, weight, batch_size: attributes of the class.
             options: an attribute of the class; None for the defaults.
             crop: an attribute of the class; None for the defaults.
-            workers: the number of threads that crop; None for one per core.
+            workers: the number of threads that crop, see `crop_threads`; None for one per core.
 
         Raises:
             OvsegError: a folder does not hold such a model, CLIP's text tower is not the one of the network, or its region
