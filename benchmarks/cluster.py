@@ -45,8 +45,10 @@ from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.ray_cluster import connect
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Task, unit_names
-from ovseg.mining import score as step
+from ovseg.mining import score_unit as step
 from ovseg.mining.index import IMAGES_PER_PART
+from ovseg.mining.matching import rank
+from ovseg.mining.scorer import load_scorer
 from ovseg.mining.texts import encode_nouns, read_texts
 
 UNITS, ROUNDS, WORKERS = 24, 2, (1, 2)
@@ -211,7 +213,7 @@ class Scored:
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         units = ray.data.from_items([{"unit": unit} for unit in self.units], override_num_blocks=len(self.units))
-        clip = step.load_scorer(CLIP, SCORE, "cpu")
+        clip = load_scorer(CLIP, SCORE, "cpu")
         color = crops.fill_color(CropOptions().fill, clip.mean.tolist())
         cut_one = partial(cut_unit, self.tables, clip.size, color, folder / "cores")
         cut = units.map_batches(cut_one, batch_size=1, num_cpus=CUT)
@@ -262,7 +264,7 @@ class Ranker:
     def __init__(self, tables: Tables, texts: Path, cores: Path) -> None:
         keep_to_a_core(cores)
         torch.set_num_threads(1)
-        self.clip, self.tables = step.load_scorer(CLIP, SCORE, "cpu"), tables
+        self.clip, self.tables = load_scorer(CLIP, SCORE, "cpu"), tables
         self.embeddings = read_texts(texts)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -276,4 +278,4 @@ class Ranker:
 
     def _rank(self, nouns: Iterable[step.Row], vectors: torch.Tensor) -> int:
         texts = torch.stack([self.embeddings[row["noun"]] for row in nouns])
-        return sum(len(matches) for matches in step.rank(texts, vectors, SCORE.top_k))
+        return sum(len(matches) for matches in rank(texts, vectors, SCORE.top_k))

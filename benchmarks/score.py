@@ -54,7 +54,7 @@ from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task, unit_names
-from ovseg.mining import score as step
+from ovseg.mining import score_unit as step
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks

@@ -21,7 +21,8 @@ import pytest
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.engine.fingerprint import StepKey
-from ovseg.engine.ray_cluster import Shared, connect, paths_in
+from ovseg.engine.ray_connection import connect
+from ovseg.engine.ray_worker import Shared, paths_in
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task
@@ -192,18 +193,33 @@ def test_a_node_killed_while_scoring_changes_no_byte(
 
 
 @pytest.mark.slow
-def test_each_worker_of_a_model_has_a_gpu_of_its_own(cluster: Any, notes: Path, runtime: Runtime) -> None:
-    """As many workers as a node declares GPUs, though it has more cores; "cuda" is another one of them in each.
+@pytest.mark.parametrize(
+    ("declared", "devices", "seen"),
+    [
+        (2, ("cuda:0",), [{"cuda 0 visible 0"}, {"cuda 1 visible 1"}]),
+        (1, ("cuda", "cuda"), [{"cuda 0 visible 0"}, {"cuda 0 visible 0"}]),
+    ],
+    ids=["one each", "two on one"],
+)
+def test_each_worker_of_a_model_has_a_gpu_or_the_share_of_one_that_was_asked_for(
+    cluster: Any,
+    notes: Path,
+    runtime: Runtime,
+    declared: int,
+    devices: tuple[str, ...],
+    seen: list[set[str]],
+) -> None:
+    """As many workers as a node declares GPUs, or twice as many, though it has more cores.
 
     The GPUs are only declared: Ray counts and hands them out all the same, and nothing is computed on them.
     """
-    cluster.add_node(num_cpus=4, num_gpus=2)
-    on_gpus = replace(runtime, executor="ray", devices=("cuda:0",))
+    cluster.add_node(num_cpus=4, num_gpus=declared)
+    on_gpus = replace(runtime, executor="ray", devices=devices)
     assert run_step(KEY, UNITS, GpuTaskFactory(notes), Path("out"), on_gpus, uses_model=True) == {"things": len(UNITS)}
     of_worker: dict[str, set[str]] = {}
     for path in notes.iterdir():
         of_worker.setdefault(path.suffix, set()).add(path.read_text(encoding="utf-8"))
-    assert sorted(of_worker.values(), key=sorted) == [{"cuda 0 visible 0"}, {"cuda 1 visible 1"}]
+    assert sorted(of_worker.values(), key=sorted) == seen
 
 
 RUN = """

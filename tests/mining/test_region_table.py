@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from safetensors.torch import save
 
 from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.load import Clip, load_clip
@@ -21,7 +22,7 @@ from ovseg.core.image_records import ImageRecord
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining import score as score_module
+from ovseg.mining import score_unit
 from ovseg.mining.regions import model_of, read_regions, region_parts
 from ovseg.mining.score import score_nouns
 from tests.conftest import Mined, digests
@@ -89,7 +90,7 @@ def test_with_all_regions_kept_other_nouns_and_templates_need_no_clip_for_images
     scored("all-scored", "work")
     with monkeypatch.context() as patched:
         patched.setattr(Clip, "encode_crops", None)
-        patched.setattr(score_module, "encode_in_one_pass", lambda clip, images, masks: torch.zeros(len(masks), 0))
+        patched.setattr(score_unit, "encode_in_one_pass", lambda clip, images, masks: torch.zeros(len(masks), 0))
         patched.setattr(ImageRecord, "pixels", None)
         again = scored("again", "work", templates="none", top_k=2)
     assert digests(again) == digests(scored("encoded", "elsewhere", templates="none", top_k=2))
@@ -100,8 +101,9 @@ def test_with_all_regions_kept_other_nouns_and_templates_need_no_clip_for_images
     assert len(regions.image_ids) == len(proposals)
 
 
+@pytest.mark.parametrize("damaged", [b"no tensors", save({"other": torch.ones(1)})], ids=["bytes", "other tensors"])
 def test_all_regions_kept_change_no_candidate_and_a_damaged_file_is_encoded_again(
-    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
     folders = (mined.index, mined.coco.images, mined.nouns, mined.proposals)
     clip, crop = ClipOptions(model=f"local-dir:{tiny_clip}"), CropOptions()
@@ -109,7 +111,7 @@ def test_all_regions_kept_change_no_candidate_and_a_damaged_file_is_encoded_agai
     assert tables.read(tmp_path / "a", "candidates") == tables.read(mined.candidates, "candidates")
     (file,) = (runtime.work / FOLDER).rglob("*.safetensors")
     before = file.read_bytes()
-    file.write_bytes(b"no tensors")
+    file.write_bytes(damaged)
     again = replace(runtime, fresh=True)
     score_nouns(*folders, tmp_path / "b", again, clip, ScoreOptions(keep_regions="all"), crop)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")

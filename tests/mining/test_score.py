@@ -25,7 +25,9 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, Precision, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.mining.score import load_scorer, originals_of, rank, score_nouns
+from ovseg.mining.matching import originals_of, rank
+from ovseg.mining.score import score_nouns
+from ovseg.mining.scorer import load_scorer
 from tests.clip.test_passes import VIT_B
 from tests.conftest import HEIGHT, TINY, WIDTH, Mined, digests, random_clip
 from tests.towers import save

@@ -87,11 +87,20 @@ def write_embeddings(file: EmbeddingFile, embeddings: Tensor) -> None:
 
 def _read(path: Path) -> dict[bytes, Tensor]:
     """All embeddings of a file by the names of their masks."""
+    stored = read_regions_and_vectors(path)
+    return {bytes(name): vector for name, vector in zip(stored[0].numpy(), stored[1], strict=True)} if stored else {}
+
+
+def read_regions_and_vectors(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Read the tensors "regions" `[N, ...]` and "vectors", float32 `[N, D]`, of a file that keeps embeddings.
+
+    None if there is no such file; or if it is damaged or holds something else, which is logged.
+    """
     tensors = read_kept_tensors(path)
     if not tensors:
-        return {}
+        return None
     regions, vectors = tensors.get("regions"), tensors.get("vectors")
     if regions is None or vectors is None or len(regions) != len(vectors) or vectors.dtype != torch.float32:
         log.warning("%s does not hold embeddings; its regions are encoded again", path)
-        return {}
-    return {bytes(name): vector for name, vector in zip(regions.numpy(), vectors, strict=True)}
+        return None
+    return regions, vectors

@@ -1,41 +1,37 @@
 """The executor for a Ray cluster: units go to whatever workers live, and those of a lost worker return to the queue.
 
-A worker is a Ray actor with one CPU, and one GPU where the step runs a model on GPUs. It is never restarted: what is lost is
-forgotten, and a new one is started wherever the cluster has room. So a node that dies takes its workers along, a node that is
-added gets some, and nothing waits for a place that will not come back. Once no unit is left to start, one that takes much
-longer than the others is started by a second worker, too, and what ends first counts: the bytes are the same.
+A worker is a Ray actor with one CPU, and a GPU, or its share of one, where the step runs a model on GPUs. It is never
+restarted: what is lost is forgotten, and a new one is started wherever the cluster has room. So a node that dies takes its
+workers along, a node that is added gets some, and nothing waits for a place that will not come back. Once no unit is left to
+start, one that takes much longer than the others is started by a second worker, too, and what ends first counts: the bytes
+are the same.
 """
 
 from __future__ import annotations
 
 import bisect
 import logging
-import os
 import secrets
-import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-from pydantic import BaseModel
 
 from ovseg import __version__
 from ovseg.core.errors import OvsegError
-from ovseg.engine.units import Counts, Task, TaskFactory, commit, finished_counts
+from ovseg.engine.ray_connection import connect
+from ovseg.engine.ray_worker import SHARED, RayWorker, Shared, paths_in
+from ovseg.engine.units import Counts, TaskFactory, finished_counts
 
 log = logging.getLogger("ovseg")
 
-CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0  # between two looks at time limits
 GROW_SECONDS = 5.0  # between two looks at the nodes of the cluster
 PATIENCE_SECONDS = 600.0  # without any worker
 STRAGGLER_FACTOR, STRAGGLER_SECONDS = 3.0, 60.0  # times the median of finished units, and at least so long
 MAX_LOSSES = 5  # of one unit, or of workers before their first unit
-SHARED = "shared.tmp"  # the file by which a worker knows that it sees the same scratch folder
 
 
 def run_on_ray(
@@ -54,7 +50,8 @@ def run_on_ray(
         factory: makes the task in each worker.
         units: names of the units.
         folder: the scratch folder.
-        devices: those of this machine; the first tells whether workers get a GPU. The cluster decides how many there are.
+        devices: the first tells whether workers get a GPU; named several times, so many workers share each GPU. The cluster
+            decides how many workers there are.
         unit_timeout: seconds after which a worker is given up and its unit is done by another; None for no limit.
 
     Yields:
@@ -67,7 +64,7 @@ def run_on_ray(
     """
     queue = deque(units)
     losses: Counter[str] = Counter()
-    crew = _Crew(connect(), factory, folder, devices[0], unit_timeout)
+    crew = _Crew(connect(), factory, folder, devices, unit_timeout)
     try:
         while queue or crew.running:
             crew.grow(len(queue) + len(crew.running))
@@ -89,143 +86,6 @@ def run_on_ray(
                     yield unit, finished
     finally:
         crew.dismiss()
-
-
-def connect() -> Any:
-    """Return the module `ray`, connected to the cluster at `RAY_ADDRESS`, or to one that is started here.
-
-    Raises:
-        OvsegError: Ray is not installed, or the cluster does not answer or asks for a token that this process does not give.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise OvsegError("--executor ray needs Ray: pip install 'ovseg[ray]'") from None
-    if ray.is_initialized():
-        return ray
-    address = os.environ.get("RAY_ADDRESS", "")
-    remedy = (
-        "start it with `ray start --head` there, or set RAY_ADDRESS to HOST:PORT of a running one, or unset it to run on "
-        "this machine"
-    )
-    _check_answers(address, remedy)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "a Ray cluster on this machine"
-        if _asks_for_token(error):
-            raise OvsegError(
-                f"{where} asks for a token, and this run gives none or another one; set RAY_AUTH_MODE=token for this run, and "
-                "put the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token"
-            ) from None
-        raise OvsegError(f"{where} cannot be used ({reason}); {remedy}") from None
-    return ray
-
-
-def _asks_for_token(error: BaseException | None) -> bool:
-    """Whether Ray was refused for want of the right token; the errors that it meets on its way hold that of the refusal."""
-    if error is None:
-        return False
-    return "AuthenticationError" in f"{type(error).__name__} {error}" or _asks_for_token(error.__cause__)
-
-
-def _check_answers(address: str, remedy: str) -> None:
-    """Raise OvsegError if nothing listens at an address HOST:PORT; Ray itself tries for minutes and prints warnings."""
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise OvsegError(f"RAY_ADDRESS={address} is no address HOST:PORT ({error}); {remedy}") from None
-    if not host or not port:
-        return  # "auto" and the like
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OvsegError(f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}); {remedy}") from None
-
-
-def paths_in(value: object) -> Iterator[Path]:
-    """Iterate over the paths in a task factory: in its fields, and in those of options, lists and mappings in them."""
-    if isinstance(value, Path):
-        yield value
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from paths_in(getattr(value, field.name))
-    elif isinstance(value, BaseModel):
-        yield from paths_in(dict(value))
-    elif isinstance(value, Mapping):
-        yield from paths_in(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from paths_in(item)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What a node must have in common with the machine that starts the run.
-
-    Attributes:
-        here: the folder that the command runs in.
-        scratch: the scratch folder.
-        token: the text of the file `SHARED` in it.
-        paths: paths that the task reads.
-        version: the version of ovseg.
-    """
-
-    here: Path
-    scratch: Path
-    token: str
-    paths: tuple[Path, ...]
-    version: str
-
-    def enter(self, node: str) -> None:
-        """Change to the folder of the command, after checking that this node has everything in common.
-
-        Args:
-            node: the address of this node, for messages.
-
-        Raises:
-            OvsegError: it does not share a folder, or has another version of ovseg.
-        """
-        if self.version != __version__:
-            raise OvsegError(
-                f"node {node} has ovseg {__version__}, and the run was started by {self.version}: install the same one on both"
-            )
-        if not self.here.is_dir():
-            raise OvsegError(self._missing(node, self.here))
-        os.chdir(self.here)
-        probe = self.scratch / SHARED
-        if not probe.is_file() or probe.read_text(encoding="utf-8") != self.token:
-            raise OvsegError(f"{self._missing(node, self.scratch)} (OVSEG_WORK sets the folder of unfinished work)")
-        if missing := next((path for path in self.paths if not path.exists()), None):
-            raise OvsegError(self._missing(node, missing))
-
-    @staticmethod
-    def _missing(node: str, path: Path) -> str:
-        return (
-            f"node {node} of the Ray cluster does not share {path} with the machine that starts the run: mount it there "
-            "under the same path, or run in folders that all nodes share"
-        )
-
-
-class _RayWorker:
-    """A worker: an actor of Ray. Its constructor does nothing, since an error of a constructor would lose its message."""
-
-    def join(self, factory: TaskFactory, device: str, shared: Shared) -> str:
-        """Get ready, and return the address of the node."""
-        import ray
-
-        node: str = ray.util.get_node_ip_address()
-        shared.enter(node)
-        self.task: Task = factory(device)
-        self.folder = shared.scratch
-        return node
-
-    def run(self, unit: str) -> Counts:
-        """Do one unit."""
-        return commit(self.folder, unit, self.task)
 
 
 @dataclass(frozen=True)
@@ -262,10 +122,13 @@ class _Job:
 class _Crew:
     """The workers of one run: `starting` ones by the future of their joining, `idle` ones, `running` ones by that of a unit."""
 
-    def __init__(self, ray: Any, factory: TaskFactory, folder: Path, device: str, unit_timeout: float | None) -> None:
-        self.ray, self.timeout = ray, unit_timeout
+    def __init__(
+        self, ray: Any, factory: TaskFactory, folder: Path, devices: Sequence[str], unit_timeout: float | None
+    ) -> None:
+        self.ray, self.timeout, device = ray, unit_timeout, devices[0]
         self.resource = "GPU" if device.startswith("cuda") else "CPU"
-        self.actor = ray.remote(_RayWorker).options(num_cpus=1, num_gpus=int(self.resource == "GPU"))
+        self.sharing = devices.count(device) if self.resource == "GPU" else 1  # workers of each GPU
+        self.actor = ray.remote(RayWorker).options(num_cpus=1, num_gpus=self.resource == "GPU" and 1 / self.sharing)
         token = secrets.token_hex()
         (folder / SHARED).write_text(token, encoding="utf-8")
         paths = tuple(sorted({path for path in paths_in(factory) if path.exists()}))
@@ -299,7 +162,7 @@ class _Crew:
             return
         self.next_look = now + GROW_SECONDS
         room = sum(node["Resources"].get(self.resource, 0) for node in self.ray.nodes() if node["Alive"])
-        missing = min(most, int(room) + 1) - len(self.starting) - len(self.idle) - len(self.running)
+        missing = min(most, int(room * self.sharing) + 1) - len(self.starting) - len(self.idle) - len(self.running)
         for _ in range(missing):
             actor = self.actor.remote()
             self.starting[actor.join.remote(*self.arguments)] = actor

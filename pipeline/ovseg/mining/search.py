@@ -24,7 +24,7 @@ from ovseg.core.images import decode_image, read_bytes
 from ovseg.core.options import ClipOptions, ScoreOptions, Templates
 from ovseg.core.vocabulary import embed
 from ovseg.mining.regions import model_of, read_regions, region_parts
-from ovseg.mining.score import load_scorer
+from ovseg.mining.scorer import load_scorer
 
 DIGITS = 5  # decimals of a similarity, as in `score`
 

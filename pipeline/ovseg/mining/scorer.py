@@ -1,0 +1,35 @@
+"""The CLIP that scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+from ovseg.clip.adapted import load_named
+from ovseg.clip.load import Clip
+from ovseg.clip.region_settings import CROPS, RegionSettings
+from ovseg.clip.regions import with_regions
+from ovseg.core.errors import OvsegError
+from ovseg.core.options import ClipOptions, ScoreOptions
+
+
+def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
+    """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own.
+
+    Raises:
+        OvsegError: the CLIP cannot have that encoder, or is made for another one.
+    """
+    loaded = load_named(clip.model, clip.pretrained, device, options.precision)
+    settings = RegionSettings(options.encoder, options.start_block, options.image_size, coverage=options.coverage)
+    if settings == CROPS:
+        return loaded
+    if loaded.regions.encoder == "crops":
+        return with_regions(loaded, settings, "score")
+    own = asdict(loaded.regions)
+    for field in fields(settings):
+        asked = getattr(settings, field.name)
+        if asked not in (own[field.name], field.default):
+            raise OvsegError(
+                f"score.{field.name}={asked}, but {clip.model} is made for {field.name}={own[field.name]}, and scores with "
+                "that; leave encoder, start_block, coverage and image_size of score at their defaults, or take another CLIP"
+            )
+    return loaded
