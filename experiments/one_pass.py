@@ -51,11 +51,9 @@ ROWS: Mapping[str, Method] = {
     "Mask-Adapter": one_pass("mask_adapter", ADAPTER, weight_decay=0.05),
     "Mask-Adapter and tower": one_pass("regions", ADAPTER),
     "160 px, soft, 250 steps": one_pass("regions", SOFT, max_steps=250),
-    "distilled, 250 steps": one_pass("distil", teacher=True, max_steps=250),
     "192 px, 375 steps": one_pass("regions", LARGER),
     "192 px, 375 steps, from block 2": one_pass("regions", LARGER, start_block=2),
     "192 px, 375 steps, learned bias": one_pass("regions", LARGER, BIASED),
-    "192 px, 375 steps, distilled, too": one_pass("regions", LARGER, teacher=True, distil_weight=1.0),
 }
 PATCHES = (128 // 8) ** 2
 """The patches of the grid of `BASE`, which sizes of masks are counted in."""

@@ -14,6 +14,8 @@ experiments/prompts.json as soon as a model is measured; several processes may r
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,9 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import open_clip
+from open_clip.model import resize_pos_embed
+from safetensors.torch import load_file, save_file
 
 from experiments.mask_groups import heldout_masks, measure_groups, write_groups
 from experiments.method_rows import Changes
@@ -29,8 +34,10 @@ from experiments.methods import slug
 from experiments.methods_table import percent
 from experiments.tables import Results, read_figures, store_figures, write_table
 from ovseg.clip.adapted import load_adapted
+from ovseg.clip.names import CONFIG
 from ovseg.clip.prompts import foreground_patches, vit_layout
 from ovseg.clip.regions import cut_region
+from ovseg.clip.save import WEIGHTS
 from ovseg.core.options import FinetuneOptions, PromptOptions
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import Runtime, from_environment
@@ -44,8 +51,12 @@ ROWS: Mapping[str, Changes] = {
     "1 epoch, a tenth of the rate": {"epochs": 1, "lr": 3e-5},
     "1 epoch": {"epochs": 1},
     "3 epochs": {},
+    "none, 32 px": {"epochs": 0},
+    "3 epochs, 32 px": {},
 }
-"""What each changes of section finetune; the last one is the finetuned CLIP of the run."""
+"""What each changes of section finetune; "3 epochs" is the finetuned CLIP of the run."""
+CROP_SIZES = {"none, 32 px": 32, "3 epochs, 32 px": 32}
+"""The side of the crops of rows whose CLIP sees another one than the base CLIP, which has 64 pixels."""
 DEPTHS = (1, 3, 6)
 GROUPS = 3
 
@@ -74,23 +85,44 @@ def run(params: Params, rows: Sequence[str], seeds: Sequence[int], depths: Seque
                 stored = read_figures(RESULTS, rows).get(row, {}).get(str(seed), {})
                 for depth in (0, *depths):
                     if str(depth) not in stored:
-                        clip = trained_clip(params, ROWS[row], seed, depth, folder, runtime)
+                        base = with_crop_size(BASE, size, folder / "base") if (size := CROP_SIZES.get(row)) else BASE
+                        clip = trained_clip(params, ROWS[row], seed, depth, folder, runtime, base)
                         figures = with_all(measure_groups(params, clip, groups, runtime))
                         store_figures(RESULTS, row, seed, {str(depth): figures})
                         print(row, seed, depth, figures, flush=True)
 
 
-def trained_clip(params: Params, changes: Changes, seed: int, depth: int, folder: Path, runtime: Runtime) -> Path:
+def with_crop_size(base: Path, size: int, folder: Path) -> Path:
+    """Write a CLIP for crops of another size to a folder, and return the folder; the positions of patches are interpolated."""
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
+    config["model_cfg"]["vision_cfg"]["image_size"] = size
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(base / WEIGHTS)
+    resize_pos_embed(weights, open_clip.create_model(f"local-dir:{folder}", load_weights=False))
+    save_file(weights, folder / WEIGHTS)
+    return folder
+
+
+def trained_clip(
+    params: Params,
+    changes: Changes,
+    seed: int,
+    depth: int,
+    folder: Path,
+    runtime: Runtime,
+    base: Path = BASE,
+) -> Path:
     """Return the folder of a CLIP after finetuning and prompts of a depth, 0 for none; what is trained already is not again."""
     source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
     finetune = FinetuneOptions.model_validate(params.finetune.model_dump() | dict(changes) | {"seed": seed})
     prompt = PromptOptions.model_validate(params.prompt.model_dump() | {"depth": depth or 1, "seed": seed})
-    of_run = finetune == params.finetune
+    of_run = finetune == params.finetune and base == BASE
     tower = FINETUNED if of_run else folder / "finetune"
     if of_run and depth and prompt == params.prompt:
         return PROMPTED
     if not of_run:
-        adapt(BASE, SHARDS, tower, runtime, finetune, params.crop, source)
+        adapt(base, SHARDS, tower, runtime, finetune, params.crop, source)
     if not depth:
         return tower
     adapt(tower, SHARDS, folder / f"prompt-{depth}", runtime, prompt, params.crop, source)
