@@ -39,6 +39,7 @@ from ovseg.clip.mask_adapter import new_adapter
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.regions import encode_in_one_pass, masks_on_grid, whole_image, with_regions
 from ovseg.core.arithmetic import matrix_peak
+from ovseg.core.crops import MAX_THREADS
 from ovseg.core.options import Encoder
 from ovseg.engine.executors import local
 from ovseg.engine.runtime import Runtime, devices
@@ -310,7 +311,7 @@ def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
             elif number > first:
                 crops += counts["crops"]
         seconds = time.perf_counter() - warm
-        detail = f"{len(processes)} processes, {on_device.workers} threads each"
+        detail = f"{len(processes)} processes, {min(MAX_THREADS, on_device.workers)} threads each"
         speeds.append(_speed(work, MODEL, crops / seconds, "crops", detail, time.perf_counter() - start))
     return speeds
 
