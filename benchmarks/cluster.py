@@ -42,7 +42,7 @@ from ovseg.core.image_records import read_image_records
 from ovseg.core.images import ImageArray
 from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.engine.executors import EXECUTORS
-from ovseg.engine.ray_cluster import connect
+from ovseg.engine.ray_connection import connect
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Task, unit_names
 from ovseg.mining import score_unit as step
