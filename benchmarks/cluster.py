@@ -45,9 +45,9 @@ from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.ray_connection import connect
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.units import Task, unit_names
-from ovseg.mining import score_unit as step
 from ovseg.mining.index import IMAGES_PER_PART
 from ovseg.mining.matching import rank
+from ovseg.mining.score_unit import ScoreTaskFactory, rows_by_image
 from ovseg.mining.scorer import load_scorer
 from ovseg.mining.texts import encode_nouns, read_texts
 
@@ -179,7 +179,7 @@ def keep_to_a_core(cores: Path) -> None:
 class OnOneCore:
     """The task factory of `score`, in a process that keeps to one core."""
 
-    factory: step.ScoreTaskFactory
+    factory: ScoreTaskFactory
     cores: Path
 
     def __call__(self, device: str) -> Task:
@@ -223,8 +223,8 @@ class Scored:
         for batch in ranked.iter_batches(batch_size=None, prefetch_batches=0):
             yield from batch["unit"].tolist()
 
-    def _factory(self) -> step.ScoreTaskFactory:
-        return step.ScoreTaskFactory(
+    def _factory(self) -> ScoreTaskFactory:
+        return ScoreTaskFactory(
             index=self.tables.index,
             images=self.tables.images,
             nouns=self.tables.nouns,
@@ -247,7 +247,7 @@ def cut_unit(tables: Tables, size: int, color: ImageArray | None, cores: Path, b
     """Decode the images of one unit and cut out their regions: `crop` `[N, 3, S, S]`, `image` `[N]`, and `unit` `[N]`."""
     keep_to_a_core(cores)
     (unit,) = batch["unit"].tolist()
-    regions = step.rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
+    regions = rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
     cut, image_ids = [], []
     for image in read_image_records(tables.index / f"{unit}.parquet", tables.images):
         for row in regions[image.image_id]:
@@ -271,11 +271,11 @@ class Ranker:
         """Return the unit, and how many candidates it has."""
         unit = str(batch["unit"][0])
         vectors = self.clip.encode_crops(torch.tensor(batch["crop"]))
-        nouns = step.rows_by_image(self.tables.nouns / f"{unit}.parquet", "nouns")
+        nouns = rows_by_image(self.tables.nouns / f"{unit}.parquet", "nouns")
         images = batch["image"]
         candidates = sum(self._rank(nouns[i], vectors[images == i]) for i in np.unique(images).tolist() if nouns[i])
         return {"unit": np.array([unit]), "candidates": np.array([candidates])}
 
-    def _rank(self, nouns: Iterable[step.Row], vectors: torch.Tensor) -> int:
+    def _rank(self, nouns: Iterable[dict[str, Any]], vectors: torch.Tensor) -> int:
         texts = torch.stack([self.embeddings[row["noun"]] for row in nouns])
         return sum(len(matches) for matches in rank(texts, vectors, SCORE.top_k))

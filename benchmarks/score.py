@@ -54,10 +54,10 @@ from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.runtime import Runtime, devices
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Task, unit_names
-from ovseg.mining import score_unit as step
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks
+from ovseg.mining.score_unit import ScoreTaskFactory, rows_by_image
 from ovseg.mining.texts import encode_nouns, read_texts
 
 IMAGES, REPEATS, BATCH = 40, 3, 64
@@ -163,8 +163,8 @@ def embed_texts(tables: Tables, precision: Precision, runtime: Runtime) -> Path:
 def _jobs(tables: Tables, embeddings: dict[str, Tensor]) -> Iterator[Job]:
     """The images that the step scores: those with nouns and masks."""
     for unit in unit_names(tables.index):
-        nouns = step.rows_by_image(tables.nouns / f"{unit}.parquet", "nouns")
-        regions = step.rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
+        nouns = rows_by_image(tables.nouns / f"{unit}.parquet", "nouns")
+        regions = rows_by_image(tables.proposals / f"{unit}.parquet", "proposals")
         for image in read_image_records(tables.index / f"{unit}.parquet", tables.images):
             if nouns[image.image_id] and regions[image.image_id]:
                 texts = torch.stack([embeddings[row["noun"]] for row in nouns[image.image_id]])
@@ -225,9 +225,9 @@ def _ours(
 
 def task_factory(
     tables: Tables, texts: Path, precision: Precision, runtime: Runtime, kept: KeptRegions = "candidates"
-) -> step.ScoreTaskFactory:
+) -> ScoreTaskFactory:
     """What makes the task of the step `score`."""
-    return step.ScoreTaskFactory(
+    return ScoreTaskFactory(
         index=tables.index,
         images=tables.images,
         nouns=tables.nouns,

@@ -102,7 +102,7 @@ def test_a_model_runs_in_a_few_processes_on_each_device_as_cores_and_memory_allo
 
 @pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
 def test_full_memory_of_a_gpu_is_said_with_a_remedy(devices: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match=r"Tried to allocate 20.00 GiB.*OVSEG_BATCH_SIZE.*OVSEG_WORKERS"):
+    with pytest.raises(OvsegError, match=r"Tried to allocate 20.00 GiB.*OVSEG_WORKERS=1.*--precision bf16"):
         list(local(TaskFactory("memory"), UNITS, tmp_path, devices))
     assert sizes(tmp_path)
 

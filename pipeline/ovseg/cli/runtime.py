@@ -36,7 +36,7 @@ class DeviceRuntime(CpuRuntime):
     """Runtime options of a step that may run a model, with those of where its units are run."""
 
     device: str = "auto"
-    """Torch devices, separated by commas; "auto" is all CUDA devices, or else the CPU."""
+    """Torch devices, separated by commas; "auto" is all CUDA devices, or else the CPU. One named twice gets two processes."""
     executor: str = "local"
     """Where units of work are run: on this machine (local), on a Ray cluster (ray) or as jobs of Slurm (slurm)."""
     unit_timeout: PositiveInt | None = None

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.ray_cluster import run_on_ray
-from ovseg.engine.runtime import CORES_PER_GPU_PROCESS
 from ovseg.engine.slurm import run_on_slurm
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
@@ -38,7 +37,7 @@ def local(
     """Run units in this process for one device, in spawned processes for several.
 
     Raises:
-        OvsegError: a worker process died, or the memory of a GPU is full.
+        OvsegError: a worker process died.
     """
     try:
         yield from _in_processes(factory, units, folder, devices)
@@ -46,14 +45,6 @@ def local(
         raise OvsegError(
             f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
             "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
-        ) from None
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; some steps never import torch
-            raise
-        raise OvsegError(
-            f"the memory of a GPU is full ({str(error).splitlines()[0][:160]}). Finished units are kept in {folder}: run the "
-            "same command again, with a smaller --batch-size (OVSEG_BATCH_SIZE) or fewer --workers (OVSEG_WORKERS), since "
-            f"every {CORES_PER_GPU_PROCESS} of them start a process on a GPU"
         ) from None
 
 

@@ -128,7 +128,8 @@ class _Crew:
         self.ray, self.timeout, device = ray, unit_timeout, devices[0]
         self.resource = "GPU" if device.startswith("cuda") else "CPU"
         self.sharing = devices.count(device) if self.resource == "GPU" else 1  # workers of each GPU
-        self.actor = ray.remote(RayWorker).options(num_cpus=1, num_gpus=self.resource == "GPU" and 1 / self.sharing)
+        share = 10_000 // self.sharing / 10_000 if self.resource == "GPU" else 0  # Ray counts in ten-thousandths
+        self.actor = ray.remote(RayWorker).options(num_cpus=1, num_gpus=share)
         token = secrets.token_hex()
         (folder / SHARED).write_text(token, encoding="utf-8")
         paths = tuple(sorted({path for path in paths_in(factory) if path.exists()}))

@@ -41,7 +41,8 @@ class Runtime:
 
     Attributes:
         devices: torch devices; steps that use a model run one or a few processes on each, see `process_devices`.
-        workers: number of processes of a step without a model, or with one on CPUs, and of decoding threads of a step with one.
+        workers: number of processes of a step without a model, or with one on CPUs, and of threads of a step with one; on GPUs
+            every `CORES_PER_GPU_PROCESS` of them are a process.
         batch_size: number of crops that CLIP is given at a time; a forward pass always has the same number.
         executor: a name in `executors.EXECUTORS`.
         unit_timeout: seconds that a unit may take on a cluster before another worker does it; None for any time.
@@ -142,14 +143,15 @@ def process_devices(runtime: Runtime, units: int, uses_model: bool) -> tuple[str
     return tuple(
         device
         for device in runtime.devices
-        for _ in range(max(1, min(share, MODEL_PROCESSES, _processes_that_fit(device, cores))))
+        for _ in range(max(1, _processes_on(device, min(share, MODEL_PROCESSES), cores)))
     )
 
 
-def _processes_that_fit(device: str, cores: int) -> int:
-    if not device.startswith("cuda"):
-        return cores if device == "cpu" else 1
-    return min(cores // CORES_PER_GPU_PROCESS, gpu_gib(device) // GPU_GIB_PER_PROCESS)
+def _processes_on(device: str, most: int, cores: int) -> int:
+    if device == "cpu":
+        return min(most, cores)
+    wanted = min(most, cores // CORES_PER_GPU_PROCESS) if device.startswith("cuda") else 1
+    return min(wanted, gpu_gib(device) // GPU_GIB_PER_PROCESS) if wanted > 1 else 1
 
 
 def gpu_gib(device: str) -> int:

@@ -211,11 +211,11 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
         The counts of the unit.
 
     Raises:
-        OvsegError: the disk is full; every unit that was finished before is kept.
+        OvsegError: the disk or the memory of a GPU is full; every unit that was finished before is kept.
     """
     # A worker that outlives its killed run, or a second one that does the same unit, writes elsewhere.
     unfinished = folder / f"{unit}.{platform.node()}.{os.getpid()}.tmp"
-    with explain_write_errors(folder):
+    with explain_write_errors(folder), explain_full_memory(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         counts = dict(task(unit, unfinished))
@@ -229,6 +229,25 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
         (unfinished / done).replace(folder / done)
         unfinished.rmdir()
     return counts
+
+
+@contextlib.contextmanager
+def explain_full_memory(folder: Path) -> Iterator[None]:
+    """Raise OvsegError with a remedy where torch says that the memory of a GPU is full.
+
+    Args:
+        folder: the scratch folder.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; some steps never import torch
+            raise
+        raise OvsegError(
+            f"the memory of a GPU is full ({str(error).splitlines()[0][:160]}). Finished units are kept in {folder}: run the "
+            "same command again with --workers 1 (OVSEG_WORKERS=1), which is one process on each GPU, or with "
+            "--precision bf16; on a Ray cluster name the device once in --device"
+        ) from None
 
 
 def add_counts(counts: Sequence[Counts]) -> dict[str, int]:

@@ -7,7 +7,7 @@ Shapes: Q proposals of an image, R regions, D width of CLIP's joint embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,28 @@ class Regions(NamedTuple):
         """
         row = {key: i for i, key in enumerate(zip(self.image_ids.tolist(), self.proposals.tolist(), strict=True))}
         return np.array([row[key] for key in keys], dtype=np.int64)
+
+
+class RegionCollector:
+    """Collects the embeddings of a unit's regions.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._keys: list[tuple[int, int]] = []
+        self._vectors = [np.zeros((0, width), np.float16)]
+
+    def add(self, keys: Sequence[tuple[int, int]], vectors: NDArray[np.float32]) -> None:
+        """Add regions, named by image id and proposal, with their unit vectors, float32 `[k, D]`."""
+        self._keys += keys
+        self._vectors.append(vectors.astype(np.float16))
+
+    def regions(self) -> Regions:
+        """Return all regions, in the order in which they were added."""
+        ids, proposals = zip(*self._keys, strict=True) if self._keys else ((), ())
+        return Regions(np.array(ids, np.int64), np.array(proposals, np.int32), np.concatenate(self._vectors))
 
 
 def write_regions(folder: Path, unit: str, regions: Regions, fingerprint: str, made_with: Mapping[str, str]) -> None:

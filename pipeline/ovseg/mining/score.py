@@ -89,7 +89,7 @@ def score_nouns(
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         metadata={**made_with(clip.model, clip.pretrained), tables.MODEL: model},
-        vectors=vectors_folder(runtime.work, __name__, index, proposals, model, options, crop)
+        vectors=vectors_folder(runtime.work, ScoreTaskFactory.__module__, index, proposals, model, options, crop)
         if options.keep_regions == "all"
         else None,
     )

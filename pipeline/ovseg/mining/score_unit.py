@@ -6,14 +6,13 @@ Shapes: Q proposals of an image, k of them no duplicates, D width of CLIP's join
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from ovseg.engine.units import Counts, Task
 from ovseg.mining.batches import encode_in_batches, map_ahead
 from ovseg.mining.matching import Match, originals_of, rank
 from ovseg.mining.region_vectors import UnitVectors
-from ovseg.mining.regions import Regions, write_regions
+from ovseg.mining.regions import RegionCollector, write_regions
 from ovseg.mining.scorer import load_scorer
 from ovseg.mining.texts import read_texts
 
@@ -62,24 +61,6 @@ class _Prepared(NamedTuple):
     images: Tensor
     masks: Tensor
     vectors: Tensor | None = None
-
-
-class _KeptRegions:
-    """Collects embeddings of a unit's proposals for the table `regions`."""
-
-    def __init__(self, width: int) -> None:
-        self.image_ids: list[int] = []
-        self.proposals: list[int] = []
-        self.vectors = [np.zeros((0, width), np.float16)]
-
-    def add(self, job: _Job, positions: Sequence[int], region_embeddings: Tensor) -> None:
-        self.image_ids += [job.image.image_id] * len(positions)
-        self.proposals += [job.proposals[position]["proposal"] for position in positions]
-        self.vectors.append(region_embeddings[positions].numpy().astype(np.float16))
-
-    def regions(self) -> Regions:
-        vectors = np.concatenate(self.vectors)
-        return Regions(np.array(self.image_ids, np.int64), np.array(self.proposals, np.int32), vectors)
 
 
 @dataclass(frozen=True)
@@ -123,7 +104,7 @@ class _Scorer:
 
     def score_unit(self, unit: str, folder: Path) -> Counts:
         rows: list[Row] = []
-        kept = _KeptRegions(self.clip.width)
+        kept = RegionCollector(self.clip.width)
         failures: list[Row] = []
         counts: Counter[str] = Counter(images=0, nouns=0, crops=0)
         in_flight = deque[tuple[_Job, list[int], Tensor | None]]()
@@ -141,8 +122,9 @@ class _Scorer:
             for noun, matches in zip(job.nouns, ranked, strict=True):
                 rows += [_row(noun, i, match, job.proposals[match.position]) for i, match in enumerate(matches)]
             candidates = {match.position for matches in ranked for match in matches}
-            kept_positions = range(len(originals)) if self.config.options.keep_regions == "all" else sorted(candidates)
-            kept.add(job, kept_positions, region_embeddings)
+            all_kept = self.config.options.keep_regions == "all"
+            kept_positions = list(range(len(originals))) if all_kept else sorted(candidates)
+            kept.add(_keys(job, kept_positions), region_embeddings[kept_positions].numpy())
             counts.update(images=1, nouns=len(job.nouns), crops=len(position))
         tables.write_part(folder / f"{unit}.parquet", "candidates", rows, self.config.fingerprint, self.config.metadata)
         if self.config.options.keep_regions != "none":
@@ -186,7 +168,7 @@ class _Scorer:
         """What is encoded of each job, made ahead in threads; the jobs and their duplicates are queued in `in_flight`."""
         color = crops.fill_color(self.config.crop.fill, self.clip.mean.tolist())
         prepare = partial(self._prepare, vectors=vectors, color=color)
-        for result in map_ahead(self.pool, prepare, jobs, self.config.workers + 2):
+        for result in map_ahead(self.pool, prepare, jobs, min(crops.MAX_THREADS, self.config.workers) + 2):
             if isinstance(result, _Prepared):
                 in_flight.append((result.job, result.originals, result.vectors))
                 yield result

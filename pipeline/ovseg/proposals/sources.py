@@ -31,7 +31,7 @@ class MaskSource:
     Attributes:
         open: creates the source from the options, a scratch folder (for indexed copies of files) and a torch device, in the
             process that uses it.
-        uses_model: True if it runs the model `propose.model`, one process for each device; otherwise it reads `propose.path`.
+        uses_model: True if it runs the model `propose.model` on the devices; otherwise it reads `propose.path`.
         check: checks that the masks in files are of the images of an index, before any work: from the options, the scratch
             folder and the folder of the index, the counts of ids that lead nowhere (see `datasets.references`).
         on_hub: True if the model may be the name of a repository on the Hugging Face Hub.

@@ -124,7 +124,7 @@ class Segmenter:
             mask_threshold, weight, batch_size: attributes of the class.
             options: an attribute of the class; None for the defaults.
             crop: an attribute of the class; None for the defaults.
-            workers: the number of threads that crop, see `crop_threads`; None for one per core.
+            workers: the number of threads that crop, see `crops.crop_threads`; None for one per core, at most four.
 
         Raises:
             OvsegError: a folder does not hold such a model, CLIP's text tower is not the one of the network, or its region
