@@ -4,15 +4,16 @@
     python -m benchmarks gpu --device cpu --tiny   the same code on two cores, in two minutes, with the demo's small models
 
 Correctness (`gpu_checks`): each stage of the tiny recipe on the CPU and on the device, whose pairs and figures must agree but
-for rounding; bf16; a training that is stopped and continued; two processes if there are two GPUs; the message when memory is
-full. Speed, in bf16 with random weights: CLIP on crops, finetune and prompt steps, each encoder that sees an image once, a step
-of the proposal network at 640 pixels, whole segmentations with crops and in one pass, mining's step `score` from JPEG to
-candidates in one process and in several, and the loader. The rates are written into the planner's rates.json, so that
-`ovseg plan` knows this GPU.
+for rounding; bf16; several processes that share the device; a training that is stopped and continued; two processes if there
+are two GPUs; the message when memory is full. Speed, in bf16 with random weights: CLIP on crops, steps of finetuning and of
+prompts, each encoder that sees an image once, a step of the proposal network at 640 pixels, whole segmentations with crops
+and in one pass, mining's step `score` from JPEG to candidates in one process and in several, and the loader. The rates are
+written into the planner's rates.json, so that `ovseg plan` knows this GPU.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import time
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_checks import run_checks
+from benchmarks.gpu_checks import Check, run_checks
 from benchmarks.inputs import ROOT, images
 from benchmarks.rates import Rate
 from benchmarks.regions import NAMES, blobs, mask_network
@@ -51,6 +52,8 @@ from ovseg.training.distributed import World
 from ovseg.training.loader import load_shards
 from ovseg.training.mask_objective import MaskObjective, mask_step
 
+SCORED = ("score in one process", "score")
+"""The work of `score_speeds`, in one process and in several, and the folders of their tables."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 
@@ -126,6 +129,7 @@ def run(options: Options) -> Result:
         *score_speeds(options.folder / "score", sizes, name),
         loader_speed(options.folder / "checks" / "device" / "shards", sizes),
     ]
+    checks.append(same_bytes(*(options.folder / "score" / name for name in SCORED)))
     results = {True: "passed", False: "FAILED", None: "skipped"}
     rows: list[Row] = [
         {"what": c.name, "result": results[c.passed], "seconds": c.seconds, "detail": c.detail} for c in checks
@@ -296,10 +300,7 @@ def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
     units = list(unit_names(tables.index))
     on_device = Runtime(devices=(device,), batch_size=sizes.batch, work=folder / "work")
     speeds = []
-    for work, processes in (
-        ("score in one process", (device,)),
-        ("score", (device,) * sizes.processes),
-    ):
+    for work, processes in zip(SCORED, ((device,), (device,) * sizes.processes), strict=True):
         (folder / work).mkdir()
         first = min(2 * len(processes), len(units) - 1)
         start = warm = time.perf_counter()
@@ -314,6 +315,16 @@ def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
         detail = f"{len(processes)} processes, {min(MAX_THREADS, on_device.workers)} threads each"
         speeds.append(_speed(work, MODEL, crops / seconds, "crops", detail, time.perf_counter() - start))
     return speeds
+
+
+def same_bytes(one: Path, several: Path) -> Check:
+    """Whether several processes write the tables that one writes."""
+    start = time.perf_counter()
+    names = {path.name for folder in (one, several) for path in folder.glob("*.parquet")}
+    _, different, missing = filecmp.cmpfiles(one, several, names, shallow=False)
+    other = sorted(different + missing)
+    detail = f"{len(names)} files" + (f", other ones: {', '.join(other)}" if other else "")
+    return Check("several processes write the bytes of one", not other, detail, time.perf_counter() - start)
 
 
 def loader_speed(shards: Path, sizes: Sizes) -> Speed:
