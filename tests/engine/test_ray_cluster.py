@@ -146,7 +146,7 @@ def test_nodes_come_and_go(
 ) -> None:
     """A node that is added gets work; the unit of one that is killed is done once more, and no other is."""
     caplog.set_level(logging.INFO, "ovseg")
-    factory = NotedTaskFactory(notes, 2)
+    factory = NotedTaskFactory(notes, 5)  # on a machine with other work a worker takes many seconds to start
     step = background.submit(run_step, KEY, UNITS, factory, Path("out"), replace(runtime, executor="ray"))
     wait_for(lambda: finished(runtime.work) >= 1, step)
     node = cluster.add_node(num_cpus=1)
