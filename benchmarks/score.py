@@ -240,7 +240,7 @@ def task_factory(
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         metadata={},
-        vectors=runtime.work / "vectors",
+        vectors=None,  # nothing may be kept, or a second turn would encode nothing
     )
 
 
