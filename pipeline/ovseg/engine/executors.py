@@ -39,18 +39,6 @@ def local(
     Raises:
         OvsegError: a worker process died.
     """
-    try:
-        yield from _in_processes(factory, units, folder, devices)
-    except BrokenProcessPool:
-        raise OvsegError(
-            f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
-            "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
-        ) from None
-
-
-def _in_processes(
-    factory: TaskFactory, units: Sequence[str], folder: Path, devices: Sequence[str]
-) -> Iterator[tuple[str, Counts]]:
     if len(devices) == 1:
         task = factory(devices[0])
         yield from ((unit, commit(folder, unit, task)) for unit in units)
@@ -63,6 +51,11 @@ def _in_processes(
     pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue, threads))
     try:
         yield from _as_done(pool, units, folder, ahead=2 * len(devices))
+    except BrokenProcessPool:
+        raise OvsegError(
+            f"a worker process died (killed, or out of memory). Finished units are kept in {folder}: run the same "
+            "command again, with fewer --workers, fewer devices or --precision bf16 if it was memory"
+        ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
