@@ -17,6 +17,7 @@ from PIL import Image
 
 from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.prompts import new_prompts
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.save import model_config
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
@@ -32,6 +33,7 @@ from ovseg.evaluation.confusion import class_totals, confusion
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.metrics import accuracies, segmentation_metrics
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
+from ovseg.evaluation.predictions import embed_classes
 from ovseg.evaluation.settings import three_classifiers
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
 from tests.conftest import Row, Toys, digests
@@ -135,6 +137,19 @@ def test_the_rows_equal_segmenting_each_image_by_hand(
                 index, pixel_counts = confusion(gt, pred, len(NAMES), IGNORE)
                 expected = dict(zip(index.tolist(), pixel_counts.tolist(), strict=True))
                 assert counts[setting][item] == expected, setting
+
+
+def test_each_clip_is_compared_with_its_own_texts(drawn: Path, toys: Toys) -> None:
+    segmenter = Segmenter.load(toys.network, toys.clip, options=OPTIONS)
+    weights = RegionSettings(templates="single", template_weights=(0.5,))  # half the similarity to its only template
+    weighted = replace(segmenter, clip=replace(segmenter.clip, regions=weights))
+    benchmark = read_benchmark(drawn)
+    plain, halved, last = embed_classes(
+        {"plain": segmenter, "weighted": weighted, "last": segmenter}, benchmark
+    ).values()
+    assert torch.equal(halved.texts, 0.5 * plain.texts)
+    assert torch.equal(plain.texts, segmenter.vocabulary(benchmark.names).texts)
+    assert last is plain
 
 
 def test_the_oracle_of_ground_truth_masks_equals_classifying_each_by_hand(

@@ -54,7 +54,7 @@ class Prediction:
 
 
 def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> dict[str, Vocabulary]:
-    """Embed the classes of a benchmark for each segmenter, once for all that share a text tower without learned prompts.
+    """Embed the classes of a benchmark for each segmenter: once for all whose CLIPs have learned nothing about texts.
 
     Args:
         segmenters: segmenters by name; all have the same text tower.
@@ -63,7 +63,8 @@ def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> 
     vocabularies: dict[str, Vocabulary] = {}
     shared: Vocabulary | None = None
     for name, segmenter in segmenters.items():
-        if segmenter.clip.text_prompts is not None:
+        clip = segmenter.clip
+        if clip.text_prompts is not None or clip.regions.template_weights is not None:
             vocabularies[name] = segmenter.vocabulary(benchmark.names)
         else:
             shared = shared or segmenter.vocabulary(benchmark.names)
