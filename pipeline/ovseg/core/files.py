@@ -7,8 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 
 from ovseg.core.errors import OvsegError
 
@@ -43,6 +43,35 @@ def user_cache() -> Path:
         OvsegError: this user has no home folder.
     """
     return Path(expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+
+
+def walk(
+    folder: Path,
+    is_left_out: Callable[[str], bool] = lambda _: False,
+    on_error: Callable[[OSError], object] | None = None,
+) -> Iterator[str]:
+    """Iterate over the files of a folder and its subfolders. Links to folders are followed, each folder once.
+
+    Args:
+        folder: a folder of this machine; one that does not exist has no files.
+        is_left_out: whether a file or a folder is left out, by its path below `folder`, with slashes; a folder's ends with one.
+        on_error: is called with the error of each folder that cannot be opened.
+
+    Yields:
+        paths below the folder, with slashes, in no particular order.
+    """
+    visited = {folder.resolve()}
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
+        below = PurePath(os.path.relpath(root, folder))
+        kept = []
+        for name in sorted(folders):
+            real = Path(root, name).resolve()
+            if real not in visited and not is_left_out(f"{(below / name).as_posix()}/"):
+                visited.add(real)
+                kept.append(name)
+        folders[:] = kept
+        paths = ((below / name).as_posix() for name in files)
+        yield from (path for path in paths if not is_left_out(path))
 
 
 def write_json(path: Path, value: object) -> None:

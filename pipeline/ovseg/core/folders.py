@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ovseg.core.errors import OvsegError
+from ovseg.core.files import walk
 from ovseg.core.image_formats import image_suffixes
 from ovseg.core.paths import is_remote
 
@@ -65,25 +66,15 @@ def walk_images(folder: Path) -> FolderContent:
         )
     images: list[str] = []
     unread: list[str] = []
-    visited = {folder.resolve()}
 
     def note_unopened(error: OSError) -> None:
         if os.path.lexists(error.filename):
             unread.append(f"{PurePath(os.path.relpath(error.filename, folder)).as_posix()}/")
 
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=note_unopened):
-        below = PurePath(os.path.relpath(root, folder))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not is_file_system_file((below / name / "any").as_posix())
-            and not _seen(Path(root, name).resolve(), visited)
-        ]
-        for name in files:
-            path = below / name
-            if not is_file_system_file(path.as_posix()):
-                is_image = path.suffix.lower() in image_suffixes() and not name.startswith(".")
-                (images if is_image else unread).append(path.as_posix())
+    for path in walk(folder, is_file_system_file, note_unopened):
+        name = PurePath(path).name
+        is_image = PurePath(path).suffix.lower() in image_suffixes() and not name.startswith(".")
+        (images if is_image else unread).append(path)
     return FolderContent(tuple(sorted(images)), tuple(sorted(unread)))
 
 
@@ -111,9 +102,3 @@ def by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
                 f"{folder} has both {files[stem]} and {name}, and nothing says which one is meant; remove one"
             )
     return files
-
-
-def _seen(folder: Path, visited: set[Path]) -> bool:
-    seen = folder in visited
-    visited.add(folder)
-    return seen

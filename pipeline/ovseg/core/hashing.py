@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovseg.core.files import walk
+from ovseg.core.paths import is_remote
+
 CHUNK = 1 << 20  # bytes of a file in memory at a time
 
 
@@ -31,10 +34,14 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Return the sha256 of a file, or a hash of the names and contents of all files below a folder: 64 hex digits."""
+    """Return the sha256 of a file, or a hash of the names and contents of all files below a folder: 64 hex digits.
+
+    Links to folders are followed, each folder once, as by the steps that read folders.
+    """
     if path.is_file():
         return sha256_file(path)
+    files = path.rglob("*") if is_remote(path) else map(path.joinpath, walk(path))
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in files if p.is_file()):
         digest.update(f"{file.relative_to(path)} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
