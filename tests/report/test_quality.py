@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
-from ovseg.report.quality import best_categories, noun_quality, pair_quality
+from ovseg.core.paths import to_path
+from ovseg.proposals import Proposal
+from ovseg.report.quality import best_labels, noun_quality, pair_quality
 from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, MadeRun, rectangle, write_pairs
 
 
@@ -63,6 +67,15 @@ def test_an_image_without_extracted_nouns_counts_and_an_unusable_one_does_not(ma
     nouns = write_nouns(tmp_path / "nouns", {1: ["dog"]})
     assert noun_quality(nouns, captions, 1)["noun_recall"] == 1 / 3
     assert noun_quality(nouns, captions, 1, made[0] / "index")["noun_recall"] == 1 / 2
+
+
+def test_captions_in_object_storage_have_the_quality_of_a_local_copy(tmp_path: Path) -> None:
+    pytest.importorskip("upath")
+    local = write_captions(tmp_path / "captions.json", [(1, 1, [gold("dog"), gold("ball")])])
+    remote = to_path("memory://quality/captions.json")
+    remote.write_bytes(local.read_bytes())
+    nouns = write_nouns(tmp_path / "nouns", {1: ["dog"]})
+    assert noun_quality(nouns, remote, 1) == noun_quality(nouns, local, 1) != {}
 
 
 @pytest.mark.parametrize("marked", [None, "elsewhere"])
@@ -129,6 +142,27 @@ def test_a_pair_is_correct_if_the_segment_under_its_mask_has_its_noun_as_name_or
     }
 
 
+def test_panoptic_annotations_judge_a_pair_as_instances_do(made: MadeRun, tmp_path: Path) -> None:
+    boxes = {3: [(1, BOXES[0])], 2: [(2, BOXES[0]), (3, BOXES[1])], 4: [(3, BOXES[1])]}  # category, box
+    instances = [segment(image, category, *box) for image, segments in boxes.items() for category, box in segments]
+    records = []
+    for image, segments in boxes.items():
+        ids = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        for category, (x, y, width, height) in segments:
+            ids[y : y + height, x : x + width, 0] = category
+        (tmp_path / "panoptic").mkdir(exist_ok=True)
+        Image.fromarray(ids).save(tmp_path / "panoptic" / f"{image}.png")
+        infos = [{"id": category, "category_id": category} for category, _ in segments]
+        records.append({"image_id": image, "file_name": f"{image}.png", "segments_info": infos})
+    files = [
+        write_annotations(tmp_path / "instances.json", instances, CATEGORIES),
+        write_annotations(tmp_path / "panoptic.json", records, CATEGORIES),
+    ]
+    by_instances, by_panoptic = (pair_quality(made[0] / "pairs", made[0] / "proposals", f, tmp_path) for f in files)
+    assert by_panoptic == by_instances
+    assert by_panoptic["pair_precision"] == 2 / 3
+
+
 def test_without_the_flag_there_is_one_precision_and_unjudged_images_are_left_out(
     made: MadeRun, tmp_path: Path
 ) -> None:
@@ -158,10 +192,14 @@ def test_annotations_that_are_no_coco_file_are_an_error(made: MadeRun, tmp_path:
         pair_quality(made[0] / "pairs", made[0] / "proposals", tmp_path / "annotations.json", tmp_path)
 
 
-def test_equal_overlaps_give_both_categories_no_overlap_none_and_unreadable_segments_are_skipped() -> None:
+def test_a_mask_has_both_labels_of_equal_overlaps_and_none_without_overlap() -> None:
     region = {"rle": rectangle(10, 10, 10, 10), "height": HEIGHT, "width": WIDTH}
-    broken = {"image_id": 1, "category_id": 9, "segmentation": {"size": [1, 1], "counts": "0"}}
-    both = [segment(1, 1, 10, 10, 10, 5), segment(1, 2, 10, 15, 10, 5), broken]
-    assert best_categories([region], both) == [{1, 2}]
-    assert best_categories([region], [segment(1, 1, 40, 20, 5, 5)]) == [set()]
-    assert best_categories([region], [broken]) is None
+    both = [Proposal(rectangle(10, 10, 10, 5), 1.0, "a"), Proposal(rectangle(10, 15, 10, 5), 1.0, "b")]
+    assert best_labels([region], both) == [{"a", "b"}]
+    assert best_labels([region], [Proposal(rectangle(40, 20, 5, 5), 1.0, "a")]) == [set()]
+
+
+def test_a_segment_that_cannot_be_read_judges_no_pair(made: MadeRun, tmp_path: Path) -> None:
+    broken = {"image_id": 4, "category_id": 3, "segmentation": {"size": [1, 1], "counts": "0"}}
+    annotated = write_annotations(tmp_path / "annotations.json", [segment(3, 1, *BOXES[0]), broken], CATEGORIES)
+    assert pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path)["pair_precision"] == 1.0

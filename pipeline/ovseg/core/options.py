@@ -487,12 +487,12 @@ class ReportOptions(Options):
     """Step `report`: what is shown of a run."""
 
     annotations: FilePath
-    """Masks with class names that the mined pairs are compared with."""
+    """COCO instances or panoptic JSON whose masks and class names the mined pairs are compared with."""
     pairs: PositiveInt = 300
     """Number of pairs in the pair browser."""
     benchmark: str
     """Name of the benchmark, one of `evaluate.benchmarks`, that is shown class by class and with overlays."""
     images: PositiveInt = 8
-    """Number of images in each gallery of the page: the first ones, and those with the lowest IoU."""
+    """Number of images in each gallery of the page: some at equal distances in the benchmark, and those with the lowest IoU."""
     near_duplicates: FilePath | None = None
     """Folder of the table `near_duplicates`, to be counted and shown beside the table of zero-shot classes."""

@@ -13,12 +13,16 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ovseg.core import hashing, masks, tables
-from ovseg.core.errors import BadItem
+from ovseg.core.image_records import ImageRecord
 from ovseg.core.options import CaptionsPerImage
+from ovseg.core.remote_files import local_copy
 from ovseg.core.text import normalize
 from ovseg.datasets.coco import open_coco
 from ovseg.datasets.references import check_categories
-from ovseg.datasets.store import Record, Store
+from ovseg.datasets.store import Record
+from ovseg.engine.progress import Progress
+from ovseg.proposals import Proposal, Source
+from ovseg.proposals.ground_truth import ground_truth, open_annotations
 from ovseg.report.sampling import Row, pairs_by_image
 
 log = logging.getLogger("ovseg")
@@ -38,9 +42,12 @@ def noun_quality(
     Returns:
         "noun_precision" and "noun_recall" in [0, 1]; empty where no caption has its nouns marked.
     """
-    if captions.is_dir() or not _contains(captions, b'"nouns"'):
+    if captions.is_dir():
         return {}
-    marked = _marked_nouns(captions, captions_per_image, None if index is None else _usable_images(index))
+    with local_copy(captions) as file:
+        if not _contains(file, b'"nouns"'):
+            return {}
+        marked = _marked_nouns(file, captions_per_image, None if index is None else _usable_images(index))
     if not marked:
         return {}
     extracted: dict[int, set[str]] = defaultdict(set)
@@ -96,7 +103,7 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
     Args:
         pairs: the folder of the table `pairs`.
         proposals: the folder of the table `proposals`.
-        annotations: COCO JSON with RLE or polygons; its categories have a name and may have "synonyms" and "annotated".
+        annotations: COCO instances or panoptic JSON; its categories have a name and may have "synonyms" and "annotated".
         scratch: a folder for the database that the annotations are read into.
 
     Returns:
@@ -105,28 +112,29 @@ def pair_quality(pairs: Path, proposals: Path, annotations: Path, scratch: Path)
         "pair_precision_annotated" and "pair_precision_not_annotated". A fraction of no pairs is left out.
 
     Raises:
-        OvsegError: the annotations are not a COCO file or have wrong categories, or a table is missing.
+        OvsegError: the annotations are not a COCO file or have wrong categories, the PNGs of a panoptic JSON are missing, or
+            a table is missing.
     """
-    store = _open_annotations(annotations, scratch)
-    categories = store.categories()
+    categories, source = _open_annotations(annotations, scratch)
     vocabulary = _categories_by_name(categories)
     columns = ["part", "image_id", "noun", "proposal", "source"]
     table = tables.read(pairs, "pairs", columns)
     mined = table.filter(pc.not_equal(table["source"], "annotated")).to_pylist()
     in_vocabulary = [pair for pair in mined if pair["noun"] in vocabulary]
-    flagged = any("annotated" in record for record in categories.values())
+    flagged = any("annotated" in record for record in categories)
+    known = {str(record["name"]) for record in categories if record.get("annotated")}
     correct: Counter[str] = Counter()
     judged: Counter[str] = Counter()
-    for pair, is_correct in _judge(in_vocabulary, proposals, store, vocabulary):
+    for pair, is_correct in _judge(in_vocabulary, proposals, source, vocabulary):
         names = ["pair_precision"]
         if flagged:
-            annotated = any(categories[i].get("annotated") for i in vocabulary[pair["noun"]])
+            annotated = known & vocabulary[pair["noun"]]
             names.append("pair_precision_annotated" if annotated else "pair_precision_not_annotated")
         judged.update(names)
         correct.update(names if is_correct else ())
     if in_vocabulary and not judged:
         log.warning(
-            "%s has no mask (polygons or RLE) for the image of any of %d mined pairs, so that none can be judged",
+            "%s has no usable mask for the image of any of %d mined pairs, so that none can be judged",
             annotations,
             len(in_vocabulary),
         )
@@ -144,62 +152,59 @@ def judge_pairs(pairs: list[Row], proposals: Path, annotations: Path, scratch: P
     Raises:
         OvsegError: see `pair_quality`.
     """
-    store = _open_annotations(annotations, scratch)
-    vocabulary = _categories_by_name(store.categories())
-    return list(_judge([pair for pair in pairs if pair["noun"] in vocabulary], proposals, store, vocabulary))
+    categories, source = _open_annotations(annotations, scratch)
+    vocabulary = _categories_by_name(categories)
+    return list(_judge([pair for pair in pairs if pair["noun"] in vocabulary], proposals, source, vocabulary))
 
 
-def _open_annotations(annotations: Path, scratch: Path) -> Store:
-    scratch.mkdir(parents=True, exist_ok=True)
-    store = open_coco(annotations, scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}.sqlite")
+def _open_annotations(annotations: Path, scratch: Path) -> tuple[list[Record], Source]:
+    """The categories, and the masks of an image with the names of their categories."""
+    folder = scratch / f"annotations-{hashing.sha256_file(annotations)[:16]}"
+    store = open_annotations(annotations, folder)
     check_categories(annotations, store)
-    return store
+    return list(store.categories().values()), ground_truth(annotations, folder, labels=True)
 
 
-def _categories_by_name(categories: dict[int, Record]) -> dict[str, set[int]]:
-    """The ids of the categories that each name or synonym, in lower case, stands for."""
-    by_name: dict[str, set[int]] = defaultdict(set)
-    for category_id, record in categories.items():
+def _categories_by_name(categories: list[Record]) -> dict[str, set[str]]:
+    """The names of the categories that each name or synonym, in lower case, stands for."""
+    by_name: dict[str, set[str]] = defaultdict(set)
+    for record in categories:
         for name in (record["name"], *record.get("synonyms", ())):
-            by_name[normalize(str(name)).lower()].add(category_id)
+            by_name[normalize(str(name)).lower()].add(str(record["name"]))
     return dict(by_name)
 
 
 def _judge(
-    pairs: list[Row], proposals: Path, store: Store, vocabulary: dict[str, set[int]]
+    pairs: list[Row], proposals: Path, source: Source, vocabulary: dict[str, set[str]]
 ) -> Iterator[tuple[Row, bool]]:
     """Each pair of an image that has segments, and whether it is correct."""
-    for image_id, image_pairs, image_proposals in pairs_by_image(pairs, proposals):
-        best = best_categories([image_proposals[pair["proposal"]] for pair in image_pairs], store.annotations(image_id))
-        if best is not None:
-            for pair, categories in zip(image_pairs, best, strict=True):
-                yield pair, bool(categories & vocabulary[pair["noun"]])
+    with Progress("pair precision", len({pair["image_id"] for pair in pairs}), "images") as progress:
+        for image_id, image_pairs, image_proposals in pairs_by_image(pairs, proposals):
+            masks_of_pairs = [image_proposals[pair["proposal"]] for pair in image_pairs]
+            height, width = masks_of_pairs[0]["height"], masks_of_pairs[0]["width"]
+            image = ImageRecord(Path(), image_id, "", 0, -1, width, height)  # annotations need no more of it
+            segments = [item for item in source(image) if isinstance(item, Proposal)]
+            if segments:
+                best = best_labels(masks_of_pairs, segments)
+                for pair, labels in zip(image_pairs, best, strict=True):
+                    yield pair, bool(labels & vocabulary[pair["noun"]])
+            progress.add({"pairs": len(image_pairs)})
 
 
-def best_categories(proposals: list[Row], segments: list[Record]) -> list[set[int]] | None:
-    """Return, for each mask of one image, the categories of the segments that overlap it most.
+def best_labels(proposals: list[Row], segments: list[Proposal]) -> list[set[str | None]]:
+    """Return, for each mask of one image, the labels of the annotated segments that overlap it most.
 
     Args:
         proposals: rows of the table `proposals`, all of one image.
-        segments: COCO annotations of the same image; unreadable ones are skipped.
+        segments: the annotated masks of the same image, at least one.
 
     Returns:
-        several categories for a mask only where overlaps are equal, none where nothing overlaps; None if there is no segment.
+        several labels for a mask only where overlaps are equal, none where nothing overlaps.
     """
     height, width = proposals[0]["height"], proposals[0]["width"]
-    segment_rles, categories = [], []
-    for segment in segments:
-        if not isinstance(segment.get("category_id"), int):
-            continue
-        try:
-            segment_rles.append(masks.from_coco(segment.get("segmentation"), height, width))
-            categories.append(segment["category_id"])
-        except BadItem:
-            continue
-    if not segment_rles:
-        return None
-    overlap = masks.iou_matrix([row["rle"] for row in proposals], height, width, segment_rles)
+    rles = [row["rle"] for row in proposals]
+    overlap = masks.iou_matrix(rles, height, width, [segment.rle for segment in segments])
     return [
-        {categories[i] for i in np.flatnonzero(row == largest)} if largest > 0 else set()
+        {segments[i].label for i in np.flatnonzero(row == largest)} if largest > 0 else set()
         for row, largest in zip(overlap, overlap.max(axis=1), strict=True)
     ]
