@@ -100,6 +100,13 @@ def test_an_uploaded_image_is_answered_and_a_broken_one_explained(address: str) 
     assert "No words are given" in nothing
 
 
+def test_an_upload_that_was_deleted_is_asked_for_again(address: str) -> None:
+    image = uploaded(address, "a.png", png(7))
+    Path(image["path"]).unlink()
+    answer = call(address, "segment", image, "star, key", 0.7, 0.5, False)
+    assert "event: complete" in answer and "drop the image again" in answer
+
+
 def test_only_uploaded_files_are_read(address: str, example: Path) -> None:
     secret = {"path": str(ROOT / "params.yaml"), "meta": {"_type": "gradio.FileData"}}
     answer = call(address, "segment", secret, "star", 0.7, 0.5, False)

@@ -18,6 +18,18 @@ KEEP_SECONDS = 3600
 MAX_BATCH = 64  # images
 
 
+def read_upload(image: Path) -> bytes:
+    """Read an uploaded image file.
+
+    Raises:
+        OvsegError: the server has deleted it, which it does after an hour.
+    """
+    try:
+        return image.read_bytes()
+    except FileNotFoundError:
+        raise OvsegError("the upload is gone after an hour; drop the image again") from None
+
+
 def write_answer(answers: Answers, image: Path, question: Question, folder: Path) -> list[Path]:
     """Write the three files of each model's answer for an image.
 
@@ -28,7 +40,8 @@ def write_answer(answers: Answers, image: Path, question: Question, folder: Path
         folder: the folder of downloads; the files come into a new folder in it.
 
     Returns:
-        the files: <image>.<model>.overlay.png, .labels.png and .json.
+        the files: <image>.<model>.overlay.png, .labels.png and .json. A model that is named by a path has its number and the
+        name of its folder in them instead.
 
     Raises:
         OvsegError: see `Answers.answer`.
@@ -43,7 +56,7 @@ def write_batch(answers: Answers, images: Sequence[Path], question: Question, fo
 
     Args:
         answers, question, folder: as in `write_answer`.
-        images: the image files; those that cannot be read are left out.
+        images: the image files; those that are gone or cannot be read are left out.
 
     Returns:
         the zip, and a sentence that says how many images it holds and which are left out.
@@ -77,11 +90,12 @@ def write_batch(answers: Answers, images: Sequence[Path], question: Question, fo
 
 
 def _write(answers: Answers, image: Path, question: Question, target: Path) -> None:
-    data = image.read_bytes()
+    data = read_upload(image)
     found = answers.answer(data, question)
-    for name, answer in found.items():
+    for number, (name, answer) in enumerate(found.items(), start=1):
         record = {"image": image.name, "model": name, "settings": asdict(question)}
-        write_segmentation(target / f"{image.stem}.{name}", answers.pixels(data), answer.segmentation, record)
+        in_file_names = f"{number}_{Path(name).name}" if "/" in name else name
+        write_segmentation(target / f"{image.stem}.{in_file_names}", answers.pixels(data), answer.segmentation, record)
 
 
 def _new_folder(folder: Path) -> Path:

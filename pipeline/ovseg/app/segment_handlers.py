@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.app.answers import Answers, read_question
-from ovseg.app.outputs import write_answer, write_batch
+from ovseg.app.outputs import read_upload, write_answer, write_batch
 from ovseg.app.view import describe_view, message, region_tables
 from ovseg.core.errors import OvsegError
 
@@ -38,7 +38,7 @@ class SegmentHandlers:
         if path is None:
             return None, message("Drop an image first, or choose an example."), ""
         try:
-            data = Path(path).read_bytes()
+            data = read_upload(Path(path))
             found = self.answers.answer(data, read_question(words, weight, threshold, others))
             shown = describe_view(self.answers.pixels(data), found)
         except OvsegError as problem:
@@ -50,7 +50,7 @@ class SegmentHandlers:
         if path is None or not words.strip():
             return
         try:
-            self.answers.prepare(Path(path).read_bytes(), THRESHOLDS, PREPARE_SECONDS)
+            self.answers.prepare(read_upload(Path(path)), THRESHOLDS, PREPARE_SECONDS)
         except OvsegError:
             return
 
@@ -60,7 +60,7 @@ class SegmentHandlers:
             return ""
         try:
             x, y = int(position["x"]), int(position["y"])
-            return region_tables(self.answers.region_at(Path(path).read_bytes(), read_question(*asked), y, x))
+            return region_tables(self.answers.region_at(read_upload(Path(path)), read_question(*asked), y, x))
         except OvsegError as problem:
             return _problem(problem)
 
