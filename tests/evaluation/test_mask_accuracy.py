@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,3 +191,31 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, tiny_clip: Path, co
     with pytest.raises(OvsegError, match=r"instances\.json"):
         measure_mask_accuracy(clips, tmp_path, coco.instances, **OPTIONS)  # type: ignore[arg-type]
     assert len(THINGS) == len(truth["categories"])
+
+
+def test_images_that_cannot_be_decoded_are_an_error_that_counts_and_names_them(
+    coco: Coco, tiny_clip: Path, tmp_path: Path
+) -> None:
+    """Their headers are good, so that only the decoding fails, after their masks were read."""
+    images = tmp_path / "images"
+    shutil.copytree(coco.images, images)
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    counts: Counter[str] = Counter()
+    clips = {"clip": load_adapted(tiny_clip)}
+    with pytest.raises(OvsegError, match=r"no images are left: .*image_\w+; for example image \d+: "):
+        measure_mask_accuracy(clips, images, coco.instances, **OPTIONS, counts=counts)  # type: ignore[arg-type]
+    assert counts["regions"] == 0
+
+
+def test_most_images_missing_is_an_error_however_many_masks_the_others_have(
+    coco: Coco, tiny_clip: Path, tmp_path: Path
+) -> None:
+    truth = json.loads(coco.instances.read_text())
+    of_first = [a for a in truth["annotations"] if a["image_id"] == truth["images"][0]["id"]]
+    rest = [{"id": 1000 + i, "file_name": f"gone{i}.png", "width": 9, "height": 9} for i in range(4)]
+    truth.update(images=[truth["images"][0], *rest], annotations=of_first * 20)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    clips = {"clip": load_adapted(tiny_clip)}
+    with pytest.raises(OvsegError, match=r"4 of 5 images \(80%\) were dropped for the reason image_missing"):
+        measure_mask_accuracy(clips, coco.images, tmp_path / "truth.json", **OPTIONS)  # type: ignore[arg-type]

@@ -122,3 +122,9 @@ def test_a_truth_of_which_nothing_can_be_read_is_refused(truth: Path, tmp_path: 
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(OvsegError, match=r"truth\.json.*elsewhere"):
         measure_recall(always(STAR), tmp_path / "elsewhere", truth)
+
+
+def test_most_images_missing_is_an_error_however_many_masks_the_others_have(truth: Path, tmp_path: Path) -> None:
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(OvsegError, match=r"2 of 3 images \(67%\) were dropped for the reason image_missing.*image 2"):
+        measure_recall(always(STAR), tmp_path, truth)

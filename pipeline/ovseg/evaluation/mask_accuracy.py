@@ -36,6 +36,7 @@ from ovseg.proposals import Source
 from ovseg.proposals.ground_truth import ground_truth, item_counts
 from ovseg.segmentation.region_encoder import RegionEncoder
 
+TOTALS = (Total("images", "image_.*"), Total("regions"))
 IMAGES_AT_A_TIME = 16  # whose regions share forward passes
 IntArray = NDArray[np.int64]
 
@@ -84,8 +85,9 @@ def measure_mask_accuracy(
         batch_size: see `RegionEncoder`; it changes no result.
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
-        counts: is updated with the counts of `core.rotation`, and with the dropped regions and images by reason.
-        max_dropped: the largest fraction of the regions that may be dropped for one reason.
+        counts: is updated with "images" and "regions", the counts of `core.rotation`, and the dropped regions and images by
+            reason (`dropped.<reason>` and `dropped.image_<reason>`).
+        max_dropped: the largest fraction of the images, or of the regions, that may be dropped for one reason.
         folders: where the region embeddings of each CLIP are kept, see `store.region_folder`; None keeps none.
 
     Returns:
@@ -94,7 +96,7 @@ def measure_mask_accuracy(
 
     Raises:
         OvsegError: `annotations` is not a COCO file with categories, its ids lead nowhere (see `datasets.references`), or none
-            or too few of its regions can be read.
+            or too few of its images or regions can be read.
     """
     predictions: dict[str, list[IntArray]] = {name: [] for name in clips}
     found: list[tuple[int, bool, bool]] = []  # class number, `is_mask` and `is_union` of each region
@@ -122,7 +124,7 @@ def measure_mask_accuracy(
                 embeddings = embed_regions(encoders, [(name, image) for name in clips for image in some], folders)
                 for (name, _), of_image in embeddings.items():
                     predictions[name].append((of_image @ texts[name].T).argmax(1).numpy())
-    check_totals(f"mask accuracy on {annotations}", (Total("regions"),), counts, max_dropped, examples.get)
+    check_totals(f"mask accuracy on {annotations}", TOTALS, counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
     stated = any("annotated" in record for record in categories)
     annotated = np.array([bool(record.get("annotated")) for record in categories]) if stated else None
@@ -158,7 +160,7 @@ def _regions(
     """All images with regions; what cannot be read is counted in `all_counts` by its reason, with one of `examples`."""
     with Progress("mask accuracy", len(records), "images") as progress:
         for record in records:
-            counts: Counter[str] = Counter(regions=0)
+            counts: Counter[str] = Counter(images=0, regions=0)
             try:
                 image = find_image(images, record, orientation, counts)
                 annotated: list[tuple[int, bytes]] = []
@@ -170,11 +172,13 @@ def _regions(
                         annotated.append((numbers[proposal.label], proposal.rle))
                 if annotated:
                     regions = _with_unions(image, annotated)
-                    counts["regions"] += len(annotated)
                     rles = tuple(region.rle for region in regions)
-                    yield ImageRegions(image.pixels, image_hash(image.pixels), rles), regions
+                    of_image = ImageRegions(image.pixels, image_hash(image.pixels), rles)
+                    counts["regions"] += len(annotated)
+                    yield of_image, regions
+                counts["images"] += 1
             except BadItem as problem:  # of the image itself
-                counts[f"dropped.{problem.reason}"] += 1
-                examples.setdefault(problem.reason, f"image {record['id']}: {problem.detail}")
+                counts[f"dropped.image_{problem.reason}"] += 1
+                examples.setdefault(f"image_{problem.reason}", f"image {record['id']}: {problem.detail}")
             all_counts.update(counts)
             progress.add(counts)

@@ -23,6 +23,7 @@ from ovseg.engine.totals import Total, check_totals
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import ground_truth, masks_by_label
 
+TOTALS = (Total("images", "image_.*"), Total("masks"))
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # COCO's
 
 
@@ -46,14 +47,15 @@ def measure_recall(
             known in training.
         limit: the number of images to read, from the first on; None for all.
         orientation: whether images are turned as their EXIF orientation says, or used as stored.
-        all_counts: is updated with the counts of `core.rotation`, and with the dropped images and masks by reason.
-        max_dropped: the largest fraction of the masks that may be dropped for one reason.
+        all_counts: is updated with "images" and "masks", the counts of `core.rotation`, and the dropped masks and images by
+            reason (`dropped.<reason>` and `dropped.image_<reason>`).
+        max_dropped: the largest fraction of the images, or of the masks, that may be dropped for one reason.
 
     Returns:
         the fractions of `recalls`; "masks" and "proposals", the numbers of both.
 
     Raises:
-        OvsegError: no annotated mask or too few can be read, or ids lead nowhere (see `datasets.references`).
+        OvsegError: no image or annotated mask or too few can be read, or ids lead nowhere (see `datasets.references`).
     """
     all_counts = Counter() if all_counts is None else all_counts
     examples: dict[str, str] = {}
@@ -69,7 +71,7 @@ def measure_recall(
         records = list(islice(store.images(), limit))
         with Progress("proposal recall", len(records), "images") as progress:
             for record in records:
-                counts: Counter[str] = Counter(masks=0)
+                counts: Counter[str] = Counter(images=0, masks=0)
                 dropped: list[BadItem] = []
                 try:
                     image = find_image(images, record, orientation, counts)
@@ -80,15 +82,15 @@ def measure_recall(
                     best_ious += ious.max(1, initial=0.0).tolist()
                     labels += gt
                     proposals += len(rles)
-                    counts["masks"] += len(gt)
-                except BadItem as problem:
-                    dropped.append(problem)
+                    counts.update(images=1, masks=len(gt))
+                except BadItem as problem:  # of the image itself
+                    dropped.append(BadItem(f"image_{problem.reason}", problem.detail))
                 for item in dropped:
                     counts[f"dropped.{item.reason}"] += 1
                     examples.setdefault(item.reason, f"image {record['id']}: {item.detail}")
                 progress.add(counts)
                 all_counts.update(counts)
-    check_totals(f"proposal recall on {annotations}", (Total("masks"),), all_counts, max_dropped, examples.get)
+    check_totals(f"proposal recall on {annotations}", TOTALS, all_counts, max_dropped, examples.get)
     flags = [annotated[label] for label in labels]
     known = None if all(flag is None for flag in flags) else np.array(flags, bool)
     return recalls(np.array(best_ious), known) | {"masks": float(len(labels)), "proposals": float(proposals)}
