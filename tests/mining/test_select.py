@@ -17,7 +17,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import SelectOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.select import limit_per_noun, num_annotated_pairs, one_to_one, rejection_reason, select_pairs
-from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs, write_wrong_pairs
+from ovseg.mining.wrong_pairs import WrongPair, mark_wrong_pair
 
 Row = dict[str, Any]
 
@@ -204,7 +204,8 @@ def test_rejection_reasons() -> None:
 
 def test_pairs_marked_as_wrong_are_left_out_and_their_nouns_get_no_other_mask(tmp_path: Path, runtime: Runtime) -> None:
     marks = tmp_path / "wrong_pairs.csv"
-    write_wrong_pairs(marks, {WrongPair(1, "dog", 4), WrongPair(2, "cat", 0), WrongPair(0, "sky", 100)})
+    for pair in (WrongPair(1, "dog", 4), WrongPair(2, "cat", 0), WrongPair(0, "sky", 100)):
+        mark_wrong_pair(marks, pair, True)
     folder = tmp_path / "runs"
     folder.mkdir()
     rows, counts = selected(folder, [TWO], runtime, ["sky", "tree"], exclude=marks, annotated_fraction=0.5)
@@ -217,33 +218,13 @@ def test_a_changed_file_of_wrong_pairs_is_another_selection(tmp_path: Path, runt
     candidates, proposals = tables_of(tmp_path / "runs" / "0", [TWO])
     marks, fingerprints = tmp_path / "wrong_pairs.csv", set()
     for i, pair in enumerate((WrongPair(1, "dog", 4), WrongPair(1, "cat", 4))):
-        write_wrong_pairs(marks, {pair})
+        mark_wrong_pair(marks, pair, True)
         select_pairs(candidates, proposals, tmp_path / f"pairs{i}", runtime, SelectOptions(exclude=marks))
         fingerprints.add(tables.fingerprint(tmp_path / f"pairs{i}", "pairs"))
     assert len(fingerprints) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("image_id,noun\n1,dog\n", "no column proposal"),
-        ("image_id,noun,proposal\n1,dog,4\nx,dog,4\n", "line 3"),
-        ("image_id,noun,proposal\n1,dog\n", "line 2"),
-    ],
-)
-def test_a_file_of_wrong_pairs_that_is_none_is_an_error(text: str, problem: str, tmp_path: Path) -> None:
-    (tmp_path / "marks.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(OvsegError, match=problem):
-        read_wrong_pairs(tmp_path / "marks.csv")
 
 
 def test_a_missing_file_of_wrong_pairs_is_an_error(tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(OvsegError, match=r"gone\.csv"):
         selected(tmp_path / "runs", [TWO], runtime, exclude=tmp_path / "gone.csv")
-
-
-def test_marked_pairs_are_read_as_they_were_written(tmp_path: Path) -> None:
-    pairs = {WrongPair(7, 'a "tall", thin\nbus', 3), WrongPair(2**40, "\U0001f415", 0)}
-    write_wrong_pairs(tmp_path / "sub" / "marks.csv", pairs)
-    assert read_wrong_pairs(tmp_path / "sub" / "marks.csv") == pairs

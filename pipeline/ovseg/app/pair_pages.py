@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ovseg.mining.wrong_pairs import WrongPair, read_wrong_pairs, write_wrong_pairs
+from ovseg.mining.wrong_pairs import WrongPair, mark_wrong_pair, read_wrong_pairs
 from ovseg.report.browser import describe_pairs
 from ovseg.report.sampling import read_pairs, similarities
 
@@ -65,7 +65,7 @@ class PairPages:
     def __init__(self, run: Path, images: Path, marks: Path) -> None:
         self.run, self.images, self.marks = run, images, marks
         self.table: pa.Table = read_pairs(run / "pairs")
-        self.wrong: set[WrongPair] = set(read_wrong_pairs(marks)) if marks.is_file() else set()
+        self.wrong = read_wrong_pairs(marks) if marks.is_file() else frozenset[WrongPair]()
         finite = similarities(self.table)
         finite = finite[np.isfinite(finite)]
         self.range = (float(finite.min()), float(finite.max())) if len(finite) else (-1.0, 1.0)
@@ -110,10 +110,13 @@ class PairPages:
         return [card for _, card in sorted(cards, key=lambda one: one[0])], len(matching)
 
     def mark(self, pair: WrongPair, wrong: bool) -> bool:
-        """Mark a pair as wrong, or no longer, and write the CSV; return whether the run has such a pair."""
+        """Mark a pair as wrong, or no longer, in the CSV; return whether the run has such a pair.
+
+        Raises:
+            OvsegError: the CSV was changed meanwhile to one that cannot be read.
+        """
         same = pc.and_(pc.equal(self.table["image_id"], pair.image_id), pc.equal(self.table["noun"], pair.noun))
         if not pc.any(pc.and_(same, pc.equal(self.table["proposal"], pair.proposal))).as_py():
             return False
-        self.wrong = self.wrong | {pair} if wrong else self.wrong - {pair}
-        write_wrong_pairs(self.marks, self.wrong)
+        self.wrong = mark_wrong_pair(self.marks, pair, wrong)
         return True

@@ -9,6 +9,7 @@ from typing import Any
 from ovseg.app.pair_pages import ORDERS, PAGE, Filters, PairPages
 from ovseg.app.segment_tab import read_script
 from ovseg.app.view import message
+from ovseg.core.errors import OvsegError
 from ovseg.mining.wrong_pairs import WrongPair
 
 TITLES = {
@@ -75,9 +76,11 @@ def build_pairs_tab(gr: Any, pages: PairPages) -> Any:
     def mark(event: gr.EventData) -> str:
         image_id, noun, proposal = event._data["pair"]
         pair, wrong = WrongPair(int(image_id), str(noun), int(proposal)), bool(event._data["wrong"])
-        if not pages.mark(pair, wrong):
-            return message("This run has no such pair; nothing was written.", problem=True)
-        return count()
+        try:
+            known = pages.mark(pair, wrong)
+        except OvsegError as problem:
+            return message(f"Nothing was written: {problem}", problem=True)
+        return count() if known else message("This run has no such pair; nothing was written.", problem=True)
 
     chosen, shown = [order, noun, least, most, marked], [cards, status, number, saved]
     queue = {"concurrency_id": "pairs", "concurrency_limit": 1, "show_progress": "hidden"}
