@@ -102,6 +102,8 @@ def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def replace_folder(staged: Path, out: Path) -> None:
     """Move the finished folder `staged` to `out`; an old `out` is deleted only after the new one is in place."""
     old = out.with_name(out.name + ".old")
+    if old.is_symlink():  # which rmtree refuses
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.replace(old)

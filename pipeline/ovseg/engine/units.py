@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,6 +105,7 @@ class Scratch:
             OvsegError: the disk is full; finished units are kept.
         """
         with explain_write_errors(out):
+            out = out if is_remote(out) else out.resolve()  # a link stays, and the folder that it leads to is replaced
             staged = self.folder / f"{out.name}.tmp" if is_remote(out) else out.with_name(out.name + ".tmp")
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
@@ -155,8 +157,9 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
 
     Raises:
         OvsegError: `out` holds something else or was written by an older version; or it belongs to other parameters, inputs
-            or models, unless `runtime.replace` is set.
+            or models, unless `runtime.replace` is set; or it is the current folder or above it.
     """
+    _refuse_current_folder(out)
     with explain_write_errors(out):
         if not out.exists() or (out.is_dir() and not any(out.iterdir())) or is_unfinished(out):
             return None
@@ -187,6 +190,15 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
             (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in manifest["files"].items()
         )
     return dict(manifest["counts"]) if intact else None
+
+
+def _refuse_current_folder(out: Path) -> None:
+    """Raise OvsegError if this process, and so the user's shell, is in `out`, which is replaced by a new folder."""
+    if not is_remote(out) and Path.cwd().is_relative_to(out.resolve()):
+        raise OvsegError(
+            f"{out} cannot be the output, because a new folder takes its place and the command was started in the old one "
+            f"({Path.cwd()}); give a folder inside of the current one, or start the command elsewhere"
+        )
 
 
 def finished_counts(folder: Path, unit: str) -> dict[str, int] | None:
@@ -283,9 +295,10 @@ def _lock(folder: Path) -> FileLock:
 
 def _delete_stale_scratch(work: Path, step: str, keep: Path) -> None:
     """Delete the scratch folders of earlier runs of a step whose results are published: they are not needed any more."""
-    for path in work.glob(f"{step}-*/{PUBLISHED_MARKER}"):
-        if path.parent != keep:
+    of_step = re.compile(rf"{re.escape(step)}-[0-9a-f]{{16}}")  # not those of a step whose name begins with this one's
+    for marker in work.glob(f"*/{PUBLISHED_MARKER}"):
+        if of_step.fullmatch(marker.parent.name) and marker.parent != keep:
             with contextlib.suppress(OvsegError, OSError):  # at work, or of another user
-                lock = _lock(path.parent)
-                shutil.rmtree(path.parent, ignore_errors=True)
+                lock = _lock(marker.parent)
+                shutil.rmtree(marker.parent, ignore_errors=True)
                 lock.release()
