@@ -17,7 +17,7 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import replace_folder
 from ovseg.engine.fingerprint import StepKey
-from ovseg.engine.runtime import Runtime, devices, from_environment, work_folder
+from ovseg.engine.runtime import GPU_FILES, Runtime, devices, from_environment, work_folder
 from ovseg.engine.steps import run_step
 from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts, scratch_folder
 
@@ -152,6 +152,16 @@ def test_another_key_forgets_only_what_is_published(factory: TaskFactory, tmp_pa
     busy.close()
 
 
+def test_a_step_whose_name_begins_with_anothers_keeps_its_scratch(tmp_path: Path, runtime: Runtime) -> None:
+    other = Scratch(runtime.work, StepKey("step-mine", "k", {}))
+    (other.folder / "published").touch()
+    other.close()
+    Scratch(runtime.work, key()).close()
+    assert other.folder.exists()
+    Scratch(runtime.work, StepKey("step-mine", "next", {})).close()
+    assert not other.folder.exists()
+
+
 def test_what_a_killed_run_left_half_done_is_cleared(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
     """Half a unit, half a mark, half an output: none is in the way, and none is in the result."""
     folder = scratch_folder(runtime.work, key())
@@ -164,6 +174,28 @@ def test_what_a_killed_run_left_half_done_is_cleared(factory: TaskFactory, tmp_p
     step(factory, tmp_path / "out", runtime)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out"]
     assert not list(folder.glob("*.tmp")) and not (tmp_path / "out" / "stale").exists()
+
+
+def test_an_output_that_is_a_link_stays_one(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+    """The folder that it leads to is replaced, again and again, also where an older version left a link in the way."""
+    (tmp_path / "disk" / "big").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "big")
+    (tmp_path / "disk" / "big.old").symlink_to(tmp_path)
+    for _ in range(3):
+        step(factory, tmp_path / "out", replace(runtime, fresh=True))
+        assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "big" / "step.json").is_file()
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["big"]
+
+
+@pytest.mark.parametrize("out", [".", "..", "../here"])
+def test_the_current_folder_is_refused_before_any_work(
+    out: str, factory: TaskFactory, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OvsegError, match="cannot be the output"):
+        step(factory, Path(out), runtime)
+    assert not factory.done()
 
 
 def test_an_output_of_somebody_else_is_refused(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
@@ -358,6 +390,24 @@ def test_the_work_folder_and_the_options_of_stages(monkeypatch: pytest.MonkeyPat
             from_environment()
     with pytest.raises(OvsegError, match="device"):
         devices(" , ")
+
+
+@pytest.mark.parametrize("driver", ["nvidia0", "dxg", "kfd"])
+def test_auto_finds_gpus_of_nvidia_wsl_and_rocm(driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the files of their drivers, so that torch is imported only where there is one."""
+    monkeypatch.setattr("ovseg.engine.runtime.GPU_FILES", [f.replace("/dev", str(tmp_path)) for f in GPU_FILES])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices("auto") == ("cpu",)
+    (tmp_path / driver).touch()
+    assert devices("auto") == ("cuda:0", "cuda:1")
+
+
+def test_only_the_cores_that_this_process_may_use_count() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from ovseg.engine.runtime import Runtime; "
+    )
+    done = subprocess.run([sys.executable, "-c", f"{code} print(Runtime().workers)"], capture_output=True, check=True)
+    assert done.stdout == b"1\n"
 
 
 def test_a_done_mark_is_written_in_the_workers_own_folder(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from ovseg.core.options import ChecksOptions, Fraction, Options, PositiveInt
@@ -25,11 +24,11 @@ class CpuRuntime(Options):
 
     def runtime(self) -> Runtime:
         """Return the options as the steps take them."""
-        from ovseg.engine.runtime import Runtime, devices
+        from ovseg.engine.runtime import Runtime, available_cores, devices
 
         values = self.model_dump(exclude={"device", "workers"})
         device = getattr(self, "device", "cpu")
-        return Runtime(devices=devices(device), workers=self.workers or os.cpu_count() or 1, **values)
+        return Runtime(devices=devices(device), workers=self.workers or available_cores(), **values)
 
 
 class DeviceRuntime(CpuRuntime):

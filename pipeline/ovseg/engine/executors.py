@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.ray_cluster import run_on_ray
+from ovseg.engine.runtime import available_cores
 from ovseg.engine.slurm import run_on_slurm
 from ovseg.engine.units import Counts, Task, TaskFactory, commit
 
@@ -47,7 +48,7 @@ def local(
     queue = context.SimpleQueue()
     for device in devices:
         queue.put(device)
-    threads = max(1, (os.cpu_count() or 1) // len(devices))  # the processes share the cores
+    threads = max(1, available_cores() // len(devices))  # the processes share the cores
     pool = ProcessPoolExecutor(len(devices), context, _start_worker, (factory, queue, threads))
     try:
         yield from _as_done(pool, units, folder, ahead=2 * len(devices))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 from ovseg.core.errors import OvsegError
@@ -15,6 +16,8 @@ CORES_PER_GPU_PROCESS = 4
 """The cores of each process on a GPU: as many threads crop for it (`core.crops.MAX_THREADS`)."""
 GPU_GIB_PER_PROCESS = 16
 """The memory of a GPU for each process that runs a model on it."""
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
+"""What a machine with GPUs has: files of NVIDIA's driver, of WSL2's, or of ROCm's."""
 UNITS_PER_MODEL = 3
 """The least number of units that a further process is started for: it takes seconds to import torch and load a model."""
 
@@ -33,6 +36,11 @@ def work_folder() -> Path:
         raise OvsegError(
             "there is no place for unfinished work, because this user has no home folder; set OVSEG_WORK to a folder, or HOME"
         ) from None
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use, which taskset, a container or a job of Slurm may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Runtime:
     """
 
     devices: tuple[str, ...] = ("cpu",)
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=available_cores)
     batch_size: int = 64
     executor: str = "local"
     unit_timeout: float | None = None
@@ -92,7 +100,7 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
     """
     return Runtime(
         devices=devices(os.environ.get("OVSEG_DEVICE", "auto")),
-        workers=_positive("OVSEG_WORKERS", os.cpu_count() or 1),
+        workers=_positive("OVSEG_WORKERS", available_cores()),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
         unit_timeout=_optional("OVSEG_UNIT_TIMEOUT"),
@@ -115,7 +123,7 @@ def devices(text: str) -> tuple[str, ...]:
         if not names:
             raise OvsegError(f"no device is named in {text!r}: give cpu, cuda:0, several separated by commas, or auto")
         return names
-    if not any(Path("/dev").glob("nvidia[0-9]*")):  # does not import torch: some steps never need it
+    if not any(map(glob, GPU_FILES)):  # does not import torch: some steps never need it
         return ("cpu",)
     import torch
 
