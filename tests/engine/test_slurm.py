@@ -81,6 +81,18 @@ def test_the_parameters_of_jobs_are_read() -> None:
     assert read_parameters("") == (8, {})
     text = "jobs=16,slurm_partition=gpu,timeout_min=240"
     assert read_parameters(text) == (16, {"slurm_partition": "gpu", "timeout_min": 240})
+    text = "slurm_time=4:00:00,slurm_account=0123,slurm_exclude=n[1,2],slurm_use_srun=False,mem_gb=1.5,slurm_constraint=1.10,"
+    assert read_parameters(text) == (
+        8,
+        {
+            "slurm_time": "4:00:00",
+            "slurm_account": "0123",
+            "slurm_exclude": "n[1,2]",
+            "slurm_use_srun": False,
+            "mem_gb": 1.5,
+            "slurm_constraint": "1.10",
+        },
+    )
     for wrong, message in (("gpu", "'gpu' is not NAME=VALUE"), ("jobs=0", "at least 1"), ("jobs=many", "whole number")):
         with pytest.raises(OvsegError, match=message):
             read_parameters(wrong)

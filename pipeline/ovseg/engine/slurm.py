@@ -5,14 +5,14 @@ A job that ends early (killed, preempted, out of time) is submitted again with w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ovseg.core.errors import OvsegError
 from ovseg.engine.units import Counts, TaskFactory, commit, finished_counts
@@ -87,21 +87,33 @@ def read_parameters(text: str) -> tuple[int, dict[str, Any]]:
 
     Args:
         text: NAME=VALUE, separated by commas: "jobs=16,slurm_partition=gpu,gpus_per_node=1,timeout_min=240". `jobs` is 8 by
-            default; the other names are submitit's, of which `cluster=local` runs jobs on this machine.
+            default; the other names are submitit's, of which `cluster=local` runs jobs on this machine. A value may have
+            commas ("slurm_exclude=n[1,2]").
 
     Raises:
-        OvsegError: a part is not NAME=VALUE, or `jobs` is not a positive integer.
+        OvsegError: the first part is not NAME=VALUE, or `jobs` is not a positive integer.
     """
     parameters: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, re.split(r",+(?=[^,=]+=|$)", text)):  # a comma that no NAME= follows is of a value
         name, equals, value = part.partition("=")
         if not equals:
             raise OvsegError(f"{VARIABLE}={text!r}: {part!r} is not NAME=VALUE, such as jobs=16,slurm_partition=gpu")
-        parameters[name.strip()] = yaml.safe_load(value)
+        parameters[name.strip()] = _value(value.strip())
     jobs = parameters.pop("jobs", 8)
     if type(jobs) is not int or jobs < 1:
         raise OvsegError(f"{VARIABLE}={text!r}: jobs={jobs} must be a whole number of at least 1")
     return jobs, parameters
+
+
+def _value(text: str) -> bool | int | float | str:
+    """Convert true, false, and a number that is written as Python writes it: 4:00:00 and 0123 are texts."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            if str(number(text)) == text:
+                return number(text)
+    return text
 
 
 def do_units(factory: TaskFactory, device: str, units: Sequence[str], folder: Path) -> str | None:
