@@ -26,14 +26,10 @@ def full_float32() -> None:
 def data_type(precision: Precision, device: str | torch.device) -> torch.dtype:
     """The data type that a device computes in: bfloat16 if it is asked for and the device has units for it, else float32.
 
-    Without them, as on x86 processors without AVX-512, torch multiplies in bfloat16 8 to 10 times as slowly as in float32
-    (docs/speed.md). The log says once that float32 takes its place.
+    Those have none: x86 processors without AVX-512, where torch multiplies in bfloat16 8 to 10 times as slowly as in float32
+    (docs/speed.md), and GPUs of NVIDIA before Ampere (T4, RTX 20xx). The log says once that float32 takes its place.
     """
-    if precision == "fp32":
-        return torch.float32
-    if torch.device(device).type == "cpu" and not _cpu_has_bfloat16():
-        return torch.float32
-    return torch.bfloat16
+    return torch.bfloat16 if precision == "bf16" and _has_bfloat16(torch.device(device)) else torch.float32
 
 
 def autocast(precision: Precision, device: str | torch.device) -> torch.autocast:
@@ -74,9 +70,13 @@ def _wait(device: torch.device) -> None:
 
 
 @cache
-def _cpu_has_bfloat16() -> bool:
+def _has_bfloat16(device: torch.device) -> bool:
     onednn: Any = torch.backends.mkldnn
-    found = bool(onednn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    found, name = True, str(device)
+    if device.type == "cpu":
+        found, name = bool(onednn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), "this processor"
+    elif device.type == "cuda":
+        found = bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
     if not found:
-        log.info("bf16: this processor has no units for it, and computes in fp32 instead")
+        log.info("bf16: %s has no units for it, and computes in fp32 instead", name)
     return found
