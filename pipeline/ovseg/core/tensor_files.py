@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
@@ -43,9 +43,13 @@ def keep_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        stream.write(save(dict(tensors)))
-    Path(stream.name).replace(path)
+    # Not by `tempfile`: its files can be read by their owner alone.
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(save(dict(tensors)))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_kept_tensors(path: Path) -> dict[str, Tensor]:
