@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,18 @@ def test_mistakes_are_fractions_of_the_scored_pixels_of_the_image(rows: pa.Table
 
 
 def test_a_class_has_its_most_common_wrong_prediction_in_all_images(rows: pa.Table, benchmark: Benchmark) -> None:
-    assert class_mistakes(rows, benchmark) == {NAMES[0]: Mistake(NAMES[0], NAMES[2], 8 / 24)}
+    assert class_mistakes(rows, benchmark) == {0: Mistake(NAMES[0], NAMES[2], 8 / 24)}
+
+
+def test_classes_that_share_a_name_keep_a_mistake_each_and_are_told_apart_by_their_synonyms(
+    rows: pa.Table, benchmark: Benchmark
+) -> None:
+    named = replace(benchmark, names=(("bag",), ("bag", "purse", "handbag"), *benchmark.names[2:]))
+    assert named.shown_names[:2] == ["bag", "bag (purse, handbag)"]
+    index, pixels = confusion(GT, 1 - GT, len(NAMES), IGNORE)
+    swapped = pa.table({"confusion_index": [index], "pixels": [pixels]})
+    bag, purse = named.shown_names[:2]
+    assert class_mistakes(swapped, named) == {0: Mistake(bag, purse, 1.0), 1: Mistake(purse, bag, 1.0)}
 
 
 def test_the_worst_classes_are_the_lowest_of_the_metrics_with_ground_truth() -> None:
@@ -74,9 +86,9 @@ def test_the_worst_classes_are_the_lowest_of_the_metrics_with_ground_truth() -> 
     values = [("a", "yes", 60, "0.1", "0.9"), ("b", "no", 10, "0.2", "0.1"), ("c", "no", 30, "0.3", "0.1")]
     values += [("d", "no", 0, "", "0.0"), ("e", "no", 0, "", "")]
     rows = [dict(zip(columns, map(str, row), strict=True)) for row in values]
-    assert [row["class"] for row in worst_classes(rows, "prompt")] == ["c", "b", "a"]
-    assert [row["class"] for row in worst_classes(rows, "prompt", 1)] == ["c"]
-    section = worst_classes_section(rows, "voc", ["base", "prompt"], {"c": Mistake("c", "a", 0.25)})
+    assert worst_classes(rows, "prompt") == [2, 1, 0]
+    assert worst_classes(rows, "prompt", 1) == [2]
+    section = worst_classes_section(rows, "voc", ["base", "prompt"], {2: Mistake("c", "a", 0.25)})
     assert section.cells[0] == ["class", "seen", "pixels", "base", "prompt", "most predicted as"]
     assert section.cells[1] == ["c", "no", "30.00", "30.0", "10.0", "a (25%)"]
     assert section.cells[2][-1] == ""

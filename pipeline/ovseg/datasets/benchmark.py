@@ -64,6 +64,15 @@ class Benchmark:
     unread: tuple[str, ...] = ()
     unlabeled: tuple[str, ...] = ()
 
+    @property
+    def shown_names(self) -> list[str]:
+        """The displayed name of each class; where classes share it, with their synonyms: "bag", "bag (handbag, purse)"."""
+        number_of = Counter(first for first, *_ in self.names)
+        return [
+            f"{first} ({', '.join(synonyms)})" if synonyms and number_of[first] > 1 else first
+            for first, *synonyms in self.names
+        ]
+
     def read(self, item: int, counts: Counter[str] | None = None) -> tuple[ImageArray, Labels]:
         """Read the image uint8 `[H, W, 3]` and the labels uint16 `[H, W]` of an item.
 

@@ -135,8 +135,8 @@ def _write_classes(table: Path, benchmark: Benchmark, path: Path) -> None:
     areas = gt_areas(table, benchmark)
     columns = ("/".join(filter(None, model_and_classifier)) for model_and_classifier in by_classifier)
     rows = []
-    for k, names in enumerate(benchmark.names):
+    for k, name in enumerate(benchmark.shown_names):
         seen = "" if benchmark.seen is None else "yes" if benchmark.seen[k] else "no"
         ious = ["" if np.isnan(iou[k]) else f"{iou[k]:.4f}" for iou in by_classifier.values()]
-        rows.append([names[0], seen, int(areas[k]), *ious])
+        rows.append([name, seen, int(areas[k]), *ious])
     write_tsv(path, ("class", "seen", "gt_pixels", *columns), rows)

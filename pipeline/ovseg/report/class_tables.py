@@ -14,20 +14,20 @@ TEXT = (
 )
 
 
-def worst_classes(rows: Sequence[Mapping[str, str]], model: str, number: int = NUM_CLASSES) -> list[Mapping[str, str]]:
-    """Return the rows of the classes with ground truth and the lowest IoU, the lowest first, of equal ones the largest.
+def worst_classes(rows: Sequence[Mapping[str, str]], model: str, number: int = NUM_CLASSES) -> list[int]:
+    """Return the numbers of the classes with ground truth and the lowest IoU, the lowest first, of equal ones the largest.
 
     Args:
-        rows: the rows of a benchmark's classes.tsv.
+        rows: the rows of a benchmark's classes.tsv, one for each class.
         model: the name of the model whose ensemble counts.
         number: the largest number of classes.
     """
-    in_gt = [row for row in rows if int(row["gt_pixels"])]
-    return sorted(in_gt, key=lambda row: (float(row[f"{model}/ensemble"]), -int(row["gt_pixels"])))[:number]
+    in_gt = [i for i, row in enumerate(rows) if int(row["gt_pixels"])]
+    return sorted(in_gt, key=lambda i: (float(rows[i][f"{model}/ensemble"]), -int(rows[i]["gt_pixels"])))[:number]
 
 
 def worst_classes_section(
-    rows: Sequence[Mapping[str, str]], benchmark: str, models: Sequence[str], mistakes: Mapping[str, Mistake]
+    rows: Sequence[Mapping[str, str]], benchmark: str, models: Sequence[str], mistakes: Mapping[int, Mistake]
 ) -> Section:
     """Return the worst classes as a table.
 
@@ -39,8 +39,8 @@ def worst_classes_section(
     """
     total = sum(int(row["gt_pixels"]) for row in rows)
     cells = [["class", "seen", "pixels", *models, "most predicted as"]]
-    for row in worst_classes(rows, models[-1]):
-        mistake = mistakes.get(row["class"])
+    for number in worst_classes(rows, models[-1]):
+        row, mistake = rows[number], mistakes.get(number)
         taken_for = f"{mistake.pred} ({mistake.fraction:.0%})" if mistake else ""
         ious = [f"{100 * float(row[f'{model}/ensemble']):.1f}" for model in models]
         cells.append([row["class"], row["seen"], f"{100 * int(row['gt_pixels']) / total:.2f}", *ious, taken_for])

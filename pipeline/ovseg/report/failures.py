@@ -84,7 +84,7 @@ def image_mistakes(rows: pa.Table, benchmark: Benchmark, items: Iterable[int]) -
     return mistakes
 
 
-def class_mistakes(rows: pa.Table, benchmark: Benchmark) -> dict[str, Mistake]:
+def class_mistakes(rows: pa.Table, benchmark: Benchmark) -> dict[int, Mistake]:
     """Return the wrong class that each class is predicted as most, as a fraction of its pixels in all images.
 
     Args:
@@ -92,15 +92,15 @@ def class_mistakes(rows: pa.Table, benchmark: Benchmark) -> dict[str, Mistake]:
         benchmark: the benchmark that was segmented.
 
     Returns:
-        by the name of the class; classes whose pixels are all predicted correctly are left out.
+        by the number of the class; classes whose pixels are all predicted correctly are left out.
     """
     confusion = _confusion(rows, len(benchmark.names))
     totals = confusion.sum(1)
     np.fill_diagonal(confusion, 0)
     preds = confusion.argmax(1).tolist()
     return {
-        names[0]: _mistake(benchmark, gt, pred, confusion[gt, pred] / totals[gt])
-        for gt, (names, pred) in enumerate(zip(benchmark.names, preds, strict=True))
+        gt: _mistake(benchmark, gt, pred, confusion[gt, pred] / totals[gt])
+        for gt, pred in enumerate(preds)
         if confusion[gt, pred]
     }
 
@@ -122,5 +122,5 @@ def _confusion(rows: pa.Table, num_classes: int) -> NDArray[np.int64]:
 
 
 def _mistake(benchmark: Benchmark, gt: int, pred: int, fraction: Any) -> Mistake:
-    names = [*(names[0] for names in benchmark.names), NO_CLASS]
+    names = [*benchmark.shown_names, NO_CLASS]
     return Mistake(names[gt], names[pred], float(fraction))

@@ -52,13 +52,12 @@ def make_galleries(
     places = np.linspace(0, len(read) - 1, min(number, len(read))).round().astype(int)
     even, worst = [read[place] for place in places], worst_items(mious[last], number)
     items = sorted({*even, *worst})
-    names = [class_names[0] for class_names in benchmark.names]
     sheets: dict[int, Sheet] = {}
     for item, pixels, labels in segment_items(
         network, clips, benchmark, items, choices, runtime, options=options, crop=crop
     ):
         titled = {f"{title}, {mious[title][item]:.0%}" if title in mious else title: labels[title] for title in labels}
-        sheets[item] = make_sheet(Path(benchmark.items[item][1]).stem, pixels, titled, names)
+        sheets[item] = make_sheet(Path(benchmark.items[item][1]).stem, pixels, titled, benchmark.shown_names)
     mistakes = image_mistakes(rows[last], benchmark, worst)
     failures = [sheets[item]._replace(caption=f"{last}: {describe_mistakes(mistakes[item])}") for item in worst]
     return (
