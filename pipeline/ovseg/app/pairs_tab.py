@@ -62,6 +62,8 @@ def build_pairs_tab(gr: Any, pages: PairPages) -> Any:
             page = last - 1
             shown, total = pages.page(filters, page)
         text = f"{total:,} of {len(pages.table):,} pairs, page {page + 1} of {last:,}"
+        if missing := min(PAGE, total - page * PAGE) - len(shown):
+            text += f"; {missing} of this page {'has' if missing == 1 else 'have'} no readable image"
         return {"cards": shown}, message(text), page + 1, count()
 
     def first(order: str, noun: str, least: float, most: float, marked: bool) -> tuple[Any, ...]:

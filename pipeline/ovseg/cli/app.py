@@ -10,7 +10,7 @@ import typer
 from ovseg.cli.data import data
 from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.examples import show_example
-from ovseg.cli.options import with_options
+from ovseg.cli.options import path_option, with_options
 from ovseg.core.options import Orientation, SegmentOptions
 
 app = typer.Typer(
@@ -110,13 +110,17 @@ def serve_app(
     names: Annotated[str, typer.Option(help='Words that the page starts with: "cat, sofa | couch".')] = "",
     examples: Annotated[Path | None, typer.Option(help="Folder of images, of which the first 8 are offered.")] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of a run of ovseg-mine, or data/: adds a tab of its pairs.")
+        Path | None,
+        path_option(help="Folder of a run of ovseg-mine, or data/: adds a tab of its pairs; a path or a URL."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images of --run; by default the one that the run states.")
+        Path | None, path_option(help="Folder of the images of --run; by default the one that the run states.")
     ] = None,
     marks: Annotated[
-        Path | None, typer.Option(help="CSV of pairs marked as wrong; by default wrong_pairs.csv in the run.")
+        Path | None,
+        path_option(
+            help="CSV of pairs marked as wrong; by default wrong_pairs.csv in the run, or here if that is a URL."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen at; by default this machine alone.")] = "127.0.0.1",

@@ -18,6 +18,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.folders import walk_images
 from ovseg.core.json_files import read_json
 from ovseg.core.options import SegmentOptions
+from ovseg.core.paths import is_remote, to_path
 from ovseg.engine.runtime import devices
 from ovseg.segmentation.segmenter import load_segmenters
 
@@ -49,7 +50,7 @@ def run_app(
         examples: a folder of images, of which the first are offered; None for none.
         run: the folder of the tables of a run; None for no tab of pairs.
         images: the folder of its images; None for the one that the run states.
-        marks: the CSV of wrong pairs; None for `wrong_pairs.csv` in the run.
+        marks: the CSV of wrong pairs; None for `wrong_pairs.csv` in the run, or in the working folder if the run is at a URL.
         options: how an image is segmented.
         device: the torch device, or "auto".
         host, port, share: see `serve`.
@@ -58,7 +59,7 @@ def run_app(
         OvsegError: Gradio is not installed, a model or a table cannot be loaded, or the port is taken.
     """
     start = _start(clips[-1], words, examples)
-    pages = None if run is None else PairPages(run, images or _images_of(run), marks or run / "wrong_pairs.csv")
+    pages = None if run is None else find_pairs(run, images, marks)
     answers = Answers(load_segmenters(network, _names(clips), devices(device)[0], options=options))
     with serve(answers, start, pages, host=host, port=port, share=share) as address:
         typer.echo(f"{address} (Ctrl-C stops it)")
@@ -81,8 +82,20 @@ def _names(clips: Sequence[Path]) -> dict[str, Path]:
     return {name if names.count(name) == 1 else str(clip): clip for name, clip in zip(names, clips, strict=True)}
 
 
+def find_pairs(run: Path, images: Path | None, marks: Path | None) -> PairPages:
+    """Return the pairs of a run; see `run_app` for the arguments.
+
+    Raises:
+        OvsegError: a table is missing, the run does not say where its images are, or the marks are not on this machine.
+    """
+    marks = marks or (Path() if is_remote(run) else run) / "wrong_pairs.csv"
+    if is_remote(marks):
+        raise OvsegError(f"--marks {marks} is a URL; give a file of this machine, as marks are written one by one")
+    return PairPages(run, images or _images_of(run), marks)
+
+
 def _images_of(run: Path) -> Path:
     path = run / RUN
     if not path.is_file():
         raise OvsegError(f"{run} does not say where its images are; give their folder as --images")
-    return Path(read_json(path)["options"]["index"]["images"])
+    return to_path(read_json(path)["options"]["index"]["images"])

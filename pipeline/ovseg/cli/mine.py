@@ -6,7 +6,6 @@ at once.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,15 +13,13 @@ import typer
 
 from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.examples import show_example
-from ovseg.cli.options import with_options
+from ovseg.cli.options import path_option, with_options
 from ovseg.cli.runtime import CpuRuntime, DeviceRuntime, ModelRuntime
 from ovseg.core import options as opts
 from ovseg.core.paths import is_remote, to_path
 
 if TYPE_CHECKING:
     from ovseg.engine.runtime import Runtime
-
-path_option = partial(typer.Option, parser=to_path, metavar="PATH")
 
 app = typer.Typer(
     cls=Commands,

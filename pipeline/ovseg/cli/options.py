@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +28,9 @@ from ovseg.core.options import ClipOptions, NounsOptions, Options, ProposeOption
 from ovseg.core.paths import to_path
 
 M = TypeVar("M", bound=Options)
+
+path_option = partial(typer.Option, parser=to_path, metavar="PATH")
+"""An option that takes a path of this machine, or a URL."""
 
 
 @dataclass(frozen=True)
