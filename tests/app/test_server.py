@@ -138,7 +138,7 @@ def test_without_gradio_the_extra_is_named(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "pipeline")])}
     command = [sys.executable, "-m", "ovseg.cli.app", "app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and "pip install 'ovseg[app]'" in done.stderr
+    assert done.returncode == 1 and "pip install -e '.[app]'" in done.stderr
 
 
 @pytest.fixture

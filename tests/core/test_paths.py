@@ -50,7 +50,7 @@ def test_an_unknown_protocol_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "remedy"), [("s3://b/x", r"pip install 'ovseg\[s3\]'"), ("gs://b/x", "pip install gcsfs")]
+    ("url", "remedy"), [("s3://b/x", r"pip install -e '\.\[s3\]'"), ("gs://b/x", "pip install gcsfs")]
 )
 def test_a_package_that_is_not_installed_is_named(url: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("upath")

@@ -67,7 +67,7 @@ def test_an_unknown_writer_and_a_missing_package_are_errors(tmp_path: Path, monk
     for module in ("dvclive", "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
     for name in WRITERS:
-        with pytest.raises(OvsegError, match=r"pip install 'ovseg\[watch\]'"):
+        with pytest.raises(OvsegError, match=r"pip install -e '\.\[watch\]'"):
             Writers([name], tmp_path)
 
 

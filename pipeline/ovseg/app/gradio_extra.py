@@ -19,5 +19,5 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise OvsegError(f"the app needs Gradio: pip install 'ovseg[app]' ({error})") from None
+        raise OvsegError(f"the app needs Gradio: pip install -e '.[app]' in the clone ({error})") from None
     return gradio

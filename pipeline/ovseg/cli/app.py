@@ -127,7 +127,7 @@ def serve_app(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; by default a free one from 7860.")] = None,
     share: Annotated[bool, typer.Option("--share", help="Make a public link through Gradio's servers.")] = False,
 ) -> None:
-    """Segment images and see mined pairs in the browser. It needs an extra: pip install 'ovseg[app]'.
+    """Segment images and see mined pairs in the browser. It needs an extra: pip install -e '.[app]' in the clone.
 
     Example: ovseg app --examples photos --names "kite, tree | bush, grass"
     """

@@ -16,7 +16,7 @@ from ovseg.core.files import expand_home
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL | re.IGNORECASE)
 THIS_MACHINE = ("file", "local")
 PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "'ovseg[s3]'"),
+    **dict.fromkeys(("s3", "s3a"), "-e '.[s3]' in the clone"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
     **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
 }

@@ -22,7 +22,7 @@ def connect() -> Any:
     try:
         import ray
     except ImportError:
-        raise OvsegError("--executor ray needs Ray: pip install 'ovseg[ray]'") from None
+        raise OvsegError("--executor ray needs Ray: pip install -e '.[ray]' in the clone") from None
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS", "")

@@ -136,7 +136,7 @@ def _executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
     try:
         import submitit
     except ImportError:
-        raise OvsegError("--executor slurm needs submitit: pip install 'ovseg[slurm]'") from None
+        raise OvsegError("--executor slurm needs submitit: pip install -e '.[slurm]' in the clone") from None
     try:
         executor = submitit.AutoExecutor(folder, cluster=parameters.get("cluster", "slurm"))
         executor.update_parameters(**{name: value for name, value in parameters.items() if name != "cluster"})

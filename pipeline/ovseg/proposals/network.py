@@ -229,6 +229,6 @@ def import_transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise OvsegError("the proposal network needs transformers: pip install 'ovseg[propose]'") from None
+        raise OvsegError("the proposal network needs transformers: pip install -e '.[propose]' in the clone") from None
     transformers.utils.logging.set_verbosity_error()
     return transformers

@@ -180,4 +180,4 @@ class _NoModules(ModuleTracker):
 
 
 def _missing(package: str, error: ImportError) -> str:
-    return f"OVSEG_WRITERS={package} needs a package: pip install 'ovseg[watch]' ({error})"
+    return f"OVSEG_WRITERS={package} needs a package: pip install -e '.[watch]' in the clone ({error})"
