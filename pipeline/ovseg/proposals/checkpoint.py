@@ -44,7 +44,9 @@ def load_checkpoint(model: str, source: str, kinds: Sequence[str], task: str) ->
     try:
         import transformers
     except ImportError:
-        raise OvsegError(f"the proposal source {source!r} needs transformers: pip install -e '.[propose]' in the clone") from None
+        raise OvsegError(
+            f"the proposal source {source!r} needs transformers: pip install -e '.[propose]' in the clone"
+        ) from None
     folder = find_config(model)
     try:
         with respect_offline():
