@@ -77,3 +77,15 @@ def test_the_images_are_shown_side_by_side_the_nearest_first(made: MadeRun, foun
         assert [panel.size for panel in sheet.panels.values()] == [(60, 40), (64, 48)] and not sheet.legend
     assert gallery.sheets[0].caption == "Image 3 (3.png) and 1.png: 2 of 63 bits differ, similarity 0.97, mirrored."
     assert len(near_duplicates_gallery(found, run / "index", images, 1).sheets) == 1
+
+
+def test_an_image_that_has_gone_is_left_out_and_counted(made: MadeRun, found: Path) -> None:
+    """Once as a file, and once as a usable image of the index."""
+    run, images = made
+    (images / "3.png").unlink()
+    gallery = near_duplicates_gallery(found, run / "index", images, 1)
+    assert [sheet.name for sheet in gallery.sheets] == ["2.png"]
+    assert gallery.text.endswith(" 1 are not shown, because an image has gone.")
+    row = tables.read_part(run / "index" / "00000.parquet", "index").to_pylist()[0]
+    tables.write_part(run / "index" / "00000.parquet", "index", [row], "f")
+    assert near_duplicates_gallery(found, run / "index", images, 1).sheets == []

@@ -96,6 +96,21 @@ def test_every_file_of_the_report_is_written(folders: RunFolders, made: MadeRun,
     assert len(page) < MAX_BYTES
 
 
+def test_label_maps_of_one_name_in_two_folders_have_a_sheet_each(
+    folders: RunFolders, made: MadeRun, runtime: Runtime
+) -> None:
+    benchmark = read_benchmark(folders.reports.parent / "benchmarks" / "set")
+    rows = ["image\tlabel"]
+    for number, (image, label) in enumerate(benchmark.items):
+        moved = benchmark.folder / "labels" / str(number) / "same.png"
+        moved.parent.mkdir()
+        (benchmark.folder / "labels" / label).rename(moved)
+        rows.append(f"{image}\t{number}/same.png")
+    (benchmark.folder / "items.tsv").write_text("\n".join(rows) + "\n")
+    report(folders, made, runtime)
+    assert {path.name for path in (folders.reports / "overlays").iterdir()} == {"0_same.png", "1_same.png"}
+
+
 def test_the_worst_images_and_classes_are_those_of_the_benchmark(
     folders: RunFolders, made: MadeRun, runtime: Runtime
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +57,8 @@ def make_galleries(
         network, clips, benchmark, items, choices, runtime, options=options, crop=crop
     ):
         titled = {f"{title}, {mious[title][item]:.0%}" if title in mious else title: labels[title] for title in labels}
-        sheets[item] = make_sheet(Path(benchmark.items[item][1]).stem, pixels, titled, benchmark.shown_names)
+        name = PurePath(benchmark.items[item][1]).with_suffix("").as_posix()
+        sheets[item] = make_sheet(name, pixels, titled, benchmark.shown_names)
     mistakes = image_mistakes(rows[last], benchmark, worst)
     failures = [sheets[item]._replace(caption=f"{last}: {describe_mistakes(mistakes[item])}") for item in worst]
     return (

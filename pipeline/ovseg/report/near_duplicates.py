@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ovseg.core import tables
+from ovseg.core.errors import BadItem
 from ovseg.core.image_records import ImageRecord, read_image_records
 from ovseg.core.images import ImageArray, decode_image, read_bytes
 from ovseg.core.perceptual_hash import BITS
@@ -70,22 +71,33 @@ def near_duplicates_gallery(found: Path, index: Path, images: Path, number: int)
         found: the folder of the table `near_duplicates`.
         index: the folder of the table `index`.
         images: the folder that its files are relative to.
-        number: largest number of sheets; an image of several benchmarks is shown once.
+        number: largest number of sheets; an image of several benchmarks is shown once. Images that have gone since they were
+            compared are left out, and the text says how many.
 
     Raises:
-        BadItem: an image has gone since it was compared.
         OvsegError: a benchmark has gone.
     """
     nearest: dict[tuple[int, str], tuple[str, Row]] = {}
     for path in tables.parts(found):
         for row in tables.read_part(path, "near_duplicates").to_pylist():
             nearest.setdefault((row["image_id"], row["benchmark_file"]), (path.name, row))
-    shown = sorted(nearest.values(), key=lambda near: (near[1]["distance"], -near[1]["similarity"]))[:number]
-    return Gallery(TITLE, TEXT, [_sheet(_record(index / part, images, row["image_id"]), row) for part, row in shown])
+    sheets: list[Sheet] = []
+    gone = 0
+    for part, row in sorted(nearest.values(), key=lambda near: (near[1]["distance"], -near[1]["similarity"])):
+        if len(sheets) == number:
+            break
+        try:
+            sheets.append(_sheet(_record(index / part, images, row["image_id"]), row))
+        except BadItem:
+            gone += 1
+    return Gallery(TITLE, TEXT + (f" {gone:,} are not shown, because an image has gone." if gone else ""), sheets)
 
 
 def _record(part: Path, images: Path, image_id: int) -> ImageRecord:
-    return next(record for record in read_image_records(part, images) if record.image_id == image_id)
+    for record in read_image_records(part, images):
+        if record.image_id == image_id:
+            return record
+    raise BadItem("missing", f"image {image_id} is not among the usable images of {part}")
 
 
 def _sheet(record: ImageRecord, row: Row) -> Sheet:

@@ -30,7 +30,7 @@ class Sheet(NamedTuple):
     """An image and its label maps, drawn.
 
     Attributes:
-        name: the name of the image, without its suffix.
+        name: the name of the image, with its folders and without its suffix.
         panels: panels of equal size by their titles: the image, its ground truth, then the label maps.
         legend: color and name of each class in any label map.
         caption: a sentence about it; may be empty.
@@ -104,12 +104,15 @@ def make_sheet(
 
 
 def write_sheets(sheets: Sequence[Sheet], out: Path) -> None:
-    """Write each sheet as a PNG file; `out` is created if it does not exist, and old PNG files in it are deleted."""
+    """Write each sheet as a PNG file; `out` is created if it does not exist, and old PNG files in it are deleted.
+
+    Files are named after the images, with "_" between the names of their folders.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.png"):
         old.unlink()
     for sheet in sheets:
-        draw_sheet(sheet).save(out / f"{sheet.name}.png")
+        draw_sheet(sheet).save(out / f"{sheet.name.replace('/', '_')}.png")
 
 
 def draw_sheet(sheet: Sheet) -> Image.Image:
