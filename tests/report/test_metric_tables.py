@@ -11,8 +11,9 @@ from ovseg.report.metric_tables import Section, benchmark_sections, markdown, wr
 METRICS = {"miou": 0.5, "miou_gt": 0.6, "miou_interval": [0.4, 0.6]}
 
 
-def metrics() -> dict[str, Any]:
-    return {"ade150": {"base": {**dict.fromkeys(CLASSIFIERS, METRICS), "mask_accuracy": 0.7}}}
+def metrics(source: str = "given") -> dict[str, Any]:
+    choice = {"mask_threshold": 0.5, "weight": 0.7, "source": source}
+    return {"ade150": {"base": {**dict.fromkeys(CLASSIFIERS, METRICS), "mask_accuracy": 0.7, "choice": choice}}}
 
 
 def test_markdown_has_a_header_a_rule_and_the_rows() -> None:
@@ -31,6 +32,16 @@ def test_each_benchmark_has_a_table_with_a_row_for_each_model_and_classifier() -
     assert header == ["model", "classifier", "miou", "miou_gt", "mask_accuracy"]
     assert [row[1] for row in rows] == list(CLASSIFIERS)
     assert [row[-1] for row in rows if row[1] == "oracle_masks"] == ["70.0"]
+
+
+def test_weight_and_threshold_are_stated_with_their_source_and_by_benchmark_where_they_differ() -> None:
+    given = "Weight of CLIP in the ensemble, and mask threshold: base 0.7 and 0.5 (given)."
+    assert all(section.text.endswith(given) for section in benchmark_sections(metrics()))
+    same = "calibrate on voc (THE SAME IMAGES, not held out)"
+    overview, first, second = benchmark_sections(metrics() | {"voc": metrics(same)["ade150"]})
+    labeled = given.replace("given", same)
+    assert first.text.endswith(given) and second.text.endswith(labeled)
+    assert overview.text.endswith(f"On ade150: {given} On voc: {labeled}")
 
 
 def test_all_tables_are_written(tmp_path: Path) -> None:

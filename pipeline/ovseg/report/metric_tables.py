@@ -41,11 +41,17 @@ class Section(NamedTuple):
 def benchmark_sections(benchmarks: Mapping[str, Any]) -> list[Section]:
     """Return the overview of all benchmarks, then one table for each of them.
 
+    Their texts state each model's ensemble weight and mask threshold, and where they come from.
+
     Args:
         benchmarks: the metrics of a run, see `run_metrics.read_benchmark_metrics`.
     """
-    sections = [Section("Benchmarks", OVERVIEW, _overview(benchmarks))]
-    sections += [Section(f"Benchmark {name}", BENCHMARK, _details(models)) for name, models in benchmarks.items()]
+    choices = {name: _choices(models) for name, models in benchmarks.items()}
+    names_of = {text: [name for name in choices if choices[name] == text] for text in choices.values()}
+    texts = [text if len(names_of) == 1 else f"On {', '.join(names)}: {text}" for text, names in names_of.items()]
+    sections = [Section("Benchmarks", " ".join([OVERVIEW, *texts]), _overview(benchmarks))]
+    for name, models in benchmarks.items():
+        sections.append(Section(f"Benchmark {name}", f"{BENCHMARK} {choices[name]}", _details(models)))
     return sections
 
 
@@ -60,6 +66,17 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     header, *rows = cells
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _choices(models: Mapping[str, Any]) -> str:
+    """The ensemble weight and the mask threshold of each model, grouped by where they come from."""
+    by_source: dict[str, list[str]] = {}
+    for model, metrics in models.items():
+        choice = metrics["choice"]
+        text = f"{model} {choice['weight']:g} and {choice['mask_threshold']:g}"
+        by_source.setdefault(choice["source"], []).append(text)
+    groups = "; ".join(f"{', '.join(texts)} ({source})" for source, texts in by_source.items())
+    return f"Weight of CLIP in the ensemble, and mask threshold: {groups}."
 
 
 def _overview(benchmarks: Mapping[str, Any]) -> list[list[str]]:
