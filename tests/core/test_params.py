@@ -135,11 +135,23 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
         ("coco-vitl", "annotated", "proposal_network.annotations", "data/coco/annotations/panoptic_train2017.json"),
         ("coco-vitl", "heldout", "heldout.images", "data/coco/val2017b"),
         ("coco-vitl", "masks", "report.annotations", "data/coco/annotations/instances_train2017.json"),
+        ("demo", "stop_list", "nouns.stop_list", "mine.txt"),
+        ("demo", "clip", "clip.pretrained", "mine.pt"),
+        ("demo", "tagger", "nouns.model", "mine"),
+        ("demo", "network", "proposal_network.backbone", "mine"),
+        ("demo", "classes", "proposal_network.classes", "mine.json"),
+        ("demo", "classes", "propose.classes", "mine.json"),
+        ("coco-vitl", "network", "propose.model", "mine"),
     ],
 )
 def test_a_path_that_dvc_does_not_watch_is_named_with_what_it_watches(
-    tmp_path: Path, recipe: str, watched: str, key: str, path: str
+    tmp_path: Path, recipe: str, watched: str, key: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Names that a library resolves are paths where there is such a file or folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.pt").touch()
+    (tmp_path / "mine.json").touch()
     text = message(written(tmp_path, {key: path}, recipe))
     manifest = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))["data"][watched]
     assert f"{key}={path}" in text and f"data.{watched}={manifest}" in text
@@ -155,12 +167,44 @@ def test_a_path_that_dvc_does_not_watch_is_named_with_what_it_watches(
         ("coco-vitl", {"index.images": "data/coco/val2017", "data.images": "data/coco/manifests/val2017.tsv"}),
         ("coco-vitl", {"heldout.annotations": "data/coco/annotations/panoptic_train2017.json"}),
         ("coco-vitl", {"propose.annotations": "data/coco/stuffthingmaps/train2017"}),
+        ("demo", {"nouns.stop_list": None, "data.stop_list": "requirements.lock"}),
+        ("coco-vitl", {"propose.model": "facebook/sam2.1-hiera-large", "propose.classes": "cocostuff156"}),
     ],
 )
 def test_a_path_is_watched_as_itself_by_its_folder_or_by_the_manifest_of_its_part(
     tmp_path: Path, recipe: str, keys: dict[str, Any]
 ) -> None:
     assert read_params(written(tmp_path, keys, recipe))
+
+
+@pytest.mark.parametrize(("text", "number"), [("5e-06", 5e-6), ("3e-4", 3e-4), ("1.5e3", 1500.0), ("+2E-2", 2e-2)])
+def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path, text: str, number: float) -> None:
+    """YAML 1.2 has floats without a dot, or without a sign in the exponent."""
+    path = written(tmp_path, {"finetune.lr": 0.625})
+    path.write_text(path.read_text(encoding="utf-8").replace("lr: 0.625", f"lr: {text}"), encoding="utf-8")
+    assert read_params(path).finetune.lr == number
+
+
+def test_a_benchmark_is_shown_only_if_it_is_evaluated(tmp_path: Path) -> None:
+    text = message(written(tmp_path, {"evaluate.benchmarks": ["fine", "mixed"]}))
+    assert "report.benchmark=all" in text and "evaluate.benchmarks=fine,mixed" in text
+
+
+def test_shards_must_have_the_background_that_is_trained_on(tmp_path: Path) -> None:
+    """Asked of trainings on crops of this run alone; a background that is not wanted is filled from the masks."""
+    unmasked = {"crop.fill": "keep"}
+    text = message(written(tmp_path, unmasked))
+    assert "prompt and finetune would train" in text and "set shards.background=keep" in text
+    assert "disagree: finetune would" in message(written(tmp_path, {**unmasked, "prompt.epochs": 0}))
+    mine = "mine/shards"
+    for fine in (
+        {**unmasked, "shards.background": "keep"},
+        {"shards.background": "keep"},
+        {**unmasked, "prompt.epochs": 0, "finetune.epochs": 0},
+        {**unmasked, "prompt.epochs": 0, "finetune.method": "maft"},
+        {**unmasked, "prompt.shards": mine, "finetune.shards": mine},
+    ):
+        assert read_params(written(tmp_path, fine))
 
 
 def test_two_trainings_that_start_from_each_other_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ An unknown key, a missing key, a wrong type or a value out of range is an error 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -39,11 +40,17 @@ class WatchedPaths(Options):
     heldout: FilePath
     """Path that DVC watches for `heldout.images`; `heldout.annotations` may be in `masks` or in this one."""
     clip: FilePath
-    """Path that DVC watches for `clip.model` if that is a folder; else `requirements.lock`, which pins open_clip."""
+    """Path that DVC watches for `clip.model` or `clip.pretrained` if that is a folder or file; else `requirements.lock`, which
+    pins open_clip."""
     tagger: FilePath
     """Path that DVC watches for `nouns.model` if that is a folder; else `requirements.lock`."""
+    stop_list: FilePath
+    """Path that DVC watches for `nouns.stop_list`, the same file; `requirements.lock` if that is null."""
+    classes: FilePath
+    """Path that DVC watches for `proposal_network.classes` and `propose.classes` if those are files, or `requirements.lock`."""
     network: FilePath
-    """Path that DVC watches for `proposal_network.init` if that is a folder; else `requirements.lock`."""
+    """Path that DVC watches for `proposal_network.init`, `proposal_network.backbone` and `propose.model` if these are folders;
+    else `requirements.lock`."""
     teacher: FilePath
     """Path that DVC watches for `finetune.teacher` if that is a folder; else `requirements.lock`."""
     excluded: FilePath
@@ -65,8 +72,14 @@ WATCHED_BY = {
     "heldout.annotations": ("masks", "heldout"),
     "report.annotations": ("masks",),
     "clip.model": ("clip",),
+    "clip.pretrained": ("clip",),
     "nouns.model": ("tagger",),
+    "nouns.stop_list": ("stop_list",),
     "proposal_network.init": ("network",),
+    "proposal_network.backbone": ("network",),
+    "proposal_network.classes": ("classes",),
+    "propose.model": ("network",),
+    "propose.classes": ("classes",),
     "finetune.teacher": ("teacher",),
     "select.exclude": ("excluded",),
     "select.second_candidates": ("second",),
@@ -123,12 +136,35 @@ class Params(Options):
         return self
 
     @model_validator(mode="after")
+    def _check_background(self) -> Self:
+        """A training fills the background of a crop from its mask, and cannot bring back one that the shards lack."""
+        trained: dict[str, options.TrainingOptions] = {"prompt": self.prompt}
+        if self.finetune.method in ("crops", "text_prompts"):
+            trained["finetune"] = self.finetune
+        names = [name for name, training in trained.items() if training.epochs and training.shards == Path("shards")]
+        if names and self.crop.fill == "keep" and self.shards.background != "keep":
+            raise ValueError(
+                f"crop.fill=keep and shards.background={self.shards.background} disagree: {' and '.join(names)} would train on "
+                "crops without their background, and everything else shows CLIP crops with it; set shards.background=keep"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shown_benchmark(self) -> Self:
+        if self.report.benchmark not in self.evaluate.benchmarks:
+            raise ValueError(
+                f"report.benchmark={self.report.benchmark} is not evaluated; set it to one of evaluate.benchmarks="
+                f"{','.join(self.evaluate.benchmarks)}, or add it there"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_watched_paths(self) -> Self:
         """What DVC watches and what the stages read must be the same files: an edit would otherwise re-run nothing."""
         problems = []
         for key, names in WATCHED_BY.items():
             section, name = key.split(".")
-            path = _folder(getattr(getattr(self, section), name))
+            path = _path(getattr(getattr(self, section), name))
             watched: dict[str, Path] = {f"data.{name}": getattr(self.data, name) for name in names}
             if path is not None and not any(_covers(other, path) for other in watched.values()):
                 listed = " or ".join(f"{key}={other}" for key, other in watched.items())
@@ -179,9 +215,18 @@ def read_section(path: Path, name: str, model: type[S]) -> S:
     return section
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads numbers such as 5e-06, which DVC writes, as YAML 1.2 does. PyYAML, which reads YAML 1.1, takes them for texts."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"), list("-+.0123456789")
+)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_text(path))
+        values = yaml.load(read_text(path), _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise OvsegError(f"{path.absolute()} does not exist; copy one of recipes/*.yaml there") from None
     except yaml.YAMLError as error:
@@ -203,12 +248,12 @@ def _missing(section: BaseModel) -> Iterator[str]:
     return (key for key in type(section).model_fields if key not in section.model_fields_set)
 
 
-def _folder(value: str | Path | None) -> Path | None:
-    """The path in a parameter; None for null and for the name of a model that a library resolves."""
+def _path(value: str | Path | None) -> Path | None:
+    """The path in a parameter; None for null and for a name that a library resolves: one that is no file or folder here."""
     if not isinstance(value, str):
         return value
-    folder = value.removeprefix("local-dir:")
-    return Path(folder) if folder != value or ("/" in folder and ":" not in folder) else None
+    path = Path(value.removeprefix("local-dir:"))
+    return path if value.startswith("local-dir:") or path.exists() else None
 
 
 def _covers(watched: Path, path: Path) -> bool:
