@@ -118,6 +118,47 @@ def test_images_in_a_dataset_of_hugging_face_are_read_in_place(images: Path, tmp
         assert np.array_equal(by_text[text], np.asarray(Image.open(images / name)))
 
 
+def test_rows_of_one_embedded_image_are_its_captions(images: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """Rows of the same path and content are one image; another image may have the same path."""
+    first, second = ((images / name).read_bytes() for name in ("7.png", "deep/b.png"))
+    embedded = [{"bytes": data, "path": "kite.png"} for data in (first, first, second, first)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"path": pa.array(embedded, kind), "text": ["one", "two", "three", "four"]})
+    folder = write_arrow(tmp_path, table)
+    rows = indexed(folder, folder, runtime)
+    captions = sorted([caption["text"] for caption in row["captions"]] for row in rows.values())
+    assert captions == [["one", "two", "four"], ["three"]]
+
+
+def test_a_tsv_needs_no_pairs_of_quotation_marks(images: Path, tmp_path: Path, runtime: Runtime) -> None:
+    captions = ['"', '5" of snow', '"a "big" dog"', '"a ""big"" dog"', '"quoted"', "plain"]
+    path = tmp_path / "captions.tsv"
+    path.write_text("path\ttext\n" + "".join(f"7.png\t{caption}\n" for caption in captions))
+    (row,) = indexed(images, path, runtime).values()
+    assert [caption["text"] for caption in row["captions"]] == [*captions[:3], 'a "big" dog', "quoted", "plain"]
+
+
+@pytest.mark.parametrize("caption", ['"a kite', '"a" kite'])
+def test_a_quotation_mark_that_breaks_a_csv_is_an_error_with_its_line(
+    caption: str, images: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(f"path,text\n7.png,a boat\n7.png,{caption}\n")
+    with pytest.raises(
+        OvsegError, match=r"captions\.csv: the row that ends in line 3 is no CSV .* the mark be doubled"
+    ):
+        indexed(images, path, runtime)
+
+
+def test_columns_that_are_named_count_in_json_lines_with_the_keys_of_coco(
+    images: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_text(json.dumps({"image_id": "x", "file_name": "7.png", "path": "deep/b.png", "text": "a boat"}))
+    (row,) = indexed(images, path, runtime).values()
+    assert (row["file"], [caption["text"] for caption in row["captions"]]) == ("deep/b.png", ["a boat"])
+
+
 def test_a_data_set_of_several_splits_is_refused_with_the_folders_to_give(
     images: Path, tmp_path: Path, runtime: Runtime
 ) -> None:

@@ -41,8 +41,9 @@ class Columns(NamedTuple):
     id: str | None = None
 
 
-Rows = Callable[[Path, Columns], Iterator[Record]]
-"""Reads a file or folder: a record for each row, with the values of the columns under their names."""
+Rows = Callable[[Path, Columns, Path], Iterator[Record]]
+"""Reads a file or folder: a record for each row, with the values of the columns under their names. Files in object storage are
+copied to the folder that is the last argument, one at a time."""
 
 
 def open_table(path: Path, database: Path, columns: Columns) -> Store:
@@ -60,7 +61,7 @@ def open_table(path: Path, database: Path, columns: Columns) -> Store:
 
     def fill(writer: Writer) -> None:
         number = 0
-        for number, row in enumerate(read(path, columns), 1):
+        for number, row in enumerate(read(path, columns, database.parent), 1):
             _add(writer, row, columns, f"{path}: row {number}")
         if not number:
             raise OvsegError(f"{path} holds no row")
@@ -129,10 +130,10 @@ def _check(path: Path, columns: Columns, known: Iterable[str]) -> list[str]:
     return wanted
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[Record]:
+def _parquet_rows(path: Path, columns: Columns, scratch: Path) -> Iterator[Record]:
     for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
         try:
-            with local_copy(file) as copy:
+            with local_copy(file, scratch) as copy:
                 table = pq.ParquetFile(copy)
                 names = _check(file, columns, table.schema_arrow.names)
                 if pa.types.is_struct(kind := table.schema_arrow.field(columns.image).type):
@@ -147,18 +148,35 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Record]:
             raise OvsegError(f"{file} is no Parquet file, or damaged ({str(error).splitlines()[0]})") from None
 
 
-def _csv_rows(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[Record]:
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+def _csv_rows(path: Path, columns: Columns, _: Path) -> Iterator[Record]:
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        names = _check(path, columns, rows.fieldnames or ())
+        for row in rows:
+            yield {name: row[name] for name in names}
+    except csv.Error as error:
+        raise OvsegError(
+            f"{path}: the row that ends in line {rows.reader.line_num} is no CSV ({error}). A value that holds a quotation "
+            'mark must stand between quotation marks, and the mark be doubled: "a ""big"" dog"'
+        ) from None
+
+
+def _tsv_rows(path: Path, columns: Columns, _: Path) -> Iterator[Record]:
+    """A row is a line; quotation marks need not be paired, as in the files of Conceptual Captions."""
+    lines = io.StringIO(read_text(path), newline="")
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     names = _check(path, columns, rows.fieldnames or ())
     for row in rows:
-        yield {name: row[name] for name in names}
+        yield {name: _without_quotes(row[name]) for name in names}
 
 
-def _tsv_rows(path: Path, columns: Columns) -> Iterator[Record]:
-    return _csv_rows(path, columns, "\t")
+def _without_quotes(value: str | None) -> str | None:
+    """A value of a TSV without the quotation marks around it, if a writer has put it between some."""
+    inner = value[1:-1].replace('""', "") if value and len(value) > 1 and value[0] == value[-1] == '"' else '"'
+    return value if value is None or '"' in inner else value[1:-1].replace('""', '"')
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[Record]:
+def _json_rows(path: Path, columns: Columns, _: Path) -> Iterator[Record]:
     for number, row in enumerate(iter_json(path, "", lines=True), 1):
         if not isinstance(row, dict):
             raise OvsegError(f"{path}: row {number} is no object")
@@ -166,11 +184,11 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[Record]:
         yield row
 
 
-def _datasets_rows(path: Path, columns: Columns) -> Iterator[Record]:
+def _datasets_rows(path: Path, columns: Columns, scratch: Path) -> Iterator[Record]:
     for entry in read_json(path / HF_STATE).get("_data_files", ()):
         file = path / entry["filename"]
         try:
-            with local_copy(file) as copy:
+            with local_copy(file, scratch) as copy:
                 yield from _arrow_rows(copy, columns)
         except (OSError, pa.ArrowException) as error:
             raise OvsegError(f"{file} is no Arrow file, or damaged ({str(error).splitlines()[0]})") from None
@@ -180,6 +198,7 @@ def _arrow_rows(file: Path, columns: Columns) -> Iterator[Record]:
     whole = pa.memory_map(str(file)).read_buffer()
     reader = pa.ipc.open_stream(whole)
     names = _check(file, columns, reader.schema.names)
+    by_path: dict[str, Record] = {}
     for number, batch in enumerate(reader):
         rows = batch.select(names)
         images = rows.column(columns.image)
@@ -189,21 +208,27 @@ def _arrow_rows(file: Path, columns: Columns) -> Iterator[Record]:
                     f"{file}: column {columns.image!r} is {images.type}, but must hold paths of files, or images as `datasets` "
                     "writes them: struct<bytes: binary, path: string>. Name another one by index.image_column"
                 )
-            records: list[Any] = _embedded(images, whole.address, file.name, number)
+            records: list[Any] = _embedded(images, whole, file.name, number, by_path)
             rows = rows.drop_columns([columns.image])
             yield from (row | {columns.image: image} for row, image in zip(rows.to_pylist(), records, strict=True))
         else:
             yield from rows.to_pylist()
 
 
-def _embedded(images: pa.StructArray, start: int, file: str, batch: int) -> list[Record]:
+def _embedded(
+    images: pa.StructArray, whole: pa.Buffer, file: str, batch: int, by_path: dict[str, Record]
+) -> list[Record]:
     """The records of images that lie in an Arrow file: where in the file each is, so that they are read in place.
+
+    A table with a row for each caption holds an image several times: rows of the same path and content are one image. Other
+    images may have the same path, since `datasets` keeps the name of a file without its folder.
 
     Args:
         images: the column, with the fields `bytes` and `path`.
-        start: address of the first byte of the file, which is mapped into memory.
+        whole: the file, which is mapped into memory.
         file: name of the file.
         batch: position of the batch in the file, for the names of images without a path.
+        by_path: the first record of each path so far; is added to.
     """
     data, paths = images.field("bytes"), images.field("path").to_pylist()
     kind = np.int64 if pa.types.is_large_binary(data.type) else np.int32
@@ -214,9 +239,20 @@ def _embedded(images: pa.StructArray, start: int, file: str, batch: int) -> list
         if last == first:  # the image is a file of its own
             records.append({"file_name": path})
             continue
-        member = f"{file}/{batch}-{i}/{path or 'image'}"
-        place = {"member": member, "offset": content.address - start + first, "size": last - first}
-        records.append({"file_name": file, **place})
+        start, size = content.address - whole.address + first, last - first
+        record: Record = {
+            "file_name": file,
+            "member": f"{file}/{batch}-{i}/{path or 'image'}",
+            "offset": start,
+            "size": size,
+        }
+        if path:
+            same = by_path.setdefault(path, record)
+            if same["size"] == size and whole[same["offset"] : same["offset"] + size].equals(
+                whole[start : start + size]
+            ):
+                record = same
+        records.append(record)
     return records
 
 

@@ -12,7 +12,7 @@ from ovseg.datasets.webdataset import open_shards
 
 
 def open_captions(path: Path, database: Path, columns: Columns) -> Store:
-    """Open images with their captions. JSON lines with `image_id` and `file_name` are read as COCO's.
+    """Open images with their captions. JSON lines with `image_id`, `file_name` and `caption` are read as COCO's.
 
     Args:
         path: a file, or a folder.
@@ -23,11 +23,11 @@ def open_captions(path: Path, database: Path, columns: Columns) -> Store:
         OvsegError: see `open_coco`, `open_shards` and `open_table`.
     """
     kind = format_of(path)
-    if kind is None or (kind == "jsonl" and _is_coco(path)):
+    if kind is None or (kind == "jsonl" and columns == Columns() and _is_coco(path)):
         return open_shards(path, database) if path.is_dir() else open_coco(path, database)
     return open_table(path, database, columns)
 
 
 def _is_coco(path: Path) -> bool:
     first, _ = first_value(path)
-    return isinstance(first, dict) and {"image_id", "file_name"} <= first.keys()
+    return isinstance(first, dict) and {"image_id", "file_name", "caption"} <= first.keys()

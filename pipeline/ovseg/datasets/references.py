@@ -110,7 +110,7 @@ def check_listed_images(path: Path, store: Store) -> dict[str, int]:
         return {}
     total = sum(1 for _ in store.annotated_ids())
     if number == total:
-        listed = [record["id"] for record in store.images(0, EXAMPLES)]
+        listed = [record["id"] for record in store.images(EXAMPLES)]
         raise OvsegError(
             f'{path}: no annotation belongs to an image that it lists ("image_id" of annotations: {_examples(unlisted)}; "id" '
             f"of images: {_examples(listed)}). Both must have the same values"

@@ -26,11 +26,23 @@ class Store:
         """The number of images."""
         return int(self._db.execute("SELECT count(*) FROM images").fetchone()[0])
 
-    def images(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        """Image records sorted by id, from index `start` up to but not including index `stop`."""
-        limit = -1 if stop is None else stop - start
-        query = "SELECT record FROM images ORDER BY id LIMIT ? OFFSET ?"
-        return (json.loads(row[0]) for row in self._db.execute(query, (limit, start)))
+    def images(self, number: int | None = None, first_id: int | None = None) -> Iterator[Record]:
+        """Image records sorted by id.
+
+        Args:
+            number: how many; None for all.
+            first_id: the smallest id; None for all ids.
+        """
+        query = "SELECT record FROM images WHERE id >= ? ORDER BY id LIMIT ?"
+        smallest = -(2**63) if first_id is None else first_id
+        return (json.loads(row[0]) for row in self._db.execute(query, (smallest, -1 if number is None else number)))
+
+    def every_nth_id(self, n: int) -> list[int]:
+        """The ids of the images 0, n, 2n, ... in the order of ids: a look-up by number would count through all before it."""
+        query = (
+            "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM images) WHERE place % ? = 0"
+        )
+        return [row[0] for row in self._db.execute(query, (n,))]
 
     def annotations(self, image_id: int) -> list[Record]:
         """Annotation records of one image, in the order of the file."""
@@ -129,7 +141,8 @@ class Writer:
             if first != second and None not in (first, second):
                 raise OvsegError(
                     f"{self._source}: the id {record['id']} of {table} stands for {first!r} and for {second!r}. Were files "
-                    "joined that both count from 1? Give every one an id of its own"
+                    "joined that both count from 1, or is the id a file name that several folders have? Give every one an id "
+                    "of its own; in a table, in a column that index.id_column names"
                 )
         return False
 

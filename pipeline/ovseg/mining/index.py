@@ -113,10 +113,11 @@ class _IndexTaskFactory:
 
     def __call__(self, device: str) -> Task:  # noqa: ARG002 - the step runs no model
         store = Store(self.database)
+        first_ids = store.every_nth_id(IMAGES_PER_PART)
 
         def task(unit: str, folder: Path) -> Counts:
-            start = int(unit) * IMAGES_PER_PART
-            records = store.images(start, min(start + IMAGES_PER_PART, self.num_images))
+            number = min(IMAGES_PER_PART, self.num_images - int(unit) * IMAGES_PER_PART)
+            records = store.images(number, first_ids[int(unit)])
             counts: Counter[str] = Counter(images=0, captions=0)
             rows, failures = [], []
             for record in records:
