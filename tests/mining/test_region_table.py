@@ -23,7 +23,7 @@ from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining import score_unit
-from ovseg.mining.regions import model_of, read_regions, region_parts
+from ovseg.mining.regions import encoded_by, read_regions, region_parts
 from ovseg.mining.score import score_nouns
 from tests.conftest import Mined, digests
 
@@ -43,8 +43,8 @@ def test_every_candidate_has_its_unit_vector_once(mined: Mined, tiny_clip: Path)
     assert (vectors * texts).sum(axis=1) == pytest.approx([row["similarity"] for row in rows], abs=1e-3)
 
 
-def test_the_table_names_the_clip(mined: Mined, tiny_clip: Path) -> None:
-    assert model_of(mined.candidates) == weights_fingerprint(f"local-dir:{tiny_clip}", None)
+def test_the_table_names_the_clip_and_how_it_scored(mined: Mined, tiny_clip: Path) -> None:
+    assert encoded_by(mined.candidates) == (weights_fingerprint(f"local-dir:{tiny_clip}", None), ScoreOptions())
 
 
 def test_regions_that_are_not_kept_change_no_candidate(

@@ -23,9 +23,10 @@ from ovseg.core import hashing, masks, tables
 from ovseg.core.crops import crop_region, fill_color
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, CropOptions, Precision, ScoreOptions
-from ovseg.core.vocabulary import embed
+from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.matching import originals_of, rank
+from ovseg.mining.regions import read_regions, region_parts
 from ovseg.mining.score import score_nouns
 from ovseg.mining.scorer import load_scorer
 from tests.clip.test_passes import VIT_B
@@ -283,6 +284,27 @@ def test_region_tokens_score_all_proposals_of_an_image_in_one_pass(
         position = [r["proposal"] for r in regions].index(row["proposal"])
         text = embed([row["noun"]], clip.encode_texts, "vild")[0]
         assert row["similarity"] == pytest.approx(float(vectors[position] @ text), abs=2e-5)
+
+
+def test_learned_template_weights_count_in_mining(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """The similarity is the cosine of the region and the weighted sum over the templates."""
+    clip, adapted = load_clip(f"local-dir:{tiny_clip}"), tmp_path / "adapted"
+    weights = tuple(torch.randn(len(TEMPLATES["vild"]), generator=torch.Generator().manual_seed(0)).tolist())
+    made_for = RegionSettings("region_tokens", 0, templates="vild", template_weights=weights)
+    save_adapted(clip.model, TINY, None, {}, adapted, regions=made_for)
+    scored(mined, adapted, tmp_path / "out", runtime)
+    (part,) = region_parts(tmp_path / "out")
+    regions = read_regions(part)
+    rows = list(tables.rows(tmp_path / "out", "candidates"))
+    vectors = regions.vectors[regions.rows_of((row["image_id"], row["proposal"]) for row in rows)].astype(np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        texts = clip.encode_texts([form.format(row["noun"]) for form in TEMPLATES["vild"]]).numpy()
+        weighted = np.array(weights) @ texts
+        assert row["similarity"] == pytest.approx(float(vector @ weighted / np.linalg.norm(weighted)), abs=1e-3)
+    with pytest.raises(OvsegError, match=r"for the templates vild, not none; .*score\.templates to vild"):
+        scored(mined, adapted, tmp_path / "none", runtime, templates="none")
 
 
 def test_an_adapted_clip_scores_with_its_prompts(

@@ -14,9 +14,12 @@ from ovseg.cli.mine import app
 from ovseg.clip.load import load_clip
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import embed
+from ovseg.engine.runtime import Runtime
 from ovseg.mining.regions import FOLDER, read_regions, region_parts
-from ovseg.mining.search import nearest_regions
+from ovseg.mining.score import score_nouns
+from ovseg.mining.search import NO_NOUN, embed_text, load_searcher, nearest_regions
 from ovseg.report.search import search_run
 from tests.conftest import Mined
 
@@ -55,6 +58,30 @@ def test_a_text_is_found_as_a_noun_is_scored(mined: Mined, tiny_clip: Path, tmp_
     query = embed(["<kite>"], load_clip(f"local-dir:{tiny_clip}").encode_texts, "vild")[0].numpy()
     (part,) = region_parts(mined.candidates)
     assert shown[0] == pytest.approx(float((read_regions(part).vectors @ query).max()), abs=1e-3)
+
+
+def test_a_search_takes_the_options_that_scored_and_finds_regions_that_no_noun_has(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """Of a run without run.json, as DVC's; the folder of regions holds all proposals."""
+    run, clip = Path(shutil.copytree(mined.folder, tmp_path / "run")), ClipOptions(model=f"local-dir:{tiny_clip}")
+    shutil.rmtree(run / "candidates")
+    options = ScoreOptions(
+        encoder="region_tokens", start_block=0, templates="none", top_k=1, keep_regions="all", duplicate_iou=1.0
+    )
+    folders = (run / "index", mined.coco.images, run / "nouns", run / "proposals", run / "candidates")
+    score_nouns(*folders, runtime, clip, options, CropOptions())
+    searcher, score = load_searcher(run / "candidates", clip, "cpu")
+    assert score == options and searcher.regions.encoder == "region_tokens"
+    assert np.array_equal(
+        embed_text(searcher, "kite", "none"), embed(["kite"], searcher.encode_texts, "none")[0].numpy()
+    )
+    settings = {"clip": clip.model, "images": mined.coco.images}
+    out = tmp_path / "page.html"
+    text = search_run(run, out, text="kite", image=None, number=99, device="cpu", **settings)  # type: ignore[arg-type]
+    candidates = {(row["image_id"], row["proposal"]) for row in tables.rows(run / "candidates", "candidates")}
+    (part,) = region_parts(run / "candidates")
+    assert text.count(f"  {NO_NOUN}, ") == len(read_regions(part).image_ids) - len(candidates) > 0
 
 
 def test_an_image_is_searched_as_one_region(mined: Mined, tiny_clip: Path, tmp_path: Path) -> None:

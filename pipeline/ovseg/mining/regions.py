@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import ScoreOptions
 
 FOLDER = "regions"  # below that of the table `candidates`
 
@@ -115,6 +116,10 @@ def region_parts(candidates: Path) -> list[Path]:
     return tables.parts(folder)
 
 
-def model_of(candidates: Path) -> str:
-    """Return the fingerprint of the CLIP that has encoded the regions. See `region_parts`."""
-    return tables.check_part(region_parts(candidates)[0], "regions")[tables.MODEL]
+def encoded_by(candidates: Path) -> tuple[str, ScoreOptions]:
+    """Return the fingerprint of the CLIP that has encoded the regions, and the options that it scored with.
+
+    See `region_parts` for the arguments and errors.
+    """
+    metadata = tables.check_part(region_parts(candidates)[0], "regions")
+    return metadata[tables.MODEL], ScoreOptions.model_validate_json(metadata.get(tables.SCORE, "{}"))

@@ -88,7 +88,11 @@ def score_nouns(
         crop=crop,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
-        metadata={**made_with(clip.model, clip.pretrained), tables.MODEL: model},
+        metadata={
+            **made_with(clip.model, clip.pretrained),
+            tables.MODEL: model,
+            tables.SCORE: options.model_dump_json(),
+        },
         vectors=vectors_folder(runtime.work, ScoreTaskFactory.__module__, index, proposals, model, options, crop)
         if options.keep_regions == "all"
         else None,

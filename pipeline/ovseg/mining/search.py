@@ -1,7 +1,7 @@
 """Search in the regions of a run: those that are nearest to a text or an image in the joint embedding of the CLIP that scored.
 
-Only the table `regions` is read, so that a search takes seconds and no image is encoded again. It finds proposals that are a
-candidate of any noun; the others are not stored.
+Only the table `regions` is read, so that a search takes seconds and no image is encoded again. It finds the proposals that
+`score.keep_regions` has kept: those that are a candidate of any noun, or all.
 
 Shapes: D joint embedding, R regions of a part.
 """
@@ -22,40 +22,44 @@ from ovseg.core import tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import decode_image, read_bytes
 from ovseg.core.options import ClipOptions, ScoreOptions, Templates
-from ovseg.core.vocabulary import embed
-from ovseg.mining.regions import model_of, read_regions, region_parts
+from ovseg.mining.regions import encoded_by, read_regions, region_parts
 from ovseg.mining.scorer import load_scorer
+from ovseg.mining.texts import embed_nouns
 
 DIGITS = 5  # decimals of a similarity, as in `score`
+NO_NOUN = "no noun"
 
 Row = dict[str, Any]
+WITHOUT_NOUN: Row = {"noun": NO_NOUN, "caption_id": None, "start": None, "end": None}
 Vector = NDArray[np.float32]
 
 
-def load_searcher(candidates: Path, clip: ClipOptions, score: ScoreOptions, device: str) -> Clip:
+def load_searcher(candidates: Path, clip: ClipOptions, device: str) -> tuple[Clip, ScoreOptions]:
     """Load the CLIP that has encoded the regions.
 
     Args:
         candidates: the folder of the table `candidates`.
         clip: the CLIP.
-        score: the options that it scored with.
         device: the torch device.
+
+    Returns:
+        the CLIP with the region encoder that it scored with, and all options that it scored with.
 
     Raises:
         OvsegError: `score` has not kept the regions, or they are of another CLIP.
     """
-    expected, found = model_of(candidates), weights_fingerprint(clip.model, clip.pretrained)
+    (expected, score), found = encoded_by(candidates), weights_fingerprint(clip.model, clip.pretrained)
     if found != expected:
         raise OvsegError(
             f"the regions of {candidates} were encoded by a CLIP with the fingerprint {expected[:16]}, and {clip.model} has "
             f"{found[:16]}: give the CLIP that scored as --clip"
         )
-    return load_scorer(clip, score, device)
+    return load_scorer(clip, score, device), score
 
 
 def embed_text(clip: Clip, text: str, templates: Templates) -> Vector:
     """Return the unit vector of a text, as of a noun that is scored, float32 `[D]`."""
-    vector: Vector = embed([text], *clip.name_encoder(templates))[0].numpy()
+    vector: Vector = embed_nouns(clip, [text], templates)[0].numpy()
     return vector
 
 
@@ -90,8 +94,9 @@ def nearest_regions(candidates: Path, query: Vector, number: int) -> list[Row]:
         number: the number of regions, from 1 on.
 
     Returns:
-        rows of the table `pairs`, best first, with the noun that fits each region best, the similarity to the query, and no
-        margin. Equal similarities are in the order of the table.
+        rows of the table `pairs` without area and source, best first, with the noun that fits each region best (`NO_NOUN` and
+        no caption where none has it as a candidate), the similarity to the query, and no margin. Equal similarities are in
+        the order of the table.
     """
     hits: list[_Hit] = []
     for path in region_parts(candidates):
@@ -106,7 +111,9 @@ def nearest_regions(candidates: Path, query: Vector, number: int) -> list[Row]:
         {
             "pair": i,
             "part": int(Path(hit.part).stem),
-            **best[hit.part][hit.image_id, hit.proposal],
+            "image_id": hit.image_id,
+            "proposal": hit.proposal,
+            **best[hit.part].get((hit.image_id, hit.proposal), WITHOUT_NOUN),
             "similarity": hit.similarity,
             "margin": None,
         }
@@ -115,6 +122,6 @@ def nearest_regions(candidates: Path, query: Vector, number: int) -> list[Row]:
 
 
 def _best_nouns(part: Path) -> dict[tuple[int, int], Row]:
-    """The row of the most similar noun of each proposal of a part."""
+    """The most similar noun of each proposal of a part that is a candidate, and where its caption has it."""
     rows = sorted(tables.read_part(part, "candidates").to_pylist(), key=lambda row: row["similarity"])
-    return {(row["image_id"], row["proposal"]): row for row in rows}
+    return {(row["image_id"], row["proposal"]): {name: row[name] for name in WITHOUT_NOUN} for row in rows}

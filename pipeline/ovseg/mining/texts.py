@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ovseg.clip.adapted import load_named
+from ovseg.clip.load import Clip
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.core import tables
 from ovseg.core.files import write_json
 from ovseg.core.options import ClipOptions, Precision, Templates
-from ovseg.core.vocabulary import TEMPLATES, embed
+from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
@@ -78,17 +81,25 @@ class _TextsTaskFactory:
 
     def __call__(self, device: str) -> Task:
         clip = load_named(self.clip.model, self.clip.pretrained, device, self.precision)
-        encode, templates = clip.name_encoder(self.templates)
         all_nouns: list[str] = json.loads(self.nouns.read_text(encoding="utf-8"))
 
         def task(unit: str, folder: Path) -> Counts:
             start = int(unit) * NOUNS_PER_UNIT
             nouns = all_nouns[start : start + NOUNS_PER_UNIT]
-            vectors = embed(nouns, encode, templates)
+            vectors = embed_nouns(clip, nouns, self.templates)
             np.savez(folder / f"{unit}.npz", names=np.array(nouns), vectors=vectors.numpy())
             return {"distinct_nouns": len(nouns)}
 
         return task
+
+
+def embed_nouns(clip: Clip, nouns: Sequence[str], templates: Templates) -> Tensor:
+    """Embed N nouns as the CLIP compares regions with them (see `Clip.embed_names`), but as unit vectors, float32 `[N, D]`.
+
+    With learned template weights those are no unit vectors; as unit vectors they rank the regions of a noun alike.
+    """
+    vectors = clip.embed_names(nouns, templates)
+    return vectors if clip.regions.template_weights is None else F.normalize(vectors, dim=-1)
 
 
 def read_texts(folder: Path) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def write_search(run: Path, images: Path, found: list[Row], query: str, out: Pat
     Args:
         run: the folder of the tables `index` and `proposals`.
         images: the folder that the files of the index are relative to.
-        found: what `nearest_regions` returns.
+        found: the rows that `nearest_regions` returns.
         query: what was searched for, as the title of the page.
         out: the HTML file.
 
@@ -156,23 +156,23 @@ def describe_pairs(run: Path, images: Path, pairs: list[Row]) -> Iterator[tuple[
         row = index_rows[image_id]
         record = ImageRecord(root=images, **{name: row[name] for name in COLUMNS})
         for pair in image_pairs:
-            yield pair, _card(pair, row, record, proposals[pair["proposal"]]["rle"])
+            yield pair, _card(pair, row, record, proposals[pair["proposal"]])
 
 
-def _card(pair: Row, row: Row, record: ImageRecord, rle: bytes) -> dict[str, Any] | None:
+def _card(pair: Row, row: Row, record: ImageRecord, proposal: Row) -> dict[str, Any] | None:
     try:
         pixels = record.pixels
     except BadItem:
         return None
-    jpeg = thumbnail(pixels, masks.decode(rle, record.height, record.width))
+    jpeg = thumbnail(pixels, masks.decode(proposal["rle"], record.height, record.width))
     return {
         "key": sample_key(pair["pair"]),
         "noun": pair["noun"],
         "caption": split_caption(pair, row),
         "similarity": _rounded(pair["similarity"]),
         "margin": _rounded(pair["margin"]),
-        "area": round(pair["area"] / (record.width * record.height), 5),
-        "source": pair["source"],
+        "area": round(proposal["area"] / (record.width * record.height), 5),
+        "source": proposal["source"],
         "image": str(pair["image_id"]),
         "jpeg": base64.b64encode(jpeg).decode("ascii"),
     }

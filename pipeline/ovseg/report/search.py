@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ovseg.clip.names import parse
 from ovseg.core.errors import OvsegError
-from ovseg.core.options import ClipOptions, ScoreOptions
+from ovseg.core.options import ClipOptions
 from ovseg.engine.runtime import devices
 from ovseg.mining.run import RUN, read_options
 from ovseg.mining.search import embed_image, embed_text, load_searcher, nearest_regions
@@ -42,8 +42,8 @@ def search_run(
         OvsegError: the run has no regions or does not say what is not given; they are of another CLIP; or the image cannot be
             read.
     """
-    clip_options, score, folder = _settings(run, clip, images)
-    searcher = load_searcher(run / "candidates", clip_options, score, devices(device)[0])
+    clip_options, folder = _settings(run, clip, images)
+    searcher, score = load_searcher(run / "candidates", clip_options, devices(device)[0])
     query = embed_image(searcher, image) if image else embed_text(searcher, text or "", score.templates)
     found = nearest_regions(run / "candidates", query, number)
     write_search(run, folder, found, text or str(image), out)
@@ -51,13 +51,13 @@ def search_run(
     return "\n".join([*lines, f"-> {out}"])
 
 
-def _settings(run: Path, clip: str | None, images: Path | None) -> tuple[ClipOptions, ScoreOptions, Path]:
-    """The CLIP, the options that it scored with, and the folder of the images; those given come before those of run.json."""
+def _settings(run: Path, clip: str | None, images: Path | None) -> tuple[ClipOptions, Path]:
+    """The CLIP and the folder of the images; those given come before those of run.json."""
     if clip and images and not (run / RUN).is_file():
         model, pretrained = parse(clip)
-        return ClipOptions(model=model, pretrained=pretrained), ScoreOptions(), images
+        return ClipOptions(model=model, pretrained=pretrained), images
     if not (run / RUN).is_file():
         raise OvsegError(f"{run} has no {RUN} that states its CLIP and images; give --clip and --images")
     options = read_options(run)
     model, pretrained = parse(clip) if clip else (options.clip.model, options.clip.pretrained)
-    return ClipOptions(model=model, pretrained=pretrained), options.score, images or options.index.images
+    return ClipOptions(model=model, pretrained=pretrained), images or options.index.images
