@@ -108,6 +108,17 @@ def test_thresholds_drop_and_count(
     assert {name: n for name, n in counts.items() if name != "pairs"} == dropped
 
 
+@pytest.mark.parametrize("threshold", [0.26, 0.01, 0.3, 0.12345])
+def test_a_value_that_equals_a_threshold_in_decimals_passes_it(
+    threshold: float, tmp_path: Path, runtime: Runtime
+) -> None:
+    """The table has float32, whose value for 0.26 is less than that of float64."""
+    part = [candidate(1, "a", 0, 0, threshold, margin=threshold), candidate(2, "b", 0, 0, threshold - 1e-5, margin=0.5)]
+    for option in ("min_similarity", "min_margin"):
+        rows, _ = selected(tmp_path, [part], runtime, **{option: threshold})
+        assert (1, "a", 0) in chosen(rows) and ((2, "b", 0) in chosen(rows)) == (option == "min_margin")
+
+
 def test_no_pair_left_says_so(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(OvsegError, match="low_similarity"):
         selected(tmp_path, [TWO], runtime, min_similarity=0.9)
@@ -210,7 +221,10 @@ def test_pairs_marked_as_wrong_are_left_out_and_their_nouns_get_no_other_mask(tm
     folder.mkdir()
     rows, counts = selected(folder, [TWO], runtime, ["sky", "tree"], exclude=marks, annotated_fraction=0.5)
     assert chosen(rows) == {(1, "cat", 4), (2, "dog", 0), (0, "tree", 101)}
-    assert counts == {"pairs": 3, "annotated_pairs": 1, "dropped.excluded": 1}
+    assert counts == {"pairs": 3, "annotated_pairs": 1, "dropped.excluded": 1, "dropped.annotated_excluded": 1}
+    mark_wrong_pair(marks, WrongPair(0, "tree", 101), True)
+    with pytest.raises(OvsegError, match="no pair is left: 2 annotated_excluded"):
+        selected(folder, [TWO], runtime, ["sky", "tree"], exclude=marks, annotated_fraction=1.0)
 
 
 def test_a_changed_file_of_wrong_pairs_is_another_selection(tmp_path: Path, runtime: Runtime) -> None:

@@ -102,11 +102,16 @@ def rejection_reason(row: Row, min_similarity: float | None, min_margin: float |
             threshold.
         min_area: smallest area of the mask in pixels.
     """
-    if min_similarity is not None and row["similarity"] < min_similarity:
+    if min_similarity is not None and _is_less(row["similarity"], min_similarity):
         return "low_similarity"
-    if min_margin is not None and row["margin"] is not None and row["margin"] < min_margin:
+    if min_margin is not None and row["margin"] is not None and _is_less(row["margin"], min_margin):
         return "low_margin"
     return "small_area" if row["area"] < min_area else None
+
+
+def _is_less(value: float, threshold: float) -> bool:
+    """Compare as the table stores numbers: 0.26 in float32 is less than in float64, and must pass a threshold of 0.26."""
+    return bool(np.float32(value) < np.float32(threshold))
 
 
 def limit_per_noun(pairs: list[Row], max_per_noun: int) -> list[Row]:
@@ -146,13 +151,15 @@ class _SelectTaskFactory:
             include_mined = options.annotated_fraction < 1
             pairs, counts = mined_pairs(self.candidates, self.proposals, options) if include_mined else ([], Counter())
             if options.annotated_fraction > 0:
-                is_left_out = _left_out(options)
-                annotated = [pair for pair in _annotated_pairs(self.proposals) if not is_left_out(pair)]
-                if not annotated:
+                all_annotated = _annotated_pairs(self.proposals)
+                if not all_annotated:
                     raise OvsegError(
                         f"select.annotated_fraction={options.annotated_fraction} needs annotated masks, and {self.proposals} "
                         "has none: set propose.annotations to a COCO file with categories"
                     )
+                reasons = list(map(_left_out(options), all_annotated))
+                counts.update(f"dropped.annotated_{reason}" for reason in reasons if reason)
+                annotated = [pair for pair, reason in zip(all_annotated, reasons, strict=True) if not reason]
                 number = num_annotated_pairs(len(pairs), len(annotated), options.annotated_fraction)
                 chosen = np.sort(np.random.default_rng(options.seed).permutation(len(annotated))[:number])
                 pairs += [annotated[i] for i in chosen]
