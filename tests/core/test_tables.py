@@ -110,3 +110,15 @@ def test_parts_are_in_the_order_of_their_numbers_whatever_their_length(tmp_path:
     for number in (100_001, 99_999, 3, 100_000):
         (tmp_path / f"{number:05d}.parquet").touch()
     assert [int(path.stem) for path in tables.parts(tmp_path)] == [3, 99_999, 100_000, 100_001]
+
+
+def test_the_maps_beside_a_panoptic_json_are_part_of_its_hash(tmp_path: Path) -> None:
+    path, maps = tmp_path / "panoptic.json", tmp_path / "panoptic"
+    path.write_text("{}")
+    hashes = [tables.annotations_hash(path)]
+    maps.mkdir()
+    for content in (b"one", b"two"):
+        (maps / "1.png").write_bytes(content)
+        hashes.append(tables.annotations_hash(path))
+    assert len(set(hashes)) == 3
+    assert hashes[0] == tables.content_hash(path) and tables.annotations_hash(maps) == tables.content_hash(maps)

@@ -373,3 +373,15 @@ def test_masks_of_a_few_images_of_the_index_are_used(
     content["annotations"] = [record for record in content["annotations"] if record["image_id"] == 1]
     counts = propose("ground_truth", content)
     assert counts["dropped.image_without_proposals"] == 5 and "5 of 6 images have no mask" in caplog.text
+
+
+def test_images_whose_only_masks_are_annotated_have_no_proposals(
+    index: Path, coco: Coco, content: Content, tmp_path: Path, runtime: Runtime
+) -> None:
+    """Annotated masks stand beside the proposals in the table, and hide no image without any."""
+    of_first = [record for record in content["annotations"] if record["image_id"] == 1]
+    path = tmp_path / "few.json"
+    path.write_text(json.dumps({**content, "annotations": of_first}), encoding="utf-8")
+    options = ProposeOptions(source="ground_truth", path=path, annotations=coco.instances)
+    counts = propose_masks(index, coco.images, tmp_path / "out", runtime, options)
+    assert counts["annotated_masks"] > counts["proposals"] and counts["dropped.image_without_proposals"] == 5

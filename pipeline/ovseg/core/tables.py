@@ -25,6 +25,9 @@ from ovseg.core.retries import stays
 
 SCHEMA_VERSION = "3"
 MODEL = "ovseg.model"  # key of a table's metadata: fingerprint of the CLIP that has scored it
+ANNOTATED = "annotated"  # in the table `proposals`: the source of masks that are annotated, and no proposals
+SCORE = "ovseg.score"  # key of a table's metadata: the options that it was scored with, as JSON
+BACKGROUND = "ovseg.background"  # key of the metadata of `samples`: what the background of the crops was filled with
 VECTOR = "vector"
 LICENCE = "ovseg.licence"  # key of a table's metadata: license of its masks, if the model that made them states one
 NEAR = "near."  # before the folder of a benchmark: count of the mined images that are nearly one of its images
@@ -289,6 +292,14 @@ def content_hash(path: Path) -> str:
         return hashing.sha256_bytes(json.dumps(files, sort_keys=True).encode()) if files else hashing.sha256_path(path)
     recorded: str | None = read_step_manifest(path.parent).get("files", {}).get(path.name)
     return recorded or hashing.sha256_file(path)
+
+
+def annotations_hash(path: Path) -> str:
+    """As `content_hash`, for annotated masks: the PNGs beside a panoptic JSON, in the folder of its name, are part of it."""
+    maps = path.with_suffix("")
+    if not path.is_file() or not maps.is_dir():
+        return content_hash(path)
+    return hashing.fingerprint(json=content_hash(path), maps=content_hash(maps))
 
 
 def licence(folder: Path, name: str) -> str | None:

@@ -56,7 +56,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         index=tables.fingerprint(index, "index"),
         options=options.model_dump(include={"source", "mask_threshold", "max_proposals"}),
         masks=content_hash(options),
-        annotations=None if options.annotations is None else tables.content_hash(options.annotations),
+        annotations=None if options.annotations is None else tables.annotations_hash(options.annotations),
         schema=tables.SCHEMA_VERSION,
         **({"classes": hashing.sha256_file(find_table(options.classes))} if options.classes else {}),
     )
@@ -150,9 +150,10 @@ class _ProposeTaskFactory:
                         failures.append(failure(image.image_id, f"{prefix}mask", item))
                 rows += [_row(image, i, proposal, self.options.source) for i, proposal in enumerate(proposals)]
                 counts["images"] += 1
-                counts["proposals"] += sum(proposal.label is None for proposal in proposals)
-                counts["annotated_masks"] += sum(proposal.label is not None for proposal in proposals)
-                counts["dropped.image_without_proposals"] += not proposals
+                without_label = sum(proposal.label is None for proposal in proposals)
+                counts["proposals"] += without_label
+                counts["annotated_masks"] += len(proposals) - without_label
+                counts["dropped.image_without_proposals"] += not without_label
             tables.write_part(folder / f"{unit}.parquet", "proposals", rows, self.fingerprint, self.metadata)
             write_failures(folder, unit, failures, self.fingerprint)
             return {name: n for name, n in counts.items() if n or name in ("images", "proposals")}
@@ -180,6 +181,6 @@ def _row(image: ImageRecord, number: int, proposal: Proposal, source: str) -> di
         "box": list(masks.box(proposal.rle, *size)),
         "area": masks.area(proposal.rle, *size),
         "score": proposal.score,
-        "source": source if proposal.label is None else "annotated",
+        "source": source if proposal.label is None else tables.ANNOTATED,
         "label": proposal.label,
     }

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image
-from ovseg.core import crops, hashing, masks
+from ovseg.core import crops, hashing, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.options import CropOptions, HeldoutOptions, Templates
 from ovseg.datasets.coco import find_image
@@ -87,7 +87,7 @@ def read_heldout(clip: Clip, heldout: HeldoutOptions, crop: CropOptions) -> Held
         store = open_annotations(heldout.annotations, Path(scratch))
         names = list(category_names(heldout.annotations, store, unique=True).values())
         source = ground_truth(heldout.annotations, Path(scratch), labels=True)
-        for record in store.images(0, heldout.limit):
+        for record in store.images(heldout.limit):
             try:
                 image = find_image(heldout.images, record, heldout.orientation, Counter())
                 items = [item for item in source(image) if isinstance(item, Proposal)][: MAX_MASKS - len(labels)]
@@ -193,4 +193,4 @@ def heldout_key(every: int, heldout: HeldoutOptions | None) -> dict[str, str]:
     if not every or heldout is None:
         return {}
     options = heldout.model_dump(mode="json", exclude={"images", "annotations"})
-    return {"heldout": hashing.fingerprint(annotations=hashing.sha256_path(heldout.annotations), **options)}
+    return {"heldout": hashing.fingerprint(annotations=tables.annotations_hash(heldout.annotations), **options)}
