@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.export import coco as export_coco
+from ovseg.mining.export import csv_, open_clip
 from tests.conftest import Coco, Mined, mine_tables
+
+Export = Callable[..., str]
 
 
 @pytest.fixture
@@ -55,6 +59,18 @@ def test_images_of_tar_files_are_written_and_named(from_shards: Mined, coco: Coc
         original = coco.images / f"{image['id']:06d}.jpg"
         assert (tmp_path / "out" / "images" / image["file_name"]).read_bytes() == original.read_bytes()
         assert image["file_name"] == original.name
+
+
+@pytest.mark.parametrize("export", [open_clip, csv_])
+def test_a_background_that_the_shards_have_filled_cannot_be_exported(
+    export: Export, from_shards: Mined, tmp_path: Path
+) -> None:
+    for number, fill in enumerate(("mean", "zero")):
+        export(from_shards.folder, tmp_path / str(number), fill)
+    with pytest.raises(
+        OvsegError, match=r"written with shards\.background=mean, .* again with shards\.background=keep"
+    ):
+        export(from_shards.folder, tmp_path / "keep", "keep")
 
 
 def test_the_folder_of_the_tars_is_that_of_the_run_or_is_asked_for(from_shards: Mined, tmp_path: Path) -> None:

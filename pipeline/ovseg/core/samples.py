@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg.core.errors import BadItem
+from ovseg.core import tables
+from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.images import ImageArray, decode_image
 from ovseg.core.masks import MaskArray
+from ovseg.core.options import Fill
 from ovseg.core.remote_files import local_copy
 
 KEY_DIGITS = 9
@@ -47,6 +49,26 @@ class Sample:
     mask: MaskArray
     text: str
     record: dict[str, Any]
+
+
+def check_fill(shards: Path, fill: Fill) -> None:
+    """Check that crops can have a background: one that was filled when the shards were written cannot be shown again.
+
+    Args:
+        shards: the folder of the shards and their tables.
+        fill: the background, see `crops.fill_color`.
+
+    Raises:
+        OvsegError: `fill` is "keep", and the shards hold filled crops.
+    """
+    tables_ = sorted(shards.glob("*.parquet"))[:1] if fill == "keep" else []
+    for table in tables_:
+        background = tables.check_part(table, "samples").get(tables.BACKGROUND, fill)
+        if background != fill:
+            raise OvsegError(
+                f"the crops in {shards} were written with shards.background={background}, so that their own background cannot "
+                "be kept (fill=keep); write them again with shards.background=keep, or take another fill"
+            )
 
 
 def sample_key(pair: int) -> str:

@@ -24,7 +24,7 @@ from ovseg.core.json_files import read_json
 from ovseg.core.options import Fill
 from ovseg.core.paths import to_path
 from ovseg.core.remote_files import make_folder
-from ovseg.core.samples import Sample, decode_sample, raw_samples
+from ovseg.core.samples import Sample, check_fill, decode_sample, raw_samples
 from ovseg.mining.run import RUN
 from ovseg.mining.shards import CLIP_MEAN, SIZES
 from ovseg.mining.verify import shards_folder
@@ -45,11 +45,12 @@ def open_clip(run: Path, out: Path, fill: Fill, images: Path | None = None) -> s
         a sentence about what was written, with the options of open_clip.
 
     Raises:
-        OvsegError: `run` has no shards, or `out` is not empty.
+        OvsegError: `run` has no shards, or none whose background can be kept; or `out` is not empty.
     """
+    tars = _tars(run, fill)
     _make_empty_folder(out)
     sizes: dict[str, int] = {}
-    for path in sorted(shards_folder(run).glob("*.tar")):
+    for path in tars:
         with (out / path.name).open("wb") as stream, wds.TarWriter(stream, mtime=0) as tar:
             for sample in _samples(path):
                 tar.write({"__key__": sample.key, "jpg": _jpeg(sample, fill), "txt": sample.text.encode()})
@@ -65,13 +66,14 @@ def csv_(run: Path, out: Path, fill: Fill, images: Path | None = None) -> str:  
 
     Arguments, result and errors are those of `open_clip`.
     """
+    tars = _tars(run, fill)
     _make_empty_folder(out)
     make_folder(out / "images")
     number = 0
     with (out / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t")
         writer.writerow(["filepath", "title"])
-        for path in sorted(shards_folder(run).glob("*.tar")):
+        for path in tars:
             for sample in _samples(path):
                 name = f"images/{sample.key}.jpg"
                 (out / name).write_bytes(_jpeg(sample, fill))
@@ -156,6 +158,12 @@ def _annotation(pair: dict[str, Any], proposal: dict[str, Any], nouns: dict[str,
         "score": pair["similarity"],
         "segmentation": {"size": [proposal["height"], proposal["width"]], "counts": proposal["rle"].decode("ascii")},
     }
+
+
+def _tars(run: Path, fill: Fill) -> list[Path]:
+    shards = shards_folder(run)
+    check_fill(shards, fill)
+    return sorted(shards.glob("*.tar"))
 
 
 def _samples(path: Path) -> Iterator[Sample]:

@@ -87,7 +87,7 @@ class _ShardsTaskFactory:
 
         color = fill_color(self.options.background, CLIP_MEAN)
         licence = tables.licence(self.proposals, "proposals")
-        metadata = {tables.LICENCE: licence} if licence else {}
+        metadata = {tables.BACKGROUND: self.options.background, **({tables.LICENCE: licence} if licence else {})}
 
         def task(unit: str, folder: Path) -> Counts:
             table = tables.read(self.pairs, "pairs")
