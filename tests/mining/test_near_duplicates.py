@@ -101,6 +101,13 @@ def test_benchmarks_that_share_images_have_a_row_each(mined: Path, runtime: Runt
     assert counts["benchmark_images"] == 1 == counts["near_duplicates"]
 
 
+def test_a_benchmark_that_is_named_twice_counts_once(mined: Path, runtime: Runtime) -> None:
+    """As one that calibrates and is evaluated, too."""
+    folder = benchmark_of(mined / "drawn" / "all", [scene(0)])
+    rows, counts = found(mined, [folder, folder], runtime)
+    assert len(rows) == 1 == counts[f"near.{folder}"]
+
+
 def test_clip_refuses_what_only_the_hash_finds(mined: Path, runtime: Runtime) -> None:
     """Any two images are near for a hash that may differ in all bits."""
     folder = benchmark_of(mined / "drawn" / "all", [scene(i) for i in range(NUMBER)])

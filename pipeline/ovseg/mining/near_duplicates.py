@@ -119,7 +119,7 @@ def read_references(benchmarks: Sequence[Path], workers: int) -> list[Reference]
         OvsegError: a folder is no benchmark, or an image cannot be read.
     """
     names: dict[tuple[Path, str, Orientation], list[str]] = {}
-    for folder in benchmarks:
+    for folder in dict.fromkeys(benchmarks):
         benchmark = read_benchmark(folder)
         for file, _ in benchmark.items:
             names.setdefault((benchmark.images.resolve(), file, benchmark.orientation), []).append(str(folder))
