@@ -219,7 +219,12 @@ def test_predictions_take_four_bytes_a_cell_of_each_mask_up_to_4_mib() -> None:
 def test_the_files_of_an_evaluated_image_have_the_planned_bytes(toys: Toys, tmp_path: Path) -> None:
     """But for the names and shapes of their tensors."""
     network, clip = load_network(toys.network), load_adapted(toys.clip)
-    changes = {"evaluate__benchmarks": ["one"], "evaluate__models": ["base"], "calibrate__limit": 1}
+    changes = {
+        "evaluate__benchmarks": ["one"],
+        "report__benchmark": "one",
+        "evaluate__models": ["base"],
+        "calibrate__limit": 1,
+    }
     changes |= {"clip__model": f"local-dir:{toys.clip}", "data__clip": str(toys.clip), "calibrate__thresholds": [0.4]}
     changes |= {f"proposal_network__{side}": network.metadata[side] for side in ("short_side", "long_side")}
     params = changed("demo", **changes, proposal_network__num_queries=QUERIES)
