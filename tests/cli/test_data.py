@@ -251,6 +251,14 @@ def test_a_data_set_that_is_half_there_is_completed(command: Command) -> None:
     assert {name: (command.root / "coco" / name).read_bytes() for name in IMAGES} == IMAGES
 
 
+def test_archives_are_kept_if_the_environment_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, kept in (("0", []), ("1", ["val2017.zip"])):
+        monkeypatch.setenv("OVSEG_KEEP_ARCHIVES", value)
+        shutil.rmtree(command.root / "coco" / "val2017", ignore_errors=True)
+        assert command("get", "coco", "val2017").returncode == 0
+        assert [path.name for path in (command.root / "coco" / "archives").iterdir()] == kept
+
+
 def test_one_changed_file_is_found_by_a_full_verification_and_repaired_by_getting_it_again(command: Command) -> None:
     assert command("get", "coco", "val2017", "--keep-archives").returncode == 0
     changed = command.root / "coco" / list(IMAGES)[5]

@@ -35,6 +35,9 @@ Turn = Annotated[
     typer.Option(help='Whether images are turned as their EXIF orientation says, or used as stored ("raw").'),
 ]
 Out = Annotated[Path, typer.Option(help="Output folder; must not exist.")]
+Device = Annotated[
+    str | None, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto; by default $OVSEG_DEVICE, or auto.")
+]
 
 
 @app.callback()
@@ -72,8 +75,11 @@ def segment(
         bool | None,
         typer.Option("--others/--no-others", help="One more class for the rest; by default if one name is given."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of crops that CLIP is given at a time.")] = 64,
+    device: Device = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of crops that CLIP is given at a time; by default $OVSEG_BATCH_SIZE, or 64."),
+    ] = None,
     orientation: Turn = "exif",
 ) -> None:
     """Segment images with any class names.
@@ -81,7 +87,9 @@ def segment(
     Example: ovseg segment photos --names "kite, tree | bush, grass" --out segmented
     """
     from ovseg.cli.segment import segment_with
+    from ovseg.engine.runtime import from_environment
 
+    runtime = from_environment(device=device, batch_size=batch_size)
     segment_with(
         images=images,
         names=names,
@@ -93,8 +101,8 @@ def segment(
         mask_threshold=mask_threshold,
         others=others,
         options=options,
-        device=device,
-        batch_size=batch_size,
+        device=runtime.devices[0],
+        batch_size=runtime.batch_size,
         orientation=orientation,
     )
 
@@ -122,7 +130,7 @@ def serve_app(
             help="CSV of pairs marked as wrong; by default wrong_pairs.csv in the run, or here if that is a URL."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda:0, ..., or auto.")] = "auto",
+    device: Device = None,
     host: Annotated[str, typer.Option(help="Address to listen at; by default this machine alone.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; by default a free one from 7860.")] = None,
     share: Annotated[bool, typer.Option("--share", help="Make a public link through Gradio's servers.")] = False,
@@ -135,6 +143,7 @@ def serve_app(
 
     import_gradio()  # its absence is said before models are loaded
     from ovseg.cli.browser_app import run_app as run_page
+    from ovseg.engine.runtime import from_environment
 
     run_page(
         clips=clip,
@@ -145,7 +154,7 @@ def serve_app(
         images=images,
         marks=marks,
         options=options,
-        device=device,
+        device=from_environment(device=device).devices[0],
         host=host,
         port=port,
         share=share,

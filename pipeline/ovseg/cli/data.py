@@ -50,18 +50,21 @@ def get(
         str | None, typer.Option(help="Address of a folder with the same files.", envvar="OVSEG_MIRROR")
     ] = None,
     archive: Annotated[Path | None, typer.Option(exists=True, help="Archive of a part, downloaded by hand.")] = None,
-    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep archives after verification.")] = False,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep archives after verification, as with OVSEG_KEEP_ARCHIVES=1.")
+    ] = False,
 ) -> None:
     """Download, unpack and verify. Run it again after a stop and it continues.
 
     Example: ovseg data get coco
     """
     from ovseg.core.errors import OvsegError
-    from ovseg.datasets.fetch.parts import fetch, verify
+    from ovseg.datasets.fetch.parts import KEEP_ARCHIVES, fetch, verify
     from ovseg.datasets.fetch.releases import parts_of
     from ovseg.datasets.fetch.status import format_states, part_state
+    from ovseg.engine.download import is_on
 
-    selected = parts_of(dataset, tuple(parts or ()))
+    selected, keep_archives = parts_of(dataset, tuple(parts or ())), keep_archives or is_on(KEEP_ARCHIVES)
     owners = [part for part in selected if archive and archive.name in [file.name for file in part.files]] or selected
     if archive and len(owners) > 1:
         raise OvsegError(f"name the part of {dataset} that {archive} is: {', '.join(part.name for part in selected)}")

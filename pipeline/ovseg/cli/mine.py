@@ -276,18 +276,21 @@ def search(
     images: Annotated[
         Path | None, path_option(help="Folder of the images; by default the one that the run states.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device of CLIP: auto, cpu or cuda:N.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="Device of CLIP: auto, cpu or cuda:N; by default $OVSEG_DEVICE, or auto.")
+    ] = None,
 ) -> None:
     """Find the mined regions nearest to a text or an image. The result is a page of images.
 
     Example: ovseg-mine search mined --text "red kite"
     """
+    from ovseg.engine.runtime import from_environment
     from ovseg.report.search import search_run
 
     if (text is None) == (image is None):
         raise typer.BadParameter("give either --text or --image")
-    page = out or run / "search.html"
-    typer.echo(search_run(run, page, text=text, image=image, number=number, clip=clip, images=images, device=device))
+    page, on = out or run / "search.html", from_environment(device=device).devices[0]
+    typer.echo(search_run(run, page, text=text, image=image, number=number, clip=clip, images=images, device=on))
 
 
 @app.command()

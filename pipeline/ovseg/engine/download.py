@@ -40,14 +40,19 @@ CUT = "the connection was cut"
 
 
 def offline() -> bool:
-    """Whether `OVSEG_OFFLINE` keeps this process off the network.
+    """Whether `OVSEG_OFFLINE` keeps this process off the network; see `is_on` for the error."""
+    return is_on(OFFLINE)
+
+
+def is_on(variable: str) -> bool:
+    """Whether an environment variable that is a switch is on.
 
     Raises:
-        OvsegError: if `OVSEG_OFFLINE` is neither 0 nor 1.
+        OvsegError: it is neither 0 nor 1.
     """
-    value = os.environ.get(OFFLINE, "0")
+    value = os.environ.get(variable, "0")
     if value not in ("", "0", "1"):
-        raise OvsegError(f"{OFFLINE}={value!r} must be 1 (never use the network) or 0")
+        raise OvsegError(f"{variable}={value!r} must be 1 (on) or 0 (off)")
     return value == "1"
 
 

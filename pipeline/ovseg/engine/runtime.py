@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home, user_cache
@@ -85,21 +86,24 @@ class Runtime:
     stop_after: int | None = None
 
 
-def from_environment(max_dropped: float = 0.5) -> Runtime:
-    """Return the runtime options of the DVC stages, read from environment variables.
+def from_environment(max_dropped: float = 0.5, *, device: str | None = None, **given: Any) -> Runtime:
+    """Return the runtime options that are given, and for all others those that environment variables state.
 
+    DVC stages have no others, and they are what options of the commands default to:
     `OVSEG_DEVICE` ("auto", or devices separated by commas), `OVSEG_WORKERS`, `OVSEG_BATCH_SIZE`, `OVSEG_EXECUTOR`,
     `OVSEG_UNIT_TIMEOUT`, `OVSEG_WORK`; for trainings also `OVSEG_PROCESSES`, `OVSEG_MICRO_BATCH`,
     `OVSEG_CHECKPOINT_SECONDS` and `OVSEG_WRITERS` (names separated by commas).
 
     Args:
         max_dropped: the parameter `checks.max_dropped`.
+        device: see `devices`.
+        given: other attributes of `Runtime`; those that are None are not given.
 
     Raises:
         OvsegError: a number is not a positive integer.
     """
-    return Runtime(
-        devices=devices(os.environ.get("OVSEG_DEVICE", "auto")),
+    runtime = Runtime(
+        devices=devices(os.environ.get("OVSEG_DEVICE", "auto") if device is None else device),
         workers=_positive("OVSEG_WORKERS", available_cores()),
         batch_size=_positive("OVSEG_BATCH_SIZE", 64),
         executor=os.environ.get("OVSEG_EXECUTOR", "local"),
@@ -110,6 +114,7 @@ def from_environment(max_dropped: float = 0.5) -> Runtime:
         checkpoint_seconds=_positive("OVSEG_CHECKPOINT_SECONDS", 300),
         max_dropped=max_dropped,
     )
+    return replace(runtime, **{name: value for name, value in given.items() if value is not None})
 
 
 def devices(text: str) -> tuple[str, ...]:

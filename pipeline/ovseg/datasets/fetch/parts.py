@@ -30,6 +30,7 @@ from ovseg.datasets.fetch.unpack import unpack
 from ovseg.engine.progress import Progress
 
 RECEIPTS, MANIFESTS = "receipts", "manifests"
+KEEP_ARCHIVES = "OVSEG_KEEP_ARCHIVES"
 
 
 def fetch(part: Part, home: Path, mirror: str | None = None, archive: Path | None = None) -> None:
