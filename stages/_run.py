@@ -27,11 +27,20 @@ Options of a training:
 """
 
 
-def run_stage(stage: Callable[[Params], object]) -> None:
-    """Call a stage with the checked parameters of params.yaml, and end the process with its exit code."""
+def run_stage(stage: Callable[..., object], *arguments: str) -> None:
+    """Call a stage with the checked parameters of params.yaml, and end the process with its exit code.
+
+    Args:
+        stage: called with the parameters, and with each argument of the command.
+        arguments: the names of these arguments, such as "BENCHMARK"; any other is refused.
+    """
     if "--help" in sys.argv[1:]:
         _print_help()
-    end_process(_exit_code(stage))
+    parser = _parser()
+    for name in arguments:
+        parser.add_argument(name)
+    given = vars(parser.parse_args()).values()
+    end_process(_exit_code(lambda params: stage(params, *given)))
 
 
 def _exit_code(stage: Callable[[Params], object]) -> int:
@@ -63,18 +72,26 @@ def run_training(stage: Callable[[Params], object]) -> None:
             end_process(code)
     elif not is_first_rank():
         logging.disable(logging.INFO)
-    run_stage(stage)
+    end_process(_exit_code(stage))
 
 
 def _print_help(options: str = "") -> NoReturn:
     """Print what the script of this process does and how it is run, and end the process."""
-    main = sys.modules["__main__"]
-    module = str(main.__spec__.name) if main.__spec__ else Path(sys.argv[0]).stem
-    about = textwrap.fill(str(main.__doc__), 78)
+    about = textwrap.fill(str(sys.modules["__main__"].__doc__), 78)
     print(
-        f"{about}\n\nIts parameters are in params.yaml: docs/reference.md.\n{options}\nExample:\n  {_example(module)}"
+        f"{about}\n\nIts parameters are in params.yaml: docs/reference.md.\n{options}\nExample:\n  {_example(_module())}"
     )
     end_process(0)
+
+
+def _module() -> str:
+    """The name of the script of this process."""
+    main = sys.modules["__main__"]
+    return str(main.__spec__.name) if main.__spec__ else Path(sys.argv[0]).stem
+
+
+def _parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python -m {_module()}", add_help=False)
 
 
 def _example(module: str) -> str:
@@ -92,7 +109,7 @@ def is_first_rank() -> bool:
 
 def _start_ranks(_: Params) -> None:
     """Replace this process by torchrun if several processes are wanted; it runs the same script in each of them."""
-    runtime = from_environment()
+    runtime = training_runtime()
     processes = runtime.processes or len(runtime.devices)
     kinds = {device.split(":")[0] for device in runtime.devices}
     if len(kinds) > 1 or ("cuda" in kinds and processes > len(runtime.devices)):
@@ -104,16 +121,23 @@ def _start_ranks(_: Params) -> None:
         os.execv(sys.executable, torchrun_command(".".join(module.parts), processes, *sys.argv[1:]))  # noqa: S606
 
 
-def training_runtime() -> Runtime:
+def training_runtime(max_dropped: float = 0.5) -> Runtime:
     """Read the runtime options of a training from the environment, and two more from the command line: `TRAINING_OPTIONS`.
+
+    A device that is named twice, for two processes of mining, counts once.
+
+    Args:
+        max_dropped: the parameter `checks.max_dropped`.
 
     Raises:
         OvsegError: a number is not a positive integer.
     """
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = _parser()
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise OvsegError(f"--max-steps {arguments.max_steps} must be at least 1")
-    return replace(from_environment(), stop_after=arguments.max_steps, fresh=arguments.fresh)
+    runtime = from_environment(max_dropped)
+    devices = tuple(dict.fromkeys(runtime.devices))
+    return replace(runtime, devices=devices, stop_after=arguments.max_steps, fresh=arguments.fresh)

@@ -11,9 +11,8 @@ from ovseg.datasets.fetch.status import format_states, part_state
 from stages._run import run_stage
 
 
-def main(_: Params) -> None:
+def main(_: Params, dataset: str, name: str) -> None:
     """Write data/DATASET/receipts/PART.json; the command is `python -m stages.download DATASET PART`."""
-    dataset, name = sys.argv[1:]
     home = Path("data", dataset)
     for part in parts_of(dataset, (name,)):
         print(format_states([part_state(part, home)], home), file=sys.stderr, flush=True)
@@ -21,4 +20,4 @@ def main(_: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, "DATASET", "PART")

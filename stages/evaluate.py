@@ -1,6 +1,5 @@
 """Stage `evaluate`: one benchmark, whose name is on the command line; DVC runs it for each of evaluate.benchmarks."""
 
-import sys
 from pathlib import Path
 
 from ovseg.core.params import Params
@@ -9,9 +8,8 @@ from ovseg.evaluation.benchmark_report import evaluate_benchmark
 from stages._run import run_stage
 
 
-def main(params: Params) -> None:
+def main(params: Params, name: str) -> None:
     """Read the sections evaluate, segment and crop; write data/evaluate/NAME and reports/evaluate/NAME."""
-    name = sys.argv[1]
     evaluate_benchmark(
         params.evaluate.folder / name,
         Path("models/proposal_network"),
@@ -30,4 +28,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, "BENCHMARK")

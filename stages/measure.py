@@ -1,6 +1,5 @@
 """Stage `measure`: one trained model, its name on the command line; DVC runs it for each."""
 
-import sys
 from pathlib import Path
 
 from ovseg.core.params import Params
@@ -9,9 +8,9 @@ from ovseg.evaluation.measure import measure_clip, measure_proposal_network
 from stages._run import run_stage
 
 
-def main(params: Params) -> None:
+def main(params: Params, name: str) -> None:
     """Read section heldout and models/NAME, write reports/measure/NAME."""
-    name, runtime = sys.argv[1], from_environment(params.checks.max_dropped)
+    runtime = from_environment(params.checks.max_dropped)
     model, out = Path("models") / name, Path("reports/measure") / name
     images, annotations = Path(params.heldout.images), Path(params.heldout.annotations)
     if name == "proposal_network":
@@ -42,4 +41,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, "MODEL")
