@@ -17,7 +17,7 @@ import filecmp
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +25,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_checks import Check, run_checks
 from benchmarks.inputs import ROOT, images
 from benchmarks.rates import Rate
-from benchmarks.regions import NAMES, blobs, mask_network
-from benchmarks.results import Options, Result, Row, Target, machine, slug
+from benchmarks.regions import NAMES, blobs, crop_flops, mask_network
+from benchmarks.results import Options, Result, Row, Target, gpu_names, slug
 from benchmarks.score import MODEL, embed_texts, make_tables, task_factory
 from benchmarks.segment import ours_once, synthetic_queries, synthetic_vocabulary
 from benchmarks.train import finetune_flops, finetune_rate, prompt_rate
@@ -70,7 +69,7 @@ class Sizes:
         adapter: width of the blocks of `mask_adapter`.
         backbone: backbone of the proposal network.
         pixels, images: side and number of its images.
-        copies: copies of the 40 images that are scored.
+        copies: copies of the 40 images that are scored, in units of 64: at least 6 for each process.
         processes: processes that share the device to score them.
         seconds: seconds of each measurement.
         splits: images of each split of the demo that the checks draw.
@@ -85,7 +84,7 @@ class Sizes:
     backbone: str = "resnet101c"
     pixels: int = 640
     images: int = 8
-    copies: int = 15
+    copies: int = 39
     processes: int = 4
     seconds: float = 1.5
     splits: Mapping[str, int] = field(default_factory=lambda: {"train": 48, "val": 8, "benchmark": 8})
@@ -108,9 +107,11 @@ TINY = Sizes(
 
 
 class Speed(NamedTuple):
-    """A measured speed, and what it was measured with."""
+    """A measured speed in bf16, what it was measured with, and how long that took."""
 
-    rate: Rate
+    work: str
+    model: str
+    per_second: float
     unit: str
     detail: str
     seconds: float
@@ -119,6 +120,8 @@ class Speed(NamedTuple):
 def run(options: Options) -> Result:
     name = devices(options.device)[0]
     device, sizes = torch.device(name), TINY if options.smoke else Sizes()
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # the one that is waited for
     checks, stages = run_checks(options.folder / "checks", name, sizes.splits)
     peak = matrix_peak(device)
     speeds = [
@@ -136,20 +139,24 @@ def run(options: Options) -> Result:
     ]
     rows += [
         {
-            "what": f"{speed.rate.work} {_short(speed.rate.model)}".rstrip(),
-            "result": f"{speed.rate.per_second:,.1f} {speed.unit}/s",
+            "what": f"{speed.work} {speed.model}".rstrip(),
+            "result": f"{speed.per_second:,.1f} {speed.unit}/s",
             "seconds": speed.seconds,
             "detail": speed.detail,
         }
         for speed in speeds
     ]
+    (gpu,) = gpu_names(name) or ("",)
+    source = f"measured: benchmarks/results/gpu-{slug(name)}.json"
+    planner_name = short_gpu_name(gpu) if gpu else "cpu"
+    rates = [Rate(speed.work, speed.model, "bf16", planner_name, speed.per_second, source) for speed in speeds]
     setup: dict[str, str | float] = {
-        "device": name if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": gpu or name,
         "peak TFLOP/s": peak / 1e12,
         **{f"stage {stage}, s": seconds for stage, seconds in stages.items()},
     }
     targets = [Target(check.name, float(bool(check.passed)), 1.0) for check in checks if check.passed is not None]
-    return Result(setup, rows, targets, rates=[speed.rate for speed in speeds])
+    return Result(setup, rows, targets, rates=rates)
 
 
 def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> list[Speed]:
@@ -163,7 +170,7 @@ def clip_speeds(model: str, sizes: Sizes, device: torch.device, peak: float) -> 
     """
     clip = load_clip(model, None if model.startswith("local-dir:") else "random", str(device), "bf16")
     crops = torch.randint(256, (sizes.batch, 3, clip.size, clip.size), dtype=torch.uint8)
-    per_crop = forward_flops(clip)
+    per_crop = crop_flops(clip)
 
     def encode() -> int:
         return len(clip.encode_crops(crops))
@@ -218,14 +225,6 @@ def one_pass(clip: Clip, image: Tensor, on_grid: Tensor) -> Callable[[], int]:
         return 1
 
     return encode
-
-
-def forward_flops(clip: Clip) -> float:
-    """Number of arithmetic operations for one crop, as torch counts them."""
-    image = torch.zeros(1, 3, clip.size, clip.size, dtype=clip.dtype, device=clip.mean.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        clip.model.visual(image)  # type: ignore[operator]
-    return float(counter.get_total_flops())
 
 
 def network_speed(sizes: Sizes, device: torch.device) -> Speed:
@@ -291,8 +290,7 @@ def segmentation_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
 def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
     """How fast mining scores crops from JPEG to candidates, ViT-B-16 in bf16: in one process, and in several on one device.
 
-    What is timed begins when each process has done its share of the first units, so that neither the start of a process nor
-    the load of a model counts.
+    What is timed is `steady_rate`, so that neither the start of a process nor the load of a model counts.
     """
     cpu = Runtime(devices=("cpu",), work=folder / "work")
     tables = make_tables(images(folder / "data", 40 if sizes.copies > 1 else 3, sizes.copies), folder, cpu)
@@ -302,19 +300,30 @@ def score_speeds(folder: Path, sizes: Sizes, device: str) -> list[Speed]:
     speeds = []
     for work, processes in zip(SCORED, ((device,), (device,) * sizes.processes), strict=True):
         (folder / work).mkdir()
-        first = min(2 * len(processes), len(units) - 1)
-        start = warm = time.perf_counter()
-        crops = 0
-        done = local(task_factory(tables, texts, "bf16", on_device), units, folder / work, processes)
-        for number, (_, counts) in enumerate(done, start=1):
-            if number == first:
-                warm = time.perf_counter()
-            elif number > first:
-                crops += counts["crops"]
-        seconds = time.perf_counter() - warm
+        times, crops = [time.perf_counter()], []
+        for _, counts in local(task_factory(tables, texts, "bf16", on_device), units, folder / work, processes):
+            times.append(time.perf_counter())
+            crops.append(counts["crops"])
         detail = f"{len(processes)} processes, {min(MAX_THREADS, on_device.workers)} threads each"
-        speeds.append(_speed(work, MODEL, crops / seconds, "crops", detail, time.perf_counter() - start))
+        rate = steady_rate(times, crops, len(processes))
+        speeds.append(_speed(work, MODEL, rate, "crops", detail, times[-1] - times[0]))
     return speeds
+
+
+def steady_rate(times: Sequence[float], items: Sequence[int], processes: int) -> float:
+    """Return the items a second while all processes work.
+
+    The first two units of each process are left out, and the last unit of each, since those who are done first have no other.
+    With too few units for that, one is timed.
+
+    Args:
+        times: the start, then the end of each unit, in seconds.
+        items: the items of each unit, in the order of their ends.
+        processes: the number of processes.
+    """
+    first = min(2 * processes, len(items) - 1)
+    last = max(len(items) - processes, first + 1)
+    return sum(items[first:last]) / (times[last] - times[first])
 
 
 def same_bytes(one: Path, several: Path) -> Check:
@@ -357,16 +366,7 @@ def _measure(
 
 def _speed(work: str, model: str, per_second: float, unit: str, detail: str, seconds: float) -> Speed:
     print(f"{work} {_short(model)}: {per_second:,.1f} {unit}/s, {detail}", flush=True)
-    rate = Rate(
-        work, _short(model), "bf16", _device_name(), per_second, f"measured: benchmarks/results/gpu-{slug()}.json"
-    )
-    return Speed(rate, unit, detail, seconds)
-
-
-def _device_name() -> str:
-    """The device as rates.json names it: the GPU as in "h100", or cpu."""
-    gpus = machine().get("gpus")
-    return short_gpu_name(str(gpus[0])) if gpus else "cpu"
+    return Speed(work, _short(model), per_second, unit, detail, seconds)
 
 
 def short_gpu_name(name: str) -> str:

@@ -18,7 +18,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -221,15 +222,32 @@ def random_batch(images: int, size: int, regions: int) -> RegionBatch:
 
 def count_flops(clip: Clip, pixels: ImageArray, masks: MaskArray) -> float:
     """Arithmetic operations of the image tower for all masks of an image, as torch counts them."""
+    if clip.regions.encoder == "crops":
+        return crop_flops(clip) * len(masks)
+    with counted_flops() as counter:
+        encode_in_one_pass(clip, whole_image(clip, pixels), masks_on_grid(clip, masks))
+    return float(counter.get_total_flops())
+
+
+def crop_flops(clip: Clip) -> float:
+    """Arithmetic operations of the image tower for one crop, as torch counts them."""
+    crop = torch.zeros(1, 3, clip.size, clip.size, dtype=clip.dtype, device=clip.mean.device)
+    with counted_flops() as counter, torch.no_grad():
+        clip.model.visual(crop)  # type: ignore[operator]
+    return float(counter.get_total_flops())
+
+
+@contextmanager
+def counted_flops() -> Iterator[FlopCounterMode]:
+    """Count the operations of a forward pass in this context, also those of attention.
+
+    Without gradients torch computes attention by one kernel, which it does not count.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a kernel that is not counted, nor is that of fused attention
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            if clip.regions.encoder == "crops":
-                clip.model.visual(torch.zeros(1, 3, clip.size, clip.size, dtype=clip.dtype))  # type: ignore[operator]
-                return float(counter.get_total_flops()) * len(masks)
-            encode_in_one_pass(clip, whole_image(clip, pixels), masks_on_grid(clip, masks))
-            return float(counter.get_total_flops())
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

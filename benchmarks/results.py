@@ -114,7 +114,7 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
             "benchmark": name,
             "command": f"python -m benchmarks {name}{' --all' if options.all_variants else ''}",
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "machine": machine(),
+            "machine": machine(options.device),
             "versions": versions(),
             "other_load": round(mean_load, 3),
             "setup": result.setup,
@@ -128,7 +128,7 @@ def measure(name: str, benchmark: Benchmark, options: Options) -> bool:
         }
         folder = options.out or FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}-{slug()}.json"
+        path = folder / f"{name}-{slug(options.device)}.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"-> {path}")
     if result.rates and not options.smoke and (number := add_rates(result.rates)):
@@ -192,10 +192,14 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 
-def machine() -> dict[str, Any]:
-    """The hardware that the figures depend on, without any name or path of this machine."""
+def machine(device: str = "auto") -> dict[str, Any]:
+    """The hardware that the figures depend on, without any name or path of this machine.
+
+    Args:
+        device: the torch devices that were used, as `runtime.devices` takes them; of GPUs, these are named alone.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpus = _gpus()
+    gpus = gpu_names(device)
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -205,9 +209,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def slug() -> str:
-    """The machine as part of a file name: processor, cores, and GPU if there is one."""
-    text = f"{_cpu()} {len(os.sched_getaffinity(0))}c {' '.join(sorted(set(_gpus())))}"
+def slug(device: str = "auto") -> str:
+    """The machine as part of a file name: processor, cores, and the GPUs that were used; see `machine`."""
+    text = f"{_cpu()} {len(os.sched_getaffinity(0))}c {' '.join(sorted(set(gpu_names(device))))}"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu", "", text.lower())).strip("-")
 
 
@@ -249,14 +253,16 @@ def _cpu() -> str:
     return " ".join((match[1] if match else platform.processor() or platform.machine()).split())
 
 
-def _gpus() -> list[str]:
+def gpu_names(device: str) -> list[str]:
+    """The names of the GPUs among the torch devices, as `runtime.devices` takes them."""
     from ovseg.engine.runtime import devices
 
-    if not devices("auto")[0].startswith("cuda"):
+    gpus = [name for name in devices(device) if name.startswith("cuda")]
+    if not gpus:
         return []
     import torch
 
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [torch.cuda.get_device_name(name) for name in gpus]
 
 
 def _text(value: object) -> str:

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import short_gpu_name
+from benchmarks.gpu import short_gpu_name, steady_rate
 from benchmarks.rates import RATES, Rate, add_rates
+from benchmarks.regions import crop_flops
+from benchmarks.results import gpu_names, machine, slug
+from ovseg.clip.load import load_clip
 from tests.conftest import ROOT
 
 
@@ -53,6 +58,31 @@ def test_every_check_passes_on_a_gpu(tmp_path: Path) -> None:
 )
 def test_a_gpu_is_named_as_the_planner_takes_it(name: str, short: str) -> None:
     assert short_gpu_name(name) == short
+
+
+def test_the_record_names_the_device_that_ran_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"cuda:0": "NVIDIA H100 80GB HBM3", "cuda:1": "Tesla T4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    assert gpu_names("cpu") == [] and "gpus" not in machine("cpu") and "h100" not in slug("cpu")
+    assert gpu_names("cuda:1") == machine("cuda:1")["gpus"] == ["Tesla T4"]
+    assert slug("cuda:1").endswith("tesla-t4")
+
+
+def test_the_rate_of_several_processes_is_that_of_the_time_in_which_all_work() -> None:
+    """Four processes, a unit each 8 seconds after a slow first one; at the end one process after the other has no more work."""
+    busy = [0.0, *(20.0 + 2 * i for i in range(20))]
+    assert steady_rate([*busy, 59.5, 62.0, 65.0, 70.0], [10] * 24, 4) == pytest.approx(10 / 2)
+    assert steady_rate([0.0, 4.0], [10], 2) == 2.5
+
+
+def test_the_operations_of_a_crop_are_those_that_a_pass_with_gradients_has(tiny_clip: Path) -> None:
+    """With gradients torch does not take the kernel of attention that it does not count."""
+    clip = load_clip(f"local-dir:{tiny_clip}")
+    clip.model.visual.requires_grad_(True)
+    with FlopCounterMode(display=False) as counter:
+        clip.model.visual(torch.zeros(1, 3, clip.size, clip.size))  # type: ignore[operator]
+    clip.model.visual.requires_grad_(False)
+    assert crop_flops(clip) == counter.get_total_flops()
 
 
 def test_measured_rates_stand_first_and_replace_those_of_the_same_gpu(tmp_path: Path) -> None:
