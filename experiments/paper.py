@@ -17,7 +17,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import dvc.api
 from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
-from experiments.paper_tables import TABLES, Run, Runs, comparison_cells, table_cells
+from experiments.paper_tables import TABLES, Run, Runs, comparison_cells, count_verdicts, table_cells
 from ovseg.core.files import write_json
 from ovseg.core.params import read_params
 from ovseg.report.metric_tables import markdown
@@ -170,16 +169,15 @@ def document(runs: Runs) -> str:
         for name, changes in VARIANTS.items()
     ]
     parts = [markdown([["variant", "seeds", "parameters"], *variants])]
-    verdicts: Counter[str] = Counter()
     for table in TABLES:
         parts += [f"## {table.title}", markdown(table_cells(table, runs))]
         compared = comparison_cells(table, runs)
-        verdicts.update(cell.rpartition(": ")[2] for row in compared[1:] for cell in row[1:] if cell)
         if len(compared) > 1:
             parts += ["Differences, the paper's / ours, and whether they have the same sign:", markdown(compared)]
+    verdicts = count_verdicts(runs)
     one_seed = f", {verdicts['one seed']} have one seed" if verdicts["one seed"] else ""
     count = (
-        f"Of the {verdicts.total()} comparisons that the paper allows, {verdicts['yes']} have the paper's sign here, "
+        f"Of the {verdicts.total()} different comparisons that the paper allows, {verdicts['yes']} have the paper's sign here, "
         f"{verdicts['no']} the opposite sign, {verdicts['undecided']} are undecided{one_seed}."
     )
     return "\n\n".join([HEAD, *([count] if verdicts else []), *parts]) + "\n"

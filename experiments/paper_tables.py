@@ -6,6 +6,7 @@ one variant differ only in their seed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -148,7 +149,8 @@ def comparison_cells(table: Table, runs: Runs) -> list[list[str]]:
 
     Returns:
         cells, header first: the two rows, and for each column the paper's difference, ours, and a verdict: "yes", "no",
-        "undecided" (ours is within twice its standard error) or "one seed"; an empty text where a figure is missing.
+        "undecided" (ours is within twice its standard error) or "one seed". An empty text where a figure is missing; no
+        verdict where the paper's figures are equal, since their difference has no sign.
     """
     cells = [["comparison", *(f"{column} / {ROLES[column]}" for column in table.columns)]]
     for first, second in combinations(table.rows, 2):
@@ -161,13 +163,29 @@ def comparison_cells(table: Table, runs: Runs) -> list[list[str]]:
     return cells
 
 
+def count_verdicts(runs: Runs) -> Counter[str]:
+    """Count the verdicts of all tables; the difference of the same two results in several tables counts once."""
+    verdicts: dict[tuple[frozenset[tuple[str, str, str]], str], str] = {}
+    for table in TABLES:
+        lines = comparison_cells(table, runs)[1:]
+        for rows, (_, *cells) in zip(combinations(table.rows, 2), lines, strict=True):
+            results = frozenset((row.variant, row.model, row.classifier) for row in rows)
+            for column, cell in zip(table.columns, cells, strict=True):
+                if ": " in cell:
+                    verdicts[results, column] = cell.rpartition(": ")[2]
+    return Counter(verdicts.values())
+
+
 def _comparison(first_paper: float | None, second_paper: float | None, first: list[float], second: list[float]) -> str:
     if first_paper is None or second_paper is None or not first or not second:
         return ""
     paper, ours = second_paper - first_paper, mean(second) - mean(first)
+    differences = f"{paper:+.1f} / {ours:+.1f}"
+    if not paper:
+        return differences
     error = sum(stdev(seeds) ** 2 / len(seeds) for seeds in (first, second) if len(seeds) > 1) ** 0.5
     same_sign = "yes" if (paper > 0) == (ours > 0) else "no"
     verdict = "undecided" if abs(ours) <= 2 * error else same_sign
     if min(len(first), len(second)) == 1:
         verdict = "one seed"
-    return f"{paper:+.1f} / {ours:+.1f}: {verdict}"
+    return f"{differences}: {verdict}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from experiments import paper_tables
 from experiments.paper_tables import (
     ROLES,
     TABLES,
     Row,
     Table,
     comparison_cells,
+    count_verdicts,
     mean_and_deviation,
     table_cells,
     values,
@@ -57,6 +60,19 @@ def test_a_comparison_is_decided_only_beyond_twice_its_standard_error(
 ) -> None:
     runs: Mapping[str, Any] = {"x": [run_with(base=v) for v in first], "y": [run_with(prompt=v) for v in second]}
     assert comparison_cells(TABLE, runs)[1] == ["b - a", verdict]
+
+
+def test_a_difference_of_zero_in_the_paper_has_no_verdict() -> None:
+    equal = replace(TABLE, rows=(TABLE.rows[0], replace(TABLE.rows[1], paper=(20.0,))))
+    runs = {"x": [run_with(base=0.1)] * 2, "y": [run_with(prompt=0.2)] * 2}
+    assert comparison_cells(equal, runs)[1] == ["b - a", "+0.0 / +10.0"]
+
+
+def test_a_difference_that_stands_in_several_tables_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = tuple(replace(row, name=row.name.upper()) for row in reversed(TABLE.rows))
+    monkeypatch.setattr(paper_tables, "TABLES", (TABLE, replace(TABLE, rows=renamed)))
+    runs = {"x": [run_with(base=0.1)] * 2, "y": [run_with(prompt=0.2)] * 2}
+    assert count_verdicts(runs) == {"yes": 1}
 
 
 def test_every_row_of_the_paper_has_a_figure_or_none_for_each_column_and_a_known_role() -> None:
