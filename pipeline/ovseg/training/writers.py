@@ -121,9 +121,9 @@ class Writers(AbstractContextManager["Writers"]):
 
         These are the matrix products, convolutions and attention that torch runs in this process, by their shapes: two
         operations for each multiplication with its addition. Not counted are all other operations (normalizations,
-        activations, sums, resampling), the optimizer, and of a frozen teacher what torch has no formula for: on CPUs the products
-        with packed weights (`clip.cpu_blocks`), on GPUs attention without gradients, which is one kernel. What is computed twice
-        to save memory counts twice.
+        activations, sums, resampling), the optimizer, and what torch has no formula for of a frozen teacher: on CPUs the
+        products with packed weights (`clip.cpu_blocks`), on GPUs attention without gradients, which is one kernel. What is
+        computed twice to save memory counts twice.
 
         Counting changes no result. But a process that is forked in this context would count for the rest of its life, so that
         the processes of a loader must run before.
