@@ -16,9 +16,11 @@ from pycocotools.coco import COCO
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
+from ovseg.core.options import ShardsOptions
 from ovseg.engine.runtime import Runtime
 from ovseg.mining.export import coco as export_coco
 from ovseg.mining.export import csv_, open_clip
+from ovseg.mining.shards import write_shards
 from tests.conftest import Coco, Mined, mine_tables
 
 Export = Callable[..., str]
@@ -63,14 +65,16 @@ def test_images_of_tar_files_are_written_and_named(from_shards: Mined, coco: Coc
 
 @pytest.mark.parametrize("export", [open_clip, csv_])
 def test_a_background_that_the_shards_have_filled_cannot_be_exported(
-    export: Export, from_shards: Mined, tmp_path: Path
+    export: Export, mined: Mined, tmp_path: Path, runtime: Runtime
 ) -> None:
+    run = tmp_path / "run"
+    write_shards(mined.index, mined.coco.images, mined.proposals, mined.pairs, run / "shards", runtime, ShardsOptions())
     for number, fill in enumerate(("mean", "zero")):
-        export(from_shards.folder, tmp_path / str(number), fill)
+        export(run, tmp_path / str(number), fill)
     with pytest.raises(
         OvsegError, match=r"written with shards\.background=mean, .* again with shards\.background=keep"
     ):
-        export(from_shards.folder, tmp_path / "keep", "keep")
+        export(run, tmp_path / "keep", "keep")
 
 
 def test_the_folder_of_the_tars_is_that_of_the_run_or_is_asked_for(from_shards: Mined, tmp_path: Path) -> None:
