@@ -43,7 +43,7 @@ def measure_groups(
     params: Params, clip: Path, groups: Mapping[str, Path], runtime: Runtime
 ) -> dict[str, dict[str, float]]:
     """Return "masks" and "mask_accuracy" of a CLIP in each group."""
-    measured = {group: measure(params, clip, file, runtime) for group, file in groups.items()}
+    measured = {group: measure(params, clip, file, runtime, params.crop) for group, file in groups.items()}
     return {
         group: {"masks": figures["regions"], "mask_accuracy": round(figures["mask_accuracy"], 6)}
         for group, figures in measured.items()

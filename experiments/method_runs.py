@@ -13,7 +13,7 @@ from experiments.method_rows import Changes, Method
 from experiments.tables import Figures, locked
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.region_settings import read_settings
-from ovseg.core.options import FinetuneOptions, PromptOptions, SelectOptions
+from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions, SelectOptions
 from ovseg.core.params import Params
 from ovseg.engine.runtime import Runtime, from_environment
 from ovseg.evaluation.benchmark_report import evaluate_benchmark
@@ -60,7 +60,9 @@ def train_and_measure(
     seconds = round(time.perf_counter() - begin)
     clip = trained_clip(method, folder)
     return {
-        "mask_accuracy": accuracies(measure(params, clip, params.heldout.annotations, runtime)),
+        "mask_accuracy": accuracies(
+            measure(params, clip, params.heldout.annotations, runtime, crop_of(params, method))
+        ),
         "trained_parameters": trained_parameters(clip),
         "steps": steps,
         "seconds": seconds if steps else 0,
@@ -91,7 +93,7 @@ def trained_clip(method: Method, folder: Path) -> Path:
 
 def train(params: Params, method: Method, seed: int, folder: Path, shards: Path, runtime: Runtime) -> int:
     """Train the steps of a method that it has, and return the number of optimizer steps."""
-    crop = params.crop.model_copy(update=dict(method.crop))
+    crop = crop_of(params, method)
     source = {"mask_source": params.propose.source, "mask_licence": params.propose.licence}
     steps, init = [], BASE
     if method.finetune is not None:
@@ -148,15 +150,20 @@ def selected_shards(
     return shards
 
 
-def measure(params: Params, clip: Path, annotations: Path, runtime: Runtime) -> dict[str, float]:
+def crop_of(params: Params, method: Method) -> CropOptions:
+    """Return the crop recipe of a method, which its training, mask accuracy and benchmarks share."""
+    return params.crop.model_copy(update=dict(method.crop))
+
+
+def measure(params: Params, clip: Path, annotations: Path, runtime: Runtime, crop: CropOptions) -> dict[str, float]:
     """Measure the mask accuracy of a CLIP on annotated masks of held-out images, see `measure_mask_accuracy`."""
     heldout = params.heldout
     return measure_mask_accuracy(
         {"model": load_adapted(clip, runtime.devices[0])},
         heldout.images,
         annotations,
-        fill=params.crop.fill,
-        antialias=params.crop.antialias,
+        fill=crop.fill,
+        antialias=crop.antialias,
         templates=heldout.templates,
         batch_size=runtime.batch_size,
         limit=heldout.limit,
@@ -174,7 +181,7 @@ def evaluate(params: Params, method: Method, clip: Path, folder: Path, runtime: 
     """Evaluate a CLIP on every benchmark, with the method's own weight and threshold or calibrated ones."""
     clips = {"model": clip}
     options = params.segment.model_copy(update=dict(method.segment))
-    crop = params.crop.model_copy(update=dict(method.crop))
+    crop = crop_of(params, method)
     if method.weight is None:
         calibrate(
             NETWORK,

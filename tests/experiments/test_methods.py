@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from experiments.method_rows import METHODS
-from experiments.method_runs import trained_clip, trained_parameters
+from experiments.method_rows import METHODS, SIMBASELINE, Method
+from experiments.method_runs import train_and_measure, trained_clip, trained_parameters
 from experiments.methods import DOCUMENT, NAME, RESULTS, slug
 from experiments.methods_table import region_table, segmentation_table, tables_of
 from experiments.tables import read_figures, replace_table
 from ovseg.core.options import FinetuneOptions, PromptOptions, SegmentOptions
 from ovseg.core.params import read_params
 from ovseg.core.tensor_files import write_tensors
+from ovseg.engine.runtime import Runtime
 from tests.structure.imports import ROOT
 
 RUN = {
@@ -49,6 +51,26 @@ def test_rows_have_folders_of_their_own() -> None:
 def test_a_row_segments_with_the_last_model_that_it_trains(tmp_path: Path) -> None:
     names = {row: trained_clip(METHODS[row], tmp_path).name for row in ("ZegFormer", "OVSeg, FT", "OVSeg, FT then MPT")}
     assert names == {"ZegFormer": "base", "OVSeg, FT": "finetune", "OVSeg, FT then MPT": "prompt"}
+
+
+def test_mask_accuracy_is_measured_with_the_crop_recipe_of_the_method(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[dict[str, Any]] = []
+
+    def measure_mask_accuracy(*_: object, **options: Any) -> dict[str, dict[str, float]]:
+        measured.append(options)
+        return {
+            "model": dict.fromkeys(("mask_accuracy", "mask_accuracy_annotated", "mask_accuracy_not_annotated"), 0.5)
+        }
+
+    monkeypatch.setattr("experiments.method_runs.measure_mask_accuracy", measure_mask_accuracy)
+    monkeypatch.setattr("experiments.method_runs.BASE", tiny_clip)
+    params, runtime = read_params(ROOT / "recipes" / "demo.yaml"), Runtime(work=tmp_path)
+    for antialias in (True, False):
+        train_and_measure(params, Method(crop={"antialias": antialias}), 0, tmp_path, runtime, tmp_path)
+    assert [options["antialias"] for options in measured] == [True, False]
+    assert SIMBASELINE.crop == {"antialias": False}
 
 
 def test_tables_have_the_mean_and_the_deviation_over_seeds() -> None:

@@ -68,7 +68,7 @@ def test_masks_are_grouped_by_their_size(
 ) -> None:
     """The smallest first, each mask once; a mask of 8 patches is in "8 to 16"."""
 
-    def measure(_params: Params, _clip: Path, file: Path, _runtime: Runtime) -> dict[str, float]:
+    def measure(_params: Params, _clip: Path, file: Path, *_: object) -> dict[str, float]:
         return {"regions": 1.0, "mask_accuracy": float(json.loads(file.read_text())["annotations"][0]["id"])}
 
     monkeypatch.setattr(mask_groups, "measure", measure)
