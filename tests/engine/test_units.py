@@ -266,6 +266,48 @@ def test_a_result_of_other_code_is_done_again_and_the_files_are_named(
     assert factory.done() == UNITS * 2
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_unfinished_work_of_other_code_is_said_and_kept_if_asked_for(
+    keep: bool, factory: TaskFactory, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is there until the step is done, so that it can be asked for when it has been said; work of other keys stays."""
+    factory.fail = "00001"
+    for fingerprint in ("k", "other"):
+        with pytest.raises(RuntimeError):
+            step(factory, tmp_path / "out", runtime, fingerprint)
+    changed = {"core/crops.py": "new"}
+    factory.fail = "00000"
+    with pytest.raises(RuntimeError):
+        step(factory, tmp_path / "out", runtime, **changed)
+    assert "code has changed since 1 units were finished (core/crops.py)" in caplog.text and "--keep" in caplog.text
+    assert scratch_folder(runtime.work, key()).exists()
+    factory.fail = None
+    step(factory, tmp_path / "out", replace(runtime, keep=keep), **changed)
+    assert factory.done()[5:] == (UNITS[1:] if keep else UNITS)
+    assert ("finished units are kept" in caplog.text) is keep
+    assert (tmp_path / "out" / "00000.bin").read_bytes() == b"00000" * 2
+    left = {scratch_folder(runtime.work, key("other")), scratch_folder(runtime.work, key(**changed))}
+    assert set(runtime.work.iterdir()) == left
+
+
+def test_unfinished_work_of_a_run_with_other_code_that_is_at_work_is_left_alone(
+    factory: TaskFactory, tmp_path: Path, runtime: Runtime
+) -> None:
+    busy = Scratch(runtime.work, key())
+    commit(busy.folder, "00000", factory("cpu"))
+    for fresh in (False, True):
+        step(factory, tmp_path / "out", replace(runtime, keep=True, fresh=fresh), **{"core/crops.py": "new"})
+    assert busy.counts("00000") and factory.done() == ["00000", *UNITS, *UNITS]
+    busy.close()
+
+
+def test_a_step_is_prepared_once_and_only_if_it_is_done(factory: TaskFactory, tmp_path: Path, runtime: Runtime) -> None:
+    prepared: list[str] = []
+    for out in ("out", "out", "new"):
+        run_step(key(), UNITS, factory, tmp_path / out, runtime, prepare=lambda out=out: prepared.append(out))  # type: ignore[misc]
+    assert prepared == ["out", "new"]
+
+
 def test_a_run_that_owns_its_folders_replaces_results_of_other_inputs(
     factory: TaskFactory, tmp_path: Path, runtime: Runtime
 ) -> None:

@@ -233,6 +233,19 @@ def test_texts_are_safe_from_another_run(mined: Mined, tiny_clip: Path, tmp_path
     assert digests(folder) == before
 
 
+def test_candidates_of_other_code_are_said_once(
+    mined: Mined, tiny_clip: Path, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are checked once, and where they are kept no noun is encoded."""
+    counts = scored(mined, tiny_clip, tmp_path / "out", runtime)
+    manifest = tmp_path / "out" / "step.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"code": {}}))
+    other = replace(runtime, keep=True, work=tmp_path / "work")
+    assert scored(mined, tiny_clip, tmp_path / "out", other) == counts
+    assert caplog.text.count("although the code has changed since") == 1
+    assert not list(other.work.glob("score-*/texts"))
+
+
 def test_the_table_names_the_weights_that_scored_it(mined: Mined, tiny_clip: Path) -> None:
     for part in tables.parts(mined.candidates):
         identity = json.loads(tables.check_part(part, "candidates")["ovseg.clip"])

@@ -58,7 +58,7 @@ class Runtime:
         work: folder of the scratch folders.
         fresh: whether to delete what an earlier run with the same key has finished.
         retry: whether to do finished units again that have dropped items for a reason that may pass, see `core.retries`.
-        keep: whether to keep published results that were made by other code.
+        keep: whether to keep results, published or not, that were made by other code.
         replace: whether published results of other inputs may be replaced; only a run that owns its folders sets it.
         processes: number of processes of a training; None for one on each device.
         micro_batch: number of samples of a training step in memory at a time; None for all of this process's.

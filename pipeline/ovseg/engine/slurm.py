@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.core.errors import OvsegError
-from ovseg.engine.units import Counts, TaskFactory, commit, finished_counts
+from ovseg.engine.units import DONE, Counts, TaskFactory, commit, finished_counts
 
 log = logging.getLogger("ovseg")
 
 VARIABLE = "OVSEG_SLURM"
 POLL_SECONDS = 2.0
 MAX_FAILURES = 5  # of one job in a row, without a unit in between
-DONE = ".done.json"
 
 
 def run_on_slurm(

@@ -30,6 +30,7 @@ def run_step(
     finish: Callable[[Path], None] | None = None,
     totals: Sequence[Total] = (),
     more_counts: Mapping[str, int] | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> dict[str, int]:
     """Do every unit of a step that is not done yet, and publish all of them to `out`.
 
@@ -46,6 +47,7 @@ def run_step(
         finish: completes the staged output (files about all units) before it replaces the old one.
         totals: the kinds of items that the step keeps or drops, see `check_totals`.
         more_counts: counts that are known before any unit is done, such as those of foreign ids.
+        prepare: makes what all units need; called once, and not at all if the step is done already.
 
     Returns:
         The counts of all units together, by name.
@@ -63,8 +65,10 @@ def run_step(
         if scratch:
             scratch.close()
         return published_counts
-    work = scratch or Scratch(runtime.work, key, runtime.fresh)
+    work = scratch or Scratch(runtime.work, key, runtime.fresh, keep=runtime.keep)
     try:
+        if prepare:
+            prepare()
         with Progress(key.step, len(units)) as progress:
             counts_of = _do_units(key.step, units, factory, work, runtime, uses_model, progress)
         sums = add_counts([*counts_of.values(), more_counts or {}])

@@ -10,8 +10,10 @@ user's cache), in a folder that is named after the step and a hash of its key (s
 
     score-1f0c.../00042.parquet       the result of unit 00042, complete or absent
     score-1f0c.../00042.done.json     written last: counts, and the sha256 of each of the unit's files
+    score-1f0c.../key.json            the key: its fingerprint, and the hash of each file of the code
 
-The same command continues where a killed one stopped. Changed parameters, inputs or code use a different folder.
+The same command continues where a killed one stopped. Changed parameters, inputs or code use a different folder. What other
+code has left unfinished is said, used if that is asked for, and else deleted when the step is published.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ TaskFactory = Callable[[str], Task]
 SINGLE_UNIT = "00000"
 """The name of the unit of a step that has only one."""
 PUBLISHED_MARKER = "published"  # name of the file that says that the units of a scratch folder are published
+KEY = "key.json"  # of the step that a scratch folder belongs to
 LOCK = "lock"
+DONE = ".done.json"
 
 
 class Scratch:
@@ -62,12 +66,16 @@ class Scratch:
         fresh: delete what an earlier run with the same key has finished.
         keyed_by_code: include the code hash in the folder's name. Trainings set it to False: they continue an unfinished
             training after a change of the code, but never reuse one that was published by different code.
+        keep: use the units that a run with other code, and otherwise the same key, has finished and not published. The
+            result counts as one of this code.
 
     Raises:
         OvsegError: another run is working in the folder, or it cannot be written to.
     """
 
-    def __init__(self, work: Path, key: StepKey, fresh: bool = False, keyed_by_code: bool = True) -> None:
+    def __init__(
+        self, work: Path, key: StepKey, fresh: bool = False, keyed_by_code: bool = True, keep: bool = False
+    ) -> None:
         self.folder = scratch_folder(work, key, keyed_by_code)
         self.key = key
         with explain_write_errors(self.folder):
@@ -79,6 +87,40 @@ class Scratch:
             for path in self.folder.iterdir():
                 if path.name != LOCK and (fresh or path.name.endswith(".tmp")):  # a killed run leaves *.tmp behind
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            write_json(self.folder / KEY, {"fingerprint": key.fingerprint, "code": dict(key.code)})
+            for folder, code in self._unpublished_by_other_code():
+                if not fresh and (units := [path.name.removesuffix(DONE) for path in folder.glob(f"*{DONE}")]):
+                    self._adopt(folder, units, code) if keep else self._warn_of(folder, units, code)
+
+    def _unpublished_by_other_code(self) -> Iterator[tuple[Path, Mapping[str, str]]]:
+        """The scratch folders of the same step with the same fingerprint and other code, each with its code."""
+        for folder in _folders_of(self.folder.parent, self.key.step):
+            if folder != self.folder and not (folder / PUBLISHED_MARKER).exists():
+                with contextlib.suppress(OSError, ValueError, KeyError):  # of an older version, or just begun
+                    recorded = json.loads((folder / KEY).read_text(encoding="utf-8"))
+                    if recorded["fingerprint"] == self.key.fingerprint:
+                        yield folder, recorded["code"]
+
+    def _adopt(self, folder: Path, units: Sequence[str], code: Mapping[str, str]) -> None:
+        """Move finished units of another scratch folder here, unless a run is working there."""
+        changes = _describe_changes(self.key, code)
+        with contextlib.suppress(OvsegError), _locked(folder):
+            for unit in units:
+                done = f"{unit}{DONE}"
+                if finished_counts(folder, unit) is not None and not (self.folder / done).exists():
+                    for name in [*json.loads((folder / done).read_text(encoding="utf-8"))["files"], done]:
+                        (folder / name).replace(self.folder / name)
+            log.warning("%s: finished units are kept, although the code has changed since (%s)", self.key.step, changes)
+
+    def _warn_of(self, folder: Path, units: Sequence[str], code: Mapping[str, str]) -> None:
+        log.warning(
+            "%s: the code has changed since %d units were finished (%s); doing them again. To keep them, stop this run and "
+            "repeat it with the option --keep of ovseg-mine: when the step is done, %s is deleted",
+            self.key.step,
+            len(units),
+            _describe_changes(self.key, code),
+            folder,
+        )
 
     def counts(self, unit: str) -> dict[str, int] | None:
         """Return the counts of a finished unit; None if it is not finished or its files are not as they were written."""
@@ -86,7 +128,7 @@ class Scratch:
 
     def forget(self, unit: str) -> None:
         """Remove the done mark of a unit, so that it is done again."""
-        (self.folder / f"{unit}.done.json").unlink(missing_ok=True)
+        (self.folder / f"{unit}{DONE}").unlink(missing_ok=True)
 
     def publish(
         self, units: Sequence[str], out: Path, counts: Counts, finish: Callable[[Path], None] | None = None
@@ -110,7 +152,7 @@ class Scratch:
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             for unit in units:
-                mark = json.loads((self.folder / f"{unit}.done.json").read_text(encoding="utf-8"))
+                mark = json.loads((self.folder / f"{unit}{DONE}").read_text(encoding="utf-8"))
                 for name in mark["files"]:
                     target = staged / _published_path(name)
                     target.parent.mkdir(exist_ok=True)
@@ -131,6 +173,8 @@ class Scratch:
             else:
                 replace_folder(staged, out)
         (self.folder / PUBLISHED_MARKER).write_text(self.key.code_hash, encoding="utf-8")
+        for folder, _ in self._unpublished_by_other_code():
+            _delete(folder)
 
     def close(self) -> None:
         """Release the lock, so that another run can work here."""
@@ -177,8 +221,7 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
         )
     if runtime.fresh or (runtime.retry and may_pass(manifest["counts"])):
         return None
-    if changed := key.changed_code(manifest["code"]):
-        files = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    if files := _describe_changes(key, manifest["code"]):
         if not runtime.keep:
             log.warning("%s: the code has changed since %s was written (%s); doing it again", key.step, out, files)
             return None
@@ -190,6 +233,12 @@ def reusable_counts(out: Path, key: StepKey, runtime: Runtime) -> dict[str, int]
             (out / name).is_file() and hashing.sha256_file(out / name) == sha for name, sha in manifest["files"].items()
         )
     return dict(manifest["counts"]) if intact else None
+
+
+def _describe_changes(key: StepKey, code: Mapping[str, str]) -> str:
+    """The files whose code differs between a key and recorded code, five of them by name; nothing if there are none."""
+    changed = key.changed_code(code)
+    return ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
 
 
 def _refuse_current_folder(out: Path) -> None:
@@ -204,7 +253,7 @@ def _refuse_current_folder(out: Path) -> None:
 def finished_counts(folder: Path, unit: str) -> dict[str, int] | None:
     """Return the counts of a finished unit of a scratch folder; None if it is not finished or its files have changed."""
     try:
-        mark = json.loads((folder / f"{unit}.done.json").read_text(encoding="utf-8"))
+        mark = json.loads((folder / f"{unit}{DONE}").read_text(encoding="utf-8"))
         intact = all(hashing.sha256_file(folder / name) == sha for name, sha in mark["files"].items())
     except (OSError, ValueError, KeyError):
         return None
@@ -236,7 +285,7 @@ def commit(folder: Path, unit: str, task: Task) -> dict[str, int]:
             files[path.name] = hashing.sha256_file(path)
             sync(path)
             path.replace(folder / path.name)
-        done = f"{unit}.done.json"
+        done = f"{unit}{DONE}"
         write_json(unfinished / done, {"counts": counts, "files": files})
         (unfinished / done).replace(folder / done)
         unfinished.rmdir()
@@ -293,12 +342,29 @@ def _lock(folder: Path) -> FileLock:
     return lock
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = _lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _delete_stale_scratch(work: Path, step: str, keep: Path) -> None:
     """Delete the scratch folders of earlier runs of a step whose results are published: they are not needed any more."""
-    of_step = re.compile(rf"{re.escape(step)}-[0-9a-f]{{16}}")  # not those of a step whose name begins with this one's
-    for marker in work.glob(f"*/{PUBLISHED_MARKER}"):
-        if of_step.fullmatch(marker.parent.name) and marker.parent != keep:
-            with contextlib.suppress(OvsegError, OSError):  # at work, or of another user
-                lock = _lock(marker.parent)
-                shutil.rmtree(marker.parent, ignore_errors=True)
-                lock.release()
+    for folder in _folders_of(work, step):
+        if folder != keep and (folder / PUBLISHED_MARKER).exists():
+            _delete(folder)
+
+
+def _folders_of(work: Path, step: str) -> list[Path]:
+    """The scratch folders of a step, and not those of one whose name begins with this one's."""
+    of_step = re.compile(rf"{re.escape(step)}-[0-9a-f]{{16}}")
+    return sorted(folder for folder in work.glob("*") if of_step.fullmatch(folder.name))
+
+
+def _delete(folder: Path) -> None:
+    """Delete a scratch folder, unless a run is working in it or it is of another user."""
+    with contextlib.suppress(OvsegError, OSError), _locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -77,7 +77,7 @@ def _build_index(out: Path, runtime: Runtime, options: IndexOptions, captions: P
     # changed, deletes `out` and runs the step again; published work of the same key is then not reused.
     published = (scratch_folder(runtime.work, key) / PUBLISHED_MARKER).exists()
     redo = published and not runtime.retry and reusable_counts(out, key, runtime) is None
-    scratch = Scratch(runtime.work, key, runtime.fresh or redo)
+    scratch = Scratch(runtime.work, key, runtime.fresh or redo, keep=runtime.keep)
     database = scratch.folder / "captions.sqlite"
     store = open_captions(captions, database, columns)
     num_images = min(store.count(), options.limit or store.count())

@@ -60,7 +60,7 @@ def propose_masks(index: Path, images: Path, out: Path, runtime: Runtime, option
         schema=tables.SCHEMA_VERSION,
         **({"classes": hashing.sha256_file(find_table(options.classes))} if options.classes else {}),
     )
-    scratch = Scratch(runtime.work, key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh, keep=runtime.keep)
     factory = _ProposeTaskFactory(index, images, key.fingerprint, scratch.folder, options, metadata)
     counts = run_step(
         key,

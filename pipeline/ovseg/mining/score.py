@@ -8,6 +8,7 @@ are stored for analysis.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ovseg.clip.adapted import made_with
@@ -19,7 +20,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import Scratch, reusable_counts, unit_names
+from ovseg.engine.units import Scratch, unit_names
 from ovseg.mining.region_vectors import vectors_folder
 from ovseg.mining.score_unit import ScoreTaskFactory
 from ovseg.mining.texts import encode_nouns
@@ -72,10 +73,9 @@ def score_nouns(
         templates=TEMPLATES[options.templates],
         schema=tables.SCHEMA_VERSION,
     )
-    scratch = Scratch(runtime.work, key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh, keep=runtime.keep)
     texts_folder = scratch.folder / "texts"  # kept inside this step's scratch folder: locked and deleted with it
-    if runtime.fresh or reusable_counts(out, key, runtime) is None:
-        encode_nouns(nouns, proposals, texts_folder, runtime, clip, options.templates, options.precision)
+    encode = partial(encode_nouns, nouns, proposals, texts_folder, runtime, clip, options.templates, options.precision)
     factory = ScoreTaskFactory(
         index=index,
         images=images,
@@ -99,4 +99,4 @@ def score_nouns(
     )
     # run_step calls factory(device) once per process, then the task for each part.
     units = list(unit_names(index))
-    return run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch, totals=TOTALS)
+    return run_step(key, units, factory, out, runtime, uses_model=True, scratch=scratch, totals=TOTALS, prepare=encode)

@@ -55,7 +55,7 @@ def encode_nouns(
         templates=TEMPLATES[templates],
         nouns=distinct,
     )
-    scratch = Scratch(runtime.work, key, runtime.fresh)
+    scratch = Scratch(runtime.work, key, runtime.fresh, keep=runtime.keep)
     write_json(scratch.folder / "nouns.json", distinct)
     units = [f"{i:05d}" for i in range(-(-len(distinct) // NOUNS_PER_UNIT))]
     factory = _TextsTaskFactory(scratch.folder / "nouns.json", clip, templates, precision)
