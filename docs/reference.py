@@ -92,16 +92,15 @@ def _commands(application: typer.Typer, name: str) -> Iterator[str]:
 
 def _command(callback: Any, name: str) -> str:
     lines = [f"### `{name}`", "", inspect.cleandoc(callback.__doc__ or "").replace("\n\n", "\n").replace("\n", " "), ""]
-    signature, hints = inspect.signature(callback), typing.get_type_hints(callback, include_extras=True)
-    parsed = {parameter.name: parameter for parameter in _parsed(callback)}
+    hints = typing.get_type_hints(callback, include_extras=True)
     rows = []
-    for parameter in signature.parameters.values():
-        annotation = hints.get(parameter.name, parameter.annotation)
-        found = parsed[parameter.name]
+    for found in _parsed(callback):
         names = ", ".join(f"`{option}`" for option in (*found.opts, *found.secondary_opts))
         is_option = str(found.opts[0]).startswith("-")
-        shown = names if is_option else f"`{parameter.name.upper()}`"
-        rows.append((shown, _type(annotation), _default(found.default, required=found.required), found.help or ""))
+        shown = names if is_option else f"`{found.name.upper()}`"
+        rows.append(
+            (shown, _type(hints[found.name]), _default(found.default, required=found.required), found.help or "")
+        )
     return "\n".join([*lines, _table(("option", "values", "default", "meaning"), rows), ""])
 
 

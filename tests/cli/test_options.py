@@ -101,6 +101,22 @@ def test_every_option_sets_its_field(program: typer.Typer) -> None:
     )
 
 
+def test_a_command_knows_which_fields_were_given(tmp_path: Path) -> None:
+    """A value that is given counts as given even if it is the default."""
+    program = typer.Typer()
+
+    @program.command()
+    @with_options
+    def fields(outer: Outer) -> None:
+        """The command."""
+        typer.echo(",".join(sorted(outer.model_fields_set)))
+
+    assert output(program, "--folder", "f").strip() == "inner"
+    assert output(program, "--folder", "f", "--name", "a", "--large", "--captions", "1").strip() == (
+        "captions,inner,large,name"
+    )
+
+
 def test_help_has_the_text_the_default_and_the_range_of_each_field(program: typer.Typer) -> None:
     text = output(program, "--help")
     for model in (Inner, Outer):

@@ -18,7 +18,15 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import LABELS, read_benchmark
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation.calibrate import SAME_IMAGES, Choice, calibrate, label_same_images, read_choice
+from ovseg.evaluation.calibrate import (
+    SAME_IMAGES,
+    Calibrated,
+    Choice,
+    calibrate,
+    find_calibrated,
+    label_same_images,
+    read_choice,
+)
 from ovseg.evaluation.confusion import class_totals, confusion
 from ovseg.evaluation.metrics import segmentation_metrics
 from ovseg.segmentation.segmenter import Segmenter
@@ -90,7 +98,11 @@ def test_of_equals_the_first_of_the_grid_is_chosen(toys: Toys, tmp_path: Path, r
 
 
 def test_each_model_has_its_own_choice(drawn: Path, toys: Toys, tmp_path: Path, runtime: Runtime) -> None:
+    """One of two names of the same CLIP is found by the name of the folder, or else the first."""
     report = run(drawn, toys, tmp_path, runtime, models=("first", "second"), limit=2)
+    for name, found in (("second", "second"), ("elsewhere", "first")):
+        copy = Path(shutil.copytree(toys.clip, tmp_path / name))
+        assert find_calibrated(report, toys.network, copy) == Calibrated(found, SEGMENT, CropOptions())
     assert [row["model"] for row in grid(report)] == ["first"] * 8 + ["second"] * 8
     first, second = (read_choice(report, name, None, None) for name in ("first", "second"))
     assert first == second
@@ -126,6 +138,51 @@ def test_without_a_choice_the_error_names_the_stage_to_run(report: Path) -> None
         (report / "choice.json").write_text(text)
         with pytest.raises(OvsegError, match=r"choice\.json.* prompt "):
             read_choice(report, "prompt", 0.4, None)
+
+
+def test_models_are_found_by_their_content_with_the_options_they_segmented_with(
+    drawn: Path, toys: Toys, tmp_path: Path, runtime: Runtime
+) -> None:
+    options, crop = SegmentOptions(templates="single", synonyms="joined"), CropOptions(antialias=False)
+    calibration = CalibrateOptions(benchmark=drawn, weights=[0.5], thresholds=[0.5], limit=1)
+    report, clips = tmp_path / "report", {"model": toys.clip}
+    calibrate(toys.network, clips, tmp_path / "out", report, runtime, calibration, options=options, crop=crop)
+    copy = Path(shutil.copytree(toys.clip, tmp_path / "copy"))
+    assert find_calibrated(report, toys.network, copy) == Calibrated("model", options, crop)
+    network = Path(shutil.copytree(toys.network, tmp_path / "network"))
+    assert find_calibrated(report, network, copy) is not None
+    (network / "note.txt").write_text("another network")
+    assert find_calibrated(report, network, copy) is None
+    other = Path(shutil.copytree(toys.clip, tmp_path / "other" / "model"))
+    (other / "note.txt").write_text("another CLIP of the same name")
+    assert find_calibrated(report, toys.network, other) is None
+    assert find_calibrated(report, toys.network, tmp_path / "gone") is None
+    (report / "inputs.json").write_text('{"network": "x"')
+    with pytest.raises(OvsegError, match=r"inputs\.json"):
+        find_calibrated(report, toys.network, copy)
+
+
+def test_in_a_report_of_an_older_version_the_name_of_the_folder_counts(report: Path, toys: Toys) -> None:
+    clip = Path(shutil.copytree(toys.clip, report / "prompt"))
+    assert find_calibrated(report, toys.network, clip) == Calibrated("prompt", SegmentOptions(), CropOptions())
+    assert find_calibrated(report, toys.network, toys.clip) is None
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '"x"'])
+def test_inputs_of_another_kind_are_an_error_that_names_the_stage_to_run(report: Path, toys: Toys, text: str) -> None:
+    (report / "inputs.json").write_text(text)
+    with pytest.raises(OvsegError, match=r"inputs\.json.*calibrate.*run the stage again"):
+        find_calibrated(report, toys.network, toys.clip)
+
+
+def test_options_of_another_version_are_an_error_that_names_them(
+    drawn: Path, toys: Toys, tmp_path: Path, runtime: Runtime
+) -> None:
+    report = run(drawn, toys, tmp_path, runtime, limit=1, weights=[0.5], thresholds=[0.5])
+    inputs = json.loads((report / "inputs.json").read_text())
+    (report / "inputs.json").write_text(json.dumps({**inputs, "crop": {"fill": "green"}}))
+    with pytest.raises(OvsegError, match=r"inputs\.json.*fill.*run the stage again"):
+        find_calibrated(report, toys.network, toys.clip)
 
 
 def test_a_split_without_a_readable_image_is_an_error(toys: Toys, tmp_path: Path, runtime: Runtime) -> None:

@@ -11,7 +11,7 @@ from ovseg.cli.data import data
 from ovseg.cli.entry import Commands, run_app
 from ovseg.cli.examples import show_example
 from ovseg.cli.options import path_option, with_options
-from ovseg.core.options import Orientation, SegmentOptions
+from ovseg.core.options import CropOptions, Orientation, SegmentOptions
 
 app = typer.Typer(
     cls=Commands,
@@ -58,6 +58,7 @@ def segment(
         str, typer.Option(help='Names to look for: "cat, sofa, grass", or a file with one name per line.')
     ],
     options: SegmentOptions,
+    crop: CropOptions,
     out: Annotated[Path, typer.Option(help="Folder of overlays, label maps and JSON files.")] = Path("segmented"),
     clip: Annotated[Path, typer.Option(help="Folder of the CLIP that classifies proposals.")] = Path("models/prompt"),
     network: Annotated[Path, typer.Option(help="Folder of the proposal network.")] = Path("models/proposal_network"),
@@ -84,6 +85,8 @@ def segment(
 ) -> None:
     """Segment images with any class names.
 
+    What is not given is as the stage `calibrate` used and chose it for the same CLIP and proposal network, if it has run.
+
     Example: ovseg segment photos --names "kite, tree | bush, grass" --out segmented
     """
     from ovseg.cli.segment import segment_with
@@ -101,6 +104,7 @@ def segment(
         mask_threshold=mask_threshold,
         others=others,
         options=options,
+        crop=crop,
         device=runtime.devices[0],
         batch_size=runtime.batch_size,
         orientation=orientation,
@@ -111,6 +115,7 @@ def segment(
 @with_options
 def serve_app(
     options: SegmentOptions,
+    crop: CropOptions,
     clip: Annotated[
         list[Path], typer.Option(help="Folder of a CLIP; give several to compare them side by side.")
     ] = COMPARED,
@@ -137,6 +142,8 @@ def serve_app(
 ) -> None:
     """Segment images and see mined pairs in the browser. It needs an extra: pip install -e '.[app]' in the clone.
 
+    What is not given is as the stage `calibrate` used and chose it for the last CLIP, if it has run.
+
     Example: ovseg app --examples photos --names "kite, tree | bush, grass"
     """
     from ovseg.app.gradio_extra import import_gradio
@@ -154,6 +161,7 @@ def serve_app(
         images=images,
         marks=marks,
         options=options,
+        crop=crop,
         device=from_environment(device=device).devices[0],
         host=host,
         port=port,

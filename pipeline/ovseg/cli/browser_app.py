@@ -13,13 +13,14 @@ from ovseg.app.pair_pages import PairPages
 from ovseg.app.segment_handlers import THRESHOLDS
 from ovseg.app.segment_tab import Start
 from ovseg.app.server import serve
-from ovseg.cli.segment import find_choice
+from ovseg.cli.segment import find_settings
 from ovseg.core.errors import OvsegError
 from ovseg.core.folders import walk_images
 from ovseg.core.json_files import read_json
-from ovseg.core.options import SegmentOptions
+from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.core.paths import is_remote, to_path
 from ovseg.engine.runtime import devices
+from ovseg.evaluation.calibrate import Choice
 from ovseg.segmentation.segmenter import load_segmenters
 
 MAX_EXAMPLES = 8
@@ -36,6 +37,7 @@ def run_app(
     images: Path | None,
     marks: Path | None,
     options: SegmentOptions,
+    crop: CropOptions,
     device: str,
     host: str,
     port: int | None,
@@ -44,31 +46,31 @@ def run_app(
     """Serve the page until Ctrl-C.
 
     Args:
-        clips: the folders of the CLIPs that are compared; the sliders start at what was calibrated for the last one.
+        clips: the folders of the CLIPs that are compared; what was calibrated for the last one counts for all.
         network: the folder of the proposal network.
         words: the words that the page starts with.
         examples: a folder of images, of which the first are offered; None for none.
         run: the folder of the tables of a run; None for no tab of pairs.
         images: the folder of its images; None for the one that the run states.
         marks: the CSV of wrong pairs; None for `wrong_pairs.csv` in the run, or in the working folder if the run is at a URL.
-        options: how an image is segmented.
+        options, crop: how an image is segmented, and the crop recipe; see `find_settings` for fields that are not set.
         device: the torch device, or "auto".
         host, port, share: see `serve`.
 
     Raises:
         OvsegError: Gradio is not installed, a model or a table cannot be loaded, or the port is taken.
     """
-    start = _start(clips[-1], words, examples)
+    choice, options, crop = find_settings(network, clips[-1], options, crop)
+    start = _start(choice, words, examples)
     pages = None if run is None else find_pairs(run, images, marks)
-    answers = Answers(load_segmenters(network, _names(clips), devices(device)[0], options=options))
+    answers = Answers(load_segmenters(network, _names(clips), devices(device)[0], options=options, crop=crop))
     with serve(answers, start, pages, host=host, port=port, share=share) as address:
         typer.echo(f"{address} (Ctrl-C stops it)")
         while True:
             time.sleep(3600)
 
 
-def _start(clip: Path, words: str, examples: Path | None) -> Start:
-    choice = find_choice(clip, None, None)
+def _start(choice: Choice, words: str, examples: Path | None) -> Start:
     threshold = min(max(choice.mask_threshold, min(THRESHOLDS)), max(THRESHOLDS))
     if examples is not None and not examples.is_dir():
         raise OvsegError(f"--examples {examples} is not a folder of images")

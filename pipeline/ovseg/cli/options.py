@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ M = TypeVar("M", bound=Options)
 
 path_option = partial(typer.Option, parser=to_path, metavar="PATH")
 """An option that takes a path of this machine, or a URL."""
+
+CONTEXT = "context"  # the parameter by which typer says which options were given
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,13 @@ HIDDEN: dict[type[Options], frozenset[str]] = {
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a command that is an options model by one parameter for each field of the model."""
+    """Replace each parameter of a command that is an options model by one parameter for each field of the model.
+
+    The `model_fields_set` of a model that the command gets are the fields whose option was given.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
     models = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Options)}
-    parameters = []
+    parameters = [inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in models:
             parameters += list(_parameters(models[parameter.name]))
@@ -107,7 +112,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[parameter.name], kind=keyword))
 
     def wrapper(**values: Any) -> None:
-        built = {name: _build(model, values) for name, model in models.items()}
+        context: typer.Context = values.pop(CONTEXT)
+        given = {name for name in values if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"}
+        built = {name: _build(model, values, given) for name, model in models.items()}
         command(**values, **built)
 
     wrapper.__name__, wrapper.__doc__, wrapper.__module__ = command.__name__, command.__doc__, command.__module__
@@ -130,8 +137,8 @@ def _parameters(model: type[Options]) -> Iterator[inspect.Parameter]:
         yield _parameter(option, _annotation(option, field), _text(default) if _choices(field) else default)
 
 
-def _build(model: type[M], values: dict[str, Any]) -> M:
-    """Make a model of the values of its options, which are taken out of `values`.
+def _build(model: type[M], values: dict[str, Any], given: Container[str]) -> M:
+    """Make a model of the values of its options, which are taken out of `values`; fields that are not `given` are left unset.
 
     Raises:
         typer.BadParameter: a value that is out of the range of its field.
@@ -142,9 +149,10 @@ def _build(model: type[M], values: dict[str, Any]) -> M:
     for option, name in options.items():
         field = model.model_fields[name]
         if nested := _model(field):
-            fields[name] = _build(nested, values)
-        else:
-            value = values.pop(option)
+            fields[name] = _build(nested, values, given)
+            continue
+        value = values.pop(option)
+        if option in given:
             fields[name] = _choices(field).get(value, value)
     try:
         return model(**fields)

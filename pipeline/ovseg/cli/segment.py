@@ -1,4 +1,4 @@
-"""What `ovseg segment` does: reads the names, finds the calibrated settings, segments the images."""
+"""What `ovseg segment` does: reads the names, finds what was calibrated, segments the images."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import typer
 
+from ovseg.cli.options import HIDDEN
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home
-from ovseg.core.options import Orientation, SegmentOptions
+from ovseg.core.options import CropOptions, Options, Orientation, SegmentOptions
 from ovseg.core.text_files import read_text
 from ovseg.engine.runtime import devices
-from ovseg.evaluation.calibrate import Choice, read_choice
+from ovseg.evaluation.calibrate import Choice, find_calibrated, read_choice
 from ovseg.segmentation.class_names import split_names
 from ovseg.segmentation.image_files import list_images, segment_images
 from ovseg.segmentation.segmenter import Classifier, Segmenter
@@ -28,6 +29,16 @@ FILE_NAME = re.compile(r"\.(txt|csv|tsv|json|jsonl|ya?ml|names?|list|lst|text|md
 PATH = re.compile(r"(\.{0,2}|~[^/]*|[A-Za-z]:)[/\\].+")
 """An absolute path, or one from this folder or a home folder. Other texts with a slash can be names ("tv/monitor")."""
 DEFAULT = Choice(mask_threshold=0.4, weight=0.7, source="default, the paper's")
+
+M = TypeVar("M", bound=Options)
+
+
+class Settings(NamedTuple):
+    """How a CLIP and a proposal network segment."""
+
+    choice: Choice
+    options: SegmentOptions
+    crop: CropOptions
 
 
 def segment_with(
@@ -42,6 +53,7 @@ def segment_with(
     mask_threshold: float | None,
     others: bool | None,
     options: SegmentOptions,
+    crop: CropOptions,
     device: str,
     batch_size: int,
     orientation: Orientation = "exif",
@@ -58,7 +70,7 @@ def segment_with(
         weight: weight of CLIP in the ensemble, in [0, 1]; None for the calibrated one.
         mask_threshold: probability above which a pixel of a mask is foreground; None for the calibrated one.
         others: whether there is one more class, for what has none of the names; None if only one name is given.
-        options: how an image is segmented.
+        options, crop: how an image is segmented, and the crop recipe; see `find_settings` for fields that are not set.
         device: torch device, or "auto".
         batch_size: number of crops that CLIP is given at a time; it changes no result.
         orientation: whether images are turned as their EXIF metadata say, or used as stored.
@@ -68,7 +80,7 @@ def segment_with(
         typer.Exit: some images could not be read; the others are segmented.
     """
     classes, files = read_names(names), list_images(images)
-    choice = find_choice(clip, weight, mask_threshold)
+    choice, options, crop = find_settings(network, clip, options, crop, weight, mask_threshold)
     log.info("mask threshold %g, weight of CLIP %g (%s)", choice.mask_threshold, choice.weight, choice.source)
     segmenter = Segmenter.load(
         network,
@@ -77,6 +89,7 @@ def segment_with(
         mask_threshold=choice.mask_threshold,
         weight=choice.weight,
         options=options,
+        crop=crop,
         batch_size=batch_size,
     )
     vocabulary = segmenter.vocabulary(classes, len(classes) == 1 if others is None else others)
@@ -84,7 +97,8 @@ def segment_with(
         "classifier": classifier,
         "weight": choice.weight,
         "mask_threshold": choice.mask_threshold,
-        **options.model_dump(exclude={"weight_seen", "average_seen", "seen_penalty"}),
+        **options.model_dump(exclude=set(HIDDEN[SegmentOptions])),
+        **crop.model_dump(),
         "clip": hashing.sha256_path(clip),
         "network": hashing.sha256_path(network),
     }
@@ -137,12 +151,39 @@ def _looks_like_path(part: str) -> bool:
     return PATH.fullmatch(part) is not None or (folder != "" and os.path.isdir(folder))  # noqa: PTH112
 
 
-def find_choice(clip: Path, weight: float | None, mask_threshold: float | None) -> Choice:
-    """The mask threshold and weight: as given, else as `calibrate` chose them for a CLIP of the pipeline, else the paper's."""
+def find_settings(
+    network: Path,
+    clip: Path,
+    options: SegmentOptions,
+    crop: CropOptions,
+    weight: float | None = None,
+    mask_threshold: float | None = None,
+) -> Settings:
+    """How a CLIP and a proposal network segment: as given, else as `calibrate` chose for and segmented with the same two.
+
+    What `calibrate` wrote is found in the folder of the pipeline, which holds models/ and reports/. Where it has not chosen for
+    them, weight and threshold are the paper's.
+
+    Args:
+        network: the folder of the proposal network.
+        clip: the folder of the CLIP, such as models/prompt.
+        options, crop: the fields that are set count.
+        weight, mask_threshold: None for those that were calibrated.
+
+    Raises:
+        OvsegError: what `calibrate` wrote cannot be read.
+    """
+    clip = Path(os.path.abspath(clip))  # noqa: PTH100 - reports/ lies beside a link to models/, not beside its target
     report = clip.parent.parent / "reports" / "calibrate"
-    try:
-        return read_choice(report, clip.name, mask_threshold, weight)
-    except OvsegError:
+    calibrated = find_calibrated(report, network, clip)
+    if calibrated is None:
         given = DEFAULT.mask_threshold if mask_threshold is None else mask_threshold
         source = DEFAULT.source if weight is None and mask_threshold is None else "given"
-        return Choice(given, DEFAULT.weight if weight is None else weight, source)
+        return Settings(Choice(given, DEFAULT.weight if weight is None else weight, source), options, crop)
+    choice = read_choice(report, calibrated.model, mask_threshold, weight)
+    return Settings(choice, _complete(options, calibrated.options), _complete(crop, calibrated.crop))
+
+
+def _complete(given: M, calibrated: M) -> M:
+    """The fields that are set in one model, the others as in another."""
+    return type(given)(**{**calibrated.model_dump(), **given.model_dump(exclude_unset=True)})

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json, write_tsv
+from ovseg.core.json_files import read_json
 from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark, read_benchmark
 from ovseg.engine.runtime import Runtime
@@ -24,7 +26,7 @@ from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.metrics import segmentation_metrics
 from ovseg.evaluation.settings import EvalSetting
 
-CHOICE, GRID = "choice.json", "grid.tsv"
+CHOICE, GRID, INPUTS = "choice.json", "grid.tsv", "inputs.json"
 CALIBRATED, SAME_IMAGES = "calibrate on ", " (THE SAME IMAGES, not held out)"
 
 
@@ -42,6 +44,21 @@ class Choice:
     source: str
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """How a CLIP and a proposal network segmented when `calibrate` chose for them.
+
+    Attributes:
+        model: the name of the CLIP.
+        options: how images were segmented.
+        crop: the crop recipe.
+    """
+
+    model: str
+    options: SegmentOptions
+    crop: CropOptions
+
+
 def calibrate(
     network: Path,
     clips: Mapping[str, Path],
@@ -57,6 +74,7 @@ def calibrate(
 
         report/choice.json   model -> mask_threshold, weight, source, and the metric that they reach
         report/grid.tsv      model, mask_threshold, weight, metric
+        report/inputs.json   what they hold for: content hashes of the network and of each CLIP, and both groups of options
 
     Of equal results the smallest weight is chosen, then the lowest threshold, if both lists are ascending.
 
@@ -64,7 +82,7 @@ def calibrate(
         network: the folder of the proposal network.
         clips: the folders of the CLIPs by name, see `evaluate`.
         out: the folder of the table `segmentations`.
-        report: the folder of the two files; it is created if it does not exist.
+        report: the folder of the three files; it is created if it does not exist.
         runtime: devices, workers, batch size, scratch folder.
         calibration: the held-out split, the weights and thresholds to try, and the metric.
         options: how images are segmented.
@@ -103,6 +121,13 @@ def calibrate(
     write_json(report / CHOICE, choices)
     rows = [(model, f"{threshold:g}", f"{weight:g}", f"{value:.6f}") for model, threshold, weight, value in grid]
     write_tsv(report / GRID, ("model", "mask_threshold", "weight", calibration.metric), rows)
+    inputs = {
+        "network": tables.content_hash(network),
+        "clips": {model: tables.content_hash(clip) for model, clip in clips.items()},
+        "segment": options.model_dump(mode="json"),
+        "crop": crop.model_dump(mode="json"),
+    }
+    write_json(report / INPUTS, inputs)
 
 
 def _grid(
@@ -153,6 +178,43 @@ def read_choice(report: Path, model: str, mask_threshold: float | None, weight: 
     if weight is not None:
         return Choice(choice.mask_threshold, weight, f"weight given, mask_threshold by {choice.source}")
     return choice
+
+
+def find_calibrated(report: Path, network: Path, clip: Path) -> Calibrated | None:
+    """Find a proposal network and a CLIP among those that `calibrate` has chosen for, by their content.
+
+    Args:
+        report: the folder that `calibrate` wrote. In one of an older version, without inputs.json, the name of the CLIP's
+            folder counts, and the options are the defaults.
+        network: the folder of the proposal network.
+        clip: the folder of the CLIP.
+
+    Returns:
+        how they segmented; None if `calibrate` has not chosen for them.
+
+    Raises:
+        OvsegError: a file of `calibrate` cannot be read.
+    """
+    path = report / INPUTS
+    if not (network.is_dir() and clip.is_dir() and (report / CHOICE).is_file()):
+        return None
+    if not path.is_file():
+        choices = read_json(report / CHOICE)
+        known = isinstance(choices, dict) and clip.name in choices
+        return Calibrated(clip.name, SegmentOptions(), CropOptions()) if known else None
+    try:
+        inputs = read_json(path)
+        if inputs["network"] != tables.content_hash(network):
+            return None
+        found, names = tables.content_hash(clip), [clip.name, *inputs["clips"]]
+        model = next((name for name in names if inputs["clips"].get(name) == found), None)
+        options, crop = SegmentOptions(**inputs["segment"]), CropOptions(**inputs["crop"])
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        problem = " ".join(repr(error).split())
+        raise OvsegError(
+            f"{path} is not what `calibrate` of this version writes ({problem}); run the stage again"
+        ) from None
+    return None if model is None else Calibrated(model, options, crop)
 
 
 def label_same_images(choice: Choice, benchmark: Benchmark) -> Choice:
