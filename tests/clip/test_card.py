@@ -45,10 +45,16 @@ def test_the_card_has_what_the_weights_were_made_from(has_prompts: bool, tmp_pat
     assert ("mask_prompts.safetensors" in text) == has_prompts
 
 
+def test_the_card_of_a_clip_without_a_training_says_that_nothing_was_trained(tmp_path: Path) -> None:
+    write_card(tmp_path, {"base": {"model": "ViT-B-16"}, "steps": []}, has_prompts=False)
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "nothing was trained" in text and "adapted to" not in text and "recipe of" not in text
+
+
 def test_the_card_says_how_regions_are_encoded(tmp_path: Path) -> None:
     said_of: dict[Encoder, str] = {"crops": "masked crops", "region_tokens": "image once", "pooled": "`pooled`"}
     for encoder, said in said_of.items():
-        write_card(tmp_path, {}, has_prompts=False, encoder=encoder)
+        write_card(tmp_path, {"steps": [{**STEP, "mask_licence": None}]}, has_prompts=False, encoder=encoder)
         text = ModelCard.load(tmp_path / "README.md").text
         assert said in text
         assert ("region_encoder.json" in text) == (encoder != "crops")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ovseg.clip.adapted import PROVENANCE, load_adapted, materialise
-from ovseg.clip.folders import PREFERRED
+from ovseg.clip.adapted import load_adapted, materialise
+from ovseg.clip.folders import PREFERRED, PROVENANCE
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.names import CONFIG, parse
 from ovseg.clip.pretrained import identify, weights_fingerprint

@@ -8,22 +8,34 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from open_clip import pretrained as registry
 from safetensors.torch import load_file
 
 from ovseg.clip import pretrained as module
-from ovseg.clip.adapted import load_adapted, made_with, materialise, read_provenance
-from ovseg.clip.load import load_clip
+from ovseg.clip.adapted import (
+    load_adapted,
+    load_named,
+    made_with,
+    materialise,
+    read_provenance,
+    save_adapted,
+)
+from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.metadata import gigabytes, tags_of_repository
 from ovseg.clip.names import CONFIG
 from ovseg.clip.pretrained import identify, locate, weights_fingerprint
-from ovseg.clip.save import WEIGHTS
+from ovseg.clip.prompts import new_prompts
+from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
+from ovseg.clip.save import PROMPTS, WEIGHTS
+from ovseg.clip.text_prompts import new_text_prompts
 from ovseg.core import hashing
 from ovseg.core.errors import OvsegError
 from tests.conftest import ROOT, TINY
@@ -143,6 +155,69 @@ def test_the_fingerprint_follows_the_weights_behind_a_tag(hub: Hub, tiny_clip: P
     hub.put(REPO, WEIGHTS, (tiny_clip / WEIGHTS).read_bytes()[:-4] + b"\0\0\0\1")
     shutil.rmtree(hub.cache)
     assert weights_fingerprint(NAME, "hosted") != named and weights_fingerprint(f"hf-hub:{REPO}", None) != repo
+
+
+@pytest.mark.parametrize("beside", ["prompts", "region encoder"])
+def test_a_repository_is_used_with_all_that_lies_beside_its_weights(
+    hub: Hub, tiny_clip: Path, tmp_path: Path, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beside the weights is loaded, copied, and part of the fingerprint; it is looked up once."""
+    plain, model = load_adapted(tiny_clip), "hf-hub:someone/adapted"
+    if beside == "prompts":
+        texts = new_text_prompts(plain.model, 0, 5)
+        clip = replace(plain, prompts=new_prompts(plain.model.visual, 1, seed=0), text_prompts=texts)  # type: ignore[arg-type]
+    else:
+        clip = replace(plain, regions=RegionSettings("region_tokens", 0))
+    provenance = {"base": {"licence": "MIT"}, "steps": []}
+    regions = {"text_prompts": clip.text_prompts, "regions": clip.regions}
+    save_adapted(clip.model, TINY, clip.prompts, provenance, tmp_path / "made", **regions)  # type: ignore[arg-type]
+    for path in (tmp_path / "made").iterdir():
+        hub.put("someone/adapted", path.name, path.read_bytes())
+
+    def same(loaded: Clip) -> bool:
+        pairs = ((loaded.prompts, clip.prompts), (loaded.text_prompts, clip.text_prompts))
+        tensors = all(one is two is None or (one is not None and torch.equal(one, two)) for one, two in pairs)  # type: ignore[arg-type]
+        return tensors and loaded.regions == clip.regions
+
+    assert same(load_named(model, None)) and not same(plain)
+    fingerprint = weights_fingerprint(model, None)
+    materialise(model, None, tmp_path / "base")
+    assert same(load_adapted(tmp_path / "base")) and read_provenance(tmp_path / "base") == provenance
+    hub.fresh()
+    assert same(load_named(model, None))
+    assert all(CONFIG in path for path in hub.asked)
+    monkeypatch.setenv("OVSEG_OFFLINE", "1")
+    hub.fresh()
+    assert same(load_named(model, None)) and hub.asked == []
+    monkeypatch.delenv("OVSEG_OFFLINE")
+    for name in (PROMPTS, REGION_ENCODER):
+        (hub.root / "someone/adapted" / name).unlink(missing_ok=True)
+    shutil.rmtree(hub.cache)
+    hub.fresh()
+    assert weights_fingerprint(model, None) != fingerprint and not same(load_named(model, None))
+
+
+def test_what_cannot_be_looked_up_beside_the_weights_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could be mask prompts, without which the CLIP would be another one."""
+    load_clip(f"hf-hub:{REPO}")
+    shutil.rmtree(hub.cache / "models--someone--tiny" / ".no_exist")
+    hub.fresh()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    with pytest.raises(OvsegError, match=rf"{PROMPTS} of hf-hub:{REPO} cannot be downloaded .*OVSEG_OFFLINE=1 takes"):
+        load_clip(f"hf-hub:{REPO}")
+    monkeypatch.setenv("OVSEG_OFFLINE", "1")
+    load_clip(f"hf-hub:{REPO}")
+
+
+def test_the_fingerprint_of_a_file_follows_the_preprocessing_in_the_config_beside_it(
+    tiny_clip: Path, tmp_path: Path, hub: Hub
+) -> None:
+    folder = Path(shutil.copytree(tiny_clip, tmp_path / "copy"))
+    before = weights_fingerprint(NAME, str(folder / WEIGHTS))
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}))
+    assert weights_fingerprint(NAME, str(folder / WEIGHTS)) != before
 
 
 def test_a_repository_with_the_wrong_activation_in_its_config_is_refused(hub: Hub) -> None:

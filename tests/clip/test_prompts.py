@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovseg.clip.adapted import load_adapted, read_prompts, save_adapted
 from ovseg.clip.load import Clip
-from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, resize_prompts, vit_layout
+from ovseg.clip.prompts import foreground_patches, mask_prompts_applied, new_prompts, vit_layout
 from ovseg.clip.save import PROMPTS, model_config
 from ovseg.core.errors import OvsegError
 
@@ -213,19 +213,11 @@ def test_prompts_of_depth_0_are_neither_loaded_nor_saved(tmp_path: Path, shape: 
     assert not (tmp_path / "again" / PROMPTS).exists()
 
 
-def test_prompts_of_another_grid_are_an_error_and_interpolated_only_when_asked_for(tmp_path: Path) -> None:
+def test_prompts_of_another_grid_are_an_error(tmp_path: Path) -> None:
     _save(tmp_path)
     save_file({"prompts": torch.full((2, 64, 32), 0.5)}, tmp_path / PROMPTS, metadata={"grid": "8x8"})
-    with pytest.raises(OvsegError, match=r"8 x 8 patches.*4 x 4.*resize"):
+    with pytest.raises(OvsegError, match=r"8 x 8 patches.*4 x 4; .*remove the file"):
         load_adapted(tmp_path)
-    resized = load_adapted(tmp_path, resize=True).prompts
-    assert resized is not None
-    torch.testing.assert_close(resized, torch.full((2, 16, 32), 0.5))
-
-
-def test_resizing_to_the_same_grid_changes_nothing() -> None:
-    prompts = torch.randn(2, 12, 5)
-    torch.testing.assert_close(resize_prompts(prompts, (3, 4), (3, 4)), prompts)
 
 
 @pytest.mark.parametrize(

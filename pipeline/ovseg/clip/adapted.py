@@ -21,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ovseg.clip.card import write_card
+from ovseg.clip.folders import PROVENANCE
 from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, read_adapter, write_adapter
-from ovseg.clip.pretrained import identify, weights_fingerprint
-from ovseg.clip.prompts import check_prompts, resize_prompts, vit_layout
+from ovseg.clip.pretrained import identify, locate, weights_fingerprint
+from ovseg.clip.prompts import check_prompts, vit_layout
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings, read_settings, write_settings
 from ovseg.clip.regions import with_regions
 from ovseg.clip.save import PROMPTS, model_config, save_clip
@@ -36,8 +37,6 @@ from ovseg.core.options import Precision
 from ovseg.core.tensor_files import write_tensors
 from ovseg.engine.weight_files import respect_offline
 
-PROVENANCE = "provenance.json"
-
 
 def load_adapted(
     folder: Path,
@@ -45,7 +44,6 @@ def load_adapted(
     precision: Precision = "fp32",
     *,
     prompts: bool = True,
-    resize: bool = False,
 ) -> Clip:
     """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts, text prompts and mask adapter.
 
@@ -54,25 +52,16 @@ def load_adapted(
         device: the torch device.
         precision: the data type of the weights, as in `load_clip`.
         prompts: whether the mask prompts are loaded too.
-        resize: whether prompts of another grid of patches are interpolated; otherwise they are an error.
 
     Raises:
         OvsegError: see `load_clip`; or the prompts, the mask adapter or the settings of the region encoder cannot be read, or
             do not fit the image tower.
     """
-    clip = load_clip(f"local-dir:{folder}", device=device, precision=precision)
-    if (folder / TEXT_PROMPTS).is_file():
-        clip = replace(clip, text_prompts=read_text_prompts(folder / TEXT_PROMPTS, clip.model).to(device))
-    if prompts and (folder / PROMPTS).is_file():
-        clip = _with_prompts(clip, folder, resize)
-    if (folder / ADAPTER).is_file():
-        clip = replace(clip, adapter=read_adapter(folder / ADAPTER, clip.width).to(device, clip.dtype))
-    settings = read_settings(folder)
-    return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
+    return _with_files_of(folder, load_clip(f"local-dir:{folder}", device=device, precision=precision), prompts)
 
 
 def load_named(model: str, pretrained: str | None, device: str = "cpu", precision: Precision = "fp32") -> Clip:
-    """Load a CLIP by its name, as `load_clip` does; from a folder with its prompts and region encoder, as `load_adapted`.
+    """Load a CLIP by its name, as `load_clip` does; from a folder or the Hub with its prompts and region encoder.
 
     Args:
         model, pretrained, device, precision: see `load_clip`.
@@ -80,23 +69,33 @@ def load_named(model: str, pretrained: str | None, device: str = "cpu", precisio
     Raises:
         OvsegError: see `load_clip` and `load_adapted`.
     """
-    if model.startswith("local-dir:"):
-        return load_adapted(Path(model.removeprefix("local-dir:")), device, precision)
-    return load_clip(model, pretrained, device, precision)
+    clip, folder = load_clip(model, pretrained, device, precision), locate(model, pretrained).folder
+    return clip if folder is None else _with_files_of(folder, clip)
 
 
-def _with_prompts(clip: Clip, folder: Path, resize: bool) -> Clip:
+def _with_files_of(folder: Path, clip: Clip, prompts: bool = True) -> Clip:
+    """A CLIP with what lies beside its weights; the mask prompts only if they are wanted."""
+    device = clip.mean.device
+    if (folder / TEXT_PROMPTS).is_file():
+        clip = replace(clip, text_prompts=read_text_prompts(folder / TEXT_PROMPTS, clip.model).to(device))
+    if prompts and (folder / PROMPTS).is_file():
+        clip = _with_prompts(clip, folder)
+    if (folder / ADAPTER).is_file():
+        clip = replace(clip, adapter=read_adapter(folder / ADAPTER, clip.width).to(device, clip.dtype))
+    settings = read_settings(folder)
+    return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
+
+
+def _with_prompts(clip: Clip, folder: Path) -> Clip:
     tensor, grid = read_prompts(folder / PROMPTS)
     if not len(tensor):
         return clip
     layout = vit_layout(clip.model.visual)  # type: ignore[arg-type]
     if grid != layout.grid:
-        if not resize:
-            raise OvsegError(
-                f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {layout.grid[0]} x "
-                f"{layout.grid[1]}; interpolate them with resize=True"
-            )
-        tensor = resize_prompts(tensor, grid, layout.grid)
+        raise OvsegError(
+            f"{folder / PROMPTS} holds prompts of {grid[0]} x {grid[1]} patches, the image tower has {layout.grid[0]} x "
+            f"{layout.grid[1]}; put the weights that they were trained with beside them, or remove the file"
+        )
     checked = check_prompts(tensor, clip.model.visual, folder / PROMPTS)  # type: ignore[arg-type]
     return clip if checked is None else replace(clip, prompts=checked.to(clip.mean.device))
 
@@ -159,8 +158,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     Raises:
         OvsegError: see `load_clip`.
     """
-    local = Path(model[10:]) if model.startswith("local-dir:") else None
-    clip = load_adapted(local) if local else load_clip(model, pretrained)
+    clip, copied = load_named(model, pretrained), locate(model, pretrained).folder
     origin = {
         **asdict(identify(model, pretrained)),
         "weights": weights_fingerprint(model, pretrained),
@@ -168,7 +166,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
     }
     with respect_offline():
         config = model_config(model)
-    provenance = {"base": origin, "steps": []} | (read_provenance(local) if local else {})
+    provenance = {"base": origin, "steps": []} | (read_provenance(copied) if copied else {})
     save_adapted(
         clip.model,
         config,
@@ -196,8 +194,8 @@ def made_with(model: str, pretrained: str | None) -> dict[str, str]:
         OvsegError: the weights cannot be found, see `locate`.
     """
     metadata: dict[str, Any] = asdict(identify(model, pretrained))
-    if model.startswith("local-dir:"):
-        metadata["base"] = read_provenance(Path(model[10:])).get("base")
+    if folder := locate(model, pretrained).folder:
+        metadata["base"] = read_provenance(folder).get("base")
     return {"ovseg.clip": json.dumps(metadata, sort_keys=True)}
 
 

@@ -34,6 +34,9 @@ clip = load_adapted(Path("THIS_FOLDER"))
 
 {origin}
 """
+UNCHANGED = """# CLIP for open-vocabulary segmentation
+
+The weights are those of the base model, in the layout of open_clip; nothing was trained since."""
 OF_CROPS = """# CLIP adapted to masked crops
 
 Made by the recipe of [OVSeg](https://arxiv.org/abs/2210.04150): the image tower classifies image regions whose background is
@@ -75,7 +78,7 @@ def write_card(
     )
     text = TEXT.format(
         metadata=metadata.to_yaml(),
-        kind=OF_CROPS if encoder == "crops" else OF_WHOLE_IMAGES.format(encoder=encoder),
+        kind=OF_WHOLE_IMAGES.format(encoder=encoder) if encoder != "crops" else OF_CROPS if steps else UNCHANGED,
         extras="mask prompts if there are any" if encoder == "crops" else "its region encoder",
         prompts=(prompts if has_prompts else "There are no mask prompts.") + (text_prompts if has_text_prompts else ""),
         origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),

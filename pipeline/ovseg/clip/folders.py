@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.names import CONFIG
+from ovseg.clip.region_settings import REGION_ENCODER
 from ovseg.clip.save import PROMPTS, WEIGHTS
 from ovseg.clip.text_prompts import TEXT_PROMPTS
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX
@@ -24,7 +25,8 @@ PREFERRED = (
     "open_clip_pytorch_model.pth",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-BESIDE = (PROMPTS, TEXT_PROMPTS, ADAPTER)  # files beside the weights
+PROVENANCE = "provenance.json"
+BESIDE = (PROMPTS, TEXT_PROMPTS, ADAPTER, REGION_ENCODER)  # files beside the weights that change what the CLIP computes
 OF_TRAININGS = frozenset({"optimizer", "rng_state", "scaler", "scheduler", "training_args"})
 SHARD = re.compile(r"-\d+-of-\d+$")
 

@@ -10,19 +10,29 @@ from typing import Any
 import open_clip
 
 from ovseg.clip import metadata
-from ovseg.clip.folders import PICKLED_WEIGHTS, TRANSFORMERS_CONFIG, explain_missing_config, find_weights
+from ovseg.clip.folders import (
+    BESIDE,
+    PICKLED_WEIGHTS,
+    PROVENANCE,
+    TRANSFORMERS_CONFIG,
+    explain_missing_config,
+    find_weights,
+)
+from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.names import CONFIG, RANDOM, SCHEMAS
-from ovseg.clip.save import WEIGHTS
+from ovseg.clip.save import PROMPTS, WEIGHTS
+from ovseg.clip.text_prompts import TEXT_PROMPTS
 from ovseg.core import hashing, weights
 from ovseg.core.checkpoints import SHARD_INDEX_SUFFIX, files_of, shard_names
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import expand_home
 from ovseg.core.weights import Weights
-from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url
+from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url, fetch_optional
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 OPEN_CLIP_CACHE = "~/.cache/clip"  # where open_clip keeps files that are published at an address
-CLIP_DOWNLOAD = f'--include "*.json" --include {WEIGHTS}'  # arguments of `hf download` in error messages
+CLIP_DOWNLOAD = " ".join(f"--include {name}" for name in ('"*.json"', WEIGHTS, PROMPTS, TEXT_PROMPTS, ADAPTER))
+"""Arguments of `hf download` in error messages."""
 TOKENIZER_DOWNLOAD = '--include "*.json" --include "*.model" --include "*.txt"'
 
 
@@ -34,11 +44,13 @@ class LocatedClip:
         config: config that open_clip builds the model from ("model_cfg" of open_clip_config.json).
         path: file of the weights, or the index of its shards; None for random weights.
         preprocess: preprocessing of its images, where the config does not state it; see `metadata.PREPROCESS`.
+        folder: folder of all its files, `folders.BESIDE` too; None for a name of open_clip.
     """
 
     config: dict[str, Any]
     path: Path | None
     preprocess: dict[str, Any]
+    folder: Path | None = None
 
 
 def locate(model: str, pretrained: str | None) -> LocatedClip:
@@ -58,7 +70,7 @@ def locate(model: str, pretrained: str | None) -> LocatedClip:
         config = metadata.read_config(folder / CONFIG)
         path = find_weights(folder)
         _require_text_tower_config(model, config)
-        return LocatedClip(config, path, {})
+        return LocatedClip(config, path, {}, folder)
     if model.startswith("hf-hub:"):
         return _locate_on_hub(model.removeprefix("hf-hub:"))
     return _locate_by_name(model, pretrained)
@@ -83,7 +95,7 @@ def identify(model: str, pretrained: str | None) -> Weights:
 
 
 def weights_fingerprint(model: str, pretrained: str | None) -> str:
-    """A hash that identifies a CLIP: that of its folder's content, or of its weights and config.
+    """A hash that identifies a CLIP: that of its folder's content, or of its weights and of what else it computes with.
 
     Args:
         model: name of the CLIP, as for `locate`.
@@ -98,10 +110,12 @@ def weights_fingerprint(model: str, pretrained: str | None) -> str:
     if model.startswith("local-dir:"):
         return hashing.sha256_path(Path(model.removeprefix("local-dir:")))
     digest = weights.sha256(*files_of(located.path))
-    if model.startswith("hf-hub:"):
-        return hashing.fingerprint(model=model, file=digest, config=located.config)
+    if located.folder is not None:
+        files = [located.folder / name for name in BESIDE if (located.folder / name).is_file()]
+        beside = {"beside": {path.name: weights.sha256(path) for path in files}} if files else {}
+        return hashing.fingerprint(model=model, file=digest, config=located.config, **beside)
     if pretrained and Path(pretrained) in (located.path, located.path.parent):
-        return hashing.fingerprint(model=model, file=digest)
+        return hashing.fingerprint(model=model, file=digest, preprocess=located.preprocess)
     return hashing.fingerprint(model=model, pretrained=pretrained, file=digest)
 
 
@@ -170,7 +184,9 @@ def _locate_on_hub(repo: str) -> LocatedClip:
     path = fetch_from_hub(what, repo, names, lambda: metadata.gigabytes(config), commit)
     for name in shard_names(path) if path.name.endswith(SHARD_INDEX_SUFFIX) else []:
         fetch_from_hub(what, repo, [name], commit=commit)
-    return LocatedClip(config, path, {})
+    for name in (*BESIDE, PROVENANCE):
+        fetch_optional(f"{name} of {model}", repo, name, commit)
+    return LocatedClip(config, path, {}, path.parent)
 
 
 def _explain_repository(repo: str) -> OvsegError | None:

@@ -185,8 +185,7 @@ def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> I
     if prompts.shape[1:] != (layout.grid[0] * layout.grid[1], layout.width):
         raise OvsegError(
             f"mask prompts of {prompts.shape[1]} patches, {prompts.shape[2]} wide, do not fit an image tower of "
-            f"{layout.grid[0]} x {layout.grid[1]} patches, {layout.width} wide; for another grid of the same width, "
-            "load_adapted(..., resize=True)"
+            f"{layout.grid[0]} x {layout.grid[1]} patches, {layout.width} wide; take prompts that were trained with this tower"
         )
     keep = foreground_patches(masks, layout.patch)
 
@@ -210,18 +209,6 @@ def mask_prompts_applied(visual: nn.Module, prompts: Tensor, masks: Tensor) -> I
     finally:
         for handle in handles:
             handle.remove()
-
-
-def resize_prompts(prompts: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Interpolate prompts to another grid of patches, bicubically, as positional embeddings are.
-
-    Args:
-        prompts: `[L, N, W]`.
-        grid: the rows and columns of the N patches.
-        to: the rows and columns of the result's patches.
-    """
-    planes = prompts.transpose(1, 2).reshape(len(prompts), -1, *grid)
-    return F.interpolate(planes, to, mode="bicubic", antialias=True).flatten(2).transpose(1, 2).contiguous()
 
 
 def _check_depth(depth: int, layout: VitLayout) -> None:

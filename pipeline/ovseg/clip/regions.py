@@ -24,6 +24,7 @@ from ovseg.clip.pooled_regions import STRIDE, pooled_regions
 from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import mean_of_cells, region_tokens
+from ovseg.clip.save import PROMPTS
 from ovseg.clip.vit_parts import vit_parts
 from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
@@ -240,7 +241,7 @@ def _problem(clip: Clip, settings: RegionSettings) -> str | None:
         )
     if encoder != "crops" and clip.prompts is not None:
         return (
-            f"the region encoder {encoder} sees whole images, and mask prompts replace the background of crops; load the CLIP "
-            "without prompts, or take the region encoder crops"
+            f"the region encoder {encoder} sees whole images, and mask prompts replace the background of crops; take a copy "
+            f"of the CLIP's folder without {PROMPTS}, or the region encoder crops"
         )
     return None

@@ -23,6 +23,15 @@ DIGEST = re.compile(r"[-/]([0-9a-f]{8,64})[./]")  # a sha256 or its beginning, a
 Gigabytes = Callable[[], float | None]
 """Size of a file in GB, computed only when a message needs it; None if it is not known."""
 
+
+class NotCachedError(OvsegError):
+    """A file would have to be downloaded, and `OVSEG_OFFLINE=1` forbids that."""
+
+
+class _NotInRepositoryError(OvsegError):
+    """A repository holds none of the files that were looked for."""
+
+
 _resolved: dict[tuple[str | None, ...], Path] = {}  # a process looks a file up once, and so sees one version of it
 
 
@@ -100,8 +109,36 @@ def fetch_from_hub(
     elif cached is not None:
         _resolved[key] = cached
     else:
-        raise OvsegError(_missing_offline(what, _facts(url, gigabytes, remedy)))
+        raise _missing_offline(what, _facts(url, gigabytes, remedy))
     return _resolved[key]
+
+
+def fetch_optional(what: str, repo: str, name: str, commit: str | None) -> Path | None:
+    """Return the place of a file that a repository of the Hub may lack, after downloading it into the cache if needed.
+
+    Args:
+        what: what the file is, for messages.
+        repo: "OWNER/NAME".
+        name: the name of the file.
+        commit: the commit of the repository; what it lacks is looked up once. None for the newest.
+
+    Returns:
+        None if the repository lacks it, or if it is not cached and `OVSEG_OFFLINE=1`.
+
+    Raises:
+        OvsegError: it cannot be looked up or downloaded.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    known = try_to_load_from_cache(repo, name, revision=commit)
+    if known is not None or offline():
+        return Path(known) if isinstance(known, str) else None
+    try:
+        return fetch_from_hub(what, repo, [name], commit=commit)
+    except _NotInRepositoryError:
+        return None
+    except OvsegError as error:
+        raise OvsegError(f"{error}; {OFFLINE}=1 takes {repo} as it is in the cache") from None
 
 
 def _download_from_hub(
@@ -131,7 +168,9 @@ def _download_from_hub(
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
             reason = (str(cause) or type(cause).__name__).splitlines()[0]
             raise OvsegError(f"{what} cannot be downloaded ({reason}). {facts()}") from None
-    raise OvsegError(f"{repo} on the Hub holds no {' nor '.join(names)}, so there is nothing to take as {what}")
+    raise _NotInRepositoryError(
+        f"{repo} on the Hub holds no {' nor '.join(names)}, so there is nothing to take as {what}"
+    )
 
 
 def fetch_from_url(what: str, url: str, folder: Path, gigabytes: Gigabytes = lambda: None) -> Path:
@@ -152,7 +191,7 @@ def fetch_from_url(what: str, url: str, folder: Path, gigabytes: Gigabytes = lam
         remedy = f"download it on a machine with a network and copy it to {path}"
         facts = _facts(url, gigabytes, remedy)
         if offline():
-            raise OvsegError(_missing_offline(what, facts))
+            raise _missing_offline(what, facts)
         try:
             download(url, path, remedy=f"{remedy} ({_size_phrase(gigabytes)})")
         except (OvsegError, OSError) as error:  # of the network, or of a folder that cannot be written to
@@ -190,8 +229,10 @@ def _facts(url: str, gigabytes: Gigabytes, remedy: str) -> Callable[[], str]:
     return describe
 
 
-def _missing_offline(what: str, facts: Callable[[], str]) -> str:
-    return f"{what} is not on this machine, and {OFFLINE}=1 forbids downloads. {facts()}; otherwise unset {OFFLINE}"
+def _missing_offline(what: str, facts: Callable[[], str]) -> NotCachedError:
+    return NotCachedError(
+        f"{what} is not on this machine, and {OFFLINE}=1 forbids downloads. {facts()}; otherwise unset {OFFLINE}"
+    )
 
 
 def _size_phrase(gigabytes: Gigabytes) -> str:
