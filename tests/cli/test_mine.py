@@ -18,8 +18,10 @@ from PIL import Image
 
 from ovseg.cli import mine as cli
 from ovseg.cli.entry import exit_code
+from ovseg.clip.load import load_clip
 from ovseg.core import masks, tables
 from tests.conftest import HEIGHT, ROOT, SHARED, WIDTH, Coco, Mined, digests
+from tests.hub import serving, use
 
 TABLES = ("--index", "x", "--images", "y", "--out", "z")
 OPTIONS = ("--workers", "1", "--device", "cpu", "--min-shards", "3")
@@ -199,6 +201,33 @@ def test_a_dry_run_shows_a_plan_and_does_nothing(
     assert not (tmp_path / "out").exists() and list(work.iterdir()) == []
     code, _, err = call([*command(coco, tmp_path / "out", tagger, "ViT-B-61:random"), "--dry-run"], monkeypatch, capsys)
     assert code == 1 and "ViT-B-61" in err
+
+
+def test_a_dry_run_measures_a_clip_of_the_hub_only_if_it_is_on_this_machine(
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(tmp_path) as hub:
+        use(hub, monkeypatch)
+        for path in tiny_clip.iterdir():
+            hub.put("someone/tiny", path.name, path.read_bytes())
+        dry_run = [*command(coco, tmp_path / "out", tagger, "hf-hub:someone/tiny"), "--dry-run"]
+        code, out, _ = call(dry_run, monkeypatch, capsys)
+        assert code == 0 and "The speed of hf-hub:someone/tiny is not measured" in out
+        assert "measured on this machine" not in out and hub.asked == []
+        monkeypatch.setenv("OVSEG_OFFLINE", "1")
+        code, _, err = call(dry_run, monkeypatch, capsys)
+        assert code == 1 and "OVSEG_OFFLINE=1 forbids downloads" in err
+        monkeypatch.setenv("OVSEG_OFFLINE", "0")
+        load_clip("hf-hub:someone/tiny")
+        hub.fresh()
+        code, out, _ = call(dry_run, monkeypatch, capsys)
+        assert code == 0 and "measured on this machine" in out and "not measured" not in out and hub.asked == []
 
 
 @pytest.mark.parametrize(

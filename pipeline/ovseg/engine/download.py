@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ def is_on(variable: str) -> bool:
     if value not in ("", "0", "1"):
         raise OvsegError(f"{variable}={value!r} must be 1 (on) or 0 (off)")
     return value == "1"
+
+
+@contextmanager
+def stay_offline() -> Iterator[None]:
+    """Keep this process off the network within this context, as `OVSEG_OFFLINE=1` does."""
+    before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[OFFLINE]
+        os.environ.update({} if before is None else {OFFLINE: before})
 
 
 def download(
