@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovseg.app.answers import MAX_CLASSES, MAX_IMAGES, Answers, read_question
+from ovseg.clip.text_prompts import new_text_prompts
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_image
 from ovseg.segmentation.segmenter import Segmenter
@@ -48,6 +51,15 @@ def test_words_weight_and_others_run_no_image_model_again(answers: Answers, stop
     after = answers.answer(png(), question(words="grass, sky", weight=0.1, others=True))["base"]
     assert after.segmentation.names == ("grass", "sky", "others")
     assert before.segmentation.names == ("star", "key", "fish")
+
+
+def test_words_are_embedded_once_for_all_models_that_have_learned_nothing_about_texts(
+    segmenters: dict[str, Segmenter],
+) -> None:
+    learned = replace(segmenters["base"].clip, text_prompts=new_text_prompts(segmenters["base"].clip.model, 0, 5))
+    answers = Answers({**segmenters, "prompted": replace(segmenters["base"], clip=learned)})
+    base, adapted, prompted = (answers._vocabulary(name, question()) for name in answers.segmenters)
+    assert base is adapted and not torch.equal(base.texts, prompted.texts)
 
 
 def test_prepared_thresholds_run_no_image_model_again_and_give_the_same(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from ovseg.clip.region_settings import REGION_ENCODER
 from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_labels
-from ovseg.core.options import CropOptions, SegmentOptions
+from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.calibrate import calibrate
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.settings import three_classifiers
@@ -185,7 +187,8 @@ def test_what_cannot_be_used_is_an_error_in_one_line(
         ),
         (
             {"encoder": "region_tokens", "templates": "single", "template_weights": [1.0]},
-            "template_weights for the templates single, not vild; set segment.templates and heldout.templates to single",
+            "template_weights for the templates single, not vild; set segment.templates, "
+            "heldout.templates and score.templates to single",
         ),
     ],
 )
@@ -240,6 +243,33 @@ def test_calibrated_values_are_used_unless_others_are_given(
     ):
         assert wanted in call(drawn / "a.png", clip=clip, **changes)[1]
     assert "weight of CLIP 0.1 (given)" in call(drawn / "a.png", weight="0.1")[1]  # no choice for the toy
+
+
+def test_images_are_segmented_as_they_were_when_it_was_calibrated(
+    call: Call, drawn: Path, toys: Toys, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the crop recipe and options of `calibrate`, whatever the path of the same CLIP; flags take precedence."""
+    clip = Path(shutil.copytree(toys.clip, tmp_path / "models" / "prompt"))
+    options, crop = SegmentOptions(templates="single", synonyms="joined"), CropOptions(antialias=False, fill="zero")
+    report = tmp_path / "reports" / "calibrate"
+    split = draw_benchmark(tmp_path / "set", 2)
+    calibration = CalibrateOptions(benchmark=split, weights=[0.6], thresholds=[0.45])
+    models = {"prompt": clip}
+    calibrate(toys.network, models, tmp_path / "table", report, runtime, calibration, options=options, crop=crop)
+    expected = Segmenter.load(toys.network, clip, mask_threshold=0.45, weight=0.6, options=options, crop=crop)
+    monkeypatch.chdir(tmp_path / "models")
+    for changes, wanted in (({}, crop), ({"fill": "mean"}, CropOptions(antialias=False, fill="mean"))):
+        code, output = call(drawn / "a.png", clip="prompt", **changes)
+        assert code == 0 and f"weight of CLIP 0.6 (calibrate on {split})" in output
+        settings = json.loads((tmp_path / "out" / "a.json").read_text())["settings"]
+        assert (settings["antialias"], settings["fill"], settings["synonyms"]) == (False, wanted.fill, "joined")
+        labels = replace(expected, crop=wanted).segment(noise(0), NAMES).labels
+        assert np.array_equal(labels_in(tmp_path / "out", "a"), labels)
+    assert "(default, the paper's)" in call(drawn / "a.png", clip=toys.clip)[1]
+    monkeypatch.chdir(tmp_path)
+    other = Path(shutil.copytree(toys.clip, tmp_path / "elsewhere" / "prompt"))
+    (other / "note.txt").write_text("another CLIP")
+    assert "(default, the paper's)" in call(drawn / "a.png", clip="elsewhere/prompt")[1]
 
 
 @pytest.mark.parametrize("classifier", ["clip", "proposals", "ensemble"])

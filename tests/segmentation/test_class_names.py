@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ovseg.clip.load import Clip
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.core.errors import OvsegError
+from ovseg.core.options import Synonyms
 from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.segmentation.class_names import build_vocabulary
 from ovseg.segmentation.segmenter import Segmenter
@@ -111,6 +114,53 @@ def test_a_warning_names_what_exceeds_the_context_with_its_template(
     )
     build_vocabulary([["star"], [name]], clip, "single")
     assert name[:60] in caplog.text
+
+
+def test_names_that_fit_a_tokenizer_without_punctuation_are_not_reported(
+    clip: Clip, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SigLIP's tokenizers drop the full stop at the end of a template."""
+    without_stop = replace(clip, tokenizer=lambda texts: clip.tokenizer([text.replace(".", "") for text in texts]))
+    build_vocabulary([["star"], [LONG]], without_stop, "single")
+    assert caplog.text.startswith("WARNING") and "1 class names exceed" in caplog.text and LONG[:60] in caplog.text
+
+
+def test_a_name_that_just_fills_the_context_is_not_reported(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
+    name = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    assert clip.tokenizer([name])[0].all()
+    build_vocabulary([[name]], clip, "none")
+    assert not caplog.text
+    build_vocabulary([[f"{name} fifteen"]], clip, "none")
+    assert "1 class names exceed" in caplog.text
+
+
+def test_learned_text_prompts_leave_less_room_for_names(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
+    """Of 16 tokens, 5 are the context vectors, and 3 are start, full stop and end; the template does not count."""
+    prompted, fits = with_text_prompts(clip), "one two three four five six seven eight"
+    build_vocabulary([[fits]], prompted, "vild")
+    assert not caplog.text
+    build_vocabulary([[fits], [f"{fits} nine ten"]], prompted, "single")
+    assert "1 class names exceed, with their learned text prompts, the 16 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("synonyms", ["max", "mean", "joined"])
+def test_with_template_weights_texts_are_encoded_once(clip: Clip, synonyms: Synonyms) -> None:
+    classes, weights = [["road", "route"], ["sky"]], tuple(0.1 * i for i in range(len(TEMPLATES["vild"])))
+    calls: list[list[str]] = []
+    counted = replace(
+        clip,
+        tokenizer=lambda texts: calls.append(texts) or clip.tokenizer(texts),  # type: ignore[func-returns-value]
+        regions=RegionSettings(templates="vild", template_weights=weights),
+    )
+    vocabulary, plain = (build_vocabulary(classes, one, "vild", synonyms) for one in (counted, clip))
+    names = ["road, route", "sky"] if synonyms == "joined" else ["road", "route", "sky"]
+    texts = [form.format(name) for name in names for form in TEMPLATES["vild"]]
+    assert [call for call in calls if call == texts] == [texts]
+    expected = clip.encode_texts(texts).reshape(len(names), len(weights), -1).mul(torch.tensor(weights)[:, None]).sum(1)
+    if synonyms == "mean":
+        expected = torch.stack([expected[:2].mean(0), expected[2]])
+    torch.testing.assert_close(vocabulary.texts, expected)
+    assert vocabulary.network_texts is not None and torch.equal(vocabulary.network_texts, plain.texts)
 
 
 def test_the_most_similar_synonym_of_a_class_counts(clip: Clip) -> None:

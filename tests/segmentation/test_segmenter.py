@@ -140,7 +140,8 @@ def test_clip_classifies_only_the_valid_proposals(segmenter: Segmenter) -> None:
 
 def test_others_adds_a_class_unless_it_is_given(segmenter: Segmenter) -> None:
     assert segmenter.segment(noise(0), ["star"], others=True).names == ("star", "others")
-    assert segmenter.segment(noise(0), ["star", "others"], others=True).names == ("star", "others")
+    for name in ("others", " Others ", "OTHERS"):
+        assert segmenter.segment(noise(0), ["star", name], others=True).names == ("star", name.strip())
     assert segmenter.segment(noise(0), ["star"]).names == ("star",)
 
 

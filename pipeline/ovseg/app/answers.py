@@ -4,7 +4,7 @@ An answer takes four steps, and each is done once for what it depends on:
 
     the proposal network      image
     CLIP on regions           image, model, mask (equal masks of several thresholds are one)
-    CLIP on words             words, model
+    CLIP on words             words; model, if it has learned something about texts
     ensemble, semantic map    all of them and the weight; milliseconds, so that a slider can ask for it
 
 Shapes: Q proposals, V valid ones among them, K classes, D joint width, H, W image.
@@ -180,8 +180,10 @@ class Answers:
         return _Analysis(pixels, self._first.network.predict(pixels))
 
     def _vocabulary(self, name: str, question: Question) -> Vocabulary:
-        key = (name, Question(question.classes, 0.0, 0.0, question.others))
-        make = lambda: self.segmenters[name].vocabulary(question.classes, question.others)  # noqa: E731
+        segmenter = self.segmenters[name]
+        owner = name if segmenter.clip.has_learned_texts else ""
+        key = (owner, Question(question.classes, 0.0, 0.0, question.others))
+        make = lambda: segmenter.vocabulary(question.classes, question.others)  # noqa: E731
         return _kept(self._vocabularies, key, MAX_VOCABULARIES, make)
 
     def _embeddings(self, name: str, analysis: _Analysis, threshold: float) -> tuple[list[bytes | None], Tensor]:

@@ -67,6 +67,11 @@ class Clip:
     regions: RegionSettings = CROPS
     adapter: MaskAdapter | None = None
 
+    @property
+    def has_learned_texts(self) -> bool:
+        """Whether class names are embedded in a way of its own, which other CLIPs of the same text tower do not share."""
+        return self.text_prompts is not None or self.regions.template_weights is not None
+
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:
         """Embed crops made by `crops.crop_region`, in forward passes of one shape (see `passes`).
@@ -117,9 +122,15 @@ class Clip:
     def encode_names(self, names: list[str]) -> Tensor:
         """Embed N class names behind the learned text prompts, like `encode_texts`; there must be such prompts."""
         assert self.text_prompts is not None
-        tokens = prompted_tokens(self.tokenizer, names, len(self.text_prompts))
+        tokens = self.name_tokens(names)
         with text_prompts_applied(self.model, self.text_prompts):
             return self._encode_tokens(tokens)
+
+    def name_tokens(self, texts: list[str]) -> Tensor:
+        """Return the tokens of N texts as `name_encoder` encodes them, int64 `[N, context]`; longer texts are cut."""
+        if self.text_prompts is None:
+            return self.tokenizer(texts)  # type: ignore[no-any-return]
+        return prompted_tokens(self.tokenizer, texts, len(self.text_prompts))
 
     def name_encoder(self, templates: Templates) -> tuple[Encode, Templates]:
         """Return what `core.vocabulary.embed` embeds class names with: an encoder, and the templates of its texts.
@@ -143,18 +154,27 @@ class Clip:
         Raises:
             OvsegError: the template weights were learned for other templates.
         """
-        weights = self.regions.template_weights
-        if weights is None:
+        if self.regions.template_weights is None:
             return embed(names, *self.name_encoder(templates))
+        return self.weigh_templates(template_embeddings(names, self.encode_texts, templates), templates)
+
+    def weigh_templates(self, embeddings: Tensor, templates: Templates) -> Tensor:
+        """Return the sum over T templates `[N, D]` by the CLIP's template weights, which it must have.
+
+        Args:
+            embeddings: the unit vectors of N names in each template, `[N, T, D]`.
+            templates: the text templates.
+
+        Raises:
+            OvsegError: the weights were learned for other templates.
+        """
         if templates != self.regions.templates:
             raise OvsegError(
                 f"the CLIP's {REGION_ENCODER} has template_weights for the templates {self.regions.templates}, not "
-                f"{templates}; set segment.templates and heldout.templates to {self.regions.templates}, or train again with "
-                f"finetune.templates={templates}"
+                f"{templates}; set segment.templates, heldout.templates and score.templates to {self.regions.templates}, or "
+                f"train again with finetune.templates={templates}"
             )
-        return torch.einsum(
-            "t,ntd->nd", torch.tensor(weights), template_embeddings(names, self.encode_texts, templates)
-        )
+        return torch.einsum("t,ntd->nd", torch.tensor(self.regions.template_weights), embeddings)
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Encode `[N, context]` tokens, N at least 1."""

@@ -47,14 +47,7 @@ def embed(names: Sequence[str], encode: Encode, templates: Templates, batch_size
     Returns:
         float32 unit vectors `[N, D]`.
     """
-    return torch.nn.functional.normalize(mean_embeddings(names, encode, templates, batch_size), dim=-1)
-
-
-def mean_embeddings(
-    names: Sequence[str], encode: Encode, templates: Templates, batch_size: int = TEXTS_AT_A_TIME
-) -> Tensor:
-    """Return the mean of the unit vectors of each name's templates, float32 `[N, D]`; see `embed` for the arguments."""
-    return template_embeddings(names, encode, templates, batch_size).mean(1)
+    return torch.nn.functional.normalize(template_embeddings(names, encode, templates, batch_size).mean(1), dim=-1)
 
 
 def template_embeddings(

@@ -63,8 +63,7 @@ def embed_classes(segmenters: Mapping[str, Segmenter], benchmark: Benchmark) -> 
     vocabularies: dict[str, Vocabulary] = {}
     shared: Vocabulary | None = None
     for name, segmenter in segmenters.items():
-        clip = segmenter.clip
-        if clip.text_prompts is not None or clip.regions.template_weights is not None:
+        if segmenter.clip.has_learned_texts:
             vocabularies[name] = segmenter.vocabulary(benchmark.names)
         else:
             shared = shared or segmenter.vocabulary(benchmark.names)

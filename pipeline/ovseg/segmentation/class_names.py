@@ -18,7 +18,7 @@ from ovseg.clip.load import Clip
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Synonyms, Templates
 from ovseg.core.text import normalize
-from ovseg.core.vocabulary import TEMPLATES, Encode, embed, mean_embeddings
+from ovseg.core.vocabulary import TEMPLATES, template_embeddings
 
 log = logging.getLogger("ovseg")
 
@@ -89,8 +89,7 @@ def build_vocabulary(
     Raises:
         OvsegError: there is no class, a name is empty, or two classes have the same names.
     """
-    normal = [[" ".join(normalize(name).split()) for name in names] for names in classes]
-    cleaned = [tuple(dict.fromkeys(name for name in names if name)) for names in normal]
+    cleaned = [tuple(dict.fromkeys(name for name in map(clean_name, names) if name)) for names in classes]
     check_names(cleaned)
     texts_by_class = [(", ".join(names),) if synonyms == "joined" else names for names in cleaned]
     phrases = tuple(text for texts in texts_by_class for text in texts)
@@ -98,24 +97,27 @@ def build_vocabulary(
     _warn_of_truncation(phrases, clip, templates)
     names = tuple(names[0] for names in cleaned)
 
-    def embed_phrases(encode: Encode, templates: Templates) -> Tensor:
-        if synonyms != "mean":
-            return embed(phrases, encode, templates)
-        return F.normalize(mean_of_names(mean_embeddings(phrases, encode, templates)), dim=-1)
+    def of_classes(vectors: Tensor) -> Tensor:
+        return torch.stack([vectors[owner == k].mean(0) for k in range(len(names))]) if synonyms == "mean" else vectors
 
-    def mean_of_names(vectors: Tensor) -> Tensor:
-        return torch.stack([vectors[owner == k].mean(0) for k in range(len(names))])
+    def unit_texts(vectors: Tensor) -> Tensor:
+        return F.normalize(of_classes(vectors.mean(1)), dim=-1)
 
     text_owner = torch.arange(len(names)) if synonyms == "mean" else owner
-    network_texts = embed_phrases(clip.encode_texts, templates)
+    vectors = template_embeddings(phrases, clip.encode_texts, templates)
+    network_texts = unit_texts(vectors)
     if clip.regions.template_weights is not None:
-        weighted = clip.embed_names(phrases, templates)
-        texts = mean_of_names(weighted) if synonyms == "mean" else weighted
+        texts = of_classes(clip.weigh_templates(vectors, templates))
     elif clip.text_prompts is not None:
-        texts = embed_phrases(*clip.name_encoder(templates))
+        texts = unit_texts(template_embeddings(phrases, *clip.name_encoder(templates)))
     else:
         return Vocabulary(names, network_texts, text_owner, phrases)
     return Vocabulary(names, texts, text_owner, phrases, network_texts)
+
+
+def clean_name(name: str) -> str:
+    """Return a name in its normal form, with single spaces."""
+    return " ".join(normalize(name).split())
 
 
 def check_names(classes: Sequence[tuple[str, ...]]) -> None:
@@ -135,19 +137,24 @@ def check_names(classes: Sequence[tuple[str, ...]]) -> None:
 
 
 def _warn_of_truncation(phrases: Sequence[str], clip: Clip, templates: Templates) -> None:
-    """Warn of texts that exceed CLIP's context: without its last letter such a text still has the same tokens."""
-    longest = max(TEMPLATES[templates], key=len)
+    """Warn of texts that exceed CLIP's context: with one more word, and without the last letter, the tokens are the same."""
+    _, of_texts = clip.name_encoder(templates)
+    longest = max(TEMPLATES[of_texts], key=len)
     texts = [longest.format(phrase) for phrase in phrases]
-    tokens, tokens_of_shorter = clip.tokenizer(texts), clip.tokenizer([text[:-1] for text in texts])
+    tokens, longer, shorter = (
+        clip.name_tokens(changed)
+        for changed in (texts, [f"{text} x" for text in texts], [text.rstrip(".")[:-1] for text in texts])
+    )
     truncated = [
         phrase
-        for phrase, row, shorter in zip(phrases, tokens, tokens_of_shorter, strict=True)
-        if torch.equal(row, shorter)
+        for phrase, row, *others in zip(phrases, tokens, longer, shorter, strict=True)
+        if all(torch.equal(row, other) for other in others)
     ]
     if truncated:
         log.warning(
-            "%d class names exceed, with their template, the %d tokens of this CLIP and are truncated: %s",
+            "%d class names exceed, with their %s, the %d tokens of this CLIP and are truncated: %s",
             len(truncated),
+            "template" if clip.text_prompts is None else "learned text prompts",
             tokens.shape[1],
             "; ".join(f"{phrase[:60]}..." for phrase in truncated[:3]),
         )

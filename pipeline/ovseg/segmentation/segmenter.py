@@ -33,7 +33,7 @@ from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.proposals.mask_logits import binary_masks, upsample_mask_probs
 from ovseg.proposals.network import NetworkOutput, ProposalNetwork
 from ovseg.proposals.network_folder import check_text_tower, load_network
-from ovseg.segmentation.class_names import Vocabulary, build_vocabulary
+from ovseg.segmentation.class_names import Vocabulary, build_vocabulary, clean_name
 from ovseg.segmentation.class_probs import (
     ClassProbs,
     class_weights,
@@ -176,7 +176,8 @@ class Segmenter:
     def vocabulary(self, names: Sequence[str | Sequence[str]], others: bool = False) -> Vocabulary:
         """Embed the names of K classes; see `segment` for the arguments and `build_vocabulary` for the errors."""
         classes = [[name] if isinstance(name, str) else list(name) for name in names]
-        if others and not any(OTHERS in class_names for class_names in classes):
+        given = {clean_name(name).lower() for class_names in classes for name in class_names}
+        if others and OTHERS not in given:
             classes.append([OTHERS])
         return build_vocabulary(classes, self.clip, self.options.templates, self.options.synonyms)
 
