@@ -16,6 +16,7 @@ from PIL import Image
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_labels
 from ovseg.core.options import Orientation
+from ovseg.segmentation import image_files
 from ovseg.segmentation.image_files import list_images, segment_images
 from ovseg.segmentation.overlay import (
     GREY,
@@ -168,6 +169,26 @@ def test_other_synonyms_are_other_settings(segmenter: Segmenter, tmp_path: Path)
     paths = [draw(tmp_path / "a.png")]
     segment(segmenter, paths, tmp_path / "out", [["star", "boat"], ["key"]])
     assert segment(segmenter, paths, tmp_path / "out", [["star", "kite"], ["key"]]) == {"images": 1}
+
+
+@pytest.mark.parametrize("last", ["draw_overlay", "write_labels", "sync", "write_json"])
+def test_after_a_kill_the_files_of_two_segmentations_never_count_as_one(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Whatever was done last: files of an image whose JSON is there are all of the same names."""
+    paths, out = [draw(tmp_path / "a.png")], tmp_path / "out"
+    segment(segmenter, paths, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(image_files, last, killed)
+        with pytest.raises(KeyboardInterrupt):
+            segment(segmenter, paths, out, NAMES[::-1])
+    segment(segmenter, paths, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".tmp"} == before
 
 
 def test_a_missing_label_map_is_made_again(segmenter: Segmenter, tmp_path: Path) -> None:

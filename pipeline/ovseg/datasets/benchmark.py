@@ -193,7 +193,7 @@ def write_labels(path: Path, labels: NDArray[np.integer]) -> None:
     """Write labels `[H, W]` as a gray PNG of 8 bits if they fit, else of 16."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.uint16
-    Image.fromarray(labels.astype(dtype)).save(path)
+    Image.fromarray(labels.astype(dtype)).save(path, "PNG")
 
 
 def _read_items(path: Path) -> Iterator[tuple[str, str]]:

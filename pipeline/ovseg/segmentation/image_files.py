@@ -17,7 +17,7 @@ import numpy as np
 
 from ovseg.core import hashing
 from ovseg.core.errors import BadItem, OvsegError, explain_write_errors
-from ovseg.core.files import write_json
+from ovseg.core.files import sync, write_json
 from ovseg.core.folders import describe_files, walk_images
 from ovseg.core.image_formats import describe_suffixes
 from ovseg.core.images import ImageArray, decode_with_header, read_bytes
@@ -157,7 +157,7 @@ def _is_done(out: Path, name: str, key: str) -> bool:
 
 
 def write_segmentation(target: Path, pixels: ImageArray, segmentation: Segmentation, record: Mapping[str, Any]) -> None:
-    """Write the three files of an image.
+    """Write the three files of an image. Those of an earlier segmentation count no more once one of them is replaced.
 
     Args:
         target: the path of the files without their suffixes.
@@ -166,11 +166,16 @@ def write_segmentation(target: Path, pixels: ImageArray, segmentation: Segmentat
         record: what the JSON holds beside the classes.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    overlay = draw_overlay(pixels, segmentation.labels, segmentation.names)
-    overlay.save(target.with_name(target.name + ".overlay.png"))
-    write_labels(target.with_name(target.name + ".labels.png"), segmentation.labels)
+    overlay, labels, json_path = (target.with_name(target.name + suffix) for suffix in (*OUTPUTS, ".json"))
+    unfinished = {path: path.with_name(path.name + ".tmp") for path in (overlay, labels)}
+    draw_overlay(pixels, segmentation.labels, segmentation.names).save(unfinished[overlay], "PNG")
+    write_labels(unfinished[labels], segmentation.labels)
+    json_path.unlink(missing_ok=True)
+    for path, written in unfinished.items():
+        sync(written)
+        written.replace(path)
     classes = {"names": list(segmentation.names), "classes": class_records(segmentation)}
-    write_json(target.with_name(target.name + ".json"), {**classes, **record})
+    write_json(json_path, {**classes, **record})
 
 
 def class_records(segmentation: Segmentation) -> list[dict[str, Any]]:
