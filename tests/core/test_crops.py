@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,19 @@ def test_the_single_steps_give_the_same_crop_as_crop_region() -> None:
         step = crops.resize(crops.fill_background(part, inside, color), inside, 32, True)
         whole = crops.crop_region(IMAGE, mask, box, 32, color, True)
         assert torch.equal(step[0], whole[0]) and torch.equal(step[1], whole[1])
+
+
+def test_threads_that_crop_limit_torch_in_themselves_alone() -> None:
+    """A thread that uses torch for the first time afterwards, such as one of a server, has the number that was set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with crops.crop_threads(1) as pool, ThreadPoolExecutor(1) as other:
+            assert pool.submit(torch.get_num_threads).result() == 1
+            assert other.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+            assert pool.submit(torch.get_num_threads).result() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_fill_colors() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,14 +29,23 @@ MAX_THREADS = 4
 def crop_threads(number: int | None = None) -> ThreadPoolExecutor:
     """Start threads that crop.
 
-    Each limits torch to itself, since the cores are the encoder's. Half of a crop is work of pycocotools and NumPy that holds
-    Python's lock, so that many threads take longer than a few.
+    Each limits torch to itself, since the cores are the encoder's; other threads keep the number that is set now. Half of a
+    crop is work of pycocotools and NumPy that holds Python's lock, so that many threads take longer than a few.
 
     Args:
         number: of threads; at most `MAX_THREADS` are started. None for one per core.
     """
     threads = min(MAX_THREADS, number or os.cpu_count() or 1)
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(threads, initializer=_use_one_thread, initargs=(torch.get_num_threads(),))
+
+
+def _use_one_thread(of_others: int) -> None:
+    """Limit torch in this thread alone: what a thread sets is also the number of all threads that use torch later on."""
+    torch.get_num_threads()  # from now on this thread does not take over the number that another one sets
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+    restore.start()
+    restore.join()
 
 
 def crop_to_box(image: ImageArray, mask: MaskArray, box: Box) -> tuple[ImageArray, MaskArray]:
