@@ -13,13 +13,14 @@ from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.save import model_config
+from ovseg.core.errors import OvsegError
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation import measure as module
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.measure import measure_clip, measure_proposal_network
 from ovseg.evaluation.proposal_recall import measure_recall
 from ovseg.proposals.proposal_network import proposal_network_source
-from tests.conftest import Coco, Toys
+from tests.conftest import Coco, Toys, write_coco
 from tests.toys import QUERIES
 
 CROP: dict[str, Any] = {"fill": "mean", "antialias": True, "templates": "single"}
@@ -129,3 +130,15 @@ def test_other_parameters_are_measured_anew(
     shutil.rmtree(tmp_path / "out")
     after = json.loads((of_clip(tiny_clip, coco, tmp_path, **changes) / "step.json").read_text())
     assert before["fingerprint"] != after["fingerprint"]
+
+
+def test_a_lower_limit_of_what_may_be_dropped_refuses_a_published_measurement(tiny_clip: Path, tmp_path: Path) -> None:
+    coco = write_coco(tmp_path / "coco", 4)
+    (coco.images / json.loads(coco.instances.read_text())["images"][0]["file_name"]).unlink()
+    of_clip(tiny_clip, coco, tmp_path)
+    strict = Runtime(work=tmp_path / "work", max_dropped=0.0)
+    for published in (True, False):
+        if not published:
+            shutil.rmtree(tmp_path / "out")
+        with pytest.raises(OvsegError, match=r"1 of \d+ images .* image_missing"):
+            measure_clip(tiny_clip, coco.images, coco.instances, tmp_path / "out", strict, **CROP, limit=None)

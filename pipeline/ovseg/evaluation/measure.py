@@ -20,7 +20,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ovseg.clip.adapted import load_adapted
@@ -30,7 +30,9 @@ from ovseg.core.options import CropOptions, Fill, Orientation, Templates
 from ovseg.core.rotation import explain_rotation
 from ovseg.engine.fingerprint import StepKey, step_key
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.totals import Total, check_totals
 from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts
+from ovseg.evaluation import mask_accuracy, proposal_recall
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.proposal_recall import measure_recall
 from ovseg.evaluation.store import region_folder
@@ -114,7 +116,7 @@ def measure_clip(
 
     parameters = {"fill": fill, "antialias": antialias, "templates": templates}
     key = _key(model, images, annotations, limit=limit, orientation=orientation, **parameters)
-    _publish(key, write, out, runtime, orientation)
+    _publish(key, write, mask_accuracy.TOTALS, out, runtime, orientation)
 
 
 def measure_proposal_network(
@@ -162,18 +164,16 @@ def measure_proposal_network(
 
     parameters = {"mask_threshold": mask_threshold, "max_proposals": max_proposals}
     key = _key(model, images, annotations, limit=limit, orientation=orientation, **parameters)
-    _publish(key, write, out, runtime, orientation)
+    _publish(key, write, proposal_recall.TOTALS, out, runtime, orientation)
 
 
 def _key(model: Path, images: Path, annotations: Path, **parameters: object) -> StepKey:
-    maps = annotations.with_suffix("")  # the PNGs of a panoptic JSON
     return step_key(
         f"measure-{model.name}",
         __name__,
         model=tables.content_hash(model),
         images=hashing.sha256_path(images),
-        annotations=hashing.sha256_path(annotations),
-        maps=hashing.sha256_path(maps) if maps.is_dir() else None,
+        annotations=tables.annotations_hash(annotations),
         **parameters,
     )
 
@@ -184,15 +184,20 @@ def _write_metrics(folder: Path, model: Path, metrics: Mapping[str, object]) -> 
         shutil.copyfile(model / CURVES, folder / CURVES)
 
 
-def _publish(key: StepKey, write: Task, out: Path, runtime: Runtime, orientation: Orientation) -> None:
+def _publish(
+    key: StepKey, write: Task, totals: Sequence[Total], out: Path, runtime: Runtime, orientation: Orientation
+) -> None:
     """Measure, unless the same measurement is published or kept in the scratch folder, and publish to `out`."""
-    if reusable_counts(out, key, runtime) is not None:
+    published_counts = reusable_counts(out, key, runtime)
+    if published_counts is not None:
+        check_totals(f"{key.step} ({out})", totals, published_counts, runtime.max_dropped)
         log.info("%s: done before -> %s", key.step, out)
         return
     scratch = Scratch(runtime.work, key, runtime.fresh)
     try:
         counts = scratch.counts(UNIT)
         counts = commit(scratch.folder, UNIT, write) if counts is None else counts
+        check_totals(f"{key.step} ({out})", totals, counts, runtime.max_dropped)
         scratch.publish([UNIT], out, counts)
         for warning in explain_rotation(counts, orientation, "heldout.orientation"):
             log.warning("%s: %s", key.step, warning)
