@@ -257,6 +257,21 @@ def test_a_run_that_was_cut_off_continues_to_the_same_bytes(
     assert (scratch / "00000.parquet").stat().st_mtime_ns == kept
 
 
+def test_finished_work_of_a_benchmark_outlives_that_of_the_next(
+    drawn: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC removes the outputs of all of them before it runs them again."""
+    other = draw_benchmark(tmp_path, 2).rename(tmp_path / "another")
+    for benchmark in (drawn, other):
+        run(benchmark, toys, clips, tmp_path / "out" / benchmark.name, runtime)
+    before = digests(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr("ovseg.evaluation.predictions.predict_images", None)
+    for benchmark in (drawn, other):
+        run(benchmark, toys, clips, tmp_path / "out" / benchmark.name, runtime)
+    assert digests(tmp_path / "out") == before
+
+
 def test_a_published_table_is_not_made_again_and_never_replaced_by_another_one(
     table: Path, drawn: Path, toys: Toys, clips: dict[str, Path], runtime: Runtime
 ) -> None:

@@ -47,7 +47,7 @@ def evaluate(
     crop: CropOptions,
     oracles: bool = True,
     limit: int | None = None,
-    step: str = "evaluate",
+    step: str | None = None,
 ) -> dict[str, int]:
     """Segment the images of a benchmark and write the table `segmentations`.
 
@@ -61,7 +61,8 @@ def evaluate(
         oracles: whether to add the two oracles. `oracle_masks`: ground-truth masks classified by CLIP; `oracle_labels`:
             proposals labeled from the ground truth.
         limit: the number of images, from the first on; None for all.
-        step: the name of the step, for the log.
+        step: the name of the step; None for one of this benchmark, since a step that is published forgets the finished work
+            of others by its name.
 
     Returns:
         counts: "images", "dropped.<reason>" of items that could not be read, those of `core.rotation`, and, if a benchmark
@@ -73,7 +74,7 @@ def evaluate(
     opened = read_benchmark(benchmark)
     number = len(opened.items[:limit])
     key = step_key(
-        step,
+        step or f"evaluate-{benchmark.absolute().name}",
         __name__,
         benchmark=hashing.sha256_path(benchmark),
         image_sizes=_image_size_fingerprint(opened, number),
