@@ -203,6 +203,31 @@ def test_a_dry_run_shows_a_plan_and_does_nothing(
     assert code == 1 and "ViT-B-61" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--images", "no/images"), "index.images=no/images does not exist"),
+        (("--captions", "captions.txt"), "index.captions=captions.txt does not exist"),
+        (("--proposals", "ground_truth:masks.json"), "propose.path=masks.json does not exist"),
+        (("--proposals", "proposal_network:network"), "network"),
+        (("--clip", "ViT-B-32:gone.safetensors"), "gone.safetensors"),
+        (("--exclude", "wrong.csv"), "select.exclude=wrong.csv does not exist"),
+    ],
+)
+def test_a_dry_run_names_what_is_missing(
+    words: tuple[str, str],
+    named: str,
+    coco: Coco,
+    tagger: str,
+    tiny_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = call([*command(coco, tmp_path / "out", tagger, tiny_clip), *words, "--dry-run"], monkeypatch, capsys)
+    assert code == 1 and named in err
+
+
 def test_a_dry_run_measures_a_clip_of_the_hub_only_if_it_is_on_this_machine(
     coco: Coco,
     tagger: str,

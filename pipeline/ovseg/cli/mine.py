@@ -110,8 +110,10 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     from ovseg.datasets.fetch.status import free_space
     from ovseg.engine.download import offline, stay_offline
     from ovseg.engine.weight_files import NotCachedError
+    from ovseg.mining.run import check_inputs
     from ovseg.mining.tagger import load_tagger
 
+    check_inputs(options)
     load_tagger(options.nouns.model)
     is_path = options.clip.model.startswith(("local-dir:", "hf-hub:"))
     weights = options.clip.pretrained if is_path else "random"

@@ -15,12 +15,15 @@ from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.options import RunOptions
 from ovseg.core.remote_files import is_file, make_folder
+from ovseg.engine.download import offline, stay_offline
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.weight_files import NotCachedError
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks
 from ovseg.mining.select import select_pairs
 from ovseg.mining.shards import write_shards
+from ovseg.proposals.sources import mask_source, table_metadata
 
 RUN = "run.json"
 
@@ -58,6 +61,28 @@ def mine_pairs(options: RunOptions, out: Path, runtime: Runtime) -> dict[str, di
     counts["select"] = select_pairs(candidates, proposals, pairs, runtime, options.select)
     counts["shards"] = write_shards(index, images, proposals, pairs, out / "shards", runtime, options.shards)
     return counts
+
+
+def check_inputs(options: RunOptions) -> None:
+    """Check that what a run reads is there: every path, the model that makes the masks, the CLIP. Nothing is downloaded.
+
+    Raises:
+        OvsegError: something is missing; with `OVSEG_OFFLINE=1` also what is published and not on this machine.
+    """
+    from ovseg.clip.pretrained import locate
+
+    for section, values in options:
+        for name, value in values:
+            if hasattr(value, "exists") and not value.exists():
+                raise OvsegError(f"{section}.{name}={value} does not exist")
+    mask_source(options.propose)
+    for check in (lambda: locate(options.clip.model, options.clip.pretrained), lambda: table_metadata(options.propose)):
+        try:
+            with stay_offline():
+                check()
+        except NotCachedError:
+            if offline():
+                raise
 
 
 def read_options(out: Path) -> RunOptions:
