@@ -228,6 +228,15 @@ def test_finished_labels_are_kept_and_stale_or_broken_ones_made_again(six: Path)
     }
 
 
+def test_labels_that_other_code_has_made_are_made_again(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert("ade150", six, six / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(official, "code_of", lambda _: {"datasets/ade20k.py": "another hash"})
+        assert convert("ade150", six, six / "out")["reused"] == 0
+        assert convert("ade150", six, six / "out")["reused"] == 6
+    assert convert("ade150", six, six / "out")["reused"] == 0
+
+
 def test_a_stopped_conversion_is_no_benchmark_and_goes_on(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a file is never taken for a label; the end result is that of a run that was not stopped."""
     calls = []

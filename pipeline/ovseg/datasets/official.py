@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import shutil
 import signal
@@ -27,7 +28,10 @@ from ovseg.datasets import ade20k, coco_stuff, pascal_context, pascal_voc
 from ovseg.datasets.benchmark import ITEMS, LABELS, METADATA, Labels, write_labels, write_metadata
 from ovseg.datasets.classes import CLASS_TABLES, Class, read_classes
 from ovseg.datasets.release import UNFINISHED, Item, ReleaseSpec, read_file, write_atomically, write_table
+from ovseg.engine.fingerprint import code_of
 from ovseg.engine.progress import Progress
+
+log = logging.getLogger("ovseg")
 
 IMAGES, DROPPED, COUNTS, IN_PROGRESS = "images", "dropped.tsv", "counts.json", "in_progress"
 UNSCORED = "unscored"  # reason of images without a pixel of any class, which is no fault
@@ -114,8 +118,8 @@ def convert(
     """Convert an official release. Its images stay where they are, except those of ade847.
 
     Images that cannot be used, or have no scored pixel (`unscored`), are left out and listed in dropped.tsv. A killed
-    conversion continues: finished labels are kept if they are newer than the files they were made from. counts.json holds the
-    returned counts without `reused`, and the published ones.
+    conversion continues: finished labels are kept if they are newer than the files they were made from, and made by the same
+    code. counts.json holds the returned counts without `reused`, and the published ones.
 
     Args:
         name: name of the benchmark, a key of BENCHMARKS.
@@ -189,15 +193,21 @@ def format_counts(name: str, counts: Mapping[str, int]) -> str:
 
 
 def _begin(out: Path, key: str, replace: bool) -> None:
-    """Mark `out` as a conversion in progress; labels that it holds already must be of the same benchmark and classes."""
-    path = out / IN_PROGRESS
-    earlier_key = path.read_text(encoding="utf-8") if path.is_file() else None
+    """Mark `out` as a conversion in progress, without labels that other code has made.
+
+    Labels that it holds already must be of the same benchmark and classes.
+    """
+    path, code = out / IN_PROGRESS, hashing.fingerprint(code=code_of(__name__))
+    earlier_key, _, earlier_code = path.read_text(encoding="utf-8").partition("\n") if path.is_file() else ("", "", "")
     if earlier_key != key and (earlier_key or (out / LABELS).exists()):
         if not replace:
             raise OvsegError(f"{out} holds another benchmark, or this one with other classes; give another folder")
         shutil.rmtree(out)
+    elif earlier_key and earlier_code != code:
+        log.warning("%s: the code has changed since its labels were made; making them again", out)
+        shutil.rmtree(out / LABELS, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, IN_PROGRESS, lambda tmp_path: tmp_path.write_text(key, encoding="utf-8"))
+    write_atomically(out, IN_PROGRESS, lambda tmp_path: tmp_path.write_text(f"{key}\n{code}", encoding="utf-8"))
     (out / METADATA).unlink(missing_ok=True)
 
 
