@@ -209,7 +209,6 @@ def region_speeds(sizes: Sizes, device: torch.device) -> list[Speed]:
         clip = with_regions(clip, RegionSettings(encoder, None, side))
         pixels = np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
         image, on_grid = whole_image(clip, pixels), masks_on_grid(clip, blobs(pixels, sizes.regions))
-        # the planner's rate is that of region tokens
         work = "encode regions" if encoder == "region_tokens" else f"encode regions, {encoder}"
 
         detail = f"{sizes.regions} regions, {side} pixels"

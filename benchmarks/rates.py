@@ -13,6 +13,8 @@ RATES = ROOT / "pipeline" / "ovseg" / "cli" / "rates.json"
 PLANNED = (
     "encode",
     "encode regions",
+    "encode regions, biased_tokens",
+    "encode regions, mask_adapter",
     "finetune",
     "prompt",
     "train network",

@@ -256,6 +256,50 @@ def test_what_lies_in_the_scratch_folder_is_said() -> None:
     assert "OVSEG_WORK" not in format_plan(rows[:5], A100, PLENTY)
 
 
+def test_a_training_of_a_region_encoder_takes_images_and_no_measured_time() -> None:
+    """At most all images in each epoch, and those of `max_steps` batches; nobody has measured its rate."""
+    for method in ("regions", "maft", "maskclippp", "distil", "mask_adapter"):
+        one = by_step(changed("coco-vitl", finetune__method=method, finetune__epochs=2), A100)["finetune"]
+        assert (one.amount, one.unit) == (2 * 118_287, "images at most") and math.isnan(one.seconds)
+        few = by_step(changed("coco-vitl", finetune__method=method, finetune__max_steps=3), A100)["finetune"]
+        assert few.amount == 3 * changed("coco-vitl").finetune.batch_size
+
+
+def test_encoders_of_one_pass_take_images_at_their_own_rate() -> None:
+    """Longer in proportion to the pixels beyond the measured ones; models that see crops take the rate of crops."""
+    h100 = Machine(2, "h100")
+    (rate,) = [
+        row["per_second"]
+        for row in facts()["rates"]
+        if (row["work"], row.get("model"), row["device"]) == ("encode regions", "ViT-L-14", "h100")
+    ]
+    for side, factor in ((None, 1), (448, 1), (896, 4)):
+        score = by_step(changed("coco-vitl", score__encoder="region_tokens", score__image_size=side), h100)["score"]
+        assert score.seconds == pytest.approx(factor * 118_287 / rate)
+    region = {"finetune__method": "regions", "finetune__image_size": 448, "prompt__epochs": 0}
+    known = Machine(2, "h100, or a100 for the proposal network")
+    alone, both, crops = (
+        by_step(changed("coco-vitl", evaluate__models=models, **region), known)["evaluate@ade150"]
+        for models in (["prompt"], ["base", "prompt"], ["base"])
+    )
+    network = 2_000 / 5
+    assert alone.seconds == pytest.approx(network + 2_000 / rate)
+    assert both.seconds == pytest.approx(alone.seconds + crops.seconds - network)
+    pooled = by_step(changed("coco-vitl", score__encoder="pooled"), h100)["score"]
+    assert math.isnan(pooled.seconds)
+
+
+def test_a_model_takes_the_rates_and_sizes_of_its_own_name() -> None:
+    """ViT-L-14-336 sees more pixels than ViT-L-14, ViT-B-16-SigLIP has wider embeddings; the activation does not count."""
+    paper, plain, larger, wider = (
+        by_step(changed("coco-vitl", clip__model=name), A100)
+        for name in ("ViT-L-14-quickgelu", "ViT-L-14", "ViT-L-14-336", "ViT-B-16-SigLIP")
+    )
+    assert paper["score"] == plain["score"] and paper["finetune"] == plain["finetune"]
+    assert math.isnan(larger["score"].seconds) and larger["score"].disk == paper["score"].disk
+    assert math.isnan(wider["score"].seconds) and math.isnan(wider["score"].disk) and math.isnan(wider["base"].disk)
+
+
 def test_a_disk_that_is_too_small_is_reported() -> None:
     rows = plan_pipeline(changed("coco-vitl"), A100)
     assert "NOT ENOUGH" in format_plan(rows, A100, 10**9) and "NOT ENOUGH" not in format_plan(rows, A100, PLENTY)

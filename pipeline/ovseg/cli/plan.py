@@ -33,6 +33,8 @@ SAMPLE = 200  # images whose captions or masks are counted
 SCRATCH = "OVSEG_WORK"  # the folder of unfinished work, in the steps of rows whose bytes lie there
 # Of modules that import torch, which takes seconds: clip.embedding_files, evaluation.prediction_store, proposals.network.
 REGION_NAME, LARGEST, SIZE_DIVISOR, STRIDE = 32, 2**22, 32, 4
+ON_CROPS = ("crops", "text_prompts")  # the methods of finetune whose samples are pairs; those of the others are images
+MEASURED_SIDE = 448  # pixels of the images of rates.json whose regions are encoded in one pass, 100 each
 READ_FROM_FILES = [name for name, source in SOURCES.items() if not source.uses_model]
 
 
@@ -46,7 +48,10 @@ class Machine(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Items that are handled in one way: kind, model and, if it matters, precision name their rate in rates.json."""
+    """Items that are handled in one way: kind, model and, if it matters, precision name their rate in rates.json.
+
+    Models have the names of rates.json: see `_clip` and `_backbone`.
+    """
 
     kind: str
     items: float
@@ -82,8 +87,8 @@ def plan_mining(run: options.RunOptions | Params, machine: Machine, network: str
     masks = images * _masks_per_image(propose)
     pairs = num_nouns / (1 - fraction) if fraction < 1 else UNKNOWN
     kind = "read masks" if propose.source in READ_FROM_FILES else "propose"
-    masks_work = Work(kind, images, propose.model or network)
-    encode_work = Work("encode", masks, run.clip.model, run.score.precision)
+    masks_work = Work(kind, images, _backbone(propose.model or network))
+    encode_work = _encode_work(run, run.score.encoder, run.score.image_size, images, masks, run.score.precision)
     score_bytes = num_nouns * disk["score"] + _region_bytes(run, masks, min(masks, num_nouns * run.score.top_k))
     return [
         _row(machine, "index", images, "images", images * disk["index"]),
@@ -99,10 +104,11 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
     """Plan data sets and stages, without `measure` and `report`, which take minutes."""
     clip, network, evaluate, calibrate = params.clip, params.proposal_network, params.evaluate, params.calibrate
     mining = plan_mining(params, machine, network.backbone)
-    clip_bytes, network_bytes = (_model_bytes("model", name) for name in (clip.model, network.backbone))
-    trained = Work("train network", network.steps * network.batch_size, network.backbone, network.precision)
+    name, backbone = _clip(clip.model), _backbone(network.backbone)
+    clip_bytes, network_bytes = (_bytes("model", known) for known in (name, backbone))
+    trained = Work("train network", network.steps * network.batch_size, backbone, network.precision)
     is_new = network.steps and network.pretrained and network.init is None
-    backbone_bytes = _model_bytes("backbone", network.backbone) if is_new else 0
+    backbone_bytes = _bytes("backbone", backbone) if is_new else 0
     rows = [
         *_data_rows(params, machine),
         Row("base", 1, "CLIP", 0, clip_bytes, 0 if clip.model.startswith("local-dir:") else clip_bytes),
@@ -111,17 +117,27 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
     ]
     for step, section in (("finetune", params.finetune), ("prompt", params.prompt)):
         most = None if section.max_steps is None else section.max_steps * section.batch_size
-        samples = _limited(section.epochs and mining[-1].amount * section.epochs, most)
+        on_images = getattr(section, "method", "crops") not in ON_CROPS
+        samples = _limited(section.epochs and mining[0 if on_images else -1].amount * section.epochs, most)
         kind = "finetune" if getattr(section, "tower_lr", None) else step  # both towers cost as much as finetuning
-        work = Work(kind, samples, clip.model, section.precision)
-        rows.append(_row(machine, step, samples, "pairs at most", clip_bytes, [work]))
+        work = Work("train regions" if on_images else kind, samples, name, section.precision)
+        unit = "images at most" if on_images else "pairs at most"
+        rows.append(_row(machine, step, samples, unit, clip_bytes, [work]))
     tasks = [("calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
     tasks += [(f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks]
     all_images = all_crops = 0.0
     for step, folder, limit, thresholds in tasks:
         images = _limited(_count_benchmark(folder), limit)
-        crops = images * network.num_queries * thresholds * len(set(evaluate.models))
-        works = [Work("propose", images, network.backbone), Work("encode", crops, clip.model, params.segment.precision)]
+        masks = images * network.num_queries * thresholds
+        side, precision = params.finetune.image_size, params.segment.precision
+        works = [
+            Work("propose", images, backbone),
+            *(
+                _encode_work(params, _encoder(params, model), side, images * thresholds, masks, precision)
+                for model in dict.fromkeys(evaluate.models)
+            ),
+        ]
+        crops = masks * (len(works) - 1)
         disk = images * facts()["bytes"][step.partition("@")[0]]
         rows.append(_row(machine, step, crops, "masks at most", disk, works))
         all_images, all_crops = all_images + images, all_crops + crops
@@ -176,11 +192,45 @@ def _rate(machine: Machine, work: Work) -> tuple[float, str]:
         return machine.crops_per_second, "measured on this machine"
     for row in facts()["rates"]:
         on_device = row["device"] == "any CPU" or row["device"] in machine.device
-        of_model = row.get("model", "") in work.model and row.get("precision", work.precision) == work.precision
+        of_model = row.get("model", work.model) == work.model and row.get("precision", work.precision) == work.precision
         if row["work"] == work.kind and of_model and on_device:
             devices = machine.cores / row["cores"] if "cores" in row else machine.gpus
             return row["per_second"] * devices, row["source"]
     return UNKNOWN, ""
+
+
+def _encode_work(
+    run: options.RunOptions | Params,
+    encoder: options.Encoder,
+    side: int | None,
+    images: float,
+    masks: float,
+    precision: str,
+) -> Work:
+    """Encoding masks: a crop of each, or those of an image in one pass, which takes time as its pixels, of `side` a side."""
+    if encoder == "crops":
+        return Work("encode", masks, _clip(run.clip.model), precision)
+    kind = "encode regions" if encoder == "region_tokens" else f"encode regions, {encoder}"
+    return Work(kind, images * max(1.0, ((side or 0) / MEASURED_SIDE) ** 2), _clip(run.clip.model), precision)
+
+
+def _encoder(params: Params, model: options.ModelName) -> options.Encoder:
+    """How a model of models/ encodes masks."""
+    if model == "base":
+        return "crops"
+    if model == "finetune" and params.finetune.method not in ON_CROPS:
+        return params.finetune.region_encoder
+    return _encoder(params, params.finetune.init if model == "finetune" else params.prompt.init)
+
+
+def _clip(name: str) -> str:
+    """The name of a CLIP in rates.json: that of open_clip, without the activation."""
+    return name.removesuffix("-quickgelu")
+
+
+def _backbone(name: str) -> str:
+    """The name of the backbone in rates.json that a model is named after; the name itself if there is none."""
+    return next((known for known in facts()["backbone_bytes"] if known in name), name)
 
 
 def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
@@ -230,7 +280,7 @@ def _count_captions(index: options.IndexOptions) -> tuple[float, float]:
             columns = Columns(index.image_column, index.caption_column, index.id_column)
             with local_copy(index.captions, Path(folder)) as captions:
                 store = open_captions(captions, Path(folder) / "captions.sqlite", columns)
-            counts = [len(store.annotations(image["id"])) for image in store.images(0, SAMPLE)]
+            counts = [len(store.annotations(image["id"])) for image in store.images(SAMPLE)]
             images, per_image = store.count(), sum(counts) / max(1, len(counts))
     images = _limited(images, index.limit)
     return images, images * per_image
@@ -269,15 +319,14 @@ def _region_bytes(run: options.RunOptions | Params, masks: float, candidates: fl
 def _embedding_width(run: options.RunOptions | Params) -> float:
     """The number of components of an embedding by the CLIP of a run."""
     config = Path(run.clip.model.removeprefix("local-dir:")) / "open_clip_config.json"
-    widths = facts()["embedding_widths"].items()
-    width: float = next((size for model, size in widths if model in run.clip.model), UNKNOWN)
+    width: float = facts()["embedding_widths"].get(_clip(run.clip.model), UNKNOWN)
     if config.is_file():
         width = float(read_json(config)["model_cfg"]["embed_dim"])
     return width
 
 
-def _model_bytes(what: str, name: str) -> float:
-    return next((size for model, size in facts()[f"{what}_bytes"].items() if model in name), UNKNOWN)
+def _bytes(what: str, name: str) -> float:
+    return float(facts()[f"{what}_bytes"].get(name, UNKNOWN))
 
 
 def _limited(number: float, limit: int | None) -> float:
