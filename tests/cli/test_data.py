@@ -264,7 +264,8 @@ def test_one_changed_file_is_found_by_a_full_verification_and_repaired_by_gettin
     changed = command.root / "coco" / list(IMAGES)[5]
     changed.write_bytes(IMAGES[list(IMAGES)[5]][::-1])
     done = command("verify", "coco", "val2017", "--full")
-    assert done.returncode == 1 and "1 missing or changed, the first: val2017/000000000005.jpg" in done.stdout
+    assert done.returncode == 1 and f"1 missing or changed\n  {changed}\n" in done.stdout
+    assert "Delete those that are there and run `ovseg data get coco val2017`" in done.stdout
     changed.unlink()
     assert command("verify", "coco", "val2017").returncode == 1
     assert command("get", "coco", "val2017").returncode == 0

@@ -22,6 +22,7 @@ data = typer.Typer(
 
 Dataset = Annotated[str, typer.Argument(help="coco, ade20k, pascal_voc or pascal_context.")]
 Parts = Annotated[list[str] | None, typer.Argument(help="Parts of the data set, e.g. val2017; all by default.")]
+NAMED = 10  # files that `verify` names
 Root = Annotated[Path, typer.Option(help="Folder of the data sets.")]
 
 
@@ -111,20 +112,27 @@ def verify(
     root: Root = Path("data"),
     full: Annotated[bool, typer.Option("--full", help="Read every file again instead of comparing sizes.")] = False,
 ) -> None:
-    """Compare the files with their manifest. The exit code is 1 if a file is missing or changed.
+    """Compare the files with their manifest. The exit code is 1 if a file is missing or changed, and the remedy is said.
 
     Example: ovseg data verify coco
     """
     from ovseg.datasets.fetch.manifest import changed_files, read_manifest
-    from ovseg.datasets.fetch.parts import manifest_path
+    from ovseg.datasets.fetch.parts import is_linked, manifest_path
     from ovseg.datasets.fetch.releases import parts_of
 
-    failed = 0
+    failed = False
     for part in parts_of(dataset, tuple(parts or ())):
         rows = read_manifest(manifest_path(part, root / dataset))
         changed = changed_files(root / dataset, rows, full=full)
-        failed += len(changed)
-        result = f"{len(changed):,} missing or changed, the first: {changed[0]}" if changed else "as verified"
+        result = f"{len(changed):,} missing or changed" if changed else "as verified"
         typer.echo(f"{dataset} {part.name}: {len(rows):,} files, {result}")
+        if changed:
+            failed = True
+            typer.echo("\n".join(f"  {root / dataset / path}" for path in changed[:NAMED]))
+            more = f"{len(changed) - NAMED:,} more. " if len(changed) > NAMED else ""
+            remedy = f"Delete those that are there and run `ovseg data get {dataset} {part.name}`"
+            if is_linked(part, root / dataset):
+                remedy = f"Mend them where they are linked from, or `ovseg data link {dataset}` another copy"
+            typer.echo(f"  {more}{remedy}")
     if failed:
         raise typer.Exit(1)

@@ -125,7 +125,7 @@ def test_one_changed_image_is_found_by_a_full_verification(world: World) -> None
     image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     done = world.whole.run(*verify, check=False)
     image.write_bytes(data)
-    assert done.returncode == 1 and f"1 missing or changed, the first: train2017/{image.name}" in done.stdout
+    assert done.returncode == 1 and f"1 missing or changed\n  data/coco/train2017/{image.name}\n" in done.stdout
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))

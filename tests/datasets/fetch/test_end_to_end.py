@@ -27,7 +27,8 @@ from ovseg.core.options import (
     ShardsOptions,
 )
 from ovseg.datasets.benchmark import read_benchmark
-from ovseg.datasets.fetch.parts import fetch, is_whole, verify
+from ovseg.datasets.fetch.manifest import changed_files, read_manifest
+from ovseg.datasets.fetch.parts import fetch, manifest_path, verify
 from ovseg.datasets.fetch.releases import TABLE, parts_of, releases
 from ovseg.datasets.official import BENCHMARKS, convert
 from ovseg.engine.runtime import Runtime
@@ -67,7 +68,7 @@ def arrive(published: Published, server: Served, dataset: str, names: tuple[str,
             by_hand.write_bytes(published.archives[by_hand.name])
         fetch(part, home, archive=by_hand if part.files[0].login else None)
         verify(part, home)
-        assert is_whole(part, home, full=True)
+        assert not changed_files(home, read_manifest(manifest_path(part, home)), full=True)
     return home
 
 

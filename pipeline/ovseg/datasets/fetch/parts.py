@@ -133,10 +133,10 @@ def holds_any(part: Part, folder: Path) -> bool:
     return any((folder / holding.path).exists() for holding in part.holds)
 
 
-def is_whole(part: Part, home: Path, *, full: bool = False) -> bool:
-    """Whether a part was verified and all of its files are there with their sizes; with `full`, with their content."""
+def is_whole(part: Part, home: Path) -> bool:
+    """Whether a part was verified and all of its files are there with their sizes."""
     path = manifest_path(part, home)
-    return path.is_file() and not changed_files(home, read_manifest(path), full=full)
+    return path.is_file() and not changed_files(home, read_manifest(path))
 
 
 def is_linked(part: Part, home: Path) -> bool:
