@@ -51,6 +51,20 @@ def test_a_single_part_is_a_table_too(tmp_path: Path) -> None:
     assert len(split(precomputed(path, tmp_path / "s", 9)(IMAGE))[0]) == 3
 
 
+def test_annotated_masks_of_an_earlier_run_are_no_proposals(tmp_path: Path) -> None:
+    """They stand in the same table; an image that has nothing else has no proposals."""
+    row = {"rle": masks.encode(LEFT), "height": H, "width": W}
+    rows = [
+        {**row, "image_id": 3, "score": 1.0, "source": "annotated", "label": "dog"},
+        {**row, "image_id": 3, "score": 0.5, "source": "proposal_network"},
+        {**row, "image_id": 4, "score": 1.0, "source": "annotated", "label": "dog"},
+    ]
+    tables.write_part(tmp_path / "00000.parquet", "proposals", rows, "f")
+    source = precomputed(tmp_path / "00000.parquet", tmp_path / "s", 9)
+    assert [proposal.score for proposal in split(source(IMAGE))[0]] == [0.5]
+    assert split(source(ImageRecord(Path(), 4, "b.jpg", 0, 0, W, H))) == ([], [])
+
+
 def test_another_table_is_refused(tmp_path: Path) -> None:
     tables.write_part(tmp_path / "x.parquet", "nouns", [], "f")
     for path in (tmp_path, tmp_path / "x.parquet"):

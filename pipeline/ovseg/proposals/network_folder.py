@@ -10,6 +10,7 @@ proposal_network.json   training vocabulary, image size, probe of the text tower
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,13 @@ def load_network(folder: Path, device: str = "cpu") -> ProposalNetwork:
     return ProposalNetwork(model.to(device).eval(), metadata)
 
 
+def copy_network(source: Path, folder: Path) -> None:
+    """Copy the files of a network's folder into another one, which is created if it does not exist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, METADATA, WEIGHTS):
+        shutil.copyfile(source / name, folder / name)
+
+
 def probe_text_tower(clip: Clip) -> list[float]:
     """Embed one fixed text, so that `check_text_tower` can tell whether two text towers are the same."""
     return [round(value, 6) for value in clip.encode_texts([PROBE_TEXT])[0].tolist()]
@@ -141,11 +149,23 @@ def identify_network(folder: Path) -> dict[str, Any]:
         OvsegError: a file is missing.
     """
     _check_files(folder, METADATA, WEIGHTS)
-    metadata = read_json(folder / METADATA)
-    while metadata.get("init"):  # the backbone's weights are those of the first network in the chain
-        metadata = metadata["init"]
     identity = weights.identify(str(folder), None, [folder / WEIGHTS])
-    return {**asdict(identity), "backbone": metadata.get("backbone")}
+    return {**asdict(identity), "backbone": _first_metadata(folder).get("backbone")}
+
+
+def published_licence(folder: Path) -> str | None:
+    """Return the license of the checkpoint that a network was converted from, or trained on from; None if there is none."""
+    metadata = _first_metadata(folder)
+    licence: str | None = metadata.get("licence") if "checkpoint" in metadata else None
+    return licence
+
+
+def _first_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of the network that all trainings of a network began with: its own, if there was none before."""
+    metadata: dict[str, Any] = read_json(folder / METADATA)
+    while metadata.get("init"):
+        metadata = metadata["init"]
+    return metadata
 
 
 def _check_files(folder: Path, *names: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ovseg.core import tables
@@ -17,6 +18,8 @@ from ovseg.datasets.references import check_image_ids, read_index_names
 from ovseg.datasets.store import Record
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.coco_records import coco_mask
+
+PROPOSED = pc.field("source").is_null() | (pc.field("source") != tables.ANNOTATED)
 
 
 def precomputed(path: Path, scratch: Path, max_proposals: int) -> Source:
@@ -60,22 +63,39 @@ def check_results(path: Path, scratch: Path, index: Path) -> dict[str, int]:
     return check_image_ids(path, ids, read_index_names(index))
 
 
+def precomputed_metadata(path: Path) -> dict[str, str]:
+    """Return what a table `proposals` says of the network that made its masks; empty for a JSON.
+
+    Args:
+        path: see `precomputed`.
+
+    Raises:
+        OvsegError: the path is another table.
+    """
+    if not _is_table(path):
+        return {}
+    stated = tables.check_part(path if path.is_file() else tables.parts(path)[0], "proposals")
+    return {name: stated[name] for name in ("ovseg.network", tables.LICENCE) if name in stated}
+
+
 def _is_table(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".parquet"
 
 
 def _parts_by_image(path: Path) -> Mapping[int, list[Path]]:
-    """Map each image id to the parts of a table that contain it, so that not every part is read for every image."""
+    """Map each image id to the parts of a table that hold its proposals, so that not every part is read for every image."""
     by_image: dict[int, list[Path]] = defaultdict(list)
     for part in [path] if path.is_file() else tables.parts(path):
-        for image_id in tables.read_part(part, "proposals", ["image_id"])["image_id"].unique().to_pylist():
+        rows = tables.read_part(part, "proposals", ["image_id", "source"]).filter(PROPOSED)
+        for image_id in rows["image_id"].unique().to_pylist():
             by_image[image_id].append(part)
     return by_image
 
 
 def _table_records(parts: Sequence[Path], image: ImageRecord) -> Iterator[Record]:
-    """Yield an image's rows of a table `proposals` as records of COCO."""
+    """Yield an image's proposals in a table as records of COCO; annotated masks are left out."""
     for part in parts:
-        for row in pq.read_table(tables.open_part(part), filters=[("image_id", "==", image.image_id)]).to_pylist():
+        of_image = pq.read_table(tables.open_part(part), filters=PROPOSED & (pc.field("image_id") == image.image_id))
+        for row in of_image.to_pylist():
             segmentation = {"size": [row["height"], row["width"]], "counts": row["rle"]}
             yield {"segmentation": segmentation, "score": row["score"]}

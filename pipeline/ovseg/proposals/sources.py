@@ -17,7 +17,7 @@ from ovseg.core.options import ProposeOptions
 from ovseg.proposals import Source
 from ovseg.proposals.ground_truth import check_annotations, ground_truth
 from ovseg.proposals.maskformer import maskformer
-from ovseg.proposals.precomputed import check_results, precomputed
+from ovseg.proposals.precomputed import check_results, precomputed, precomputed_metadata
 from ovseg.proposals.proposal_network import proposal_network_source
 from ovseg.proposals.sam2 import sam2
 
@@ -111,7 +111,7 @@ def content_hash(options: ProposeOptions) -> str:
     """Return a hash of the files that the masks of a source come from: its weights, or its masks."""
     source = SOURCES[options.source]
     if not source.uses_model:
-        return tables.content_hash(path_of(options))
+        return tables.annotations_hash(path_of(options))
     model = model_of(options)
     if source.on_hub and not Path(model).exists():
         from ovseg.proposals.checkpoint import checkpoint_fingerprint
@@ -125,13 +125,14 @@ def table_metadata(options: ProposeOptions) -> dict[str, str]:
 
     Returns:
         the network's identity as JSON (see `weights.Weights`) under "ovseg.network", and its license under `tables.LICENCE`
-        if other people have published it with one; empty for a source that runs no model.
+        if other people have published it, or what it was trained on from, with one. For the table of an earlier run what that
+        says; empty for other files.
 
     Raises:
-        OvsegError: files of the model are missing.
+        OvsegError: files of the model are missing, or the path is another table.
     """
     if not SOURCES[options.source].uses_model:
-        return {}
+        return precomputed_metadata(path_of(options)) if options.source == "precomputed" else {}
     model = model_of(options)
     if SOURCES[options.source].on_hub:
         from ovseg.engine import weight_files
@@ -141,9 +142,7 @@ def table_metadata(options: ProposeOptions) -> dict[str, str]:
         licence = weight_files.licence(model)
         log.info("%s: license %s; its masks carry it", model, licence or "not stated")
     else:
-        from ovseg.proposals.network_folder import METADATA, identify_network
+        from ovseg.proposals.network_folder import identify_network, published_licence
 
-        identity = identify_network(Path(model))
-        metadata = json.loads((Path(model) / METADATA).read_text(encoding="utf-8"))
-        licence = metadata.get("licence") if "checkpoint" in metadata else None  # converted from a released checkpoint
+        identity, licence = identify_network(Path(model)), published_licence(Path(model))
     return {"ovseg.network": json.dumps(identity, sort_keys=True)} | ({tables.LICENCE: licence} if licence else {})
