@@ -22,7 +22,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
 from ovseg.training.contrastive import contrastive_step
-from ovseg.training.distributed import World, split_batch, wrap_for_ranks
+from ovseg.training.distributed import World, loader_workers, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, endless_batches, list_shards, read_sizes, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.monitor import heldout_key, heldout_monitor
@@ -185,7 +185,7 @@ def build_loop(
     tower_lr, prompt_lr = learning_rates(options)
     optimizer = build_optimizer(tower, log_scale, tower_lr, prompt_lr, options.weight_decay)
     local_size, micro_size = split_batch(name, options.batch_size, world, runtime.micro_batch)
-    workers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
+    workers = min(loader_workers(runtime.workers), max(1, len(list_shards(shards)) // world.size))
 
     def make_step(steps_done: int) -> Step:
         batches = read_crop_batches(name, clip, shards, local_size, workers, options, crop)

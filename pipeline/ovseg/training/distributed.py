@@ -131,6 +131,14 @@ def split_batch(name: str, batch_size: int, world: World, micro_batch: int | Non
     return local_size, micro_size
 
 
+def loader_workers(workers: int) -> int:
+    """Return the number of loader processes of this rank, of `workers` of its machine: at least one, unless there are none.
+
+    The number of ranks of this machine comes from `LOCAL_WORLD_SIZE`, as torchrun sets it.
+    """
+    return max(min(1, workers), workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def batch_positions(batch_size: int, rank: int, ranks: int, begin: int) -> Iterator[list[int]]:
     """Iterate over the positions of one rank's samples in the endless order of the samples of all ranks, batch by batch.
 

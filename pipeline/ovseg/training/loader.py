@@ -27,7 +27,7 @@ from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill
 from ovseg.core.paths import is_remote, to_path
 from ovseg.core.remote_files import file_sizes, is_file, open_stream, read_file
-from ovseg.core.samples import decode_sample
+from ovseg.core.samples import check_fill, decode_sample
 from ovseg.core.tables import STEP_MANIFEST
 from ovseg.training.readers import reader_start
 
@@ -77,9 +77,10 @@ def load_shards(
     """Make a loader of batches.
 
     Ranks come from `RANK` and `WORLD_SIZE`, as torchrun sets them. Every sample comes exactly once per epoch over all ranks
-    and workers, and a worker's last batch may be short. With `repeat` epoch follows epoch without end and every batch is
-    full; with `resampled` shards are drawn with replacement without end. The order of samples, and with it a training, is
-    the same for the same number of readers (ranks x workers).
+    and workers, and a worker's last batch may be short. With `repeat` each reader goes from epoch to epoch without end and
+    every batch is full; where the readers cannot share the shards evenly, those with fewer begin the next epoch earlier, and
+    which shards they have is drawn anew for each epoch. With `resampled` shards are drawn with replacement without end. The
+    order of samples, and with it a training, is the same for the same number of readers (ranks x workers).
 
     Args:
         folder: the folder of the shards and their sizes.json.
@@ -97,8 +98,10 @@ def load_shards(
         seed: the seed of the order and of random crops.
 
     Raises:
-        OvsegError: there are no shards, a shard of sizes.json is missing, or there are fewer shards than readers.
+        OvsegError: there are no shards, a shard of sizes.json is missing, there are fewer shards than readers, or the
+            background is to be kept and was filled.
     """
+    check_fill(folder, fill)
     steps = _read_steps(folder, workers, resampled, shuffle, epoch, seed)
     steps.append(_Decode(size, crops.fill_color(fill, mean), antialias, crop_scale, seed, folder))
     batched = wds.batched(batch_size, collation_fn=_collate, partial=not repeat)
@@ -117,7 +120,7 @@ def _read_steps(folder: Path, workers: int, resampled: bool, shuffle: bool, epoc
     if not resampled and len(paths) < readers:
         raise OvsegError(
             f"{folder} has {len(paths)} shards for {ranks} ranks x {max(1, workers)} workers, and each needs one. Set "
-            f"shards.min_shards to at least {readers}, use fewer workers, or resample"
+            f"shards.min_shards to at least {readers}, or use fewer processes (OVSEG_PROCESSES) or workers (OVSEG_WORKERS)"
         )
     names, first = [str(path) for path in paths], seed * EPOCHS_PER_SEED
     before = epoch - 1  # detshuffle counts its epoch up before it is used

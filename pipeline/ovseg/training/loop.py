@@ -27,7 +27,7 @@ from ovseg.training.writers import Writers
 
 log = logging.getLogger("ovseg")
 
-KEYS = "not-a-number.txt"  # lists the samples of a batch whose loss or gradient is not a number
+KEYS = "not-a-number-{}.txt"  # lists the samples that the rank of that number has of a batch whose loss is not a number
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def train(
                 raise KeyboardInterrupt from None
             loss, norm = float(result.loss), float(_gradient_norm(optimizer))
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise OvsegError(_nonfinite_message(name, i + 1, loss, norm, result.keys, checkpoint))
+                raise OvsegError(_nonfinite_message(name, i + 1, loss, norm, result.keys, checkpoint, world))
             if norm > loop.clip_norm:
                 torch._foreach_mul_(_gradients(optimizer), loop.clip_norm / norm)
             shown = {"learning_rate": optimizer.param_groups[-1]["lr"], **result.shown}
@@ -200,14 +200,16 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _nonfinite_message(name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint) -> str:
+def _nonfinite_message(
+    name: str, step: int, loss: float, norm: float, keys: list[str], checkpoint: Checkpoint, world: World
+) -> str:
     kept = f"The checkpoint of an earlier step is kept: {checkpoint.path}. " if checkpoint.path.is_file() else ""
-    path = checkpoint.path.parent / KEYS
-    path.write_text("\n".join(keys) + "\n", encoding="utf-8")
+    folder = checkpoint.path.parent
+    (folder / KEYS.format(world.rank)).write_text("\n".join(keys) + "\n", encoding="utf-8")
     return (
         f"{name}: the loss of step {step} is {loss}, the norm of its gradient {norm:.3g}; lower {name}.lr or set "
         f"{name}.precision=fp32. {kept}Samples of the batch: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}; all of "
-        f"them are in {path}"
+        f"them are in {folder / KEYS.format('*')}"
     )
 
 
@@ -252,5 +254,6 @@ def explain_out_of_memory(name: str, samples: int) -> Iterator[None]:
             raise
         raise OvsegError(
             f"{name}: out of memory with {samples} samples at a time ({str(error).splitlines()[0][:160]}). Set "
-            f"OVSEG_MICRO_BATCH to less; {name}.batch_size and the result stay the same"
+            f"OVSEG_MICRO_BATCH to less; {name}.batch_size stays the same, and so does the result of a model without batch "
+            "normalization"
         ) from None

@@ -30,7 +30,7 @@ from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.adapt import count_steps, read_crop_batches, require_crops
 from ovseg.training.checkpoint import DataLoaderLayout, TrainableParameters
-from ovseg.training.distributed import World, all_reduce_sum, split_batch, wrap_for_ranks
+from ovseg.training.distributed import World, all_reduce_sum, loader_workers, split_batch, wrap_for_ranks
 from ovseg.training.loader import Batch, list_shards, split
 from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_cosine
 from ovseg.training.monitor import heldout_key, heldout_monitor
@@ -169,7 +169,7 @@ def build_loop(
         OvsegError: the shards cannot be used; the batch cannot be divided.
     """
     local_size, micro_size = split_batch(NAME, options.batch_size, world, runtime.micro_batch)
-    workers = min(runtime.workers, max(1, len(list_shards(shards)) // world.size))
+    workers = min(loader_workers(runtime.workers), max(1, len(list_shards(shards)) // world.size))
     tower = Tower(clip, clip.prompts, train_tower=False, train_prompts=False)
     optimizer = torch.optim.SGD([names.prompts], lr=options.lr, momentum=MOMENTUM, weight_decay=options.weight_decay)
 
