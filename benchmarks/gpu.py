@@ -245,7 +245,7 @@ def network_speed(sizes: Sizes, device: torch.device) -> Speed:
     masks = torch.zeros(2, sizes.pixels, sizes.pixels, dtype=torch.bool)
     masks[0, : sizes.pixels // 2], masks[1, sizes.pixels // 2 :] = True, True
     image = torch.randint(256, (3, sizes.pixels, sizes.pixels), dtype=torch.uint8)
-    scene: Scene = {"image": image, "masks": masks, "classes": torch.arange(2)}
+    scene: Scene = {"image": image, "masks": masks, "classes": torch.arange(2), "key": "0"}
     world = World(0, 1, device)
 
     def step() -> int:

@@ -11,7 +11,8 @@ INDEX, CLIP, OUT = Path("data/index"), Path("models/base"), Path("models/proposa
 
 def main(params: Params) -> None:
     """Read section proposal_network, write models/proposal_network."""
-    train_proposal_network(INDEX, params.index.images, CLIP, OUT, training_runtime(), params.proposal_network)
+    runtime = training_runtime(params.checks.max_dropped)
+    train_proposal_network(INDEX, params.index.images, CLIP, OUT, runtime, params.proposal_network)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ovseg.core.image_records import ImageRecord
-from ovseg.proposals.ground_truth import ground_truth
+from ovseg.proposals.ground_truth import annotated_images, ground_truth
 from tests.conftest import SHARED
 from tests.proposals.coco_files import IMAGE, LEFT, RIGHT, H, Row, W, coco_file, pixels, rle, split
 
@@ -186,3 +186,12 @@ def test_real_coco_annotations_agree_with_each_other(tmp_path: Path) -> None:
         image = ImageRecord(folder / "images", record["image_id"], "", 0, 0, width, height)
         from_png, from_rle = ({p.rle for p in split(source(image))[0]} for source in (by_png, by_rle))
         assert from_png == from_rle and from_png
+
+
+def test_images_without_annotations_or_label_map_are_told_apart(tmp_path: Path) -> None:
+    others = [IMAGE, replace(IMAGE, image_id=9, file="b.jpg")]
+    path = coco_file(tmp_path / "i.json", [{"image_id": 3, "category_id": 1, "segmentation": rle(LEFT)}])
+    assert annotated_images(path, tmp_path / "s", others) == [IMAGE]
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(np.full((H, W), 3, np.uint8)).save(tmp_path / "maps" / "b.png")
+    assert annotated_images(tmp_path / "maps", tmp_path / "s", others) == others[1:]

@@ -255,6 +255,66 @@ def test_an_image_that_is_gone_teaches_nothing_and_is_named(tmp_path: Path, capl
     assert "0.png is left out: missing" in caplog.text and "1.png is left out: not_an_image" in caplog.text
 
 
+def test_no_decoded_image_is_kept_in_memory(tmp_path: Path) -> None:
+    """A data set of images is larger than memory; an epoch reads all of it."""
+    data = make(tmp_path, 2)
+    assert all(data[place]["image"].any() for place in range(2))
+    assert not any("pixels" in vars(record) for record in data.images)
+
+
+def panoptic(folder: Path, number: int) -> AnnotatedSegmentationDataset:
+    """`number` images with a star each, as a panoptic JSON and its PNGs."""
+    (folder / "truth").mkdir()
+    for i in range(number):
+        Image.fromarray(block(0, 0, 20, 20)[..., None].repeat(3, 2).astype(np.uint8)).save(
+            folder / "truth" / f"{i}.png"
+        )
+    segments = [{"id": 1 + 256 + 65536, "category_id": KINDS["star"], "iscrowd": 0}]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(number)],
+        "annotations": [{"image_id": i, "file_name": f"{i}.png", "segments_info": segments} for i in range(number)],
+        "categories": [{"id": number, "name": name} for name, number in KINDS.items()],
+    }
+    (folder / "truth.json").write_text(json.dumps(content))
+    images = [draw(folder, i, noise(i)) for i in range(number)]
+    options: dict[str, Any] = {"crop_size": CROP, "scales": (1.0, 1.0), "color_jitter": False, "seed": 0}
+    return AnnotatedSegmentationDataset(images, folder / "truth.json", folder / "scratch", NUMBERS, **options)
+
+
+def test_an_image_whose_masks_cannot_be_read_teaches_nothing_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one without any object it would teach that its objects are none."""
+    data = panoptic(tmp_path, 2)
+    (tmp_path / "truth" / "0.png").unlink()
+    (tmp_path / "truth" / "1.png").write_bytes(b"x")
+    assert not any(data[place]["image"].any() for place in range(2))
+    assert "0.png is left out: missing_mask_file" in caplog.text and "1.png is left out: not_an_image" in caplog.text
+
+
+def test_images_whose_masks_cannot_be_read_are_counted_before_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = panoptic(tmp_path, 5)
+    data.check_sample(0.0)
+    assert not caplog.text
+    for number in range(2):
+        (tmp_path / "truth" / f"{number}.png").unlink()
+    data.check_sample(0.5)
+    assert "2 missing_mask_file in 5 images; for example image 0" in caplog.text
+    with pytest.raises(
+        OvsegError, match=r"2 of 5 images \(40%\).*image_without_usable_mask.*image 0: missing_mask_file"
+    ):
+        data.check_sample(0.3)
+
+
+def test_loader_processes_do_not_share_the_connection_of_the_check_before(tmp_path: Path) -> None:
+    """SQLite forbids to use a connection in a forked process."""
+    data = make(tmp_path)
+    data.check_sample(1.0)
+    assert "_source" not in vars(data)
+
+
 def test_pixel_maps_with_a_class_table_are_annotations_too(tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     folder.mkdir()

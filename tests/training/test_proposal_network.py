@@ -20,7 +20,7 @@ from ovseg.core.files import CURVES
 from ovseg.core.options import ProposalNetworkOptions
 from ovseg.core.vocabulary import embed
 from ovseg.engine.runtime import Runtime
-from ovseg.proposals.network_folder import METADATA, load_network
+from ovseg.proposals.network_folder import METADATA, load_network, save_network
 from ovseg.segmentation.segmenter import Segmenter
 from ovseg.training import proposal_network as module
 from ovseg.training.annotated_dataset import Scene
@@ -31,7 +31,7 @@ from tests.conftest import THINGS, Coco, Toys
 from tests.proposals.tiny_models import swin_config
 from tests.toys import noise, tiny_model
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, DILATIONS = "model.safetensors", [2]
 OPTIONS = ProposalNetworkOptions(
     annotations=Path("given by the fixture"),
     licence="Apache-2.0",
@@ -179,12 +179,48 @@ def test_a_finished_training_is_not_done_again_nor_replaced_by_another(
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_no_steps_pass_init_through(run: Train, once: Train) -> None:
-    first = once()
-    out = run("out", change(OPTIONS, steps=0), first)
-    before, after = load_file(first / WEIGHTS), load_file(out / WEIGHTS)
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+def test_no_steps_pass_init_through_whatever_the_options(run: Train, toys: Toys) -> None:
+    """Sizes, names, architecture: all are those of the network that is copied."""
+    out = run("out", change(OPTIONS, steps=0, hidden_dim=64, short_side=48, licence="CC0"), toys.network)
+    for name in ("config.json", METADATA, WEIGHTS):
+        assert (out / name).read_bytes() == (toys.network / name).read_bytes()
     assert (out / CURVES).read_text().count("\n") == 1
+
+
+def test_a_converted_network_with_dilations_is_copied_but_not_trained(run: Train, toys: Toys, tmp_path: Path) -> None:
+    network = load_network(toys.network)
+    save_network(network.model, tmp_path / "converted", {**network.metadata, "dilations": DILATIONS}, 64, 256)
+    with pytest.raises(OvsegError, match=r"converted ResNet with dilations.* set proposal_network\.steps to 0"):
+        run("trained", OPTIONS, tmp_path / "converted")
+    out = run("out", change(OPTIONS, steps=0), tmp_path / "converted")
+    assert load_network(out).metadata["dilations"] == DILATIONS
+
+
+def test_an_init_of_another_text_tower_is_not_copied_and_trained_on_with_a_warning(
+    run: Train, once: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = load_network(once(change(OPTIONS, steps=0)))
+    other = {**plain.metadata, "probe": plain.metadata["probe"][::-1]}
+    save_network(plain.model, tmp_path / "other", other, 32, 128)
+    with pytest.raises(OvsegError, match="trained with another text tower"):
+        run("copy", change(OPTIONS, steps=0), tmp_path / "other")
+    assert not caplog.text
+    run("trained", change(OPTIONS, steps=1), tmp_path / "other")
+    assert "knows other texts" in caplog.text
+
+
+def test_images_without_annotations_are_left_out(
+    index: Path, coco: Coco, toys: Toys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are not trained on as images without any object."""
+    truth = json.loads(coco.instances.read_text())
+    kept = [record for record in truth["annotations"] if record["image_id"] > 2]
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "annotations": kept}))
+    caplog.set_level("INFO", "ovseg")
+    options = change(OPTIONS, steps=1, annotations=tmp_path / "truth.json")
+    runtime = Runtime(workers=1, work=tmp_path / "work")
+    train_proposal_network(index, coco.images, toys.clip, tmp_path / "out", runtime, options)
+    assert "2 of 6 images have no annotations and are left out" in caplog.text
 
 
 def test_no_steps_without_init_give_the_weights_of_the_seed(run: Train, once: Train) -> None:
@@ -265,7 +301,7 @@ def alike(first: int, number: int) -> list[Scene]:
         masks = torch.zeros(2, 32, 32, dtype=torch.bool)
         masks[0, : 8 + 3 * i], masks[1, :, : 20 - 2 * i] = True, True
         image = torch.from_numpy(noise(i, 32, 32)).permute(2, 0, 1)
-        scenes.append({"image": image, "masks": masks, "classes": torch.tensor([i % 3, (i + 1) % 3])})
+        scenes.append({"image": image, "masks": masks, "classes": torch.tensor([i % 3, (i + 1) % 3]), "key": f"{i}"})
     return scenes
 
 
@@ -335,7 +371,7 @@ def test_every_weight_gets_a_gradient(toys: Toys) -> None:
 def test_scenes_without_a_mask_are_learnt_from(toys: Toys) -> None:
     """Their queries learn to say "no object"; alone in a batch they are no division by zero."""
     scene = alike(0, 1)[0]
-    nothing: Scene = {"image": scene["image"], "masks": scene["masks"][:0], "classes": scene["classes"][:0]}
+    nothing: Scene = {**scene, "masks": scene["masks"][:0], "classes": scene["classes"][:0]}
     for batch in ([nothing, nothing], [nothing, scene]):
         results = gradients(toys.clip, batch, 1)
         assert all(tensor.isfinite().all() for tensor in results.values())
@@ -376,6 +412,43 @@ def test_what_cannot_be_trained_is_refused(run: Train, tmp_path: Path, changes: 
     with pytest.raises(OvsegError, match=message):
         run("out", change(OPTIONS, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_images_of_a_loss_that_is_no_number_are_named(run: Train, tmp_path: Path) -> None:
+    options = change(OPTIONS, steps=2, lr=1e30, clip_norm=float("inf"), warmup_steps=0)
+    with pytest.raises(OvsegError, match=r"Samples of the batch: 00000\d\.jpg"):
+        run("out", options)
+    listed = next((tmp_path / "work-out").glob("*/not-a-number-0.txt")).read_text().split()
+    assert len(listed) == OPTIONS.batch_size and all(name.endswith(".jpg") for name in listed)
+
+
+def test_full_memory_names_the_micro_batch(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "mask_step", full)
+    with pytest.raises(OvsegError, match=r"with 2 samples at a time.*OVSEG_MICRO_BATCH.*without batch normalization"):
+        run("out", micro_batch=2)
+
+
+def test_normalization_over_several_gpus_keeps_the_activations_of_the_backbone(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of timm's own layers, as EfficientNets have them; nothing is computed on a GPU here."""
+    tower, batch = load_adapted(toys.clip), alike(0, 2)
+    model = tiny_model(tower, backbone="test_efficientnet")
+    model.class_predictor.text_embeddings = embed(["star", "key", "boat"], tower.encode_texts, "single", 8)
+    pixels = torch.stack([scene["image"] for scene in batch]) / 255
+    with torch.no_grad():
+        before = model.eval().model(pixels).pixel_decoder_last_hidden_state
+    monkeypatch.setattr(MaskObjective, "to", lambda self, _: self)
+    data: Any = None
+    world = World(0, 2, torch.device("cuda"))
+    module.build_loop(model, data, change(OPTIONS, annotations=Path()), Runtime(workers=1), world)
+    assert any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
+    with torch.no_grad():
+        after = model.eval().model(pixels).pixel_decoder_last_hidden_state
+    torch.testing.assert_close(after, before)
 
 
 def test_annotations_without_categories_are_refused(index: Path, coco: Coco, toys: Toys, tmp_path: Path) -> None:

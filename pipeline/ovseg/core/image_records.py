@@ -98,7 +98,11 @@ class ImageRecord:
 
     @cached_property
     def pixels(self) -> ImageArray:
-        """The decoded image, uint8 RGB `[H, W, 3]`.
+        """As `read_pixels`, and kept in memory as long as this record is."""
+        return self.read_pixels()
+
+    def read_pixels(self) -> ImageArray:
+        """Decode the image, uint8 RGB `[H, W, 3]`.
 
         Raises:
             BadItem: the file is missing or damaged, or its size is not the one in the index.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -124,6 +124,15 @@ def check_annotations(path: Path, scratch: Path, index: Path, labels: bool) -> d
     if labels:
         check_categories(path, store)
     return counts
+
+
+def annotated_images(path: Path, scratch: Path, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Return the images that there are annotations for, or a label map. See `ground_truth` for the other arguments."""
+    if path.is_dir():
+        maps = by_stem(path, walk_images(path).images)
+        return [image for image in images if _label_map(maps, image.name)]
+    ids = set(open_annotations(path, scratch).annotated_ids())
+    return [image for image in images if image.image_id in ids]
 
 
 def masks_by_label(

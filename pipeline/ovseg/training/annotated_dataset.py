@@ -34,6 +34,8 @@ from ovseg.training.readers import reader_start
 log = logging.getLogger("ovseg")
 
 IMAGES_CHECKED = 64  # at least, before a training
+WITHOUT_MASKS = "image_without_usable_mask"
+"""Rejection reason of an image that has annotated masks, of which none can be used."""
 SCALE_STEP = 0.1  # the difference between two scales
 
 
@@ -44,11 +46,13 @@ class Scene(TypedDict):
         image: uint8 `[3, S, S]`.
         masks: bool `[N, S, S]`, N >= 0.
         classes: the class number of each mask, int64 `[N]`; no class occurs twice.
+        key: the name of the image.
     """
 
     image: Tensor
     masks: Tensor
     classes: Tensor
+    key: str
 
 
 class AnnotatedSegmentationDataset(Dataset[Scene]):
@@ -80,27 +84,25 @@ class AnnotatedSegmentationDataset(Dataset[Scene]):
         table: Path | None = None,
     ) -> None:
         self.images, self.annotations, self.scratch, self.numbers = images, annotations, scratch, numbers
-        self.seed, self.table = seed, table
+        self.seed, self.table, self.crop_size = seed, table, crop_size
         self.transform = augment(crop_size, scales, color_jitter)
-        self.empty: Scene = {
-            "image": torch.zeros(3, crop_size, crop_size, dtype=torch.uint8),
-            "masks": torch.zeros(0, crop_size, crop_size, dtype=torch.bool),
-            "classes": torch.zeros(0, dtype=torch.int64),
-        }
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, position: int) -> Scene:
-        """Make the scene at a position of the endless order; one without masks if its image cannot be read."""
+        """Make the scene at a position of the endless order; one without masks if its image or masks cannot be read."""
         epoch, place = divmod(position, len(self))
         record = self.images[int(_epoch_order(self.seed, epoch, len(self))[place])]
+        dropped: list[BadItem] = []
         try:
-            unions = masks_by_label(self._source, record, self.numbers)
-            pixels = record.pixels
+            unions = masks_by_label(self._source, record, self.numbers, dropped)
+            if dropped and not unions:
+                raise dropped[0]
+            pixels = record.read_pixels()
         except BadItem as problem:  # the file has changed since it was indexed
-            log.warning("proposal_network: %s is left out: %s", record.file, problem)
-            return self.empty
+            log.warning("proposal_network: %s is left out: %s", record.name, problem)
+            return self._empty(record.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0]))
             image = tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
@@ -111,29 +113,56 @@ class AnnotatedSegmentationDataset(Dataset[Scene]):
             "image": image.as_subclass(Tensor).contiguous(),
             "masks": stacked.as_subclass(Tensor)[visible].contiguous(),
             "classes": torch.tensor([self.numbers[label] for label in unions], dtype=torch.int64)[visible],
+            "key": record.name,
+        }
+
+    def _empty(self, key: str) -> Scene:
+        side = self.crop_size
+        return {
+            "image": torch.zeros(3, side, side, dtype=torch.uint8),
+            "masks": torch.zeros(0, side, side, dtype=torch.bool),
+            "classes": torch.zeros(0, dtype=torch.int64),
+            "key": key,
         }
 
     def check_sample(self, max_dropped: float) -> None:
         """Check the annotated masks of some images, before hours are spent on a training.
 
         Args:
-            max_dropped: the largest fraction of these masks that may be dropped for one reason.
+            max_dropped: the largest fraction of these masks, and of these images for want of a mask that can be used, that may
+                be dropped for one reason.
 
         Raises:
             OvsegError: no mask of these images can be used, or too many are dropped; the message has an example.
         """
         counts: Counter[str] = Counter()
         examples: dict[str, str] = {}
-        for record in self.images[:: max(1, len(self) // IMAGES_CHECKED)]:
-            for item in self._source(record):
+        source, checked = self._open(), self.images[:: max(1, len(self) // IMAGES_CHECKED)]
+        for record in checked:
+            items = list(source(record))
+            problems = [item for item in items if isinstance(item, BadItem)]
+            for item in items:
                 counts.update({"masks": 1} if isinstance(item, Proposal) else item_counts(item))
-                if isinstance(item, BadItem):
-                    examples.setdefault(item.reason, f"image {record.image_id}: {item.detail}")
-        check_totals("proposal_network", (Total("masks"),), counts, max_dropped, examples.get)
+            for problem in problems:
+                examples.setdefault(problem.reason, f"image {record.image_id}: {problem.detail}")
+            if problems and len(problems) == len(items):
+                counts[f"dropped.{WITHOUT_MASKS}"] += 1
+                examples.setdefault(WITHOUT_MASKS, f"image {record.image_id}: {problems[0]}")
+            else:
+                counts["images"] += 1
+        totals = (Total("images", WITHOUT_MASKS), Total("masks"))
+        check_totals("proposal_network", totals, counts, max_dropped, examples.get)
+        for reason, example in examples.items():
+            number = counts[f"dropped.{reason}"]
+            log.warning("proposal_network: %d %s in %d images; for example %s", number, reason, len(checked), example)
 
     @cached_property
     def _source(self) -> Source:
-        """The annotations, opened in each loader process: a connection to SQLite cannot be sent to another process."""
+        """The annotations of this process."""
+        return self._open()
+
+    def _open(self) -> Source:
+        """Open the annotations, in each process that reads them: a connection to SQLite cannot be shared with another one."""
         return ground_truth(self.annotations, self.scratch, True, self.table)
 
     def __getstate__(self) -> dict[str, object]:

@@ -5,12 +5,15 @@ Shapes: B images of a step on all ranks, K classes of the training vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from ovseg.clip.adapted import load_adapted
@@ -25,14 +28,22 @@ from ovseg.datasets.references import category_names
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.proposals.backbone import identify_backbone
-from ovseg.proposals.ground_truth import CLASSES, check_annotations
-from ovseg.proposals.network import build_network
-from ovseg.proposals.network_folder import load_network, probe_text_tower, save_network
+from ovseg.proposals.ground_truth import CLASSES, annotated_images, check_annotations
+from ovseg.proposals.network import ProposalNetwork, build_network
+from ovseg.proposals.network_folder import (
+    check_text_tower,
+    copy_network,
+    load_network,
+    probe_text_tower,
+    save_network,
+)
 from ovseg.training.annotated_dataset import AnnotatedSegmentationDataset, read_scenes
-from ovseg.training.distributed import World, wrap_for_ranks
-from ovseg.training.loop import Step, StepResult, TrainingLoop, warmup_poly
+from ovseg.training.distributed import World, loader_workers, wrap_for_ranks
+from ovseg.training.loop import Step, StepResult, TrainingLoop, explain_out_of_memory, warmup_poly
 from ovseg.training.mask_objective import MaskObjective, mask_step
 from ovseg.training.run import Training, publish_training
+
+log = logging.getLogger("ovseg")
 
 NAME = "proposal_network"
 WITHOUT_WEIGHT_DECAY = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
@@ -47,7 +58,8 @@ def train_proposal_network(
 ) -> None:
     """Train a proposal network, and publish its folder (see `proposals.network_folder`) with `training.tsv` to `out`.
 
-    Run under torchrun, every rank calls this. A killed run continues from its last checkpoint.
+    A training of 0 steps publishes the network of `options.init` unchanged, or without one the untrained network. Run under
+    torchrun, every rank calls this. A killed run continues from its last checkpoint.
 
     Args:
         index: the table `index`.
@@ -58,7 +70,8 @@ def train_proposal_network(
         options: the parameters. Classes of a class table that are not "seen" are left out.
 
     Raises:
-        OvsegError: an input is missing or does not fit, the loss is not a number, or memory or disk is full.
+        OvsegError: an input is missing or does not fit, among them a network to copy that was trained with another text tower
+            than that of `clip`; the loss is not a number; or memory or disk is full.
         KeyboardInterrupt: the run was stopped.
     """
     table = find_class_table(options.annotations, options.classes)
@@ -67,7 +80,7 @@ def train_proposal_network(
         NAME,
         __name__,
         index=tables.fingerprint(index, "index"),
-        annotations=hashing.sha256_path(options.annotations),
+        annotations=tables.annotations_hash(options.annotations),
         clip=tables.content_hash(clip),
         init=None if options.init is None else tables.content_hash(options.init),
         parameters=options.model_dump(mode="json", exclude={"init", "annotations", "classes"}),
@@ -77,16 +90,27 @@ def train_proposal_network(
 
     def build(world: World, scratch: Path) -> Training:
         text_tower = load_adapted(clip, str(world.device), prompts=False)
+        init = None
+        if options.init is not None:
+            init = load_network(options.init)
+            try:
+                check_text_tower(init, text_tower, options.init, clip)
+            except OvsegError as problem:
+                if not options.steps:
+                    raise
+                log.warning("%s: the network to start from knows other texts: %s", NAME, problem)
+            if not options.steps:
+                return Training(partial(copy_network, options.init), None)
         names = vocabulary(options.annotations, scratch, table)
         texts = embed(names, text_tower.encode_texts, options.templates)
-        model = build_model(options, len(names), text_tower.width).to(world.device)
+        model = build_model(options, len(names), text_tower.width, init).to(world.device)
         model.class_predictor.text_embeddings = texts.to(world.device)
         metadata = {
             "names": names,
             "templates": options.templates,
             "probe": probe_text_tower(text_tower),
             "licence": options.licence,
-            "init": None if options.init is None else load_network(options.init).metadata,
+            "init": None if init is None else init.metadata,
             "recipe": options.model_dump(mode="json", exclude={"init", "annotations", "licence"}),
             **({"backbone": backbone} if backbone else {}),
         }
@@ -94,7 +118,10 @@ def train_proposal_network(
         if options.steps:
             check_annotations(options.annotations, scratch, index, labels=True)
             records = [record for part in tables.parts(index) for record in read_image_records(part, images)]
-            data = build_dataset(options, records, names, table, scratch)
+            annotated = annotated_images(options.annotations, scratch, records)
+            if without := len(records) - len(annotated):
+                log.info("%s: %d of %d images have no annotations and are left out", NAME, without, len(records))
+            data = build_dataset(options, annotated, names, table, scratch)
             data.check_sample(runtime.max_dropped)
             loop = build_loop(model, data, options, runtime, world)
         sides = options.short_side, options.long_side
@@ -172,21 +199,22 @@ def build_dataset(
     )
 
 
-def build_model(options: ProposalNetworkOptions, classes: int, width: int) -> Any:
-    """Make the network that is trained: with new weights from `options.seed`, or with those of `options.init`.
+def build_model(options: ProposalNetworkOptions, classes: int, width: int, init: ProposalNetwork | None = None) -> Any:
+    """Make the network that is trained: with new weights from `options.seed`, or with those of `init`.
 
     Args:
         options: the parameters.
         classes: K, for the loss.
         width: the width of CLIP's joint embedding space.
+        init: the network of the folder `options.init`.
 
     Raises:
-        OvsegError: the network of `options.init` has another architecture, or dilations, which cannot be trained.
+        OvsegError: the network `init` has another architecture, or dilations, which cannot be trained.
     """
     torch.manual_seed(options.seed)
     model = build_network(
         options.backbone,
-        pretrained=options.pretrained and options.init is None,
+        pretrained=options.pretrained and init is None,
         num_queries=options.num_queries,
         hidden_dim=options.hidden_dim,
         decoder_layers=options.decoder_layers,
@@ -195,24 +223,23 @@ def build_model(options: ProposalNetworkOptions, classes: int, width: int) -> An
         width=width,
         classes=classes,
     )
-    if options.init is not None:
-        _load_weights(model, options.init)
+    if init is not None:
+        _load_weights(model, init, options.init)
     return model
 
 
-def _load_weights(model: Any, init: Path) -> None:
-    """Load the weights of a trained network into a new one of the same architecture."""
-    network = load_network(init)
-    if network.metadata.get("dilations"):
+def _load_weights(model: Any, init: ProposalNetwork, folder: Path | None) -> None:
+    """Load the weights of a trained network, which comes from a folder, into a new one of the same architecture."""
+    if init.metadata.get("dilations"):
         raise OvsegError(
-            f"{init} is a converted ResNet with dilations, which can be used but not trained: set proposal_network.steps to 0"
+            f"{folder} is a converted ResNet with dilations, which can be used but not trained: set proposal_network.steps to 0"
         )
-    weights, own = network.model.state_dict(), model.state_dict()
+    weights, own = init.model.state_dict(), model.state_dict()
     weights["criterion.empty_weight"] = own["criterion.empty_weight"]  # as many as there are classes
     differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if differing or len(weights) != len(own):
         raise OvsegError(
-            f"{init} does not fit section proposal_network of params.yaml: {len(differing)} weights differ in shape, among "
+            f"{folder} does not fit section proposal_network of params.yaml: {len(differing)} weights differ in shape, among "
             f"them {', '.join(differing[:3])}. Set backbone, num_queries, hidden_dim, decoder_layers and text_proj_dim as in "
             "that folder"
         )
@@ -240,7 +267,8 @@ def build_loop(
             f"proposal_network.batch_size={options.batch_size} cannot be divided among {world.size} processes"
         )
     if world.device.type == "cuda" and world.size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        # timm's keeps the activations inside of its own layers, torch's drops them
+        model = convert_sync_batchnorm(model)
     objective = MaskObjective(model.train(), options.precision).to(world.device)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, options.lr, options.backbone_lr_multiplier, options.weight_decay),
@@ -248,7 +276,7 @@ def build_loop(
         fused=True,
     )
     # on a CPU the network needs all cores
-    workers = max(1, runtime.workers // world.size) if world.device.type == "cuda" else 0
+    workers = loader_workers(runtime.workers) if world.device.type == "cuda" else 0
     micro_size = min(runtime.micro_batch or options.batch_size, local_size)
 
     def make_step(steps_done: int) -> Step:
@@ -258,9 +286,10 @@ def build_loop(
         def step(number: int) -> StepResult:
             # of dropout; the same when a training is continued
             torch.manual_seed(int(options.seed * 1_000_003 + number * world.size + world.rank))
-            return StepResult(
-                mask_step(objective, module, next(batches), micro_size, world), options.batch_size, [], {}
-            )
+            scenes = next(batches)
+            with explain_out_of_memory(NAME, micro_size):
+                loss = mask_step(objective, module, scenes, micro_size, world)
+            return StepResult(loss, options.batch_size, [scene["key"] for scene in scenes], {})
 
         return step
 
