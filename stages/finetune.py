@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ovseg.core.params import Params
 from ovseg.training.region_training import RunFolders, adapt_regions
-from stages._adapt import MODELS, mask_source, run_adaptation
+from stages._adapt import MODELS, regions_source, run_adaptation
 from stages._run import run_training, training_runtime
 
 DATA = Path("data")
@@ -17,7 +17,7 @@ def main(params: Params) -> None:
         run_adaptation(options, params, out)
         return
     run = RunFolders(DATA / "index", DATA / "proposals", DATA / "pairs", params.index.images)
-    init, runtime, source = MODELS / options.init, training_runtime(), mask_source(options.shards, params)
+    init, runtime, source = MODELS / options.init, training_runtime(), regions_source(run, options.pairs, params)
     adapt_regions(init, run, out, runtime, options, params.crop, source, params.heldout)
 
 

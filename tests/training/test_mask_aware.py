@@ -24,6 +24,12 @@ def test_min_max_stretches_each_row_over_the_regions_that_count() -> None:
     assert_close(min_max(values, real), torch.tensor([[0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]]))
 
 
+def test_images_without_regions_have_no_mask_aware_loss() -> None:
+    """Where no image of a batch has one, there is not even padding."""
+    nothing = torch.zeros(3, 0)
+    assert_close(mask_aware_loss(nothing, nothing, nothing.bool()), torch.tensor(0.0))
+
+
 def test_the_mask_aware_loss_is_its_formula_written_out() -> None:
     generator = torch.Generator().manual_seed(1)
     probabilities, overlaps = (torch.rand(3, 5, generator=generator) for _ in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def test_the_texts_of_a_mix_are_class_names_and_nouns(run: RunFolders) -> None:
     data = dataset(run, "mix")
     assert data.tables.texts == sorted([*NOUNS, "sky", "sea"]) and len(data) == IMAGES
     assert len(data[0]["pairs"]) == len(data[0]["classes"]) == 3
+
+
+def test_no_decoded_image_is_kept_in_memory(run: RunFolders) -> None:
+    """A data set of images is larger than memory; an epoch reads all of it."""
+    data = dataset(run, "mined")
+    assert all(data[place]["image"].any() for place in range(IMAGES))
+    assert not any("pixels" in vars(record) for record in data.tables.images)
+
+
+def test_overlaps_are_computed_where_the_loss_needs_them_alone(run: RunFolders) -> None:
+    data = dataset(run, "annotated")
+    without = replace(data, overlaps=False)[0]["overlaps"]
+    assert data[0]["overlaps"].any() and not without.any() and without.shape == data[0]["overlaps"].shape
 
 
 def test_masks_are_the_fraction_of_each_patch_that_is_covered(run: RunFolders) -> None:

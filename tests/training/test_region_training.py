@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovseg.clip.adapted import load_adapted
+from ovseg.clip.adapted import load_adapted, read_provenance
 from ovseg.clip.load import Clip
 from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.region_settings import REGION_ENCODER, RegionSettings
 from ovseg.clip.regions import encode_regions, masks_on_grid, whole_image
 from ovseg.clip.save import WEIGHTS
+from ovseg.core.crops import fill_color
 from ovseg.core.errors import OvsegError
 from ovseg.core.hashing import sha256_path
 from ovseg.core.options import CropOptions, FinetuneOptions, PromptOptions
-from ovseg.core.vocabulary import TEMPLATES
+from ovseg.core.vocabulary import TEMPLATES, embed
 from ovseg.engine.runtime import Runtime
 from ovseg.segmentation.class_names import build_vocabulary
+from ovseg.training import region_training as module
 from ovseg.training.adapt import adapt
 from ovseg.training.distributed import World
 from ovseg.training.loop import StepResult
 from ovseg.training.objectives import OBJECTIVES
+from ovseg.training.region_dataset import RegionBatch, RegionDataset, read_regions
 from ovseg.training.region_step import RegionStep
-from ovseg.training.region_tower import build_region_tower
+from ovseg.training.region_tower import build_region_tower, region_settings
 from ovseg.training.region_training import (
     RunFolders,
     adapt_regions,
@@ -296,6 +300,85 @@ def test_no_steps_publish_the_untrained_region_encoder(base: Path, run: RunFolde
     out = train(base, run, tmp_path / "out", options("maft", base, epochs=0))
     assert not changed(base, out)
     assert json.loads((out / REGION_ENCODER).read_text())["encoder"] == "region_tokens"
+    assert read_provenance(out).get("steps", []) == []
+
+
+BIASED: dict[str, Any] = {"region_encoder": "biased_tokens", "scale_lr": 1e-2}
+
+
+def test_a_training_goes_on_from_what_was_learned_beside_the_tower(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    """Of the same blocks and templates; without steps nothing changes at all, with whichever method."""
+    first = train(base, run, tmp_path / "first", options("maskclippp", base, **BIASED))
+    learned = load_adapted(first).regions
+    assert learned.log_bias is not None and learned.template_weights is not None
+    for method in ("maskclippp", "maft"):
+        again = train(first, run, tmp_path / method, options(method, first, **BIASED, epochs=0))
+        assert load_adapted(again).regions == learned and not changed(first, again)
+    for changes, bias, weights in (
+        ({}, True, True),
+        ({"start_block": 2}, False, True),
+        ({"templates": "none"}, True, False),
+    ):
+        tower = build_region_tower(load_adapted(first), options("maskclippp", first, **{**BIASED, **changes}))
+        own = region_settings(tower)
+        assert (own.log_bias == learned.log_bias) == bias
+        assert (own.template_weights == learned.template_weights) == weights
+
+
+def test_a_method_without_template_weights_learns_from_names_without_them(
+    base: Path, run: RunFolders, tmp_path: Path
+) -> None:
+    """Its folder has none, so that they would be missing where the names are compared with regions."""
+    first = train(base, run, tmp_path / "first", options("maskclippp", base, scale_lr=1e-2, max_steps=1))
+    chosen = options("regions", first)
+    clip, world = load_adapted(first), World(0, 1, torch.device("cpu"))
+    tower, regions = build_region_tower(clip, chosen), read_run(run, chosen)
+    step = build_region_loop(clip, tower, regions, 4, chosen, CropOptions(), Runtime(workers=0), world).make_step(0)
+    assert isinstance(step, RegionStep)
+    torch.testing.assert_close(step.texts[0], embed(regions.texts, clip.encode_texts, "vild"))
+
+
+def test_maft_with_a_template_a_step_compares_regions_with_all_of_them(base: Path, run: RunFolders) -> None:
+    losses = []
+    for templates in ("vild", "random-per-step"):
+        chosen = options("maft", base, templates=templates)
+        clip, world = load_adapted(base), World(0, 1, torch.device("cpu"))
+        tower, regions = build_region_tower(clip, chosen), read_run(run, chosen)
+        loop = build_region_loop(clip, tower, regions, 4, chosen, CropOptions(), Runtime(workers=0), world)
+        losses.append(float(loop.make_step(0)(0).loss))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
+def test_a_teacher_sees_crops_filled_with_its_own_mean(
+    base: Path, run: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = save("timm class token", tmp_path / "teacher")
+    color, of_student = (fill_color("mean", load_adapted(folder).mean.tolist()) for folder in (teacher, base))
+    assert color is not None and of_student is not None and not np.array_equal(color, of_student)
+    read: list[RegionDataset] = []
+
+    def recorded(data: RegionDataset, *arguments: int) -> Iterator[RegionBatch]:
+        read.append(data)
+        return read_regions(data, *arguments)
+
+    monkeypatch.setattr(module, "read_regions", recorded)
+    train(base, run, tmp_path / "out", options("distil", base, teacher=teacher, max_steps=1))
+    assert read[0].teacher is not None and np.array_equal(read[0].teacher.color, color)  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_sees_whole_images_is_refused(base: Path, run: RunFolders, tmp_path: Path) -> None:
+    encoder = train(base, run, tmp_path / "maft", options("maft", base, epochs=0))
+    with pytest.raises(OvsegError, match=r"finetune\.teacher=.*region_tokens, and a teacher sees crops"):
+        train(base, run, tmp_path / "out", options("distil", base, teacher=encoder))
+
+
+@pytest.mark.parametrize("method", ["maft", "regions"])
+def test_a_batch_without_a_region_is_no_error(base: Path, run: RunFolders, tmp_path: Path, method: str) -> None:
+    """Images that have changed since they were indexed have none."""
+    for image in (broken := write_run(tmp_path / "run")).images.iterdir():
+        image.write_bytes(b"no image")
+    out = train(base, broken, tmp_path / "out", options(method, base, max_steps=1))
+    assert load_adapted(out).regions.encoder == "region_tokens"
 
 
 @pytest.mark.parametrize("method", ["maft", "distil", "mask_adapter"])

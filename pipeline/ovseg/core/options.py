@@ -312,7 +312,7 @@ class TrainingOptions(Options):
     shards: FilePath = Path("shards")
     """Folder of the mined shards, or its URL: those of the stage shards, or of a run of `ovseg-mine`."""
     epochs: Natural = 5
-    """Number of passes over all samples; 0 copies the initial model unchanged."""
+    """Number of passes over all samples; 0 copies the initial model, unchanged but for its region encoder."""
     max_steps: Natural | None = None
     """Largest number of optimizer steps; the learning rate schedule ends there, too."""
     batch_size: PositiveInt = 256

@@ -23,6 +23,8 @@ def min_max(values: Tensor, real: Tensor) -> Tensor:
     Returns:
         float `[R, Q]` in [0, 1], 0 where `real` is False. A row of equal values becomes 0: it ranks nothing.
     """
+    if not values.shape[1]:
+        return values  # no image of the batch has a region
     smallest = values.masked_fill(~real, torch.inf).amin(1, keepdim=True)
     largest = values.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
     return ((values - smallest) / (largest - smallest + RANGE_EPS)).where(real, torch.zeros_like(values))

@@ -73,6 +73,7 @@ class Objective:
         schedule: makes the learning rate schedule from optimizer, steps and steps of warmup.
         clip_norm: the largest norm of the gradient.
         frozen: whether the loss needs the whole images' embeddings of the CLIP as it was.
+        overlaps: whether the loss needs the IoU of references and regions.
         teacher: whether a teacher is needed, can be given, or is of no use.
         weighs_templates: whether the loss has a learned weight for each text template, and one synonym of each class a step.
     """
@@ -82,6 +83,7 @@ class Objective:
     schedule: Callable[[Optimizer, int, int], LRScheduler] = warmup_cosine
     clip_norm: float = math.inf
     frozen: bool = False
+    overlaps: bool = False
     teacher: Literal["needed", "possible", "unused"] = "possible"
     weighs_templates: bool = False
 
@@ -103,7 +105,7 @@ def mask_aware(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOpti
     The class probabilities are a softmax over all K classes of 100 x cosine. Its "whole image" is a region of all patches, so
     that both losses need one pass.
     """
-    texts = outputs.texts[0]
+    texts = _mean_texts(outputs)
     image, label = batch["references"].to(texts.device).unbind(1)
     of_regions = (SCALE * outputs.regions @ texts.T).softmax(-1)
     probabilities = of_regions[image, :, label]
@@ -172,7 +174,13 @@ ATTENTION_INPUTS = re.compile(
 OBJECTIVES: dict[Method, Objective] = {
     "regions": Objective(contrast_regions),
     "maft": Objective(
-        mask_aware, ATTENTION_AND_NORMS, schedule=warmup_poly, clip_norm=0.01, frozen=True, teacher="unused"
+        mask_aware,
+        ATTENTION_AND_NORMS,
+        schedule=warmup_poly,
+        clip_norm=0.01,
+        frozen=True,
+        overlaps=True,
+        teacher="unused",
     ),
     "maskclippp": Objective(classify_regions, ATTENTION_INPUTS, clip_norm=0.01, weighs_templates=True),
     "distil": Objective(distil, teacher="needed"),

@@ -38,7 +38,7 @@ class RegionImage(TypedDict):
     Attributes:
         image: uint8 `[3, S, S]`; the aspect ratio is not kept.
         masks: the fraction of each patch that each region covers, float32 `[Q, g, g]`.
-        overlaps: the IoU of references and regions, float32 `[R, Q]`.
+        overlaps: the IoU of references and regions, float32 `[R, Q]`; zeros where the data set does not compute it.
         classes: the class of each reference, int64 `[R]`.
         pairs: region and class of each pair, int64 `[P, 2]`.
         taught: the teacher's unit vectors of the regions, float32 `[Q, D]`; None without a teacher, or if it has not encoded
@@ -116,6 +116,7 @@ class RegionDataset(Dataset[RegionImage]):
         grid: g.
         seed: the seed of the order.
         teacher: how a teacher sees regions; None without one.
+        overlaps: whether the IoU of references and regions is computed.
     """
 
     tables: RegionTables
@@ -123,6 +124,7 @@ class RegionDataset(Dataset[RegionImage]):
     grid: int
     seed: int
     teacher: TeacherInput | None = None
+    overlaps: bool = True
 
     def __len__(self) -> int:
         return len(self.tables.images)
@@ -132,7 +134,7 @@ class RegionDataset(Dataset[RegionImage]):
         epoch, place = divmod(position, len(self))
         record = self.tables.images[int(_epoch_order(self.seed, epoch, len(self))[place])]
         try:
-            pixels = record.pixels
+            pixels = record.read_pixels()
         except BadItem as problem:  # the file has changed since it was indexed
             log.warning("finetune: %s is left out: %s", record.name, problem)
             return self._make(np.zeros((1, 1, 3), np.uint8), record.name, None)
@@ -142,7 +144,7 @@ class RegionDataset(Dataset[RegionImage]):
         rows = self.tables.rows(-1 if image_id is None else image_id)
         regions = [masks.decode(row["rle"], row["height"], row["width"]) for row in rows.regions]
         stack = torch.from_numpy(np.stack(regions) if regions else np.zeros((0, 1, 1), bool))
-        numbers = {text: i for i, text in enumerate(self.tables.texts)}
+        numbers = self.tables.numbers
         file, taught, cut = None, None, []
         if self.teacher:
             file = embedding_file(self.teacher.folder, image_hash(pixels), [row["rle"] for row in rows.regions])
@@ -153,10 +155,13 @@ class RegionDataset(Dataset[RegionImage]):
             boxes = [tuple(row["box"]) for row in rows.regions]
             cut = [crops.crop_region(pixels, m, box, *recipe) for m, box in zip(regions, boxes, strict=True)]
         side = self.teacher.size if self.teacher else 0
+        overlaps = torch.zeros(len(rows.references), len(regions))
+        if self.overlaps:
+            overlaps = torch.from_numpy(region_overlaps(rows.regions, rows.references)).float()
         return {
             "image": squash_image(pixels, self.size),
             "masks": mean_of_cells(stack[None], (self.grid, self.grid))[0],
-            "overlaps": torch.from_numpy(region_overlaps(rows.regions, rows.references)).float(),
+            "overlaps": overlaps,
             "classes": torch.tensor([numbers[text] for text in rows.references], dtype=torch.int64),
             "pairs": torch.tensor([(i, numbers[text]) for i, text in rows.pairs], dtype=torch.int64).reshape(-1, 2),
             "taught": taught,

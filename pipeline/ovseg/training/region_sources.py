@@ -130,6 +130,11 @@ class RegionTables:
         return self.source(self.proposals.take(of_proposals).to_pylist(), self.mined.take(of_mined).to_pylist())
 
     @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The class number of each text."""
+        return {text: number for number, text in enumerate(self.texts)}
+
+    @cached_property
     def _places(self) -> tuple[dict[int, NDArray[np.int64]], dict[int, NDArray[np.int64]]]:
         """The places of each image's rows in both tables."""
         return _places(self.proposals), _places(self.mined)

@@ -110,7 +110,7 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
             "it to half"
         )
     biased = options.region_encoder == "biased_tokens"
-    log_bias = new_log_bias(visual, options.start_block).to(clip.mean.device) if biased else None
+    log_bias = _log_bias_to_train(clip, options.start_block) if biased else None
     start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
     settings = RegionSettings(options.region_encoder, start_block, options.image_size, coverage=options.coverage)
     learned = Learned(log_bias, _adapter_to_train(clip, options))
@@ -139,6 +139,13 @@ def _check_visual(visual: nn.Module, options: FinetuneOptions) -> None:
         patch_grid(parts.layout, size, size)
 
 
+def _log_bias_to_train(clip: Clip, start_block: int) -> Tensor:
+    """The CLIP's own logarithms of the biases if they are of the same blocks, or new ones."""
+    new = new_log_bias(cast(nn.Module, clip.model.visual), start_block).to(clip.mean.device)
+    own = None if clip.regions.log_bias is None else torch.tensor(clip.regions.log_bias, device=clip.mean.device)
+    return new if own is None or own.shape != new.shape else own
+
+
 def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | None:
     """The CLIP's own adapter, or a new one; None for a region encoder without."""
     if options.region_encoder != "mask_adapter":
@@ -148,7 +155,7 @@ def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | Non
 
 
 def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
-    """Return 1 / T for each of T templates if the method learns their weights; otherwise None.
+    """Return the weights of T templates if the method learns them, otherwise None: the CLIP's own, or 1 / T for each.
 
     One template needs no weight, as the logit scale is one. Learned text prompts take the place of templates.
     """
@@ -156,7 +163,13 @@ def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeight
     number = len(TEMPLATES[templates])
     if not OBJECTIVES[options.method].weighs_templates or number == 1 or clip.text_prompts is not None:
         return None
-    return TemplateWeights(templates, nn.Parameter(torch.full((number,), 1 / number, device=clip.mean.device)))
+    own = clip.regions.template_weights if clip.regions.templates == templates else None
+    return TemplateWeights(templates, nn.Parameter(torch.tensor(own or [1 / number] * number, device=clip.mean.device)))
+
+
+def is_made_for(clip: Clip, settings: RegionSettings) -> bool:
+    """Whether a CLIP is made for a region encoder with these parameters, whatever was learned beside its tower."""
+    return replace(clip.regions, log_bias=None, templates=None, template_weights=None) == settings
 
 
 def region_settings(tower: RegionTower) -> RegionSettings:

@@ -23,14 +23,14 @@ from ovseg.core.options import CropOptions, FinetuneOptions, HeldoutOptions, Pre
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.training.checkpoint import TrainableParameters
-from ovseg.training.distributed import World, split_batch, wrap_for_ranks
+from ovseg.training.distributed import World, loader_workers, split_batch, wrap_for_ranks
 from ovseg.training.loop import Step, TrainingLoop
 from ovseg.training.monitor import heldout_key, heldout_monitor
 from ovseg.training.objectives import OBJECTIVES, Objective
 from ovseg.training.region_dataset import RegionDataset, TeacherInput, read_regions
 from ovseg.training.region_sources import MINED_SOURCES, RegionTables, read_region_tables
 from ovseg.training.region_step import RegionStep
-from ovseg.training.region_tower import RegionTower, build_region_tower, region_settings
+from ovseg.training.region_tower import RegionTower, build_region_tower, is_made_for, region_settings
 from ovseg.training.run import Training, publish_training
 from ovseg.training.texts import embed_nouns, embed_synonyms
 from ovseg.training.tower import ADAM_BETAS, MAX_LOG_SCALE
@@ -63,8 +63,9 @@ def adapt_regions(
 ) -> None:
     """Train a region encoder from `init`, and publish it with region_encoder.json, a model card and `training.tsv` to `out`.
 
-    A training of 0 steps publishes the untrained region encoder. Run under torchrun, every rank calls this. A killed run
-    continues from its last checkpoint, to the same weights with any number of loader processes.
+    A training of 0 steps publishes `init` with the untrained region encoder, or unchanged if it is made for this one. Run under
+    torchrun, every rank calls this. A killed run continues from its last checkpoint, to the same weights with any number of
+    loader processes.
 
     Args:
         init: the folder of the CLIP to start from.
@@ -111,7 +112,8 @@ def adapt_regions(
 
             monitor = heldout_monitor("finetune", options.heldout_every, heldout, now(), now, crop, world)
             loop = replace(loop, monitor=monitor)
-        provenance["steps"] = [*provenance.get("steps", []), record]
+            provenance["steps"] = [*provenance.get("steps", []), record]
+        kept = loop is None and is_made_for(clip, tower.settings)
         config = model_config(f"local-dir:{init}")
 
         def save(folder: Path) -> None:
@@ -123,7 +125,7 @@ def adapt_regions(
                 folder,
                 clip.tokenizer,
                 text_prompts=clip.text_prompts,
-                regions=region_settings(tower),
+                regions=clip.regions if kept else region_settings(tower),
                 adapter=tower.adapter,
             )
 
@@ -216,18 +218,19 @@ def build_region_loop(
     synonyms: list[list[int]] | None = None
     if objective.weighs_templates:
         texts, synonyms = embed_synonyms(regions.texts, clip, options.templates)
-    else:
-        texts = embed_nouns(regions.texts, clip, options.templates)
+    else:  # without the template weights of an earlier training, which this one does not keep
+        texts = embed_nouns(regions.texts, replace(clip, regions=region_settings(tower)), options.templates)
     weights = torch.ones(len(texts)) if tower.template_weights is None else tower.template_weights.values
     teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world, options.precision)
-    color = crops.fill_color(crop.fill, clip.mean.tolist())
     given = None
     if teacher is not None:
+        color = crops.fill_color(crop.fill, teacher.mean.tolist())
         given = TeacherInput(teacher.size, color, crop.antialias, _teacher_folder(options, crop, runtime, world))
     grid = grid_side(tower.visual, region_settings(tower), options.image_size)
-    data = RegionDataset(regions, options.image_size, grid, options.seed, given)
+    data = RegionDataset(regions, options.image_size, grid, options.seed, given, objective.overlaps)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
     log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
+    workers = loader_workers(runtime.workers)
     _, micro_size = split_batch("finetune", options.batch_size, world, runtime.micro_batch)
     frozen = tower.frozen_copy() if objective.frozen else None
 
@@ -241,7 +244,7 @@ def build_region_loop(
             texts=texts.to(world.device),
             synonyms=synonyms,
             template_weights=weights.to(world.device),
-            batches=read_regions(data, options.batch_size, world.rank, world.size, steps_done, runtime.workers),
+            batches=read_regions(data, options.batch_size, world.rank, world.size, steps_done, workers),
             micro_size=micro_size,
             options=options,
             world=world,
@@ -286,6 +289,11 @@ def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: Finet
 
 def _load_teacher(folder: Path, clip: Clip, world: World, precision: Precision) -> Clip:
     teacher = load_adapted(folder, str(world.device), precision)
+    if teacher.regions.encoder != "crops":
+        raise OvsegError(
+            f"finetune.teacher={folder} is made for the region encoder {teacher.regions.encoder}, and a teacher sees crops; "
+            "take a CLIP that was finetuned on crops"
+        )
     if teacher.width != clip.width:
         raise OvsegError(
             f"finetune.teacher={folder} has embeddings of width {teacher.width}, the CLIP to train {clip.width}; take a "
