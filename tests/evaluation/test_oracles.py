@@ -11,7 +11,7 @@ from ovseg.core import masks
 from ovseg.evaluation.confusion import class_totals, confusion
 from ovseg.evaluation.metrics import segmentation_metrics
 from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
-from ovseg.segmentation.semantic_map import semantic_map
+from ovseg.segmentation.semantic_map import semantic_maps
 
 K = 7
 
@@ -36,7 +36,7 @@ def test_ground_truth_masks_with_correct_classes_give_a_perfect_map(dtype: type,
     scores = oracle_scores(rles, labels, ignore, K)
     assert torch.equal(scores, torch.eye(K, dtype=torch.float64)[classes])
     logits = torch.stack([torch.from_numpy(np.where(masks.decode(rle, *labels.shape), 20.0, -20.0)) for rle in rles])
-    pred, _ = semantic_map(scores, logits, labels.shape, *labels.shape)
+    ((pred, _),) = semantic_maps([scores], logits, labels.shape, *labels.shape)
     assert set(metrics_of(labels, pred, ignore).values()) == {1.0}
 
 

@@ -24,7 +24,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import CropOptions, Fill, SegmentOptions, View
 from ovseg.segmentation.class_probs import clip_class_probs, network_class_probs
 from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter, clip_probs
-from ovseg.segmentation.semantic_map import semantic_map
+from ovseg.segmentation.semantic_map import semantic_maps
 from tests.conftest import Toys
 from tests.segmentation.conftest import with_text_prompts
 from tests.toys import QUERIES, WORDS, noise
@@ -68,7 +68,7 @@ def test_a_segmentation_is_its_steps_written_out(segmenter: Segmenter, clip: Cli
         embeddings.append(clip.encode_crops(crop[None], crop_mask[None])[0])
     by_clip = clip_class_probs((torch.stack(embeddings) @ texts.T).double())
     scores = {"clip": by_clip, "proposals": network, "ensemble": network**0.3 * by_clip**0.7}[classifier]
-    labels, values = semantic_map(scores, output.mask_logits, output.extent, 48, 64)
+    ((labels, values),) = semantic_maps([scores], output.mask_logits, output.extent, 48, 64)
     np.testing.assert_allclose(segmentation.proposal_scores, scores, atol=2e-3)
     np.testing.assert_allclose(segmentation.pixel_scores, values, atol=1e-2)
     assert (segmentation.labels == labels).mean() > 0.99 and segmentation.names == NAMES
@@ -252,7 +252,7 @@ def test_seen_classes_get_their_own_weight_mean_and_penalty(segmenter: Segmenter
     assert torch.equal(other.ensemble(probs, 0.7), segmenter.ensemble(probs, 0.7))
     for seen_classes, penalty in ((seen, 0.3 * seen), (None, None)):
         labels, values = other.semantic_map(pixels, output, scores, seen_classes)
-        expected = semantic_map(scores, output.mask_logits, output.extent, 48, 64, penalty)
+        (expected,) = semantic_maps([scores], output.mask_logits, output.extent, 48, 64, [penalty])
         assert np.array_equal(labels, expected[0])
         np.testing.assert_allclose(values, expected[1], atol=1e-6)
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.segmentation.semantic_map import semantic_map
+from ovseg.proposals.mask_logits import Extent
+from ovseg.segmentation.semantic_map import SemanticMap, semantic_maps
 
 GRID = (7, 9)
 
@@ -19,6 +20,19 @@ def scores_and_logits(num_proposals: int, num_classes: int) -> tuple[Tensor, Ten
     generator = torch.Generator().manual_seed(num_proposals)
     scores = torch.rand(num_proposals, num_classes, generator=generator, dtype=torch.float64)
     return scores, 4 * torch.randn(num_proposals, *GRID, generator=generator)
+
+
+def semantic_map(
+    scores: Tensor,
+    logits: Tensor,
+    extent: Extent,
+    height: int,
+    width: int,
+    penalty: Tensor | None = None,
+    budget: int | None = None,
+) -> SemanticMap:
+    """The map of one matrix of scores."""
+    return semantic_maps([scores], logits, extent, height, width, [penalty], budget)[0]
 
 
 def class_maps(scores: Tensor, logits: Tensor, height: int, width: int) -> NDArray[np.float64]:

@@ -76,16 +76,3 @@ def _largest(maps: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return maps.numpy().ravel().take(np.arange(len(label)) * maps.shape[1] + label), label
     value, place = maps.max(1)
     return value.cpu().numpy(), place.cpu().numpy()
-
-
-def semantic_map(
-    scores: Tensor,
-    logits: Tensor,
-    extent: Extent,
-    height: int,
-    width: int,
-    penalty: Tensor | None = None,
-    budget: int | None = None,
-) -> SemanticMap:
-    """Compute the class of each pixel; see `semantic_maps`."""
-    return semantic_maps([scores], logits, extent, height, width, [penalty], budget)[0]
