@@ -43,7 +43,7 @@ PAIRS = (
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
-    "prompt-first": (THREE_BENCHMARKS, "evaluate.models=[finetune,prompt]", "prompt.init=base", "finetune.init=prompt"),
+    "prompt-first": (THREE_BENCHMARKS, "evaluate.models=[prompt,finetune]", "prompt.init=base", "finetune.init=prompt"),
     "at-once": (
         THREE_BENCHMARKS,
         "evaluate.models=[prompt]",

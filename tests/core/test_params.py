@@ -81,6 +81,14 @@ def test_an_unknown_key_is_named_with_those_that_are_known(tmp_path: Path) -> No
     assert "'select.min_similarty'" in text and "min_similarity" in text
 
 
+def test_the_last_evaluated_model_is_the_one_that_was_trained_last(tmp_path: Path) -> None:
+    first = {"prompt.init": "base", "finetune.init": "prompt"}
+    text = message(written(tmp_path, {**first, "evaluate.models": ["base", "finetune", "prompt"]}))
+    assert "evaluate.models=[base,finetune,prompt]" in text and "set evaluate.models=[base,prompt,finetune]" in text
+    read_params(written(tmp_path, {**first, "evaluate.models": ["base", "prompt", "finetune"]}))
+    read_params(written(tmp_path, {**first, "evaluate.models": ["prompt"], "finetune.epochs": 0}))
+
+
 def test_a_section_of_its_own_is_for_data_sets_with_a_folder_in_data(tmp_path: Path) -> None:
     text = message(written(tmp_path, {"colors.seed": 1}))
     assert "'colors'" in text and "clip, crop" in text

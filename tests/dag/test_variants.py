@@ -68,7 +68,11 @@ def test_a_wrong_setting_of_an_experiment_fails_with_the_key_the_value_and_what_
 @pytest.mark.parametrize(
     ("settings", "ran", "stages"),
     [
-        (["prompt.init=base", "finetune.init=prompt"], ["prompt", "finetune"], {"finetune": ["prompt", "finetune"]}),
+        (
+            ["prompt.init=base", "finetune.init=prompt", "evaluate.models=[base,prompt,finetune]"],
+            ["prompt", "finetune"],
+            {"finetune": ["prompt", "finetune"]},
+        ),
         (["prompt.init=base", "prompt.tower_lr=1e-4"], ["prompt"], {"prompt": ["prompt"]}),
         (["prompt.epochs=0"], ["prompt"], {"prompt": ["finetune"]}),
         (["prompt.epochs=0", "finetune.epochs=0"], ["finetune", "prompt"], {"prompt": [], "finetune": []}),

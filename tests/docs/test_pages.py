@@ -100,6 +100,8 @@ def test_parameters_that_the_pages_set_exist_and_take_these_values() -> None:
                 )
                 if (section, key) == ("finetune", "pairs"):
                     changed["finetune"] = {**changed["finetune"], "method": "regions"}
+                if (section, key) == ("finetune", "init"):
+                    changed["evaluate"] = {**changed["evaluate"], "models": ["base", "prompt", "finetune"]}
                 Params.model_validate(changed)
                 tried += 1
     assert tried > 10

@@ -124,6 +124,16 @@ class Params(Options):
         return self
 
     @model_validator(mode="after")
+    def _check_result(self) -> Self:
+        """The last evaluated model is the result, so it must not be one that another training goes on from."""
+        if self.finetune.init == "prompt" and self.finetune.epochs and self.evaluate.models[-1] == "prompt":
+            raise ValueError(
+                f"evaluate.models=[{','.join(self.evaluate.models)}] ends with prompt, but with finetune.init=prompt "
+                "finetune is trained after it, and the last model is the result; set evaluate.models=[base,prompt,finetune]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         """Trainings on crops read shards, and would not see that other pairs are asked for."""
         method, pairs = self.finetune.method, self.finetune.pairs
