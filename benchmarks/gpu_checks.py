@@ -180,23 +180,31 @@ class Run:
             print(f"{self.device}: {name} {self.seconds[name]:.1f} s", flush=True)
         return True, f"{len(STAGES)} stages"
 
-    def stage(self, name: str, *arguments: str, changes: dict[str, Any] | None = None, work: str = "work") -> None:
+    def stage(
+        self,
+        name: str,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        changes: dict[str, Any] | None = None,
+        work: str = "work",
+    ) -> None:
         """Run one stage in this process.
 
         Args:
             name: its name.
-            arguments: its command line.
+            arguments: what it is called with, such as the name of a benchmark.
+            options: its command line, if it is a training.
             changes: other values of its section of params.yaml.
             work: the folder of unfinished work.
         """
         self.remove_outputs(name)
         module = importlib.import_module(f"stages.{name}")
-        with self.entered(name, arguments, work):
+        with self.entered(name, options, work):
             params: Params = read_params()
             if changes:
                 section = getattr(params, name).model_copy(update=changes)
                 params = params.model_copy(update={name: section})
-            module.main(params)
+            module.main(params, *arguments)
 
     def remove_outputs(self, name: str) -> None:
         """Remove what an earlier run of a stage has published, as DVC does."""
@@ -204,10 +212,10 @@ class Run:
             shutil.rmtree(self.folder / output, ignore_errors=True)
 
     @contextmanager
-    def entered(self, name: str, arguments: tuple[str, ...], work: str) -> Iterator[None]:
+    def entered(self, name: str, options: tuple[str, ...], work: str) -> Iterator[None]:
         """Be in the folder, with the environment and the command line of a stage."""
         variables = {"OVSEG_DEVICE": self.device, "OVSEG_WORK": str(self.folder / work), "OVSEG_WORKERS": "2"}
-        with chdir(self.folder), patch.dict(os.environ, variables), patch.object(sys, "argv", [name, *arguments]):
+        with chdir(self.folder), patch.dict(os.environ, variables), patch.object(sys, "argv", [name, *options]):
             yield
 
     def pairs(self) -> dict[tuple[int, str], tuple[bytes, int, int]]:
@@ -274,7 +282,7 @@ def resume(on_device: Run) -> tuple[bool, str]:
     """A training that is stopped after its first step and goes on ends with the weights of the whole one."""
     whole = on_device.weights("finetune")
     try:
-        on_device.stage("finetune", "--max-steps", "1", "--fresh", work="work-resume")
+        on_device.stage("finetune", options=("--max-steps", "1", "--fresh"), work="work-resume")
     except KeyboardInterrupt:
         on_device.stage("finetune", work="work-resume")
     else:
@@ -322,7 +330,7 @@ def out_of_memory(on_device: Run) -> tuple[bool, str]:
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.002, index)
     try:
-        on_device.stage("finetune", "--fresh", work="work-memory")
+        on_device.stage("finetune", options=("--fresh",), work="work-memory")
     except OvsegError as error:
         return "OVSEG_MICRO_BATCH" in str(error), str(error)
     finally:

@@ -496,10 +496,19 @@ def test_export_as_coco(
         region = regions[pair["image_id"], pair["proposal"]]
         assert api.cats[annotation["category_id"]]["name"] == pair["noun"] and annotation["bbox"] == region["box"]
         assert np.array_equal(api.annToMask(annotation), masks.decode(region["rle"], HEIGHT, WIDTH))
-    code, _, err = call(
-        ["export", str(run / "shards"), "--out", str(tmp_path / "y"), "--format", "coco"], monkeypatch, capsys
-    )
-    assert code == 1 and "Traceback" not in err
+
+
+def test_a_run_may_be_named_by_its_folder_of_shards(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = [*("--out", str(tmp_path / "y"), "--format", "coco")]
+    page = ["--text", "dog", "--number", "1", "--out", str(tmp_path / "page.html"), "--device", "cpu"]
+    for command, *words in (["export", *coco], ["search", *page], ["inspect"], ["verify"]):
+        code, _, err = call([command, str(run / "shards"), *words], monkeypatch, capsys)
+        assert code == 0, err
+    monkeypatch.chdir(run / "shards")
+    code, _, err = call(["inspect", "."], monkeypatch, capsys)
+    assert code == 0, err
 
 
 def test_real_coco_goes_through(

@@ -242,7 +242,11 @@ def test_calibrated_values_are_used_unless_others_are_given(
         ({"weight": "0.1", "mask_threshold": "0.5"}, "mask threshold 0.5, weight of CLIP 0.1 (given)"),
     ):
         assert wanted in call(drawn / "a.png", clip=clip, **changes)[1]
-    assert "weight of CLIP 0.1 (given)" in call(drawn / "a.png", weight="0.1")[1]  # no choice for the toy
+    for changes, wanted in (  # no choice for the toy
+        ({"weight": "0.1"}, "0.4, weight of CLIP 0.1 (weight given, mask_threshold by default, the paper's)"),
+        ({"mask_threshold": "0.5"}, "0.5, weight of CLIP 0.7 (mask_threshold given, weight by default, the paper's)"),
+    ):
+        assert wanted in call(drawn / "a.png", **changes)[1]
 
 
 def test_images_are_segmented_as_they_were_when_it_was_calibrated(

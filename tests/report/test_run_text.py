@@ -53,7 +53,7 @@ def test_a_description_has_counts_nouns_quantiles_and_pairs_by_similarity(made: 
 
 
 def test_only_the_given_number_of_pairs_of_one_noun_is_described(made: MadeRun) -> None:
-    text = describe_run(made[0] / "shards", " Cat ", 1)
+    text = describe_run(made[0], " Cat ", 1)
     assert "1 of 2 pairs of 'cat'" in text
     assert text.count("[cat") == 1
     assert "[bus]" not in text

@@ -41,10 +41,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 Format = Annotated[
     Literal["open_clip", "csv", "coco"], typer.Option(help="Shards or CSV for open_clip, or a COCO JSON of the masks.")
 ]
+
+
+def _run_folder(text: str) -> Path:
+    """The folder of a run, of which the user may name the folder of shards."""
+    path = to_path(text)
+    named = path if path.name else path.absolute()
+    return named.parent if named.name == "shards" else path
+
+
 Run = Annotated[
     Path,
     typer.Argument(
-        parser=to_path, metavar="RUN", help="Output folder of a run, or its folder of shards; a path or a URL."
+        parser=_run_folder, metavar="RUN", help="Output folder of a run, or its folder of shards; a path or a URL."
     ),
 ]
 

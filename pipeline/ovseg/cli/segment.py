@@ -177,9 +177,7 @@ def find_settings(
     report = clip.parent.parent / "reports" / "calibrate"
     calibrated = find_calibrated(report, network, clip)
     if calibrated is None:
-        given = DEFAULT.mask_threshold if mask_threshold is None else mask_threshold
-        source = DEFAULT.source if weight is None and mask_threshold is None else "given"
-        return Settings(Choice(given, DEFAULT.weight if weight is None else weight, source), options, crop)
+        return Settings(DEFAULT.override(mask_threshold, weight), options, crop)
     choice = read_choice(report, calibrated.model, mask_threshold, weight)
     return Settings(choice, _complete(options, calibrated.options), _complete(crop, calibrated.crop))
 

@@ -171,8 +171,8 @@ class Clip:
         if templates != self.regions.templates:
             raise OvsegError(
                 f"the CLIP's {REGION_ENCODER} has template_weights for the templates {self.regions.templates}, not "
-                f"{templates}; set segment.templates, heldout.templates and score.templates to {self.regions.templates}, or "
-                f"train again with finetune.templates={templates}"
+                f"{templates}; set --templates, or segment.templates, heldout.templates and score.templates, to "
+                f"{self.regions.templates}, or train again with finetune.templates={templates}"
             )
         return torch.einsum("t,ntd->nd", torch.tensor(self.regions.template_weights), embeddings)
 

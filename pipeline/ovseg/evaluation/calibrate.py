@@ -43,6 +43,16 @@ class Choice:
     weight: float
     source: str
 
+    def override(self, mask_threshold: float | None, weight: float | None) -> Choice:
+        """Return this choice with those values that are given, labeled as given."""
+        if mask_threshold is not None and weight is not None:
+            return Choice(mask_threshold, weight, "given")
+        if mask_threshold is not None:
+            return Choice(mask_threshold, self.weight, f"mask_threshold given, weight by {self.source}")
+        if weight is not None:
+            return Choice(self.mask_threshold, weight, f"weight given, mask_threshold by {self.source}")
+        return self
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -173,11 +183,7 @@ def read_choice(report: Path, model: str, mask_threshold: float | None, weight: 
         choice = Choice(float(row["mask_threshold"]), float(row["weight"]), str(row["source"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"{path} has no choice for the model {model} ({error!r}); run the stage `calibrate`") from None
-    if mask_threshold is not None:
-        return Choice(mask_threshold, choice.weight, f"mask_threshold given, weight by {choice.source}")
-    if weight is not None:
-        return Choice(choice.mask_threshold, weight, f"weight given, mask_threshold by {choice.source}")
-    return choice
+    return choice.override(mask_threshold, weight)
 
 
 def find_calibrated(report: Path, network: Path, clip: Path) -> Calibrated | None:

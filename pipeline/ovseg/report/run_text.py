@@ -68,40 +68,37 @@ def describe_run(run: Path, noun: str | None, number: int) -> str:
     """Describe a run: counts, the most common nouns, similarity quantiles, and some pairs, highest similarity first.
 
     Args:
-        run: the folder of a run, or its folder shards.
+        run: the folder of a run.
         noun: only the pairs of this noun; None for all pairs.
         number: the number of pairs to show, spread over the similarity range.
 
     Raises:
         OvsegError: `run` is not the folder of a run, or no pair has the noun.
     """
-    folder = _run_folder(run)
-    all_pairs = read_pairs(folder / "pairs")
-    counts = {step: tables.read_counts(folder / name) for step, name in FOLDERS.items() if (folder / name).is_dir()}
+    _check_run(run)
+    all_pairs = read_pairs(run / "pairs")
+    counts = {step: tables.read_counts(run / name) for step, name in FOLDERS.items() if (run / name).is_dir()}
     nouns = most_common_nouns(all_pairs, NUM_NOUNS)
     parts = [
         _steps(counts),
         f"The most common of {pc.count_distinct(all_pairs['noun']).as_py():,} nouns:\n"
         + _indent(_table([(name, f"{n:,}") for name, n in nouns], right={1})),
     ]
-    pairs = all_pairs if noun is None else read_pairs(folder / "pairs", _check_noun(noun, all_pairs))
+    pairs = all_pairs if noun is None else read_pairs(run / "pairs", _check_noun(noun, all_pairs))
     of_noun = "" if noun is None else f" of {noun.strip().lower()!r}"
     parts.append(f"Similarity of {pairs.num_rows:,} pairs{of_noun}:\n{_indent(_quantiles(similarities(pairs)))}")
     rows = sorted(sample_pairs(pairs, number), key=_descending_similarity)
     title = f"{len(rows):,} of {pairs.num_rows:,} pairs{of_noun}, highest similarity first:"
-    parts.append(f"{title}\n{_indent(_pairs(rows, folder))}")
+    parts.append(f"{title}\n{_indent(_pairs(rows, run))}")
     return "\n\n".join(parts)
 
 
-def _run_folder(run: Path) -> Path:
-    folder = run.absolute().parent if run.absolute().name == "shards" else run
-    missing = [name for name in ("index", "pairs") if not (folder / name).is_dir()]
+def _check_run(run: Path) -> None:
+    missing = [name for name in ("index", "pairs") if not (run / name).is_dir()]
     if missing:
         raise OvsegError(
-            f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}. Give the --out of an "
-            "`ovseg-mine run`"
+            f"{run} is not the folder of a run: it has no {' and no '.join(missing)}. Give the --out of an `ovseg-mine run`"
         )
-    return folder
 
 
 def _descending_similarity(pair: Row) -> tuple[bool, float]:
