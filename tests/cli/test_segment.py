@@ -187,8 +187,8 @@ def test_what_cannot_be_used_is_an_error_in_one_line(
         ),
         (
             {"encoder": "region_tokens", "templates": "single", "template_weights": [1.0]},
-            "template_weights for the templates single, not vild; set segment.templates, "
-            "heldout.templates and score.templates to single",
+            "template_weights for the templates single, not vild; set --templates, or "
+            "segment.templates, heldout.templates and score.templates, to single",
         ),
     ],
 )
