@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,7 @@ def test_what_cannot_be_looked_up_beside_the_weights_is_an_error(hub: Hub, monke
     load_clip(f"hf-hub:{REPO}")
     shutil.rmtree(hub.cache / "models--someone--tiny" / ".no_exist")
     hub.fresh()
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the tries
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
     with pytest.raises(OvsegError, match=rf"{PROMPTS} of hf-hub:{REPO} cannot be downloaded .*OVSEG_OFFLINE=1 takes"):

@@ -316,7 +316,7 @@ def test_learned_template_weights_count_in_mining(
         texts = clip.encode_texts([form.format(row["noun"]) for form in TEMPLATES["vild"]]).numpy()
         weighted = np.array(weights) @ texts
         assert row["similarity"] == pytest.approx(float(vector @ weighted / np.linalg.norm(weighted)), abs=1e-3)
-    with pytest.raises(OvsegError, match=r"for the templates vild, not none; .*score\.templates to vild"):
+    with pytest.raises(OvsegError, match=r"for the templates vild, not none; .*score\.templates, to vild"):
         scored(mined, adapted, tmp_path / "none", runtime, templates="none")
 
 

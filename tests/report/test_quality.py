@@ -14,6 +14,7 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.paths import to_path
 from ovseg.proposals import Proposal
+from ovseg.report import quality
 from ovseg.report.quality import best_labels, noun_quality, pair_quality
 from tests.report.conftest import BOXES, HEIGHT, PAIRS, WIDTH, MadeRun, rectangle, write_pairs
 
@@ -168,8 +169,20 @@ def test_without_the_flag_there_is_one_precision_and_unjudged_images_are_left_ou
 ) -> None:
     plain = [{k: v for k, v in category.items() if k != "annotated"} for category in CATEGORIES]
     annotated = write_annotations(tmp_path / "annotations.json", [segment(3, 1, *BOXES[0])], plain)
-    quality = pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path / "scratch")
-    assert quality == {"pair_precision": 1.0, "pairs_in_vocabulary": 4 / 5}
+    fractions = pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path / "scratch")
+    assert fractions == {"pair_precision": 1.0, "pairs_in_vocabulary": 4 / 5}
+
+
+@pytest.mark.parametrize(("images", "precision"), [(1, 0.0), (2, 1 / 2), (4, 1 / 4)])
+def test_of_many_images_some_are_judged_at_equal_distances(
+    made: MadeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, precision: float
+) -> None:
+    monkeypatch.setattr(quality, "IMAGES_JUDGED", images)
+    labels = {1: 1, 2: 1, 3: 1, 4: 3}  # the dog of image 1, the cats of 2 and 4, and the bus of 3, which alone is one
+    annotated = write_annotations(
+        tmp_path / "a.json", [segment(image, label, 0, 0, WIDTH, HEIGHT) for image, label in labels.items()], CATEGORIES
+    )
+    assert pair_quality(made[0] / "pairs", made[0] / "proposals", annotated, tmp_path)["pair_precision"] == precision
 
 
 def test_changed_annotations_are_read_again_in_the_same_scratch_folder(made: MadeRun, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_names_are_embedded_with_the_template_weights_that_were_learned(
     assert vocabulary.network_texts is not None
     torch.testing.assert_close(vocabulary.network_texts.norm(dim=1), torch.ones(3))
     with pytest.raises(
-        OvsegError, match=r"template_weights for the templates vild, not single; set segment\.templates"
+        OvsegError, match=r"template_weights for the templates vild, not single; set --templates, or segment\.templates"
     ):
         clip.embed_names(["kite"], "single")
     single = load_adapted(train(base, run, tmp_path / "single", options("maskclippp", base, templates="single")))
