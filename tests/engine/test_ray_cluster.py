@@ -121,9 +121,9 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 def wait_for(condition: Callable[[], object], step: Future[Any] | None = None) -> None:
     """Wait until something has happened; a step that ends before is an error."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened for five minutes"
+        assert time.monotonic() < deadline, "nothing happened for two minutes"
         assert step is None or not step.done(), step and step.result()
         time.sleep(0.05)
 
@@ -293,7 +293,7 @@ def test_what_a_worker_meets(
             started = time.monotonic()
             with pytest.raises(OvsegError, match=r"^node [\d.]+ of the Ray cluster does not share .*: mount it there"):
                 run_step(replace(KEY, fingerprint="other"), UNITS, NotedTaskFactory(notes, 600), Path("other"), on_ray)
-            assert time.monotonic() - started < 300  # at once: the units take 600 s
+            assert time.monotonic() - started < 60
         finally:
             node.terminate()
             address_file.unlink(missing_ok=True)
