@@ -117,8 +117,7 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     from ovseg.clip.load import load_clip
     from ovseg.clip.speed import crops_per_second
     from ovseg.datasets.fetch.status import free_space
-    from ovseg.engine.download import offline, stay_offline
-    from ovseg.engine.weight_files import NotCachedError
+    from ovseg.engine.weight_files import skip_downloads
     from ovseg.mining.run import check_inputs
     from ovseg.mining.tagger import load_tagger
 
@@ -126,15 +125,13 @@ def _plan(options: opts.RunOptions, out: Path, runtime: Runtime) -> str:
     load_tagger(options.nouns.model)
     is_path = options.clip.model.startswith(("local-dir:", "hf-hub:"))
     weights = options.clip.pretrained if is_path else "random"
-    machine, note = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers), ""
-    try:
-        with stay_offline():
-            clip = load_clip(options.clip.model, weights, runtime.devices[0], options.score.precision)
-        machine = machine._replace(crops_per_second=crops_per_second(clip) * len(runtime.devices))
-    except NotCachedError:
-        if offline():  # then the run could not download it, either
-            raise
-        note = f"\nThe speed of {options.clip.model} is not measured: a plan downloads nothing, and it is not on this machine."
+    machine = find_machine(None, len(runtime.devices))._replace(cores=runtime.workers)
+    note = (
+        f"\nThe speed of {options.clip.model} is not measured: a plan downloads nothing, and it is not on this machine."
+    )
+    with skip_downloads():
+        clip = load_clip(options.clip.model, weights, runtime.devices[0], options.score.precision)
+        machine, note = machine._replace(crops_per_second=crops_per_second(clip) * len(runtime.devices)), ""
     free = free_space(runtime.work if is_remote(out) else out.absolute())
     return format_plan(plan_mining(options, machine), machine, free) + note
 

@@ -15,7 +15,7 @@ import yaml
 
 from ovseg.core import weights
 from ovseg.core.errors import OvsegError, explain_write_errors
-from ovseg.engine.download import OFFLINE, download, offline
+from ovseg.engine.download import OFFLINE, download, offline, stay_offline
 
 CARD = "README.md"
 DIGEST = re.compile(r"[-/]([0-9a-f]{8,64})[./]")  # a sha256 or its beginning, as publishers put it into an address
@@ -26,6 +26,18 @@ Gigabytes = Callable[[], float | None]
 
 class NotCachedError(OvsegError):
     """A file would have to be downloaded, and `OVSEG_OFFLINE=1` forbids that."""
+
+
+@contextmanager
+def skip_downloads() -> Iterator[None]:
+    """Leave this context at the first file that is not on this machine, or raise its error if `OVSEG_OFFLINE=1`."""
+    was_offline = offline()
+    try:
+        with stay_offline():
+            yield
+    except NotCachedError:
+        if was_offline:
+            raise
 
 
 class _NotInRepositoryError(OvsegError):

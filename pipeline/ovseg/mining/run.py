@@ -15,9 +15,8 @@ from ovseg.core.errors import OvsegError, explain_write_errors
 from ovseg.core.files import write_json
 from ovseg.core.options import RunOptions
 from ovseg.core.remote_files import is_file, make_folder
-from ovseg.engine.download import offline, stay_offline
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.weight_files import NotCachedError
+from ovseg.engine.weight_files import skip_downloads
 from ovseg.mining.index import build_index
 from ovseg.mining.nouns import extract_nouns
 from ovseg.mining.propose import propose_masks
@@ -77,12 +76,8 @@ def check_inputs(options: RunOptions) -> None:
                 raise OvsegError(f"{section}.{name}={value} does not exist")
     mask_source(options.propose)
     for check in (lambda: locate(options.clip.model, options.clip.pretrained), lambda: table_metadata(options.propose)):
-        try:
-            with stay_offline():
-                check()
-        except NotCachedError:
-            if offline():
-                raise
+        with skip_downloads():
+            check()
 
 
 def read_options(out: Path) -> RunOptions:
