@@ -183,6 +183,7 @@ def region_step(images: int, size: int, regions: int) -> Variant:
             texts=F.normalize(torch.randn(1, train.NOUNS, clip.width), dim=-1),
             synonyms=None,
             template_weights=torch.ones(1),
+            pseudo_text=None,
             batches=itertools.repeat(random_batch(images, size, regions)),
             micro_size=images,
             options=options,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from experiments.method_rows import METHODS
 from ovseg.report.metric_tables import markdown
 
 Runs = Sequence[Mapping[str, Any]]
@@ -42,29 +41,19 @@ def segmentation_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
 
 
 def region_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return mask accuracy in percent and the costs of every row; operations are counted once for each encoder."""
+    """Return mask accuracy in percent and the costs of every row."""
     groups = ("annotated", "not annotated", "all")
     header = ["method", *groups, "GFLOPs", "ms", "trained parameters", "steps", "training"]
-    counted = {encoder_of(name): runs[0]["gflops"] for name, runs in _runs(results) if "gflops" in runs[0]}
     rows = []
     for name, runs in _runs(results):
         accuracies = [percent([run["mask_accuracy"][group] for run in runs]) for group in groups]
         first = runs[0]
-        operations = first.get("gflops", counted.get(encoder_of(name)))
-        costs = [f"{value:g}" if value else "" for value in (operations, first.get("ms"))]
+        costs = [f"{value:g}" if value else "" for value in (first.get("gflops"), first.get("ms"))]
         trained, steps = first["trained_parameters"], first["steps"]
         timed = [run["seconds"] for run in runs if run.get("seconds")]
         seconds = f"{mean(timed):.0f} s" if timed else ""
         rows.append([name, *accuracies, *costs, f"{trained:,}" if trained else "", f"{steps:.0f}", seconds])
     return markdown([header, *rows])
-
-
-def encoder_of(row: str) -> tuple[object, ...]:
-    """Return what the operations of a row's region encoder depend on; `coverage` changes none."""
-    finetune = METHODS[row].finetune or {}
-    if finetune.get("method", "crops") in CROPS:
-        return ("crops",)
-    return (finetune.get("region_encoder", "region_tokens"), *(finetune[key] for key in ("start_block", "image_size")))
 
 
 def _runs(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, Runs]]:

@@ -22,12 +22,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from experiments.mask_groups import heldout_masks, measure_groups, write_groups
-from experiments.method_costs import cost_of
+from experiments.method_costs import costs_of_clip
 from experiments.method_rows import ADAPTER, BIASED, METHODS, Changes, Method, one_pass
 from experiments.method_runs import FINETUNED, evaluate, read_run, train_and_measure, trained_clip
 from experiments.methods import slug
 from experiments.one_pass_tables import tables_of
 from experiments.tables import Figures, read_figures, store_figures, write_table
+from ovseg.clip.adapted import load_adapted
 from ovseg.core.params import Params, read_params
 from ovseg.engine.runtime import Runtime, from_environment
 
@@ -87,7 +88,8 @@ def run(params: Params, rows: Sequence[str], seeds: Sequence[int]) -> None:
                 clip, figures = FINETUNED, read_run(params, method)
             else:
                 clip, figures = trained_clip(method, folder), train_and_measure(params, method, seed, folder, runtime)
-            figures |= {"by_size": measure_sizes(params, clip, runtime), "gflops": cost_of(params, clip)["gflops"]}
+            costs = costs_of_clip(params, load_adapted(clip), params.crop)
+            figures |= {"by_size": measure_sizes(params, clip, runtime), "gflops": costs["gflops"]}
             store(row, seed, figures)
             if not of_run:
                 store(row, seed, evaluate(params, method, clip, folder, runtime))

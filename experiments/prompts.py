@@ -53,9 +53,11 @@ ROWS: Mapping[str, Changes] = {
     "3 epochs": {},
     "none, 32 px": {"epochs": 0},
     "3 epochs, 32 px": {},
+    "none, 96 px": {"epochs": 0},
+    "3 epochs, 96 px": {},
 }
 """What each changes of section finetune; "3 epochs" is the finetuned CLIP of the run."""
-CROP_SIZES = {"none, 32 px": 32, "3 epochs, 32 px": 32}
+CROP_SIZES = {"none, 32 px": 32, "3 epochs, 32 px": 32, "none, 96 px": 96, "3 epochs, 96 px": 96}
 """The side of the crops of rows whose CLIP sees another one than the base CLIP, which has 64 pixels."""
 DEPTHS = (1, 3, 6)
 GROUPS = 3

@@ -8,6 +8,10 @@ from typing import Any
 import open_clip
 import torch
 
+from ovseg.clip.adapted import load_adapted, save_adapted
+from ovseg.clip.load import Clip
+from ovseg.clip.pseudo_text import new_pseudo_text
+from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.save import save_clip
 
 TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -59,3 +63,13 @@ def save(name: str, folder: Path) -> Path:
     """Write one of `TOWERS` in open_clip's local-dir layout."""
     save_clip(build(TOWERS[name]), TOWERS[name], folder)
     return folder
+
+
+def with_pseudo_texts(folder: Path) -> Clip:
+    """A ConvNeXt whose texts attend to the 2 x 2 cells of an image, written to a folder and loaded from it."""
+    clip = load_adapted(save("convnext", folder))
+    pseudo_text = new_pseudo_text(clip.width, 0)
+    torch.nn.init.normal_(pseudo_text.attention.out_proj.weight, generator=torch.Generator().manual_seed(0))
+    settings = RegionSettings("pooled", image_size=64)
+    save_adapted(clip.model, TOWERS["convnext"], None, {}, folder, regions=settings, pseudo_text=pseudo_text)
+    return load_adapted(folder)

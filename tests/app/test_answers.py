@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.images import decode_image
 from ovseg.segmentation.segmenter import Segmenter
 from tests.app.conftest import png, question
+from tests.towers import with_pseudo_texts
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -120,3 +122,19 @@ def test_words_are_separated_by_commas_or_lines_and_no_file_is_read() -> None:
     assert read_question("/etc/passwd", 0.5, 0.4, False).classes == (("/etc/passwd",),)
     with pytest.raises(OvsegError, match="no words"):
         read_question(" , ", 0.5, 0.4, False)
+
+
+def test_a_model_with_pseudo_texts_answers_as_it_segments_and_runs_no_image_model_again(
+    segmenter: Segmenter, stop_models: Callable[[], None], tmp_path: Path
+) -> None:
+    """Its answer at a threshold without any mask is that of the network alone, as there."""
+    pseudo = replace(segmenter, clip=with_pseudo_texts(tmp_path))
+    answers, pixels = Answers({"pseudo": pseudo}), decode_image(png())
+    for threshold in (0.5, 0.999999):
+        answer = answers.answer(png(), question(threshold=threshold))["pseudo"].segmentation
+        expected = replace(pseudo, mask_threshold=threshold).segment(pixels, ["star", ["key", "boat"], "fish"])
+        np.testing.assert_array_equal(answer.labels, expected.labels)
+        np.testing.assert_allclose(answer.proposal_scores, expected.proposal_scores, atol=1e-6)
+    assert not expected.areas.any()
+    stop_models()
+    assert answers.answer(png(), question(words="grass, sky"))["pseudo"].segmentation.names == ("grass", "sky")

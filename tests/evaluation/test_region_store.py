@@ -35,6 +35,7 @@ from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Row, Toys
 from tests.evaluation.conftest import NAMES, draw_benchmark
+from tests.towers import with_pseudo_texts
 from tests.toys import noise
 
 OPTIONS = SegmentOptions(templates="single")
@@ -332,3 +333,16 @@ def test_a_model_is_its_weights_and_an_encoder_its_view_precision_recipe_and_kin
     predictions = [opened(), opened(network=network), opened(device="cuda"), opened(network_precision="bf16")]
     assert len({store.network for store in predictions}) == 4
     assert opened(clip=clip, view="mask").network == opened(fill="zero", precision="bf16").network
+
+
+def test_the_cells_of_an_image_are_encoded_and_stored_with_its_masks(tmp_path: Path, passes: Passes) -> None:
+    """A CLIP with pseudo-texts needs them to compare regions and texts; without any mask there is nothing to compare."""
+    encoder = {"clip": RegionEncoder(with_pseudo_texts(tmp_path / "clip"))}
+    pixels = noise(0)
+    some, none = ImageRegions(pixels, "image", (None, *corners(pixels, 8, 30))), ImageRegions(pixels, "image", (None,))
+    first = embed_regions(encoder, [("clip", some), ("clip", none)], {"clip": tmp_path / "store"})
+    assert torch.equal(first["clip", some], encoder["clip"].embed(encoder["clip"].crop_regions(pixels, some.rles)))
+    assert len(first["clip", some]) == 2 + 4 and not len(first["clip", none])
+    assert len(passes.crops) == 2
+    again = embed_regions(encoder, [("clip", some), ("clip", none)], {"clip": tmp_path / "store"})
+    assert torch.equal(again["clip", some], first["clip", some]) and len(passes.crops) == 2

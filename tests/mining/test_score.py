@@ -31,7 +31,7 @@ from ovseg.mining.score import score_nouns
 from ovseg.mining.scorer import load_scorer
 from tests.clip.test_passes import VIT_B
 from tests.conftest import HEIGHT, TINY, WIDTH, Mined, digests, random_clip
-from tests.towers import save
+from tests.towers import save, with_pseudo_texts
 
 Row = dict[str, Any]
 
@@ -383,3 +383,9 @@ def test_an_encoder_that_the_clip_cannot_have_is_named(
         OvsegError, match=r"score: .*mask_adapter cannot be used: .*trained adapter.*mask_adapter and take its"
     ):
         scored(mined, tiny_clip, tmp_path / "out", runtime, encoder="mask_adapter")
+
+
+def test_pseudo_texts_are_refused_since_embeddings_are_compared_across_images(tmp_path: Path) -> None:
+    with_pseudo_texts(tmp_path)
+    with pytest.raises(OvsegError, match=r"has pseudo-texts \(pseudo_text\.safetensors\).* with finetune\.psm=linear"):
+        load_scorer(ClipOptions(model=f"local-dir:{tmp_path}"), ScoreOptions(), "cpu")

@@ -17,7 +17,7 @@ from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.load import Clip
 from ovseg.clip.prompts import new_prompts
 from ovseg.clip.region_settings import RegionSettings
-from ovseg.clip.regions import encode_regions, with_regions
+from ovseg.clip.regions import encode_in_one_pass, encode_regions, masks_on_grid, whole_image, with_regions
 from ovseg.clip.save import model_config
 from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
@@ -27,6 +27,7 @@ from ovseg.segmentation.segmenter import Classifier, Segmentation, Segmenter, cl
 from ovseg.segmentation.semantic_map import semantic_maps
 from tests.conftest import Toys
 from tests.segmentation.conftest import with_text_prompts
+from tests.towers import with_pseudo_texts
 from tests.toys import QUERIES, WORDS, noise
 
 NAMES = WORDS[:6]
@@ -181,6 +182,26 @@ def test_a_clip_for_region_tokens_names_proposals_in_one_pass(segmenter: Segment
     assert one_pass.segment(pixels, NAMES).labels.shape == pixels.shape[:2]
     with pytest.raises(OvsegError, match=r"view=crop is for the region encoder crops.*region_tokens"):
         replace(one_pass, options=SegmentOptions(view="crop"))
+
+
+def test_pseudo_texts_are_those_of_the_image_that_is_segmented(segmenter: Segmenter, tmp_path: Path) -> None:
+    """The probabilities by CLIP are the softmax of regions times pseudo-texts, whose layer norm is the temperature."""
+    clip = with_pseudo_texts(tmp_path)
+    pseudo = replace(segmenter, clip=clip)
+    rles = [None, masks.encode(cross()), masks.encode(~cross())]
+    assert clip.pseudo_text is not None
+    for seed in (0, 1):
+        pixels = noise(seed)
+        every = np.stack([cross(), ~cross()])
+        on_grid = torch.cat([masks_on_grid(clip, every), torch.eye(4).reshape(4, 2, 2)])
+        vectors = encode_in_one_pass(clip, whole_image(clip, pixels), on_grid)
+        of_image = clip.pseudo_text(clip.embed_names(NAMES, "single"), vectors[None, 2:])[0]
+        expected = (vectors[:2] @ of_image.T).softmax(1)
+        regions = pseudo.crop_regions(pixels, rles)
+        probs = clip_probs(regions.valid, pseudo.embed_regions(regions), pseudo.vocabulary(NAMES))
+        torch.testing.assert_close(probs[1:].float(), expected, atol=1e-3, rtol=0)
+        assert not probs[0].any()
+    assert pseudo.segment(pixels, NAMES).labels.shape == pixels.shape[:2]
 
 
 def crop_of_cross(segmenter: Segmenter, view: View = "crop-and-mask", fill: Fill = "mean") -> tuple[Tensor, Tensor]:

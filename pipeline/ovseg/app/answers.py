@@ -187,7 +187,7 @@ class Answers:
         return _kept(self._vocabularies, key, MAX_VOCABULARIES, make)
 
     def _embeddings(self, name: str, analysis: _Analysis, threshold: float) -> tuple[list[bytes | None], Tensor]:
-        """The masks of Q proposals, and the region embeddings `[V, D]` of those that have a pixel."""
+        """The masks of Q proposals, and what `RegionEncoder.embed` makes of them."""
         segmenter = self.segmenters[name]
         if threshold not in analysis.masks:
             analysis.masks[threshold] = segmenter.binarize(analysis.pixels, analysis.output, threshold)
@@ -196,9 +196,9 @@ class Answers:
         missing = [rle for rle in dict.fromkeys(rles) if rle is not None and rle not in known]
         if missing:
             embedded = segmenter.embed_regions(segmenter.crop_regions(analysis.pixels, missing))
-            known.update(zip(missing, embedded, strict=True))
-        valid = [known[rle] for rle in rles if rle is not None]
-        return rles, torch.stack(valid) if valid else torch.zeros(0, segmenter.clip.width)
+            known.update(zip(filter(None, segmenter.encoder.rows(missing)), embedded, strict=True))
+        rows = [known[rle] for rle in segmenter.encoder.rows(rles) if rle is not None]
+        return rles, torch.stack(rows) if rows else torch.zeros(0, segmenter.clip.width)
 
     def _answer(self, name: str, analysis: _Analysis, question: Question) -> Answer:
         segmenter, pixels, output = self.segmenters[name], analysis.pixels, analysis.output

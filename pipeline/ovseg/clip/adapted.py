@@ -5,6 +5,7 @@ mask_prompts.safetensors                             "prompts" float32 [depth, p
 text_prompts.safetensors                             "prompts" float32 [vectors, width]; absent without learned text prompts
 region_encoder.json                                  the region encoder that they are made for; absent for crops
 mask_adapter.safetensors                             the weights of the region encoder mask_adapter; absent for others
+pseudo_text.safetensors                              what changes texts by what an image shows; absent without it
 provenance.json, README.md                           what the weights were made from, as data and as a model card
 """
 
@@ -26,6 +27,7 @@ from ovseg.clip.load import Clip, load_clip
 from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, read_adapter, write_adapter
 from ovseg.clip.pretrained import identify, locate, weights_fingerprint
 from ovseg.clip.prompts import check_prompts, vit_layout
+from ovseg.clip.pseudo_text import PSEUDO_TEXT, PseudoText, read_pseudo_text, write_pseudo_text
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings, read_settings, write_settings
 from ovseg.clip.regions import with_regions
 from ovseg.clip.save import PROMPTS, model_config, save_clip
@@ -45,7 +47,7 @@ def load_adapted(
     *,
     prompts: bool = True,
 ) -> Clip:
-    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with its mask prompts, text prompts and mask adapter.
+    """Load a CLIP that the stage `base`, `finetune` or `prompt` wrote, with all that lies beside its weights.
 
     Args:
         folder: models/base, models/finetune, models/prompt, or any other CLIP in the local-dir layout.
@@ -54,8 +56,8 @@ def load_adapted(
         prompts: whether the mask prompts are loaded too.
 
     Raises:
-        OvsegError: see `load_clip`; or the prompts, the mask adapter or the settings of the region encoder cannot be read, or
-            do not fit the image tower.
+        OvsegError: see `load_clip`; or the prompts, the mask adapter, the pseudo-texts or the settings of the region encoder
+            cannot be read, or do not fit the CLIP.
     """
     return _with_files_of(folder, load_clip(f"local-dir:{folder}", device=device, precision=precision), prompts)
 
@@ -82,7 +84,14 @@ def _with_files_of(folder: Path, clip: Clip, prompts: bool = True) -> Clip:
         clip = _with_prompts(clip, folder)
     if (folder / ADAPTER).is_file():
         clip = replace(clip, adapter=read_adapter(folder / ADAPTER, clip.width).to(device, clip.dtype))
+    if (folder / PSEUDO_TEXT).is_file():
+        clip = replace(clip, pseudo_text=read_pseudo_text(folder / PSEUDO_TEXT, clip.width).to(device))
     settings = read_settings(folder)
+    if clip.pseudo_text is not None and settings.encoder != "pooled":
+        raise OvsegError(
+            f"{folder / PSEUDO_TEXT} is for the region encoder pooled, not {settings.encoder}; take a copy of the folder "
+            f"without it, or with the {REGION_ENCODER} that it was trained with"
+        )
     return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
 
 
@@ -111,6 +120,7 @@ def save_adapted(
     text_prompts: Tensor | None = None,
     regions: RegionSettings | None = None,
     adapter: MaskAdapter | None = None,
+    pseudo_text: PseudoText | None = None,
 ) -> None:
     """Write a CLIP in the layout of this module.
 
@@ -126,11 +136,12 @@ def save_adapted(
         text_prompts: learned text prompts `[vectors, width]`; None for none.
         regions: the region encoder that the CLIP is made for; None for crops.
         adapter: what the region encoder `mask_adapter` needs; None for others.
+        pseudo_text: what changes text embeddings by what an image shows; None for nothing.
     """
     save_clip(network, config, folder, dtype)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
-    for name in (PROMPTS, TEXT_PROMPTS, ADAPTER):
+    for name in (PROMPTS, TEXT_PROMPTS, ADAPTER, PSEUDO_TEXT):
         (folder / name).unlink(missing_ok=True)
     prompts = None if prompts is None or not len(prompts) else prompts
     if prompts is not None:
@@ -141,6 +152,8 @@ def save_adapted(
         write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
     if adapter is not None:
         write_adapter(adapter, folder)
+    if pseudo_text is not None:
+        write_pseudo_text(pseudo_text, folder)
     write_settings(regions or CROPS, folder)
     write_json(folder / PROVENANCE, provenance)
     write_card(folder, provenance, prompts is not None, text_prompts is not None, (regions or CROPS).encoder)
@@ -177,6 +190,7 @@ def materialise(model: str, pretrained: str | None, folder: Path, licence: str |
         text_prompts=clip.text_prompts,
         regions=clip.regions,
         adapter=clip.adapter,
+        pseudo_text=clip.pseudo_text,
     )
 
 

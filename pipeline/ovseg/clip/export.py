@@ -14,8 +14,8 @@ from ovseg.core.errors import OvsegError
 def export_clip(model: Path, out: Path, half: bool = False) -> None:
     """Write a CLIP as a folder in the layout of a Hub repository.
 
-    The folder holds weights, config, model card, mask prompts, text prompts and mask adapter if there are any, and the
-    tokenizer's files if it has its own.
+    The folder holds weights, config, model card, mask prompts, text prompts, mask adapter and pseudo-texts if there are any,
+    and the tokenizer's files if it has its own.
 
     Args:
         model: folder of an adapted CLIP.
@@ -42,4 +42,5 @@ def export_clip(model: Path, out: Path, half: bool = False) -> None:
         clip.text_prompts,
         clip.regions,
         clip.adapter,
+        clip.pseudo_text,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.names import CONFIG
+from ovseg.clip.pseudo_text import PSEUDO_TEXT
 from ovseg.clip.region_settings import REGION_ENCODER
 from ovseg.clip.save import PROMPTS, WEIGHTS
 from ovseg.clip.text_prompts import TEXT_PROMPTS
@@ -26,7 +27,8 @@ PREFERRED = (
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 PROVENANCE = "provenance.json"
-BESIDE = (PROMPTS, TEXT_PROMPTS, ADAPTER, REGION_ENCODER)  # files beside the weights that change what the CLIP computes
+# files beside the weights that change what the CLIP computes
+BESIDE = (PROMPTS, TEXT_PROMPTS, ADAPTER, PSEUDO_TEXT, REGION_ENCODER)
 OF_TRAININGS = frozenset({"optimizer", "rng_state", "scaler", "scheduler", "training_args"})
 SHARD = re.compile(r"-\d+-of-\d+$")
 

@@ -24,6 +24,7 @@ from ovseg.clip.mask_adapter import MaskAdapter
 from ovseg.clip.passes import TEXTS_PER_PASS, crops_per_pass, in_passes, text_lengths
 from ovseg.clip.pretrained import LocatedClip, locate
 from ovseg.clip.prompts import mask_prompts_applied
+from ovseg.clip.pseudo_text import PseudoText
 from ovseg.clip.region_settings import CROPS, REGION_ENCODER, RegionSettings
 from ovseg.clip.text_prompts import encode_short, is_causal, prompted_tokens, text_prompts_applied
 from ovseg.core import crops
@@ -53,6 +54,7 @@ class Clip:
         text_prompts: learned text prompts `[vectors, width of the text tower]` (see `text_prompts`), or None.
         regions: the region encoder that the CLIP is made for, see `clip.regions`.
         adapter: what makes the maps of the region encoder `mask_adapter`, frozen; None without one.
+        pseudo_text: what changes text embeddings by what an image shows, frozen, in float32; None without one.
     """
 
     model: nn.Module
@@ -66,11 +68,13 @@ class Clip:
     text_prompts: Tensor | None = None
     regions: RegionSettings = CROPS
     adapter: MaskAdapter | None = None
+    pseudo_text: PseudoText | None = None
 
     @property
     def has_learned_texts(self) -> bool:
         """Whether class names are embedded in a way of its own, which other CLIPs of the same text tower do not share."""
-        return self.text_prompts is not None or self.regions.template_weights is not None
+        learned = (self.text_prompts, self.regions.template_weights, self.pseudo_text)
+        return any(value is not None for value in learned)
 
     @torch.inference_mode()
     def encode_crops(self, crops_: Tensor, masks: Tensor | None = None) -> Tensor:

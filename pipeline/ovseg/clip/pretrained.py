@@ -20,6 +20,7 @@ from ovseg.clip.folders import (
 )
 from ovseg.clip.mask_adapter import ADAPTER
 from ovseg.clip.names import CONFIG, RANDOM, SCHEMAS
+from ovseg.clip.pseudo_text import PSEUDO_TEXT
 from ovseg.clip.save import PROMPTS, WEIGHTS
 from ovseg.clip.text_prompts import TEXT_PROMPTS
 from ovseg.core import hashing, weights
@@ -31,7 +32,9 @@ from ovseg.engine.weight_files import fetch_from_hub, fetch_from_url, fetch_opti
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 OPEN_CLIP_CACHE = "~/.cache/clip"  # where open_clip keeps files that are published at an address
-CLIP_DOWNLOAD = " ".join(f"--include {name}" for name in ('"*.json"', WEIGHTS, PROMPTS, TEXT_PROMPTS, ADAPTER))
+CLIP_DOWNLOAD = " ".join(
+    f"--include {name}" for name in ('"*.json"', WEIGHTS, PROMPTS, TEXT_PROMPTS, ADAPTER, PSEUDO_TEXT)
+)
 """Arguments of `hf download` in error messages."""
 TOKENIZER_DOWNLOAD = '--include "*.json" --include "*.model" --include "*.txt"'
 

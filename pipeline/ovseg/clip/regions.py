@@ -178,6 +178,11 @@ def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, cells, cells)
 
 
+def single_cells(side: int) -> Tensor:
+    """Return a mask for each cell of a grid, which covers it alone, float32 `[g * g, g, g]`."""
+    return torch.eye(side * side).reshape(-1, side, side)
+
+
 def input_size(clip: Clip) -> int:
     """S of the CLIP's region encoder in pixels."""
     return clip.regions.image_size or clip.size

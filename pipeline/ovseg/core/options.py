@@ -29,6 +29,7 @@ ModelName = Literal["base", "finetune", "prompt"]
 NounUnit = Literal["token", "chunk", "phrase"]
 Precision = Literal["fp32", "bf16"]
 """bf16 is computed where the device has units for it, else fp32: `core.arithmetic.data_type`."""
+Psm = Literal["linear", "pseudo_text"]
 RegionPairs = Literal["annotated", "proposals", "mined", "mix"]
 RegionEncoder = Literal["region_tokens", "biased_tokens", "pooled", "mask_adapter"]
 Rule = Literal["best", "one_to_one"]
@@ -370,8 +371,12 @@ class FinetuneOptions(TrainingOptions):
     """Weight of a distillation beside the loss of the method: from the teacher, or MAFT's self-distillation."""
     distil_loss: DistilLoss = "classes"
     """What is distilled from the teacher: its vectors ("cosine", which needs no text), or its probabilities of all nouns."""
+    psm: Psm = "linear"
+    """How "maskclippp" makes a score of a region and a class: by learned weights of the templates ("linear"), or by a text that
+    attends to the image ("pseudo_text": MaskCLIP++ with ConvNeXt towers, for the region encoder "pooled")."""
     scale_lr: Positive | None = None
-    """Peak learning rate of the logit scale, and of learned biases and adapters of region encoders; null for `lr`."""
+    """Peak learning rate of the logit scale, and of what is learned beside the tower: biases, adapters, the PSM; null for
+    `lr`."""
 
 
 REGION_FIELDS = frozenset(
@@ -385,6 +390,7 @@ REGION_FIELDS = frozenset(
         "teacher",
         "distil_weight",
         "distil_loss",
+        "psm",
         "scale_lr",
     )
 )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ovseg.clip.embedding_files import image_hash
 from ovseg.clip.load import Clip
+from ovseg.clip.pseudo_text import compare
 from ovseg.core import masks
 from ovseg.core.crops import crop_threads
 from ovseg.core.errors import BadItem
@@ -122,8 +123,12 @@ def measure_mask_accuracy(
             while some := dict(islice(regions, IMAGES_AT_A_TIME)):
                 found += [region[1:] for of_image in some.values() for region in of_image]
                 embeddings = embed_regions(encoders, [(name, image) for name in clips for image in some], folders)
-                for (name, _), of_image in embeddings.items():
-                    predictions[name].append((of_image @ texts[name].T).argmax(1).numpy())
+                for (name, image), of_image in embeddings.items():
+                    num_masks = len(image.rles)  # all have a pixel
+                    similarity = compare(
+                        of_image[:num_masks], texts[name], clips[name].pseudo_text, of_image[num_masks:]
+                    )
+                    predictions[name].append(similarity.argmax(1).numpy())
     check_totals(f"mask accuracy on {annotations}", TOTALS, counts, max_dropped, examples.get)
     labels, is_mask, is_union = (np.array(column) for column in zip(*found, strict=True))
     stated = any("annotated" in record for record in categories)

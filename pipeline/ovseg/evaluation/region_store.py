@@ -4,7 +4,7 @@ Benchmarks share images, and benchmarks and annotated masks are evaluated again 
 thresholds of scores; CLIP encodes a region once for all of them, see `clip.embedding_files`. What is missing of several images
 is encoded in the same forward passes: a pass takes as long with one crop as with all.
 
-Shapes: Q masks of an image, V of them with a pixel, D joint embedding.
+Shapes: Q masks of an image, V of them with a pixel, C cells of the image, D joint embedding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ImageRegions:
 
 @dataclass(frozen=True)
 class _Region:
-    """One mask that a CLIP is to encode."""
+    """One mask that a CLIP is to encode, or a cell of the image, see `RegionEncoder.rows`."""
 
     model: str
     regions: ImageRegions
@@ -70,17 +70,19 @@ def embed_regions(
         folders: the folder of each CLIP's embeddings; None computes all and stores none.
 
     Returns:
-        for each of `wanted` the embeddings of the masks with a pixel, float32 `[V, D]`.
+        for each of `wanted` what `RegionEncoder.embed` returns: the embeddings of the masks with a pixel, float32 `[V, D]`,
+            and any cells behind them.
     """
+    rows = {(model, regions): encoders[model].rows(regions.rles) for model, regions in wanted}
     files = {
         (model, regions): embedding_file(
-            folders[model] if folders else Path(model), regions.image, regions.rles, encoders[model].by_crops
+            folders[model] if folders else Path(model), regions.image, of_image, encoders[model].by_crops
         )
-        for model, regions in wanted
+        for (model, regions), of_image in rows.items()
     }
     of_files: dict[Path, dict[bytes, _Region]] = defaultdict(dict)
     for (model, regions), file in files.items():
-        for name, rle in zip(file.regions, filter(None, regions.rles), strict=True):
+        for name, rle in zip(file.regions, filter(None, rows[model, regions]), strict=True):
             of_files[file.path][name] = _Region(model, regions, rle)
     known: dict[Place, Tensor] = {}
     missing: dict[Place, _Region] = {}
@@ -124,7 +126,7 @@ def _encode(encoders: Mapping[str, RegionEncoder], missing: Mapping[Place, _Regi
     for (model, regions), places in one_pass.items():
         encoder = encoders[model]
         embeddings = encoder.embed(encoder.crop_regions(regions.pixels, regions.rles))
-        of_rle = dict(zip(filter(None, regions.rles), embeddings, strict=True))
+        of_rle = dict(zip(filter(None, encoder.rows(regions.rles)), embeddings, strict=True))
         encoded |= {place: of_rle[missing[place].rle] for place in places}
     return encoded
 

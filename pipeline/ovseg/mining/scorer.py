@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 
 from ovseg.clip.adapted import load_named
 from ovseg.clip.load import Clip
+from ovseg.clip.pseudo_text import PSEUDO_TEXT
 from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.regions import with_regions
 from ovseg.core.errors import OvsegError
@@ -16,9 +17,14 @@ def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
     """Load the CLIP that scores, with the region encoder that `options` name; without one, with its own.
 
     Raises:
-        OvsegError: the CLIP cannot have that encoder, or is made for another one.
+        OvsegError: the CLIP cannot have that encoder, or is made for another one, or has pseudo-texts.
     """
     loaded = load_named(clip.model, clip.pretrained, device, options.precision)
+    if loaded.pseudo_text is not None:
+        raise OvsegError(
+            f"{clip.model} has pseudo-texts ({PSEUDO_TEXT}), by which a noun means something else in each image, and mining "
+            "compares embeddings across images; score with another CLIP, or train this one with finetune.psm=linear"
+        )
     settings = RegionSettings(options.encoder, options.start_block, options.image_size, coverage=options.coverage)
     if settings == CROPS:
         return loaded

@@ -1,6 +1,6 @@
 """The vocabulary of a segmentation: classes, their names, and the text embeddings of the names.
 
-Shapes: K classes, M texts (a class may have synonyms), Q proposals, D joint width.
+Shapes: K classes, M texts (a class may have synonyms), Q proposals, C cells of an image, D joint width.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ovseg.clip.load import Clip
+from ovseg.clip.pseudo_text import PseudoText, compare
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import Synonyms, Templates
 from ovseg.core.text import normalize
@@ -37,6 +38,7 @@ class Vocabulary:
         phrases: all names of all classes, which the texts stand for.
         network_texts: the texts by which the proposal network classifies, `[M, D]`, where CLIP has learned text prompts or
             template weights: the network was trained with plain templates. None for `texts`.
+        pseudo_text: what changes the texts by what an image shows, if the CLIP has it.
     """
 
     names: tuple[str, ...]
@@ -44,26 +46,30 @@ class Vocabulary:
     owner: Tensor
     phrases: tuple[str, ...] = ()
     network_texts: Tensor | None = None
+    pseudo_text: PseudoText | None = None
 
-    def similarity(self, embeddings: Tensor) -> Tensor:
+    def similarity(self, embeddings: Tensor, cells: Tensor | None = None) -> Tensor:
         """Return the similarity of CLIP's embeddings and classes: the largest over the texts of each class.
 
         Args:
-            embeddings: unit vectors `[Q, D]`.
+            embeddings: unit vectors `[Q, D]`, of regions of one image.
+            cells: those of the cells of the image `[C, D]`, which count with pseudo-texts alone.
 
         Returns:
-            float64 `[Q, K]`: cosines, in [-1, 1]; with template weights their weighted sum over the templates.
+            float64 `[Q, K]`: cosines, in [-1, 1]; with template weights their weighted sum over the templates; with
+                pseudo-texts their scores, see `compare`.
         """
-        return self._similarity(embeddings, self.texts)
+        return self._largest(compare(embeddings, self.texts, self.pseudo_text, cells))
 
     def network_similarity(self, embeddings: Tensor) -> Tensor:
         """As `similarity`, for query embeddings of the proposal network."""
-        return self._similarity(embeddings, self.texts if self.network_texts is None else self.network_texts)
+        return self._largest(compare(embeddings, self.texts if self.network_texts is None else self.network_texts))
 
-    def _similarity(self, embeddings: Tensor, texts: Tensor) -> Tensor:
-        cosines = torch.round((embeddings @ texts.T).double(), decimals=DIGITS)
-        largest = cosines.new_full((len(embeddings), len(self.names)), -torch.inf)
-        return largest.scatter_reduce(1, self.owner.expand(len(embeddings), -1), cosines, "amax")
+    def _largest(self, of_texts: Tensor) -> Tensor:
+        """Of similarities `[Q, M]` the largest over the texts of each class."""
+        rounded = torch.round(of_texts.double(), decimals=DIGITS)
+        largest = rounded.new_full((len(rounded), len(self.names)), -torch.inf)
+        return largest.scatter_reduce(1, self.owner.expand(len(rounded), -1), rounded, "amax")
 
 
 def split_names(parts: Sequence[str]) -> list[list[str]]:
@@ -111,8 +117,8 @@ def build_vocabulary(
     elif clip.text_prompts is not None:
         texts = unit_texts(template_embeddings(phrases, *clip.name_encoder(templates)))
     else:
-        return Vocabulary(names, network_texts, text_owner, phrases)
-    return Vocabulary(names, texts, text_owner, phrases, network_texts)
+        return Vocabulary(names, network_texts, text_owner, phrases, pseudo_text=clip.pseudo_text)
+    return Vocabulary(names, texts, text_owner, phrases, network_texts, clip.pseudo_text)
 
 
 def clean_name(name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.clip.regions import masks_on_grid, whole_image
+from ovseg.clip.regions import masks_on_grid, single_cells, whole_image
 from ovseg.core import crops, masks
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill, View
@@ -25,7 +25,8 @@ class RegionCrops:
 
     Attributes:
         crops: uint8 `[V, 3, S, S]`; for a CLIP that encodes regions in one pass the whole image, `[1, 3, S, S]`.
-        masks: bool `[V, S, S]`; for one pass the masks on its grid, float32 `[V, g, g]`.
+        masks: bool `[V, S, S]`; for one pass the masks on its grid, float32 `[V, g, g]`, and behind them, for a CLIP with
+            pseudo-texts, each of the C cells alone, `[V + C, g, g]`.
         valid: bool `[Q]`, which proposals have a pixel, and so a crop.
         rles: the binary mask of each of the Q proposals as compressed RLE; None for one without a pixel.
     """
@@ -89,5 +90,7 @@ def whole_image_regions(clip: Clip, pixels: ImageArray, rles: Sequence[bytes | N
     """
     height, width = pixels.shape[:2]
     on_grid = masks_on_grid(clip, (masks.decode(rle, height, width) for rle in rles if rle is not None))
+    if clip.pseudo_text is not None:
+        on_grid = torch.cat([on_grid, single_cells(on_grid.shape[-1])])
     valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
     return RegionCrops(whole_image(clip, pixels)[None], on_grid, valid, tuple(rles))

@@ -1,6 +1,6 @@
 """How a CLIP sees the regions of images, and their embeddings. Segmentation, evaluation and mask accuracy share it.
 
-Shapes: H, W image, Q masks of it, V of them with a pixel, D joint embedding.
+Shapes: H, W image, Q masks of it, V of them with a pixel, C cells of the image, D joint embedding.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.clip.load import Clip
 from ovseg.clip.passes import whole_passes
-from ovseg.clip.regions import encode_in_one_pass
+from ovseg.clip.regions import encode_in_one_pass, grid_side, input_size
 from ovseg.core.crops import crop_threads
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
@@ -57,6 +58,22 @@ class RegionEncoder:
         """Whether each region is encoded by itself, as a crop; otherwise all of an image are in one pass."""
         return self.clip.regions.encoder == "crops"
 
+    def rows(self, rles: Sequence[bytes | None]) -> list[bytes | None]:
+        """Return what `embed` has a row for, beside a None for each mask without a pixel.
+
+        Args:
+            rles: the Q masks of an image; None for one without a pixel.
+
+        Returns:
+            the masks; for a CLIP with pseudo-texts, which compare regions and texts by the cells of the image, then the names
+            of the C cells, if any mask has a pixel.
+        """
+        if self.clip.pseudo_text is None or not any(rles):
+            return list(rles)
+        visual = cast(nn.Module, self.clip.model.visual)
+        cells = grid_side(visual, self.clip.regions, input_size(self.clip)) ** 2
+        return [*rles, *(f"cell {cell}".encode() for cell in range(cells))]
+
     @property
     def pass_size(self) -> int:
         """The number of crops of whole forward passes that hold a batch."""
@@ -78,7 +95,10 @@ class RegionEncoder:
         )
 
     def embed(self, regions: RegionCrops) -> Tensor:
-        """Return CLIP's embeddings of the V masks with a pixel, float32 unit vectors `[V, D]` on the CPU."""
+        """Return CLIP's embeddings of the V masks with a pixel, float32 unit vectors `[V, D]` on the CPU.
+
+        For a CLIP with pseudo-texts those of the C cells of the image follow, `[V + C, D]`, if V is not 0.
+        """
         if not regions.valid.any():
             return torch.zeros(0, self.clip.width)
         if not self.by_crops:

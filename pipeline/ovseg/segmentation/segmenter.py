@@ -203,7 +203,7 @@ class Segmenter:
         return self.class_probs(output, regions.valid, self.embed_regions(regions), vocabulary)
 
     def embed_regions(self, regions: RegionCrops) -> Tensor:
-        """Return CLIP's embeddings of the V valid proposals, float32 unit vectors `[V, D]`. No other step runs it."""
+        """Return CLIP's embeddings of the V valid proposals, see `RegionEncoder.embed`. No other step runs it."""
         return self.encoder.embed(regions)
 
     def class_probs(
@@ -317,12 +317,13 @@ def clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_obj
 
     Args:
         valid: bool `[Q]`, which proposals have a pixel, and so an embedding.
-        embeddings: `[V, D]`, see `Segmenter.embed_regions`.
+        embeddings: `[V, D]`, and any cells behind them, see `RegionEncoder.embed`.
         vocabulary: K classes.
         no_object: `[Q]`, see `class_probs.clip_class_probs`.
     """
     probs = torch.zeros(len(valid), len(vocabulary.names), dtype=torch.float64)
     if len(embeddings):
         of_valid = None if no_object is None else no_object[valid]
-        probs[valid] = clip_class_probs(vocabulary.similarity(embeddings), of_valid)
+        number = int(valid.sum())
+        probs[valid] = clip_class_probs(vocabulary.similarity(embeddings[:number], embeddings[number:]), of_valid)
     return probs

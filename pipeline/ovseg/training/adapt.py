@@ -110,6 +110,7 @@ def adapt(
                 text_prompts=clip.text_prompts,
                 regions=clip.regions,
                 adapter=clip.adapter,
+                pseudo_text=clip.pseudo_text,
             )
 
         return Training(save, loop)

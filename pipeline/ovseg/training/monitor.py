@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image
+from ovseg.clip.pseudo_text import compare
+from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, single_cells, whole_image
 from ovseg.core import crops, hashing, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.options import CropOptions, HeldoutOptions, Templates
@@ -64,9 +65,18 @@ class HeldoutMasks:
         if clip.regions.encoder == "crops":
             images, crop_masks = (torch.cat(tensors) for tensors in zip(*self.inputs, strict=True))
             embeddings = clip.encode_crops(images, crop_masks)
+            scores = compare(embeddings, texts)
         else:
-            embeddings = torch.cat([encode_in_one_pass(clip, image, on_grid) for image, on_grid in self.inputs])
-        return float(((embeddings @ texts.T).argmax(1) == self.labels).float().mean())
+            scores = torch.cat([self._compare(clip, texts, image, on_grid) for image, on_grid in self.inputs])
+        return float((scores.argmax(1) == self.labels).float().mean())
+
+    def _compare(self, clip: Clip, texts: Tensor, image: Tensor, on_grid: Tensor) -> Tensor:
+        """The similarities of the masks of an image and the K texts, `[n, K]`, in one pass."""
+        if clip.pseudo_text is None:
+            return compare(encode_in_one_pass(clip, image, on_grid), texts)
+        with_cells = torch.cat([on_grid, single_cells(on_grid.shape[-1])])
+        embeddings = encode_in_one_pass(clip, image, with_cells)
+        return compare(embeddings[: len(on_grid)], texts, clip.pseudo_text, embeddings[len(on_grid) :])
 
 
 def read_heldout(clip: Clip, heldout: HeldoutOptions, crop: CropOptions) -> HeldoutMasks:

@@ -1,7 +1,7 @@
 """What can train a region encoder: for each method what of the image tower learns, and a loss of region embeddings.
 
 Adding a method is a function and a line in `OBJECTIVES`. Shapes: B images, Q regions, T templates, K classes, D joint width, R
-references, P pairs, N real regions.
+references, P pairs, N real regions, C cells of an image.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ovseg.clip.pseudo_text import PseudoText
 from ovseg.core.options import FinetuneOptions, Method
 from ovseg.training.loop import warmup_cosine, warmup_poly
 from ovseg.training.losses import contrastive
@@ -29,7 +30,7 @@ from ovseg.training.mask_aware import (
     self_distillation,
 )
 from ovseg.training.region_dataset import RegionBatch
-from ovseg.training.texts import pick_texts, weigh_templates
+from ovseg.training.texts import make_pseudo_texts, pick_texts, weigh_templates
 
 ADAPTER_WEIGHT = 2.0  # of Mask-Adapter's cross-entropy
 SCALE = 100.0  # of the softmax of MAFT and of distilled classes, whatever logit scale the CLIP has
@@ -46,6 +47,8 @@ class RegionOutputs:
         teacher: unit vectors `[N, D]` of the real regions' crops; None without a teacher.
         texts: unit vectors `[T, K, D]`.
         template_weights: `[T]`, for `classify_regions`.
+        pseudo_text: changes the texts by what an image shows, for `classify_regions`; None if that is not learned.
+        cells: unit vectors `[B, C, D]` of the cells of the images; C is 0 without `pseudo_text`.
         scale: the logit scale, a scalar.
         step: the number of the step.
     """
@@ -56,6 +59,8 @@ class RegionOutputs:
     teacher: Tensor | None
     texts: Tensor
     template_weights: Tensor
+    pseudo_text: PseudoText | None
+    cells: Tensor
     scale: Tensor
     step: int
 
@@ -119,13 +124,18 @@ def mask_aware(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOpti
 def classify_regions(outputs: RegionOutputs, batch: RegionBatch, options: FinetuneOptions) -> Tensor:
     """MaskCLIP++ (arXiv 2412.11464): balanced cross-entropy over all K classes; with a teacher, the distillation is added.
 
-    Logits are a linear map of the similarities to the templates of a class, see `weigh_templates`.
+    Logits are a linear map of the similarities to the templates of a class, see `weigh_templates`, or the products with the
+    pseudo-texts of the image, which need no logit scale, see `clip.pseudo_text`.
     """
     image, region, label = batch["pairs"].to(outputs.regions.device).unbind(1)
     if not len(label):
         return outputs.regions.sum() * 0 + _distillation(outputs, batch, options)
-    weighted = weigh_templates(outputs.texts, outputs.template_weights)
-    logits = outputs.scale * outputs.regions[image, region] @ weighted.T
+    if outputs.pseudo_text is None:
+        weighted = weigh_templates(outputs.texts, outputs.template_weights)
+        logits = outputs.scale * outputs.regions[image, region] @ weighted.T
+    else:
+        texts = make_pseudo_texts(outputs.pseudo_text, _mean_texts(outputs), outputs.cells, options.seed, outputs.step)
+        logits = (outputs.regions @ texts.mT)[image, region]
     return balanced_cross_entropy(logits, image, label) + _distillation(outputs, batch, options)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.clip.embedding_files import write_embeddings
+from ovseg.clip.pseudo_text import PseudoText
 from ovseg.core.options import FinetuneOptions
 from ovseg.training.distributed import World, accumulate, all_reduce_sum, average_gradient
 from ovseg.training.loop import StepResult, explain_out_of_memory
@@ -37,6 +38,7 @@ class RegionStep:
         texts: unit vectors `[T, M, D]` of all synonyms of K classes.
         synonyms: for each class the places of its synonyms in [0, M), one of which is drawn for a step; None if M is K.
         template_weights: `[T]`.
+        pseudo_text: what is learned of texts and images, None for nothing.
         batches: the batches of this rank.
         micro_size: the number of images in memory at a time.
         options: the parameters of the training.
@@ -51,6 +53,7 @@ class RegionStep:
     texts: Tensor
     synonyms: Sequence[Sequence[int]] | None
     template_weights: Tensor
+    pseudo_text: PseudoText | None
     batches: Iterator[RegionBatch]
     micro_size: int
     options: FinetuneOptions
@@ -72,13 +75,16 @@ class RegionStep:
         with torch.set_grad_enabled(single):
             local = torch.cat([self._encode(self.tower, *piece) for piece in pieces])
         vectors = local.detach().requires_grad_()
+        number_of_regions = batch["masks"].shape[1]
         outputs = RegionOutputs(
-            regions=vectors[:, :-1],
-            whole=vectors[:, -1],
+            regions=vectors[:, :number_of_regions],
+            whole=vectors[:, number_of_regions],
             frozen=self._whole_images_of_frozen(pieces),
             teacher=self._teacher_vectors(batch),
             texts=self._texts(number),
             template_weights=self.template_weights,
+            pseudo_text=self.pseudo_text,
+            cells=vectors[:, number_of_regions + 1 :],
             scale=self.log_scale.exp(),
             step=number,
         )
@@ -94,7 +100,8 @@ class RegionStep:
                 vectors_again = self._encode(self.tower, *piece)
                 with autocast_context(self.world.device, self.options.precision):
                     torch.autograd.backward(vectors_again, part)
-        for parameter in (self.log_scale, self.template_weights):  # no parts of the wrapped module
+        of_texts = () if self.pseudo_text is None else self.pseudo_text.parameters()
+        for parameter in (self.log_scale, self.template_weights, *of_texts):  # no parts of the wrapped module
             average_gradient(parameter, self.world)
         return torch.tensor(all_reduce_sum(float(loss.detach()), self.world) / self.world.size)
 

@@ -1,6 +1,6 @@
 """The module that is trained as a region encoder: which weights of a CLIP learn, and what is learned beside them.
 
-Shapes: B images, S side of the input, Q regions, g grid of the masks, L blocks with regions, D joint width.
+Shapes: B images, S side of the input, Q regions, g grid of the masks, C cells of it, L blocks with regions, D joint width.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from ovseg.clip.biased_tokens import new_log_bias
 from ovseg.clip.load import Clip
 from ovseg.clip.mask_adapter import MaskAdapter, feature_grid, new_adapter
 from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext
+from ovseg.clip.pseudo_text import PseudoText, new_pseudo_text
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
-from ovseg.clip.regions import ONE_PASS, Learned
+from ovseg.clip.regions import ONE_PASS, Learned, single_cells
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
@@ -42,6 +43,29 @@ class TemplateWeights:
     values: nn.Parameter
 
 
+@dataclass(frozen=True)
+class LearnedTexts:
+    """What a method learns of texts: the PSM of MaskCLIP++.
+
+    Attributes:
+        template_weights: a weight for each text template; None without.
+        pseudo_text: what changes texts by what an image shows; None without.
+    """
+
+    template_weights: TemplateWeights | None = None
+    pseudo_text: PseudoText | None = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is learned, by name."""
+        weights = {} if self.template_weights is None else {"template_weights": self.template_weights.values}
+        return weights | self.of_pseudo_text()
+
+    def of_pseudo_text(self) -> dict[str, nn.Parameter]:
+        """Return what is learned of `pseudo_text`, by name."""
+        named = () if self.pseudo_text is None else self.pseudo_text.named_parameters()
+        return {f"pseudo_text.{name}": parameter for name, parameter in named}
+
+
 class RegionTower(nn.Module):
     """A CLIP's image tower as a region encoder, one module that can be wrapped for several processes.
 
@@ -49,8 +73,7 @@ class RegionTower(nn.Module):
         clip: the CLIP; the weights of its image tower are trained in place.
         settings: the region encoder and its parameters.
         learned: the first values of what is learned beside the tower; an adapter is trained in place.
-        template_weights: what the loss weighs the text templates by, if the method learns that. They are no parameters of the
-            module, whose forward pass has no use for them.
+        texts: what is learned of texts. It is no part of the module, whose forward pass has no use for it.
     """
 
     def __init__(
@@ -58,28 +81,31 @@ class RegionTower(nn.Module):
         clip: Clip,
         settings: RegionSettings,
         learned: Learned | None = None,
-        template_weights: TemplateWeights | None = None,
+        texts: LearnedTexts | None = None,
     ) -> None:
         super().__init__()
         self.visual = cast(nn.Module, clip.model.visual)
-        self.settings, self.template_weights = settings, template_weights
+        self.settings, self.texts = settings, texts or LearnedTexts()
         log_bias, self.adapter = learned or Learned()
         self.log_bias = None if log_bias is None else nn.Parameter(log_bias.clone())
         self.register_buffer("mean", clip.mean, persistent=False)
         self.register_buffer("std", clip.std, persistent=False)
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Embed regions, and last of all the whole image as a region.
+        """Embed regions, the whole image as a region, and, where pseudo-texts are learned, each cell of the image.
 
         Args:
             images: uint8 `[B, 3, S, S]`.
             masks: float32 `[B, Q, g, g]` in [0, 1].
 
         Returns:
-            float32 unit vectors `[B, Q + 1, D]`.
+            float32 unit vectors `[B, Q + 1, D]`; with the cells `[B, Q + 1 + C, D]`.
         """
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
+        if self.texts.pseudo_text is not None:
+            cells = single_cells(masks.shape[-1]).to(masks).expand(len(masks), -1, -1, -1)
+            regions = torch.cat([regions, cells], dim=1)
         with trainable_cpu_blocks(self.visual, pixels.device):
             learned = Learned(self.log_bias, self.adapter)
             vectors = ONE_PASS[self.settings.encoder](self.visual, pixels, regions, self.settings, learned)
@@ -114,7 +140,7 @@ def build_region_tower(clip: Clip, options: FinetuneOptions) -> RegionTower:
     start_block = None if options.region_encoder in ("pooled", "mask_adapter") else options.start_block
     settings = RegionSettings(options.region_encoder, start_block, options.image_size, coverage=options.coverage)
     learned = Learned(log_bias, _adapter_to_train(clip, options))
-    tower = RegionTower(clip, settings, learned, new_template_weights(clip, options))
+    tower = RegionTower(clip, settings, learned, _texts_to_train(clip, options))
     pattern = OBJECTIVES[options.method].trains
     for name, parameter in tower.visual.named_parameters():
         # all of a ConvNeXt, which has no attention, as in MaskCLIP++
@@ -154,7 +180,15 @@ def _adapter_to_train(clip: Clip, options: FinetuneOptions) -> MaskAdapter | Non
     return adapter.requires_grad_(True)
 
 
-def new_template_weights(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
+def _texts_to_train(clip: Clip, options: FinetuneOptions) -> LearnedTexts:
+    """What the method learns of texts; the CLIP's own pseudo-texts are trained on."""
+    if options.psm == "linear":
+        return LearnedTexts(_template_weights_to_train(clip, options))
+    pseudo_text = clip.pseudo_text or new_pseudo_text(clip.width, options.seed).to(clip.mean.device)
+    return LearnedTexts(pseudo_text=pseudo_text.requires_grad_(True).train())
+
+
+def _template_weights_to_train(clip: Clip, options: FinetuneOptions) -> TemplateWeights | None:
     """Return the weights of T templates if the method learns them, otherwise None: the CLIP's own, or 1 / T for each.
 
     One template needs no weight, as the logit scale is one. Learned text prompts take the place of templates.
@@ -175,7 +209,7 @@ def is_made_for(clip: Clip, settings: RegionSettings) -> bool:
 def region_settings(tower: RegionTower) -> RegionSettings:
     """What the trained CLIP is made for."""
     log_bias = None if tower.log_bias is None else tuple(map(tuple, tower.log_bias.detach().float().cpu().tolist()))
-    settings, weights = replace(tower.settings, log_bias=log_bias), tower.template_weights
+    settings, weights = replace(tower.settings, log_bias=log_bias), tower.texts.template_weights
     if weights is None:
         return settings
     return replace(settings, templates=weights.templates, template_weights=tuple(weights.values.tolist()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,7 +109,9 @@ def adapt_regions(
             loop = build_region_loop(clip, tower, regions, steps, options, crop, runtime, world)
 
             def now() -> Clip:
-                return replace(clip, regions=region_settings(tower), adapter=tower.adapter)
+                learned = copy.deepcopy(tower.texts.pseudo_text)  # without what drops out attention in training
+                pseudo_text = None if learned is None else learned.eval()
+                return replace(clip, regions=region_settings(tower), adapter=tower.adapter, pseudo_text=pseudo_text)
 
             monitor = heldout_monitor("finetune", options.heldout_every, heldout, now(), now, crop, world)
             loop = replace(loop, monitor=monitor)
@@ -127,6 +130,7 @@ def adapt_regions(
                 text_prompts=clip.text_prompts,
                 regions=clip.regions if kept else region_settings(tower),
                 adapter=tower.adapter,
+                pseudo_text=clip.pseudo_text if kept else tower.texts.pseudo_text,
             )
 
         return Training(save, loop)
@@ -151,9 +155,14 @@ def check_region_options(options: FinetuneOptions) -> Objective:
 
     Raises:
         OvsegError: it is not, or it is given where the method has no use for it; or the method trains an adapter, and the
-            region encoder has none.
+            region encoder has none; or pseudo-texts are not for the method or the region encoder.
     """
     objective = OBJECTIVES[options.method]
+    if options.psm != "linear" and (options.method, options.region_encoder) != ("maskclippp", "pooled"):
+        raise OvsegError(
+            f"finetune.psm={options.psm} is for finetune.method=maskclippp and finetune.region_encoder=pooled, not for "
+            f"{options.method} and {options.region_encoder}; set it to linear"
+        )
     if objective.trains is None and options.region_encoder != "mask_adapter":
         raise OvsegError(
             f"finetune.method={options.method} trains a mask adapter alone, and finetune.region_encoder="
@@ -220,7 +229,9 @@ def build_region_loop(
         texts, synonyms = embed_synonyms(regions.texts, clip, options.templates)
     else:  # without the template weights of an earlier training, which this one does not keep
         texts = embed_nouns(regions.texts, replace(clip, regions=region_settings(tower)), options.templates)
-    weights = torch.ones(len(texts)) if tower.template_weights is None else tower.template_weights.values
+    learned = tower.texts.template_weights
+    weights = torch.ones(len(texts)) if learned is None else learned.values
+    pseudo_text = tower.texts.pseudo_text
     teacher = None if options.teacher is None else _load_teacher(options.teacher, clip, world, options.precision)
     given = None
     if teacher is not None:
@@ -229,7 +240,8 @@ def build_region_loop(
     grid = grid_side(tower.visual, region_settings(tower), options.image_size)
     data = RegionDataset(regions, options.image_size, grid, options.seed, given, objective.overlaps)
     log_scale = cast(nn.Parameter, clip.model.logit_scale)
-    log_scale.requires_grad_(options.logit_scale == "train" and options.method in ("regions", "maskclippp"))
+    scaled = options.method in ("regions", "maskclippp") and pseudo_text is None
+    log_scale.requires_grad_(options.logit_scale == "train" and scaled)
     workers = loader_workers(runtime.workers)
     _, micro_size = split_batch("finetune", options.batch_size, world, runtime.micro_batch)
     frozen = tower.frozen_copy() if objective.frozen else None
@@ -244,6 +256,7 @@ def build_region_loop(
             texts=texts.to(world.device),
             synonyms=synonyms,
             template_weights=weights.to(world.device),
+            pseudo_text=pseudo_text,
             batches=read_regions(data, options.batch_size, world.rank, world.size, steps_done, workers),
             micro_size=micro_size,
             options=options,
@@ -251,8 +264,7 @@ def build_region_loop(
         )
 
     trained = {key: p for key, p in tower.named_parameters() if p.requires_grad} | {"logit_scale": log_scale}
-    if tower.template_weights is not None:
-        trained["template_weights"] = tower.template_weights.values
+    trained |= tower.texts.parameters()
     optimizer = region_optimizer(tower, log_scale, options)
     return TrainingLoop(
         steps=steps,
@@ -273,14 +285,16 @@ def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: Finet
     Its epsilon is torch's, 1e-8: CLIP's 1e-6 is not small beside a gradient that is clipped to a norm of 0.01.
     """
     named = [p for p in tower.visual.parameters() if p.requires_grad]
-    weights = None if tower.template_weights is None else tower.template_weights.values
+    learned = tower.texts.template_weights
+    weights = None if learned is None else learned.values
     others = [p for p in (tower.log_bias, weights, log_scale) if p is not None and p.requires_grad]
-    adapter = [] if tower.adapter is None else list(tower.adapter.parameters())
+    beside = [] if tower.adapter is None else list(tower.adapter.parameters())
+    beside += tower.texts.of_pseudo_text().values()
     scale_lr = options.scale_lr or options.lr
     groups = [
         {"params": others, "lr": scale_lr, "weight_decay": 0.0},
-        {"params": [p for p in adapter if p.ndim < 2], "lr": scale_lr, "weight_decay": 0.0},
-        {"params": [p for p in adapter if p.ndim >= 2], "lr": scale_lr, "weight_decay": options.weight_decay},
+        {"params": [p for p in beside if p.ndim < 2], "lr": scale_lr, "weight_decay": 0.0},
+        {"params": [p for p in beside if p.ndim >= 2], "lr": scale_lr, "weight_decay": options.weight_decay},
         {"params": [p for p in named if p.ndim < 2], "lr": options.lr, "weight_decay": 0.0},
         {"params": [p for p in named if p.ndim >= 2], "lr": options.lr, "weight_decay": options.weight_decay},
     ]

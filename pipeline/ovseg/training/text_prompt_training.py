@@ -136,6 +136,7 @@ def learn_text_prompts(
                 text_prompts=prompts,
                 regions=clip.regions,
                 adapter=clip.adapter,
+                pseudo_text=clip.pseudo_text,
             )
 
         return Training(save, loop)

@@ -1,6 +1,6 @@
 """Text embeddings of the mined nouns, encoded once: the text tower is frozen.
 
-Shapes: T templates, K nouns, G pairs of the global batch, D joint width.
+Shapes: T templates, K nouns, G pairs of the global batch, B images, C cells of an image, D joint width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
+from ovseg.clip.pseudo_text import PseudoText
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import TrainTemplates
 from ovseg.core.remote_files import read_file
@@ -112,6 +113,25 @@ def weigh_templates(texts: Tensor, weights: Tensor) -> Tensor:
         `[K, D]`, no unit vectors.
     """
     return torch.einsum("t,tkd->kd", weights, texts)
+
+
+def make_pseudo_texts(pseudo_text: PseudoText, texts: Tensor, cells: Tensor, seed: int, step: int) -> Tensor:
+    """Change the texts of classes by what each image shows; what the attention drops out is drawn by seed and step alone.
+
+    Args:
+        pseudo_text: what is learned.
+        texts: unit vectors `[K, D]`.
+        cells: the cells of the images, unit vectors `[B, C, D]`.
+        seed: the seed of the training.
+        step: the number of the training step.
+
+    Returns:
+        `[B, K, D]`, no unit vectors.
+    """
+    with torch.random.fork_rng(devices=[cells.device] if cells.is_cuda else []):
+        torch.manual_seed(int(np.random.default_rng([seed, step]).integers(2**63)))
+        pseudo_texts: Tensor = pseudo_text(texts, cells)
+    return pseudo_texts
 
 
 def pick_texts(text_embeddings: Tensor, noun_ids: Tensor, seed: int, step: int) -> Tensor:
