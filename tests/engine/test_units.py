@@ -17,9 +17,11 @@ from ovseg.core import tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.files import replace_folder
 from ovseg.engine.fingerprint import StepKey
+from ovseg.engine.published import reusable_counts
 from ovseg.engine.runtime import GPU_FILES, Runtime, devices, from_environment, work_folder
+from ovseg.engine.scratch import Scratch, scratch_folder
 from ovseg.engine.steps import run_step
-from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts, scratch_folder
+from ovseg.engine.units import Counts, Task, commit
 
 UNITS = ["00000", "00001", "00002"]
 

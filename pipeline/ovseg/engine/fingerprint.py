@@ -47,6 +47,11 @@ class StepKey:
         """Return the files whose code differs between this key and the recorded `code`, sorted."""
         return sorted(name for name in {*self.code, *code} if self.code.get(name) != code.get(name))
 
+    def describe_changes(self, code: Mapping[str, str]) -> str:
+        """Name five of the files of `changed_code` and count the others; nothing if the code is the same."""
+        changed = self.changed_code(code)
+        return ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+
 
 def step_key(step: str, module: str, **parts: Any) -> StepKey:
     """Make the key of a step.

@@ -12,9 +12,11 @@ from ovseg.core.retries import may_pass
 from ovseg.engine.executors import EXECUTORS
 from ovseg.engine.fingerprint import StepKey
 from ovseg.engine.progress import Progress
+from ovseg.engine.published import reusable_counts
 from ovseg.engine.runtime import Runtime, process_devices
+from ovseg.engine.scratch import Scratch
 from ovseg.engine.totals import Total, check_totals, find_example
-from ovseg.engine.units import Counts, Scratch, TaskFactory, add_counts, reusable_counts
+from ovseg.engine.units import Counts, TaskFactory, add_counts
 
 log = logging.getLogger("ovseg")
 

@@ -29,9 +29,11 @@ from ovseg.core.files import CURVES, write_tsv
 from ovseg.core.options import CropOptions, Fill, Orientation, Templates
 from ovseg.core.rotation import explain_rotation
 from ovseg.engine.fingerprint import StepKey, step_key
+from ovseg.engine.published import reusable_counts
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.scratch import Scratch
 from ovseg.engine.totals import Total, check_totals
-from ovseg.engine.units import Counts, Scratch, Task, commit, reusable_counts
+from ovseg.engine.units import Counts, Task, commit
 from ovseg.evaluation import mask_accuracy, proposal_recall
 from ovseg.evaluation.mask_accuracy import measure_mask_accuracy
 from ovseg.evaluation.proposal_recall import measure_recall

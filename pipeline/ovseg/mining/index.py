@@ -24,10 +24,12 @@ from ovseg.datasets.references import check_listed_images
 from ovseg.datasets.store import Record, Store
 from ovseg.datasets.webdataset import list_shards
 from ovseg.engine.fingerprint import step_key
+from ovseg.engine.published import reusable_counts
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.scratch import PUBLISHED_MARKER, Scratch, scratch_folder
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import PUBLISHED_MARKER, Counts, Scratch, Task, reusable_counts, scratch_folder
+from ovseg.engine.units import Counts, Task
 
 log = logging.getLogger("ovseg")
 

@@ -17,9 +17,10 @@ from ovseg.core.options import ProposeOptions
 from ovseg.datasets.classes import find_table, read_classes
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.scratch import Scratch
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import Counts, Scratch, Task, unit_names
+from ovseg.engine.units import Counts, Task, unit_names
 from ovseg.proposals import Proposal, Source
 from ovseg.proposals.ground_truth import check_annotations, ground_truth, item_counts
 from ovseg.proposals.sources import content_hash, mask_source, table_metadata

@@ -18,9 +18,10 @@ from ovseg.core.options import ClipOptions, CropOptions, ScoreOptions
 from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.scratch import Scratch
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
-from ovseg.engine.units import Scratch, unit_names
+from ovseg.engine.units import unit_names
 from ovseg.mining.region_vectors import vectors_folder
 from ovseg.mining.score_unit import ScoreTaskFactory
 from ovseg.mining.texts import encode_nouns

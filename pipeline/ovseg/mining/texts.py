@@ -21,8 +21,9 @@ from ovseg.core.options import ClipOptions, Precision, Templates
 from ovseg.core.vocabulary import TEMPLATES
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
+from ovseg.engine.scratch import Scratch
 from ovseg.engine.steps import run_step
-from ovseg.engine.units import Counts, Scratch, Task, unit_names
+from ovseg.engine.units import Counts, Task, unit_names
 
 NOUNS_PER_UNIT = 256
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg.engine.fingerprint import StepKey
+from ovseg.engine.published import reusable_counts
 from ovseg.engine.runtime import Runtime
-from ovseg.engine.units import Counts, Scratch, commit, reusable_counts, scratch_folder
+from ovseg.engine.scratch import Scratch, scratch_folder
+from ovseg.engine.units import Counts, commit
 from ovseg.training.checkpoint import Checkpoint, UnfitCheckpointError
 from ovseg.training.curves import History, write_curves
 from ovseg.training.distributed import World, barrier, distributed_context
