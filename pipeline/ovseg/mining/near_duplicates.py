@@ -25,7 +25,7 @@ from ovseg.clip.adapted import load_named
 from ovseg.clip.load import Clip
 from ovseg.clip.pretrained import weights_fingerprint
 from ovseg.clip.regions import squash_image
-from ovseg.core import tables
+from ovseg.core import crops, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.failures import failure, write_failures
 from ovseg.core.image_records import ImageRecord, read_image_records
@@ -188,7 +188,7 @@ class _CompareTaskFactory:
     def __call__(self, device: str) -> Task:
         clip = load_named(self.clip.model, self.clip.pretrained, device, "fp32")
         hashes = np.array([reference.hash for reference in self.references], np.uint64)
-        pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
+        pool = crops.crop_threads(self.workers)
 
         def task(unit: str, folder: Path) -> Counts:
             counts: Counter[str] = Counter(images=0, near_duplicates=0)
