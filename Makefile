@@ -16,7 +16,7 @@ setup: .venv/ready
 repro: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 test: setup # a process for each core, with one thread each
 	$(PYTEST) -m "not slow" $(ARGS)
