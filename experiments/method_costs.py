@@ -41,7 +41,7 @@ def untrained_clip(params: Params, method: Method) -> Clip:
 
 
 def settings_of(params: Params, method: Method) -> RegionSettings:
-    """Return the region encoder of a row."""
+    """Return the region encoder of a row whose encoder needs no training: crops, region tokens or biased tokens."""
     finetune = FinetuneOptions.model_validate(params.finetune.model_dump() | dict(method.finetune or {}))
     if finetune.method in ("crops", "text_prompts"):
         return CROPS

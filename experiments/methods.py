@@ -51,7 +51,7 @@ def run(params: Params, rows: Sequence[str], seeds: Sequence[int]) -> None:
         for row in rows:
             method = METHODS[row]
             folder = from_environment().work / "methods" / f"{slug(row)}-{seed}"
-            stored = str(seed) in read_figures(RESULTS, rows).get(row, {})
+            stored = "benchmarks" in read_figures(RESULTS, rows).get(row, {}).get(str(seed), {})
             if stored or not (method.trains or seed == seeds[0]):
                 continue
             of_run = method.of_run and seed == params.finetune.seed
@@ -61,10 +61,11 @@ def run(params: Params, rows: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def measure_costs(params: Params, rows: Sequence[str]) -> None:
-    """Store the costs of each row with those figures of its first seed."""
+    """Store the costs of each row with the other figures of its first seed."""
     for row in rows:
         figures = costs_of_method(params, METHODS[row])
-        store_figures(RESULTS, row, 0, figures)
+        first = min(map(int, read_figures(RESULTS, rows).get(row, {})), default=0)
+        store_figures(RESULTS, row, first, figures)
         print(row, json.dumps(figures), flush=True)
 
 

@@ -57,7 +57,12 @@ def region_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def _runs(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, Runs]]:
-    return [(row, [by_seed[seed] for seed in sorted(by_seed)]) for row, by_seed in results.items() if by_seed]
+    """The seeds of each row that are measured; costs may be stored before."""
+    measured = {
+        row: [by_seed[seed] for seed in sorted(by_seed) if "benchmarks" in by_seed[seed]]
+        for row, by_seed in results.items()
+    }
+    return [(row, runs) for row, runs in measured.items() if runs]
 
 
 def _miou(benchmark: str, metric: str) -> Callable[[Mapping[str, Any]], float]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from ovseg.cli import plan
 from ovseg.cli.app import app
 from ovseg.cli.plan import Machine, Row, facts, format_plan, plan_pipeline
+from ovseg.clip import pooled_regions
 from ovseg.clip.adapted import load_adapted
 from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, write_embeddings
 from ovseg.core.params import Params
@@ -240,12 +241,32 @@ def test_the_files_of_an_evaluated_image_have_the_planned_bytes(toys: Toys, tmp_
         assert of_image < (tmp_path / "work" / file).stat().st_size < of_image + 500, name
 
 
+def test_the_cells_that_pseudo_texts_attend_to_are_kept_with_each_set_of_masks() -> None:
+    """14 x 14 cells for the finetuned CLIP and its copy, at three thresholds of the held-out images and one of the others."""
+    pooled = {"finetune__method": "maskclippp", "finetune__region_encoder": "pooled", "finetune__image_size": 448}
+    linear, pseudo = (
+        by_step(changed("coco-vitl", **pooled, finetune__psm=psm, prompt__epochs=0), A100)["OVSEG_WORK/regions"]
+        for psm in ("linear", "pseudo_text")
+    )
+    params = changed("coco-vitl")
+    assert params.evaluate.models == ["base", "finetune", "prompt"] and len(params.calibrate.thresholds) == 3
+    images = [by_step(params, A100)[f"{step}"].amount for step in steps_of_benchmarks(params)]
+    masks = 3 * params.proposal_network.num_queries
+    assert pseudo.amount - linear.amount == pytest.approx(sum(images) / masks * 2 * 14 * 14)
+    assert pseudo.unit == "masks and cells at most" and pseudo.disk > linear.disk
+
+
+def steps_of_benchmarks(params: Params) -> list[str]:
+    return ["calibrate", *(f"evaluate@{name}" for name in params.evaluate.benchmarks)]
+
+
 def test_what_is_copied_from_modules_with_torch_is_as_there() -> None:
-    copied = (plan.LARGEST, plan.SIZE_DIVISOR, plan.STRIDE, plan.REGION_NAME)
+    copied = (plan.LARGEST, plan.SIZE_DIVISOR, plan.STRIDE, plan.CONVNEXT_STRIDE, plan.REGION_NAME)
     assert copied == (
         prediction_store.LARGEST,
         SIZE_DIVISOR,
         STRIDE,
+        pooled_regions.STRIDE,
         len(embedding_file(Path(), "", [b"a"]).regions[0]),
     )
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovseg.clip.adapted import load_adapted, save_adapted
+from ovseg.clip.adapted import load_adapted, materialise, save_adapted
+from ovseg.clip.export import export_clip
 from ovseg.clip.pseudo_text import (
     HEADS,
     PSEUDO_TEXT,
@@ -22,8 +23,10 @@ from ovseg.clip.pseudo_text import (
     write_pseudo_text,
 )
 from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.regions import with_regions
 from ovseg.core.errors import OvsegError
-from tests.towers import TOWERS, save
+from ovseg.core.hashing import sha256_path
+from tests.towers import TOWERS, save, with_pseudo_texts
 
 WIDTH = 16
 
@@ -109,8 +112,13 @@ def test_a_folder_keeps_them_and_forgets_them_when_it_is_written_again(tmp_path:
         assert torch.equal(value, pseudo_text.state_dict()[name])
     assert not loaded.pseudo_text.training
     assert not any(parameter.requires_grad for parameter in loaded.pseudo_text.parameters())
+    assert "ovseg.clip.pseudo_text.compare" in (out / "README.md").read_text()
+    materialise(f"local-dir:{out}", None, tmp_path / "copy")
+    export_clip(out, tmp_path / "half", half=True)
+    for copy in (tmp_path / "copy", tmp_path / "half"):
+        assert sha256_path(copy / PSEUDO_TEXT) == sha256_path(out / PSEUDO_TEXT)
     save_adapted(clip.model, config, None, {}, out, regions=settings)
-    assert load_adapted(out).pseudo_text is None
+    assert load_adapted(out).pseudo_text is None and "pseudo_text" not in (out / "README.md").read_text()
 
 
 def test_a_file_that_cannot_be_used_is_named_with_a_remedy(tmp_path: Path) -> None:
@@ -118,11 +126,15 @@ def test_a_file_that_cannot_be_used_is_named_with_a_remedy(tmp_path: Path) -> No
     path = tmp_path / PSEUDO_TEXT
     with pytest.raises(OvsegError, match=r"pseudo_text\.safetensors is for embeddings of width 16, this CLIP has 32"):
         read_pseudo_text(path, 32)
-    save_file({"norm.weight": torch.ones(WIDTH)}, path)
+    save_file({"project.weight": torch.ones(WIDTH, WIDTH)}, path)
     with pytest.raises(
         OvsegError, match=r"pseudo_text\.safetensors holds no pseudo-texts: .*Missing key.*copy it again"
     ):
         read_pseudo_text(path, WIDTH)
+    for shape in ((), (20, 20)):
+        save_file({"project.weight": torch.ones(shape)}, path)
+        with pytest.raises(OvsegError, match=r"pseudo_text\.safetensors holds no pseudo-texts: .*copy it again"):
+            read_pseudo_text(path, WIDTH)
     path.write_bytes(b"no tensors")
     with pytest.raises(OvsegError, match=r"pseudo_text\.safetensors holds no pseudo-texts"):
         read_pseudo_text(path, WIDTH)
@@ -133,7 +145,11 @@ def test_a_file_that_cannot_be_used_is_named_with_a_remedy(tmp_path: Path) -> No
 def test_they_are_for_the_encoder_that_they_were_trained_with(tmp_path: Path) -> None:
     folder = save("convnext", tmp_path)
     write_pseudo_text(learned(), folder)
-    with pytest.raises(
-        OvsegError, match=r"pseudo_text\.safetensors is for the region encoder pooled, not crops.* copy"
-    ):
+    with pytest.raises(OvsegError, match=r"region_encoder\.json: pseudo-texts are for .* pooled, not crops.* copy"):
         load_adapted(folder)
+    clip = with_pseudo_texts(tmp_path / "trained")
+    with pytest.raises(OvsegError, match=r"pseudo-texts are for .* pooled, not mask_adapter"):
+        with_regions(clip, RegionSettings("mask_adapter", image_size=64))
+    for cells in (None, torch.zeros(0, WIDTH)):
+        with pytest.raises(ValueError, match="needs the cells of the image"):
+            compare(unit(2, WIDTH, seed=0), unit(3, WIDTH, seed=1), clip.pseudo_text, cells)

@@ -227,6 +227,14 @@ def test_pairs_of_region_encoders_are_refused_where_shards_are_trained_on(tmp_pa
     assert read_params(written(tmp_path, {"finetune.method": "maft", "finetune.pairs": "annotated"}))
 
 
+@pytest.mark.parametrize("method", ["crops", "maft", "maskclippp"])
+def test_pseudo_texts_are_for_one_method_and_its_encoder(method: str, tmp_path: Path) -> None:
+    text = message(written(tmp_path, {"finetune.method": method, "finetune.psm": "pseudo_text"}))
+    assert f"not for {method} and region_tokens; set it to linear" in text
+    allowed = {"finetune.method": "maskclippp", "finetune.psm": "pseudo_text", "finetune.region_encoder": "pooled"}
+    assert read_params(written(tmp_path, allowed))
+
+
 @pytest.mark.parametrize("name", Params.model_fields)
 def test_every_field_says_what_it_is(name: str) -> None:
     model: Any = Params.model_fields[name].annotation

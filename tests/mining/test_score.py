@@ -28,7 +28,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.mining.matching import originals_of, rank
 from ovseg.mining.regions import read_regions, region_parts
 from ovseg.mining.score import score_nouns
-from ovseg.mining.scorer import load_scorer
+from ovseg.mining.scorer import check_scorer, load_scorer
 from tests.clip.test_passes import VIT_B
 from tests.conftest import HEIGHT, TINY, WIDTH, Mined, digests, random_clip
 from tests.towers import save, with_pseudo_texts
@@ -385,7 +385,13 @@ def test_an_encoder_that_the_clip_cannot_have_is_named(
         scored(mined, tiny_clip, tmp_path / "out", runtime, encoder="mask_adapter")
 
 
-def test_pseudo_texts_are_refused_since_embeddings_are_compared_across_images(tmp_path: Path) -> None:
-    with_pseudo_texts(tmp_path)
+def test_pseudo_texts_are_refused_before_anything_is_encoded(
+    mined: Mined, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since mining compares embeddings across images; a dry run says so, too."""
+    with_pseudo_texts(tmp_path / "clip")
+    monkeypatch.setattr("ovseg.mining.score.encode_nouns", None)
     with pytest.raises(OvsegError, match=r"has pseudo-texts \(pseudo_text\.safetensors\).* with finetune\.psm=linear"):
-        load_scorer(ClipOptions(model=f"local-dir:{tmp_path}"), ScoreOptions(), "cpu")
+        scored(mined, tmp_path / "clip", tmp_path / "out", runtime)
+    with pytest.raises(OvsegError, match=r"has pseudo-texts"):
+        check_scorer(ClipOptions(model=f"local-dir:{tmp_path / 'clip'}"))

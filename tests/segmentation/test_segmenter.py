@@ -202,6 +202,8 @@ def test_pseudo_texts_are_those_of_the_image_that_is_segmented(segmenter: Segmen
         torch.testing.assert_close(probs[1:].float(), expected, atol=1e-3, rtol=0)
         assert not probs[0].any()
     assert pseudo.segment(pixels, NAMES).labels.shape == pixels.shape[:2]
+    with pytest.raises(OvsegError, match=r"no_object_in_clip=true compares .* no cosines; set it to false"):
+        replace(pseudo, options=SegmentOptions(no_object_in_clip=True))
 
 
 def crop_of_cross(segmenter: Segmenter, view: View = "crop-and-mask", fill: Fill = "mean") -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ UNKNOWN = math.nan
 SAMPLE = 200  # images whose captions or masks are counted
 SCRATCH = "OVSEG_WORK"  # the folder of unfinished work, in the steps of rows whose bytes lie there
 # Of modules that import torch, which takes seconds: clip.embedding_files, evaluation.prediction_store, proposals.network.
-REGION_NAME, LARGEST, SIZE_DIVISOR, STRIDE = 32, 2**22, 32, 4
+REGION_NAME, LARGEST, SIZE_DIVISOR, STRIDE, CONVNEXT_STRIDE = 32, 2**22, 32, 4, 32
 ON_CROPS = ("crops", "text_prompts")  # the methods of finetune whose samples are pairs; those of the others are images
 MEASURED_SIDE = 448  # pixels of the images of rates.json whose regions are encoded in one pass, 100 each
 READ_FROM_FILES = [name for name, source in SOURCES.items() if not source.uses_model]
@@ -125,7 +125,7 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
         rows.append(_row(machine, step, samples, unit, clip_bytes, [work]))
     tasks = [("calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
     tasks += [(f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks]
-    all_images = all_crops = 0.0
+    all_images = all_crops = all_cells = 0.0
     for step, folder, limit, thresholds in tasks:
         images = _limited(_count_benchmark(folder), limit)
         masks = images * network.num_queries * thresholds
@@ -138,10 +138,11 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
             ),
         ]
         crops = masks * (len(works) - 1)
+        cells = images * thresholds * sum(_cells(params, model) for model in dict.fromkeys(evaluate.models))
         disk = images * facts()["bytes"][step.partition("@")[0]]
         rows.append(_row(machine, step, crops, "masks at most", disk, works))
-        all_images, all_crops = all_images + images, all_crops + crops
-    return [*rows, *_scratch_rows(params, all_images, all_crops)]
+        all_images, all_crops, all_cells = all_images + images, all_crops + crops, all_cells + cells
+    return [*rows, *_scratch_rows(params, all_images, all_crops, all_cells)]
 
 
 def format_plan(rows: Sequence[Row], machine: Machine, free: int) -> str:
@@ -223,6 +224,12 @@ def _encoder(params: Params, model: options.ModelName) -> options.Encoder:
     return _encoder(params, params.finetune.init if model == "finetune" else params.prompt.init)
 
 
+def _cells(params: Params, model: options.ModelName) -> int:
+    """The cells of an image that a model of models/ embeds beside its masks: those that pseudo-texts attend to."""
+    with_cells = params.finetune.psm == "pseudo_text" and _encoder(params, model) == "pooled"
+    return (params.finetune.image_size // CONVNEXT_STRIDE) ** 2 if with_cells else 0
+
+
 def _clip(name: str) -> str:
     """The name of a CLIP in rates.json: that of open_clip, without the activation."""
     return name.removesuffix("-quickgelu")
@@ -251,14 +258,15 @@ def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
         yield _row(machine, f"convert@{name}", images, "images", images * facts()["bytes"][kind])
 
 
-def _scratch_rows(params: Params, images: float, crops: float) -> Iterator[Row]:
+def _scratch_rows(params: Params, images: float, crops: float, cells: float) -> Iterator[Row]:
     """What calibrate and evaluate keep in the folder of unfinished work until it is deleted; docs/faq.md says what it is.
 
     Images that benchmarks share, and their masks, are kept once but counted for each. The few masks of the ground truth, which
     evaluate adds, are not counted.
     """
     network, width = params.proposal_network, _embedding_width(params)
-    yield Row(f"{SCRATCH}/regions", crops, "masks at most", 0, crops * (4 * width + REGION_NAME))
+    regions, unit = crops + cells, "masks and cells at most" if cells else "masks at most"
+    yield Row(f"{SCRATCH}/regions", regions, unit, 0, regions * (4 * width + REGION_NAME))
     masks = _prediction_bytes(network)
     images, embeddings = images if masks else 0, 4 * width * (network.num_queries + 1)  # of the queries and "no object"
     yield Row(f"{SCRATCH}/predictions", images, "images at most", 0, images and images * (masks + embeddings))

@@ -86,13 +86,8 @@ def _with_files_of(folder: Path, clip: Clip, prompts: bool = True) -> Clip:
         clip = replace(clip, adapter=read_adapter(folder / ADAPTER, clip.width).to(device, clip.dtype))
     if (folder / PSEUDO_TEXT).is_file():
         clip = replace(clip, pseudo_text=read_pseudo_text(folder / PSEUDO_TEXT, clip.width).to(device))
-    settings = read_settings(folder)
-    if clip.pseudo_text is not None and settings.encoder != "pooled":
-        raise OvsegError(
-            f"{folder / PSEUDO_TEXT} is for the region encoder pooled, not {settings.encoder}; take a copy of the folder "
-            f"without it, or with the {REGION_ENCODER} that it was trained with"
-        )
-    return clip if settings == clip.regions else with_regions(clip, settings, folder / REGION_ENCODER)
+    settings, plain = read_settings(folder), clip.pseudo_text is None
+    return clip if settings == clip.regions and plain else with_regions(clip, settings, folder / REGION_ENCODER)
 
 
 def _with_prompts(clip: Clip, folder: Path) -> Clip:
@@ -156,7 +151,14 @@ def save_adapted(
         write_pseudo_text(pseudo_text, folder)
     write_settings(regions or CROPS, folder)
     write_json(folder / PROVENANCE, provenance)
-    write_card(folder, provenance, prompts is not None, text_prompts is not None, (regions or CROPS).encoder)
+    write_card(
+        folder,
+        provenance,
+        prompts is not None,
+        text_prompts is not None,
+        (regions or CROPS).encoder,
+        pseudo_text is not None,
+    )
 
 
 def materialise(model: str, pretrained: str | None, folder: Path, licence: str | None = None) -> None:

@@ -46,6 +46,9 @@ OF_WHOLE_IMAGES = """# CLIP that sees the regions of an image in one pass
 The image tower sees the whole image once; `region_encoder.json` says how it classifies regions (`{encoder}`). Stock open_clip
 does not read that file."""
 
+PSEUDO_TEXTS = """Regions are not compared with the texts, but with what `pseudo_text.safetensors` makes of them in each image:
+`ovseg.clip.pseudo_text.compare`."""
+
 
 def write_card(
     folder: Path,
@@ -53,6 +56,7 @@ def write_card(
     has_prompts: bool,
     has_text_prompts: bool = False,
     encoder: Encoder = "crops",
+    has_pseudo_texts: bool = False,
 ) -> None:
     """Write README.md with the metadata that the Hub reads.
 
@@ -63,6 +67,7 @@ def write_card(
         has_prompts: whether mask prompts are stored beside the weights.
         has_text_prompts: whether learned text prompts are.
         encoder: the region encoder that the CLIP is made for.
+        has_pseudo_texts: whether pseudo-texts are stored beside the weights.
     """
     base, steps = provenance.get("base", {}), provenance.get("steps", [])
     licences = {base.get("licence"), *(step.get("mask_licence") for step in steps)}
@@ -74,13 +79,16 @@ def write_card(
     )
     prompts = "Mask prompts are stored in `mask_prompts.safetensors`; stock open_clip does not use them."
     text_prompts = (
-        "\n\nLearned text prompts, which `load_adapted` embeds names with, are stored in `text_prompts.safetensors`."
+        "Learned text prompts, which `load_adapted` embeds names with, are stored in `text_prompts.safetensors`."
     )
+    beside = [prompts if has_prompts else "There are no mask prompts."]
+    beside += [text_prompts] if has_text_prompts else []
+    beside += [PSEUDO_TEXTS] if has_pseudo_texts else []
     text = TEXT.format(
         metadata=metadata.to_yaml(),
         kind=OF_WHOLE_IMAGES.format(encoder=encoder) if encoder != "crops" else OF_CROPS if steps else UNCHANGED,
         extras="mask prompts if there are any" if encoder == "crops" else "its region encoder",
-        prompts=(prompts if has_prompts else "There are no mask prompts.") + (text_prompts if has_text_prompts else ""),
+        prompts="\n\n".join(beside),
         origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),
     )
     ModelCard(text).save(folder / CARD)

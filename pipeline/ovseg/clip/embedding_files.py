@@ -3,7 +3,7 @@
 A file is named after the content of the image, in a folder that is named after the CLIP and how it sees regions, and each
 embedding in it after its mask, so it can never be out of date.
 
-    regions   uint8 [N, 32], the names of all masks of the image that were encoded
+    regions   uint8 [N, 32], the names of all masks of the image that were encoded, and of its cells for pseudo-texts
     vectors   float32 [N, D], their embeddings
 
 Shapes: Q masks of an image, V of them with a pixel, D joint embedding.

@@ -82,10 +82,14 @@ def compare(
     Returns:
         the products of regions and texts, cosines if both are unit vectors. With pseudo-texts their scores, divided by the
             factor that turns cosines into logits, so that both are used alike.
+
+    Raises:
+        ValueError: there are pseudo-texts, and no cells.
     """
     if pseudo_text is None:
         return regions @ texts.T
-    assert cells is not None
+    if cells is None or not len(cells):
+        raise ValueError("a CLIP with pseudo-texts needs the cells of the image")
     device = pseudo_text.norm.weight.device
     of_image: Tensor = pseudo_text(texts.to(device), cells[None].to(device))[0]
     return (regions.to(device) @ of_image.T).cpu() / LOGIT_SCALE
@@ -118,10 +122,10 @@ def read_pseudo_text(path: Path, width: int) -> PseudoText:
     """
     try:
         state = load_file(path)
-        of_file = len(state["norm.weight"])
+        of_file = state["project.weight"].shape[0]
         pseudo_text = PseudoText(of_file)
         pseudo_text.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, RuntimeError, OvsegError) as error:
         problem = " ".join(str(error).split())[:400]
         raise OvsegError(
             f"{path} holds no pseudo-texts: {problem}; copy it again from where the model comes from"

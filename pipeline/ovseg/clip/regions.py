@@ -22,6 +22,7 @@ from ovseg.clip.load import Clip
 from ovseg.clip.mask_adapter import ADAPTER, MaskAdapter, adapted_regions, mask_cells
 from ovseg.clip.pooled_regions import STRIDE, pooled_regions
 from ovseg.clip.prompts import vit_layout
+from ovseg.clip.pseudo_text import PSEUDO_TEXT
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import mean_of_cells, region_tokens
 from ovseg.clip.save import PROMPTS
@@ -30,7 +31,7 @@ from ovseg.core import crops, masks
 from ovseg.core.errors import OvsegError
 from ovseg.core.images import ImageArray
 from ovseg.core.masks import MaskArray
-from ovseg.core.options import Fill
+from ovseg.core.options import Encoder, Fill
 
 DEFAULT_START = 2 / 3  # of the blocks: MAFT's 8 of 12
 
@@ -244,9 +245,19 @@ def _problem(clip: Clip, settings: RegionSettings) -> str | None:
             f"image_size={settings.image_size} is not for the region encoder crops, whose input is the CLIP's, {clip.size} "
             "pixels; leave it out, or take region_tokens"
         )
+    return _problem_beside(clip, encoder)
+
+
+def _problem_beside(clip: Clip, encoder: Encoder) -> str | None:
+    """What lies beside the weights of a CLIP and does not belong to a region encoder, with a remedy."""
     if encoder != "crops" and clip.prompts is not None:
         return (
             f"the region encoder {encoder} sees whole images, and mask prompts replace the background of crops; take a copy "
             f"of the CLIP's folder without {PROMPTS}, or the region encoder crops"
+        )
+    if encoder != "pooled" and clip.pseudo_text is not None:
+        return (
+            f"pseudo-texts are for the region encoder pooled, not {encoder}; take a copy of the CLIP's folder without "
+            f"{PSEUDO_TEXT}, or the region encoder pooled"
         )
     return None

@@ -378,6 +378,16 @@ class FinetuneOptions(TrainingOptions):
     """Peak learning rate of the logit scale, and of what is learned beside the tower: biases, adapters, the PSM; null for
     `lr`."""
 
+    @property
+    def psm_problem(self) -> str | None:
+        """Why `psm` is not for the method or the region encoder, with a remedy; None if it is."""
+        if self.psm == "linear" or (self.method, self.region_encoder) == ("maskclippp", "pooled"):
+            return None
+        return (
+            f"finetune.psm={self.psm} is for finetune.method=maskclippp and finetune.region_encoder=pooled, not for "
+            f"{self.method} and {self.region_encoder}; set it to linear"
+        )
+
 
 REGION_FIELDS = frozenset(
     (

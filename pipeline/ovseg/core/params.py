@@ -146,6 +146,12 @@ class Params(Options):
         return self
 
     @model_validator(mode="after")
+    def _check_psm(self) -> Self:
+        if problem := self.finetune.psm_problem:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _check_background(self) -> Self:
         """A training fills the background of a crop from its mask, and cannot bring back one that the shards lack."""
         trained: dict[str, options.TrainingOptions] = {"prompt": self.prompt}

@@ -68,14 +68,14 @@ def check_inputs(options: RunOptions) -> None:
     Raises:
         OvsegError: something is missing; with `OVSEG_OFFLINE=1` also what is published and not on this machine.
     """
-    from ovseg.clip.pretrained import locate
+    from ovseg.mining.scorer import check_scorer
 
     for section, values in options:
         for name, value in values:
             if hasattr(value, "exists") and not value.exists():
                 raise OvsegError(f"{section}.{name}={value} does not exist")
     mask_source(options.propose)
-    for check in (lambda: locate(options.clip.model, options.clip.pretrained), lambda: table_metadata(options.propose)):
+    for check in (lambda: check_scorer(options.clip), lambda: table_metadata(options.propose)):
         with skip_downloads():
             check()
 

@@ -24,6 +24,7 @@ from ovseg.engine.totals import Total
 from ovseg.engine.units import unit_names
 from ovseg.mining.region_vectors import vectors_folder
 from ovseg.mining.score_unit import ScoreTaskFactory
+from ovseg.mining.scorer import check_scorer
 from ovseg.mining.texts import encode_nouns
 
 TOTALS = (Total("nouns", "no_proposals", chosen=True), Total("nouns"))  # `propose` judges images without proposals
@@ -59,8 +60,9 @@ def score_nouns(
         counts: images and nouns scored, crops encoded, and dropped nouns by reason.
 
     Raises:
-        OvsegError: the CLIP cannot be loaded, or a table is missing.
+        OvsegError: the CLIP cannot be loaded or cannot score (see `check_scorer`), or a table is missing.
     """
+    check_scorer(clip)
     model = weights_fingerprint(clip.model, clip.pretrained)
     key = step_key(
         "score",

@@ -6,11 +6,26 @@ from dataclasses import asdict, fields
 
 from ovseg.clip.adapted import load_named
 from ovseg.clip.load import Clip
+from ovseg.clip.pretrained import locate
 from ovseg.clip.pseudo_text import PSEUDO_TEXT
 from ovseg.clip.region_settings import CROPS, RegionSettings
 from ovseg.clip.regions import with_regions
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import ClipOptions, ScoreOptions
+
+
+def check_scorer(clip: ClipOptions) -> None:
+    """Check that a CLIP can score, without loading it.
+
+    Raises:
+        OvsegError: it cannot be found, see `locate`, or it has pseudo-texts.
+    """
+    folder = locate(clip.model, clip.pretrained).folder
+    if folder is not None and (folder / PSEUDO_TEXT).is_file():
+        raise OvsegError(
+            f"{clip.model} has pseudo-texts ({PSEUDO_TEXT}), by which a noun means something else in each image, and mining "
+            "compares embeddings across images; score with another CLIP, or train this one with finetune.psm=linear"
+        )
 
 
 def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
@@ -19,12 +34,8 @@ def load_scorer(clip: ClipOptions, options: ScoreOptions, device: str) -> Clip:
     Raises:
         OvsegError: the CLIP cannot have that encoder, or is made for another one, or has pseudo-texts.
     """
+    check_scorer(clip)
     loaded = load_named(clip.model, clip.pretrained, device, options.precision)
-    if loaded.pseudo_text is not None:
-        raise OvsegError(
-            f"{clip.model} has pseudo-texts ({PSEUDO_TEXT}), by which a noun means something else in each image, and mining "
-            "compares embeddings across images; score with another CLIP, or train this one with finetune.psm=linear"
-        )
     settings = RegionSettings(options.encoder, options.start_block, options.image_size, coverage=options.coverage)
     if settings == CROPS:
         return loaded

@@ -33,7 +33,8 @@ class Vocabulary:
 
     Attributes:
         names: the shown name of each of K classes.
-        texts: what region embeddings are multiplied with, float32 `[M, D]`: unit vectors, but for a CLIP with template weights.
+        texts: what region embeddings are multiplied with, if there are no pseudo-texts, float32 `[M, D]`: unit vectors, but for
+            a CLIP with template weights.
         owner: the class of each text, int64 `[M]`.
         phrases: all names of all classes, which the texts stand for.
         network_texts: the texts by which the proposal network classifies, `[M, D]`, where CLIP has learned text prompts or

@@ -82,7 +82,7 @@ class Segmenter:
         crop, batch_size, pool: as `RegionEncoder` takes them.
 
     Raises:
-        OvsegError: the CLIP has no such view.
+        OvsegError: the CLIP has no such view; or "no object" is to take part in its softmax, and its scores are no cosines.
     """
 
     network: ProposalNetwork
@@ -96,6 +96,11 @@ class Segmenter:
 
     def __post_init__(self) -> None:
         _ = self.encoder  # checks the view
+        if self.options.no_object_in_clip and self.clip.pseudo_text is not None:
+            raise OvsegError(
+                "segment.no_object_in_clip=true compares a cosine of the proposal network with those of CLIP, and this CLIP "
+                "has pseudo-texts, whose scores are no cosines; set it to false"
+            )
 
     @property
     def encoder(self) -> RegionEncoder:

@@ -237,12 +237,13 @@ def _stop_at_step_end() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def explain_out_of_memory(name: str, samples: int) -> Iterator[None]:
+def explain_out_of_memory(name: str, samples: int, more: str = "") -> Iterator[None]:
     """Turn torch's out-of-memory errors into a message with a remedy.
 
     Args:
         name: the name of the training.
         samples: the number of samples that are in memory at a time.
+        more: what else can be done, a sentence.
 
     Raises:
         OvsegError: in the place of an out-of-memory error.
@@ -255,5 +256,5 @@ def explain_out_of_memory(name: str, samples: int) -> Iterator[None]:
         raise OvsegError(
             f"{name}: out of memory with {samples} samples at a time ({str(error).splitlines()[0][:160]}). Set "
             f"OVSEG_MICRO_BATCH to less; {name}.batch_size stays the same, and so does the result of a model without batch "
-            "normalization"
+            f"normalization{more and '. '}{more}"
         ) from None

@@ -24,6 +24,11 @@ from ovseg.training.precision import autocast_context
 from ovseg.training.region_dataset import RegionBatch
 from ovseg.training.texts import draw_synonyms
 
+WITH_PSEUDO_TEXTS = (
+    "The pseudo-texts of all classes and images of a step are in memory at once: if that is not enough, set "
+    "finetune.batch_size to less"
+)
+
 
 @dataclass(frozen=True)
 class RegionStep:
@@ -62,7 +67,8 @@ class RegionStep:
     def __call__(self, number: int) -> StepResult:
         """Compute the gradients of the step of this number, see `Step`."""
         batch = next(self.batches)
-        with explain_out_of_memory("finetune", self.micro_size):
+        more = "" if self.pseudo_text is None else WITH_PSEUDO_TEXTS
+        with explain_out_of_memory("finetune", self.micro_size, more):
             loss = self._compute(batch, number)
         shown = {"logit_scale": float(self.log_scale.detach().exp())}
         return StepResult(loss, self.options.batch_size, batch["keys"], shown)

@@ -73,7 +73,7 @@ class RegionTower(nn.Module):
         clip: the CLIP; the weights of its image tower are trained in place.
         settings: the region encoder and its parameters.
         learned: the first values of what is learned beside the tower; an adapter is trained in place.
-        texts: what is learned of texts. It is no part of the module, whose forward pass has no use for it.
+        texts: what is learned of texts. It is no part of the module, which only asks it whether cells are needed.
     """
 
     def __init__(

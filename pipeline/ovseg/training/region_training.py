@@ -158,11 +158,8 @@ def check_region_options(options: FinetuneOptions) -> Objective:
             region encoder has none; or pseudo-texts are not for the method or the region encoder.
     """
     objective = OBJECTIVES[options.method]
-    if options.psm != "linear" and (options.method, options.region_encoder) != ("maskclippp", "pooled"):
-        raise OvsegError(
-            f"finetune.psm={options.psm} is for finetune.method=maskclippp and finetune.region_encoder=pooled, not for "
-            f"{options.method} and {options.region_encoder}; set it to linear"
-        )
+    if problem := options.psm_problem:
+        raise OvsegError(problem)
     if objective.trains is None and options.region_encoder != "mask_adapter":
         raise OvsegError(
             f"finetune.method={options.method} trains a mask adapter alone, and finetune.region_encoder="
