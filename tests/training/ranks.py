@@ -15,7 +15,8 @@ from ovseg.engine.runtime import Runtime
 from ovseg.training import run as module
 from ovseg.training.distributed import distributed_context
 from ovseg.training.proposal_network import train_proposal_network
-from tests.training import test_contrastive, test_proposal_network
+from ovseg.training.region_training import RunFolders
+from tests.training import test_contrastive, test_proposal_network, test_pseudo_text_training
 from tests.training.test_proposal_network import LONGER, alike, change
 
 
@@ -34,6 +35,9 @@ def main() -> None:
         scenes = alike(2 * world.rank, 2)
         results = test_proposal_network.gradients(clip, scenes, 1, world, DistributedDataParallel)
         torch.save(results, folder / f"masks-{world.rank}.pt")
+        run = RunFolders(*(folder / "run" / name for name in ("index", "proposals", "pairs", "images")))
+        results = test_pseudo_text_training.gradients(folder / "pseudo", run, 1, world)
+        torch.save(results, folder / f"pseudo-{world.rank}.pt")
         setattr(module, "distributed_context", lambda _: nullcontext(world))  # ranks meet once in a process  # noqa: B010
         runtime = Runtime(workers=1, work=folder / "work")
         options = change(LONGER, annotations=annotations)

@@ -95,29 +95,31 @@ def test_the_loss_is_the_cross_entropy_of_regions_and_the_texts_of_their_image(c
     assert float(step(0).loss) == pytest.approx(float(sum(expected)) / len(batch["image"]), abs=1e-5)
 
 
+def gradients(
+    folder: Path, run: RunFolders, micro_batch: int | None = None, world: World | None = None
+) -> dict[str, torch.Tensor]:
+    """Of the first step, on this rank's part of the batch, without what attention drops out."""
+    options_, clip = chosen(folder), load_adapted(folder)
+    tower, runtime = build_region_tower(clip, options_), Runtime(workers=0, micro_batch=micro_batch)
+    assert tower.texts.pseudo_text is not None
+    tower.texts.pseudo_text.eval()
+    world = world or World(0, 1, torch.device("cpu"))
+    loop = build_region_loop(clip, tower, read_run(run, options_), 4, options_, CropOptions(), runtime, world)
+    loop.make_step(0)(0)
+    parameters = {**dict(tower.named_parameters()), **tower.texts.parameters()}
+    return {name: p.grad for name, p in parameters.items() if p.grad is not None}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert sum(name.startswith("pseudo_text.") for name in found) == 7
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5 * largest, rtol=1e-3, msg=name)
+
+
 def test_micro_batches_give_the_same_gradients(trained: Path, run: RunFolders) -> None:
-    gradients = []
-    for micro_batch in (None, 1):
-        clip, world = load_adapted(trained), World(0, 1, torch.device("cpu"))
-        tower = build_region_tower(clip, chosen(trained))
-        loop = build_region_loop(
-            clip,
-            tower,
-            read_run(run, chosen(trained)),
-            4,
-            chosen(trained),
-            CropOptions(),
-            Runtime(workers=0, micro_batch=micro_batch),
-            world,
-        )
-        loop.make_step(0)(0)
-        parameters = {**dict(tower.named_parameters()), **tower.texts.parameters()}
-        gradients.append({name: p.grad for name, p in parameters.items() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    assert sum(name.startswith("pseudo_text.") for name in gradients[0]) == 7
-    largest = max(float(gradient.abs().max()) for gradient in gradients[0].values())
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5 * largest, rtol=1e-3, msg=name)
+    assert_close(gradients(trained, run, micro_batch=1), gradients(trained, run))
 
 
 def test_resume_equals_uninterrupted_bit_for_bit_with_what_drops_out(

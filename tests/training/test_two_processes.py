@@ -12,8 +12,11 @@ import torch
 
 from ovseg.engine.process import torchrun_command
 from ovseg.proposals.network_folder import load_network
+from ovseg.training.region_training import RunFolders
 from tests.conftest import ROOT, THINGS, Coco, Toys
-from tests.training import test_contrastive, test_proposal_network
+from tests.towers import with_pseudo_texts
+from tests.training import test_contrastive, test_proposal_network, test_pseudo_text_training
+from tests.training.region_run import write_run
 from tests.training.test_proposal_network import alike, assert_close, curves
 
 
@@ -23,6 +26,8 @@ def ranks(index: Path, coco: Coco, toys: Toys, base: Path, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("ranks")
     paths = (index, coco.images, coco.instances, toys.clip, base)
     (folder / "paths.json").write_text(json.dumps([*map(str, paths)]))
+    write_run(folder / "run")
+    with_pseudo_texts(folder / "pseudo")
     command = torchrun_command("tests.training.ranks", 2, str(folder))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'pipeline'}:{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -49,6 +54,14 @@ def test_the_gradient_of_the_masks_is_that_of_one_process(ranks: Path, toys: Toy
         result = torch.load(ranks / f"masks-{rank}.pt", weights_only=True)
         torch.testing.assert_close(result.pop("loss"), loss)
         assert_close(result, wanted)
+
+
+def test_the_gradient_of_regions_and_their_pseudo_texts_is_that_of_one_process(ranks: Path) -> None:
+    run = RunFolders(*(ranks / "run" / name for name in ("index", "proposals", "pairs", "images")))
+    wanted = test_pseudo_text_training.gradients(ranks / "pseudo", run)
+    for rank in (0, 1):
+        result = torch.load(ranks / f"pseudo-{rank}.pt", weights_only=True)
+        test_pseudo_text_training.assert_close(result, wanted)
 
 
 def test_they_train_one_network_whose_loss_falls(ranks: Path) -> None:
