@@ -100,6 +100,9 @@ def test_parameters_that_the_pages_set_exist_and_take_these_values() -> None:
                 )
                 if (section, key) == ("finetune", "pairs"):
                     changed["finetune"] = {**changed["finetune"], "method": "regions"}
+                if (section, key) == ("finetune", "psm"):
+                    of_psm = {"method": "maskclippp", "region_encoder": "pooled"}
+                    changed["finetune"] = {**changed["finetune"], **of_psm}
                 if (section, key) == ("finetune", "init"):
                     changed["evaluate"] = {**changed["evaluate"], "models": ["base", "prompt", "finetune"]}
                 Params.model_validate(changed)
