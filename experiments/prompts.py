@@ -1,7 +1,7 @@
 """Whether mask prompts help a CLIP that is finetuned already, on the demo; writes the table of docs/adaptation.md.
 
     dvc exp run -S demo.train=4000                   the run of the tables, with more images than the default
-    python -m experiments.prompts                    train and measure what has no figures (an hour on two cores)
+    python -m experiments.prompts                    train and measure what has no figures (hours on two cores)
     python -m experiments.prompts --rows NAME ...    these rows alone
     python -m experiments.prompts --depths 3         prompts of this depth alone
     python -m experiments.prompts --table            write the table from the figures that are stored
