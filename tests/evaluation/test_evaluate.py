@@ -25,7 +25,7 @@ from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import ITEMS, LABELS, read_benchmark, write_benchmark
 from ovseg.datasets.classes import CLASS_TABLES, read_classes
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation import evaluate as module
+from ovseg.evaluation import benchmark_units
 from ovseg.evaluation.benchmark_metrics import benchmark_metrics, class_ious, gt_areas
 from ovseg.evaluation.benchmark_report import write_benchmark_report
 from ovseg.evaluation.calibrate import Choice
@@ -233,7 +233,7 @@ def test_units_and_batches_of_any_size_give_the_same_rows(
     work: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ITEMS_PER_UNIT", 2)
+    monkeypatch.setattr(benchmark_units, "ITEMS_PER_UNIT", 2)
     run(drawn, toys, clips, tmp_path / "out", Runtime(workers=2, batch_size=64, work=work))
     assert len(tables.parts(tmp_path / "out")) == 3
     assert rows_of(tmp_path / "out") == rows_of(table)
@@ -244,7 +244,7 @@ def test_units_and_batches_of_any_size_give_the_same_rows(
 def test_a_run_that_was_cut_off_continues_to_the_same_bytes(
     drawn: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ITEMS_PER_UNIT", 2)
+    monkeypatch.setattr(benchmark_units, "ITEMS_PER_UNIT", 2)
     run(drawn, toys, clips, tmp_path / "whole", runtime)
     (scratch,) = runtime.work.glob("evaluate-*")
     (scratch / "00001.done.json").unlink()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from ovseg.clip.embedding_files import FOLDER
 from ovseg.clip.region_settings import RegionSettings
@@ -29,12 +28,10 @@ from ovseg.evaluation.oracles import gt_masks
 from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.evaluation.settings import three_classifiers
 from ovseg.evaluation.store import Store, open_store, region_folder
-from ovseg.proposals.network import NetworkOutput, ProposalNetwork
-from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.segmenter import Segmenter
 from tests.conftest import Row, Toys
-from tests.evaluation.conftest import NAMES, draw_benchmark
+from tests.evaluation.conftest import NAMES, Passes, changed_copy, draw_benchmark
 from tests.towers import with_pseudo_texts
 from tests.toys import noise
 
@@ -58,31 +55,6 @@ def run(benchmark: Path, toys: Toys, work: Path, out: Path, **changes: Any) -> l
 def stored(work: Path) -> dict[Path, int]:
     """The files of predictions and embeddings, and when they were written."""
     return {path: path.stat().st_mtime_ns for path in work.glob("*/*/*.safetensors")}
-
-
-class Passes:
-    """What the networks of all segmenters are given from now on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.images: list[ImageArray] = []
-        self.crops: list[int] = []
-        predict, embed = ProposalNetwork.predict, RegionEncoder.embed
-
-        def counted_predict(network: ProposalNetwork, pixels: ImageArray) -> NetworkOutput:
-            self.images.append(pixels)
-            return predict(network, pixels)
-
-        def counted_embed(encoder: RegionEncoder, regions: RegionCrops) -> Tensor:
-            self.crops.append(len(regions.crops))
-            return embed(encoder, regions)
-
-        monkeypatch.setattr(ProposalNetwork, "predict", counted_predict)
-        monkeypatch.setattr(RegionEncoder, "embed", counted_embed)
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
-    return Passes(monkeypatch)
 
 
 def distinct_regions(benchmark: Path, toys: Toys, thresholds: tuple[float, ...]) -> int:
@@ -198,15 +170,6 @@ def test_a_damaged_file_is_computed_again(
         assert run(benchmark, toys, tmp_path / "work", tmp_path / "again") == computed
     assert path.read_bytes() == before
     assert str(path) in caplog.text
-
-
-def changed_copy(folder: Path, weights: str, copy: Path) -> Path:
-    """A copy of a model with another last weight."""
-    shutil.copytree(folder, copy)
-    data = np.frombuffer((copy / weights).read_bytes(), np.uint8).copy()
-    data[-1] ^= 1
-    (copy / weights).write_bytes(data.tobytes())
-    return copy
 
 
 def test_the_store_of_another_network_or_clip_is_not_used(

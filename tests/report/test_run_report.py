@@ -17,6 +17,7 @@ from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.benchmark_report import evaluate_benchmark
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.confusion import confusion
+from ovseg.evaluation.embed import embed
 from ovseg.report.failures import ensemble_rows
 from ovseg.report.overlays import segment_items
 from ovseg.report.run_metrics import MEASURED
@@ -41,10 +42,22 @@ def folders(made: MadeRun, toys: Toys, tmp_path: Path, runtime: Runtime) -> RunF
     for model in MODELS:
         shutil.copytree(toys.clip, folders.models / model)
     benchmark = draw_benchmark(tmp_path / "benchmarks", 2)
+    clips = {model: folders.models / model for model in MODELS}
+    regions = folders.data / "regions" / "benchmarks" / benchmark.name
+    embed(
+        benchmark,
+        folders.network,
+        clips,
+        regions,
+        runtime,
+        {model: [0.5] for model in MODELS},
+        options=SEGMENT,
+        crop=CropOptions(),
+    )
     evaluate_benchmark(
         benchmark,
         folders.network,
-        {model: folders.models / model for model in MODELS},
+        clips,
         folders.reports / "calibrate",
         folders.data / "evaluate" / benchmark.name,
         folders.reports / "evaluate" / benchmark.name,
@@ -55,6 +68,7 @@ def folders(made: MadeRun, toys: Toys, tmp_path: Path, runtime: Runtime) -> RunF
         weight=0.7,
         limit=None,
         missing="error",
+        regions=regions,
     )
     for name in MEASURED:
         (folders.reports / "measure" / name).mkdir(parents=True)
@@ -139,8 +153,9 @@ def test_the_label_maps_that_are_shown_are_those_that_were_evaluated(
     benchmark = read_benchmark(folders.reports.parent / "benchmarks" / "set")
     clips = {model: folders.models / model for model in MODELS}
     choices = dict.fromkeys(MODELS, Choice(0.5, 0.7, "given"))
+    regions = folders.data / "regions" / "benchmarks" / "set"
     for item, _, labels in segment_items(
-        folders.network, clips, benchmark, [0, 1], choices, runtime, options=SEGMENT, crop=CropOptions()
+        folders.network, clips, benchmark, [0, 1], choices, runtime, SEGMENT, CropOptions(), regions
     ):
         for model in MODELS:
             index, pixels = confusion(labels["ground truth"], labels[model], len(benchmark.names), benchmark.ignore)

@@ -36,7 +36,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.files import write_json
 from ovseg.core.json_files import read_json
 from ovseg.core.options import Precision
-from ovseg.core.tensor_files import write_tensors
+from ovseg.core.tensor_files import write_weights
 from ovseg.engine.weight_files import respect_offline
 
 
@@ -141,10 +141,9 @@ def save_adapted(
     prompts = None if prompts is None or not len(prompts) else prompts
     if prompts is not None:
         rows, columns = vit_layout(network.visual).grid  # type: ignore[arg-type]
-        tensor = prompts.detach().float().cpu().contiguous()
-        write_tensors({"prompts": tensor}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
+        write_weights({"prompts": prompts}, folder / PROMPTS, {"grid": f"{rows}x{columns}"})
     if text_prompts is not None:
-        write_tensors({"prompts": text_prompts.detach().float().cpu().contiguous()}, folder / TEXT_PROMPTS)
+        write_weights({"prompts": text_prompts}, folder / TEXT_PROMPTS)
     if adapter is not None:
         write_adapter(adapter, folder)
     if pseudo_text is not None:

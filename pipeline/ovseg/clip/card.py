@@ -81,14 +81,14 @@ def write_card(
     text_prompts = (
         "Learned text prompts, which `load_adapted` embeds names with, are stored in `text_prompts.safetensors`."
     )
-    beside = [prompts if has_prompts else "There are no mask prompts."]
-    beside += [text_prompts] if has_text_prompts else []
-    beside += [PSEUDO_TEXTS] if has_pseudo_texts else []
+    learned = [prompts if has_prompts else "There are no mask prompts."]
+    learned += [text_prompts] if has_text_prompts else []
+    learned += [PSEUDO_TEXTS] if has_pseudo_texts else []
     text = TEXT.format(
         metadata=metadata.to_yaml(),
         kind=OF_WHOLE_IMAGES.format(encoder=encoder) if encoder != "crops" else OF_CROPS if steps else UNCHANGED,
         extras="mask prompts if there are any" if encoder == "crops" else "its region encoder",
-        prompts="\n\n".join(beside),
+        prompts="\n\n".join(learned),
         origin="\n".join([_describe_base(base), *map(_describe_step, steps)]),
     )
     ModelCard(text).save(folder / CARD)

@@ -24,7 +24,7 @@ from ovseg.clip.prompts import vit_layout
 from ovseg.clip.region_tokens import mean_of_cells
 from ovseg.clip.vit_parts import VitParts, patch_grid, vit_parts
 from ovseg.core.errors import OvsegError
-from ovseg.core.tensor_files import write_tensors
+from ovseg.core.tensor_files import write_weights
 
 ADAPTER = "mask_adapter.safetensors"
 MASK_SCALE = 4
@@ -212,10 +212,7 @@ def new_adapter(embed_dim: int, width: int, seed: int) -> MaskAdapter:
 
 def write_adapter(adapter: MaskAdapter, folder: Path) -> None:
     """Write the weights of an adapter to the folder of a CLIP, as float32."""
-    write_tensors(
-        {name: value.detach().float().cpu().contiguous() for name, value in adapter.state_dict().items()},
-        folder / ADAPTER,
-    )
+    write_weights(adapter.state_dict(), folder / ADAPTER)
 
 
 def read_adapter(path: Path, embed_dim: int) -> MaskAdapter:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg.core.errors import OvsegError
-from ovseg.core.tensor_files import write_tensors
+from ovseg.core.tensor_files import write_weights
 from ovseg.core.vocabulary import LOGIT_SCALE
 
 PSEUDO_TEXT = "pseudo_text.safetensors"
@@ -104,10 +104,7 @@ def new_pseudo_text(width: int, seed: int) -> PseudoText:
 
 def write_pseudo_text(pseudo_text: PseudoText, folder: Path) -> None:
     """Write the weights to the folder of a CLIP, as float32."""
-    write_tensors(
-        {name: value.detach().float().cpu().contiguous() for name, value in pseudo_text.state_dict().items()},
-        folder / PSEUDO_TEXT,
-    )
+    write_weights(pseudo_text.state_dict(), folder / PSEUDO_TEXT)
 
 
 def read_pseudo_text(path: Path, width: int) -> PseudoText:

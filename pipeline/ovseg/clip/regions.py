@@ -179,9 +179,18 @@ def masks_on_grid(clip: Clip, region_masks: Iterable[MaskArray]) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, cells, cells)
 
 
-def single_cells(side: int) -> Tensor:
-    """Return a mask for each cell of a grid, which covers it alone, float32 `[g * g, g, g]`."""
-    return torch.eye(side * side).reshape(-1, side, side)
+def with_cells(on_grid: Tensor) -> Tensor:
+    """Put a mask for each of the C cells of the grid, which covers it alone, behind the Q masks of each image.
+
+    Args:
+        on_grid: `[..., Q, g, g]`.
+
+    Returns:
+        `[..., Q + C, g, g]`.
+    """
+    side = on_grid.shape[-1]
+    cells = torch.eye(side * side).reshape(-1, side, side).to(on_grid)
+    return torch.cat([on_grid, cells.expand(*on_grid.shape[:-3], -1, -1, -1)], dim=-3)
 
 
 def input_size(clip: Clip) -> int:
@@ -245,11 +254,11 @@ def _problem(clip: Clip, settings: RegionSettings) -> str | None:
             f"image_size={settings.image_size} is not for the region encoder crops, whose input is the CLIP's, {clip.size} "
             "pixels; leave it out, or take region_tokens"
         )
-    return _problem_beside(clip, encoder)
+    return _problem_of_parts(clip, encoder)
 
 
-def _problem_beside(clip: Clip, encoder: Encoder) -> str | None:
-    """What lies beside the weights of a CLIP and does not belong to a region encoder, with a remedy."""
+def _problem_of_parts(clip: Clip, encoder: Encoder) -> str | None:
+    """What a CLIP has learned besides its weights and does not belong to a region encoder, with a remedy."""
     if encoder != "crops" and clip.prompts is not None:
         return (
             f"the region encoder {encoder} sees whole images, and mask prompts replace the background of crops; take a copy "

@@ -123,6 +123,16 @@ SEGMENTATIONS = pa.schema(
         ("pred_classes", pa.list_(pa.int32())),  # oracle_masks: the class that CLIP predicts for each; null otherwise
     ]
 )
+REGION_EMBEDDINGS = pa.schema(
+    [
+        ("item", pa.int64()),  # number of the image in the benchmark, from 0
+        ("model", pa.string()),  # the CLIP
+        ("image", pa.string()),  # sha256 of the pixels
+        ("region", pa.binary()),  # sha256 of the mask, or of all masks that were encoded with it
+        ("mask", pa.binary()),  # RLE; of a cell of the image, for pseudo-texts, its name
+        (VECTOR, pa.list_(pa.float16())),  # unit vector
+    ]
+)
 NEAR_DUPLICATES = pa.schema(
     [
         ("image_id", pa.int64()),  # the mined image
@@ -146,6 +156,7 @@ SCHEMAS = {
     "regions": REGIONS,
     "pairs": PAIRS,
     "samples": SAMPLES,
+    "region_embeddings": REGION_EMBEDDINGS,
     "segmentations": SEGMENTATIONS,
     "near_duplicates": NEAR_DUPLICATES,
     "failures": FAILURES,
@@ -169,7 +180,7 @@ def write_part(
         fingerprint: fingerprint of the step.
         made_with: further metadata: the models that made the rows, as JSON of `weights.Weights`, with the keys "ovseg.clip"
             and "ovseg.network".
-        width: number of components of the vectors of the table `regions`.
+        width: number of components of the vectors of the tables `regions` and `region_embeddings`.
     """
     metadata = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}
     schema = SCHEMAS[name] if width is None else _with_width(SCHEMAS[name], width)

@@ -32,6 +32,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         raise
 
 
+def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write learned weights by name, with metadata, to a safetensors file, as float32.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_tensors({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, path, metadata)
+
+
 def keep_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write contiguous tensors by name to a safetensors file at once: other processes see all of it or nothing.
 

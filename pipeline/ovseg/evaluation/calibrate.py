@@ -79,6 +79,7 @@ def calibrate(
     *,
     options: SegmentOptions,
     crop: CropOptions,
+    regions: Path | None = None,
 ) -> None:
     """Segment the held-out split with every weight and threshold, and write the best of each model.
 
@@ -97,6 +98,7 @@ def calibrate(
         calibration: the held-out split, the weights and thresholds to try, and the metric.
         options: how images are segmented.
         crop: the crop recipe.
+        regions: the embeddings of the split's masks, see `evaluate`.
 
     Raises:
         OvsegError: as `evaluate`; or no image of the split can be read, or no pixel of it is scored.
@@ -120,6 +122,7 @@ def calibrate(
         oracles=False,
         limit=calibration.limit,
         step="calibrate",
+        regions=regions,
     )
     grid = _grid(out, read_benchmark(split), list(clips), calibration)
     report.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ from that table. Images are processed in units of work, so a killed run continue
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.core import hashing, tables
-from ovseg.core.errors import BadItem
-from ovseg.core.failures import failure, write_failures
+from ovseg.core.failures import write_failures
 from ovseg.core.folders import describe_files
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.core.rotation import explain_rotation
-from ovseg.datasets.benchmark import METADATA, Benchmark, read_benchmark
+from ovseg.datasets.benchmark import METADATA, read_benchmark
 from ovseg.engine.fingerprint import step_key
 from ovseg.engine.runtime import Runtime
 from ovseg.engine.steps import run_step
 from ovseg.engine.totals import Total
 from ovseg.engine.units import Counts, Task
+from ovseg.evaluation import region_table
+from ovseg.evaluation.benchmark_units import image_sizes, read_unit, unit_names
 from ovseg.evaluation.confusion import confusion
 from ovseg.evaluation.settings import EvalSetting
 
 log = logging.getLogger("ovseg")
 
-ITEMS_PER_UNIT = 16
 Row = dict[str, Any]
 
 
@@ -48,6 +47,7 @@ def evaluate(
     oracles: bool = True,
     limit: int | None = None,
     step: str | None = None,
+    regions: Path | None = None,
 ) -> dict[str, int]:
     """Segment the images of a benchmark and write the table `segmentations`.
 
@@ -63,6 +63,8 @@ def evaluate(
         limit: the number of images, from the first on; None for all.
         step: the name of the step; None for one of this benchmark, since a step that is published forgets the finished work
             of others by its name.
+        regions: the table that `embed` has written for this benchmark and these CLIPs; only masks that it lacks are encoded,
+            such as those that another kind of device makes of a few pixels more. None encodes all that no earlier run has kept.
 
     Returns:
         counts: "images", "dropped.<reason>" of items that could not be read, those of `core.rotation`, and, if a benchmark
@@ -73,11 +75,13 @@ def evaluate(
     """
     opened = read_benchmark(benchmark)
     number = len(opened.items[:limit])
+    if regions:
+        region_table.check(regions, clips, options, crop)
     key = step_key(
         step or f"evaluate-{benchmark.absolute().name}",
         __name__,
         benchmark=hashing.sha256_path(benchmark),
-        image_sizes=_image_size_fingerprint(opened, number),
+        image_sizes=image_sizes(opened, number),
         network=tables.content_hash(network),
         clips={name: tables.content_hash(clip) for name, clip in clips.items()},
         settings=[asdict(setting) for setting in settings],
@@ -85,6 +89,7 @@ def evaluate(
         number=number,
         options=options.model_dump(mode="json"),
         crop=crop.model_dump(mode="json"),
+        regions=regions and tables.fingerprint(regions, region_table.TABLE),
         schema=tables.SCHEMA_VERSION,
     )
     factory = EvaluateTaskFactory(
@@ -99,28 +104,21 @@ def evaluate(
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         work=runtime.work,
+        regions=regions,
         fingerprint=key.fingerprint,
     )
-    units = [f"{i:05d}" for i in range(-(-number // ITEMS_PER_UNIT))]
-    beside = {"unread_files": len(opened.unread), "images_without_labels": len(opened.unlabeled)}
-    beside = {name: n for name, n in beside.items() if n}
+    more_counts = {"unread_files": len(opened.unread), "images_without_labels": len(opened.unlabeled)}
+    more_counts = {name: n for name, n in more_counts.items() if n}
     for name, files in (("are no label maps", opened.unread), ("are images without labels", opened.unlabeled)):
         if files:
             log.warning("%s: %d files %s: %s", benchmark, len(files), name, describe_files(files))
     totals = (Total("images"),)
-    counts = run_step(key, units, factory, out, runtime, uses_model=True, totals=totals, more_counts=beside)
+    counts = run_step(
+        key, unit_names(number), factory, out, runtime, uses_model=True, totals=totals, more_counts=more_counts
+    )
     for warning in explain_rotation(counts, opened.orientation, f"orientation in {benchmark / METADATA}"):
         log.warning("%s", warning)
     return counts
-
-
-def _image_size_fingerprint(benchmark: Benchmark, number: int) -> str:
-    """A hash that changes when an image changes its size in bytes, without reading thousands of images."""
-    sizes = []
-    for image, _ in benchmark.items[:number]:
-        path = benchmark.images / image
-        sizes.append([image, path.stat().st_size if path.is_file() else None])
-    return hashing.fingerprint(sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -138,12 +136,15 @@ class EvaluateTaskFactory:
     workers: int
     batch_size: int
     work: Path
+    regions: Path | None
     fingerprint: str
 
     def __call__(self, device: str) -> Task:
         """Load the models on `device` and return the task."""
         # Only here, because the process that starts the workers needs neither torch nor the models.
+        from ovseg.evaluation.made_with import describe_models
         from ovseg.evaluation.predictions import embed_classes, predict_images
+        from ovseg.evaluation.region_store import read_embedded
         from ovseg.evaluation.store import open_store
         from ovseg.segmentation.segmenter import load_segmenters
 
@@ -158,24 +159,23 @@ class EvaluateTaskFactory:
             workers=self.workers,
         )
         vocabularies = embed_classes(segmenters, benchmark)
-        models = self._describe_models()
+        models = describe_models(self.network, self.clips)
         store = open_store(self.work, self.network, self.clips, self.options, self.crop, device)
 
         def task(unit: str, folder: Path) -> Counts:
             rows: list[Row] = []
             failures: list[Row] = []
             counts: Counter[str] = Counter(images=0)
-            start = int(unit) * ITEMS_PER_UNIT
-            images = {}
-            for item in range(start, min(start + ITEMS_PER_UNIT, self.number)):
-                try:
-                    images[item] = benchmark.read(item, counts)
-                except BadItem as problem:
-                    failures.append(failure(item, benchmark.items[item][1], problem))
-                    counts[f"dropped.{problem.reason}"] += 1
-            counts["images"] += len(images)
+            images = read_unit(benchmark, unit, self.number, counts, failures)
             predicted = predict_images(
-                segmenters, self.settings, list(images.values()), vocabularies, benchmark, self.oracles, store
+                segmenters,
+                self.settings,
+                list(images.values()),
+                vocabularies,
+                benchmark,
+                self.oracles,
+                store,
+                read_embedded(self.regions, unit, list(self.clips)) if self.regions else None,
             )
             for (item, (_, gt)), predictions in zip(images.items(), predicted, strict=True):
                 for prediction in predictions:
@@ -187,14 +187,3 @@ class EvaluateTaskFactory:
             return counts
 
         return task
-
-    def _describe_models(self) -> dict[str, str]:
-        """The models of the table, for the metadata of its files."""
-        from ovseg.clip.adapted import made_with
-        from ovseg.proposals.network_folder import identify_network
-
-        models = {
-            f"ovseg.clip.{name}": made_with(f"local-dir:{path}", None)["ovseg.clip"]
-            for name, path in self.clips.items()
-        }
-        return {**models, "ovseg.network": json.dumps(identify_network(self.network), sort_keys=True)}

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.clip.embedding_files import image_hash
 from ovseg.core.images import ImageArray
 from ovseg.datasets.benchmark import Benchmark
-from ovseg.evaluation.oracles import gt_masks, oracle_scores, relabel
-from ovseg.evaluation.prediction_store import predict
-from ovseg.evaluation.region_store import ImageRegions, embed_regions
+from ovseg.evaluation.benchmark_images import BenchmarkImage, find_masks, regions_of_models
+from ovseg.evaluation.oracles import oracle_scores, relabel
+from ovseg.evaluation.region_store import ImageRegions, RegionName, embed_regions
 from ovseg.evaluation.settings import SINGLE_CLASSIFIERS, EvalSetting
 from ovseg.evaluation.store import Store
-from ovseg.proposals.network import NetworkOutput
 from ovseg.segmentation.class_names import Vocabulary
 from ovseg.segmentation.segmenter import Segmenter, clip_probs
 
@@ -79,6 +78,7 @@ def predict_images(
     benchmark: Benchmark,
     oracles: bool,
     store: Store,
+    embedded: Mapping[RegionName, Tensor] | None = None,
 ) -> Iterator[list[Prediction]]:
     """Segment some images in every way. What none of the networks has seen before, they see for all images at once.
 
@@ -91,66 +91,30 @@ def predict_images(
         oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
             made for every model, also for those without a setting.
         store: what was computed before, to which is added.
+        embedded: embeddings that the step `embed` has written, see `region_store.embed_regions`.
 
     Yields:
         the label maps of each image.
     """
     first = next(iter(segmenters.values()))
-    thresholds = sorted({setting.mask_threshold for setting in settings})
-    prepared = [_prepare(first, thresholds, pixels, gt, store) for pixels, gt in images]
-    wanted = [(setting.model, image.proposals[setting.mask_threshold]) for image in prepared for setting in settings]
-    gt = [_gt_regions(image, benchmark.ignore) for image in prepared] if oracles else []
-    wanted += [(model, regions) for _, regions in gt for model in segmenters]
+    thresholds: dict[str, list[float]] = {model: [] for model in segmenters}
+    for setting in settings:
+        thresholds[setting.model].append(setting.mask_threshold)
+    of_all = chain.from_iterable(thresholds.values())
+    found = find_masks(first, images, of_all, benchmark.ignore, store.network)
     encoders = {name: segmenter.encoder for name, segmenter in segmenters.items()}
-    embeddings = embed_regions(encoders, list(dict.fromkeys(wanted)), store.clips)
-    for number, image in enumerate(prepared):
+    embeddings = embed_regions(encoders, regions_of_models(found, thresholds, oracles), store.clips, embedded)
+    for image in found:
         predictions = list(_predict(segmenters, settings, image, embeddings, vocabularies, benchmark, oracles))
         if oracles:
-            predictions += _oracle_masks(image.gt, *gt[number], embeddings, vocabularies, len(benchmark.names))
+            predictions += _oracle_masks(image, embeddings, vocabularies, len(benchmark.names))
         yield predictions
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An image and its proposals.
-
-    Attributes:
-        pixels: uint8 RGB `[H, W, 3]`.
-        name: its `image_hash`.
-        gt: `[H, W]`.
-        output: the prediction of the proposal network.
-        proposals: its masks by threshold, ascending.
-    """
-
-    pixels: ImageArray
-    name: str
-    gt: NDArray[np.uint16]
-    output: NetworkOutput
-    proposals: Mapping[float, ImageRegions]
-
-
-def _prepare(
-    segmenter: Segmenter, thresholds: Sequence[float], pixels: ImageArray, gt: NDArray[np.uint16], store: Store
-) -> _Image:
-    name = image_hash(pixels)
-    output = predict(store.network, segmenter.network, pixels, name)
-    proposals = {
-        threshold: ImageRegions(pixels, name, tuple(segmenter.binarize(pixels, output, threshold)))
-        for threshold in thresholds
-    }
-    return _Image(pixels, name, gt, output, proposals)
-
-
-def _gt_regions(image: _Image, ignore: int) -> tuple[list[int], ImageRegions]:
-    """The classes in the ground truth, and the mask of each."""
-    classes, rles = gt_masks(image.gt, ignore)
-    return classes, ImageRegions(image.pixels, image.name, tuple(rles))
 
 
 def _predict(
     segmenters: Mapping[str, Segmenter],
     settings: Sequence[EvalSetting],
-    image: _Image,
+    image: BenchmarkImage,
     embeddings: Mapping[tuple[str, ImageRegions], Tensor],
     vocabularies: Mapping[str, Vocabulary],
     benchmark: Benchmark,
@@ -177,7 +141,7 @@ def _predict(
                 scores_and_seen.append((segmenter.ensemble(probs, setting.weight, of_setting), of_setting))
         if oracle and threshold == min(image.proposals):
             made.append(("", threshold, "oracle_labels"))
-            scores = oracle_scores(regions.rles, image.gt, benchmark.ignore, len(benchmark.names))
+            scores = oracle_scores(regions.rles, image.labels, benchmark.ignore, len(benchmark.names))
             scores_and_seen.append((scores, None))
     maps = next(iter(segmenters.values())).semantic_maps(image.pixels, image.output, scores_and_seen)
     for of_map, (labels, _) in zip(made, maps, strict=True):
@@ -185,14 +149,13 @@ def _predict(
 
 
 def _oracle_masks(
-    gt: NDArray[np.uint16],
-    gt_classes: list[int],
-    regions: ImageRegions,
+    image: BenchmarkImage,
     embeddings: Mapping[tuple[str, ImageRegions], Tensor],
     vocabularies: Mapping[str, Vocabulary],
     num_classes: int,
 ) -> Iterator[Prediction]:
+    gt_classes, regions = image.gt
     for model, vocabulary in vocabularies.items():
         pred_classes = clip_probs(regions.valid, embeddings[model, regions], vocabulary).argmax(1).tolist()
-        labels = relabel(gt, gt_classes, pred_classes, num_classes)
+        labels = relabel(image.labels, gt_classes, pred_classes, num_classes)
         yield Prediction(model, None, "oracle_masks", labels, gt_classes, pred_classes)

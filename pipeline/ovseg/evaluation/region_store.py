@@ -1,4 +1,4 @@
-"""Embeddings of regions, which are computed only if no earlier evaluation has stored them.
+"""Embeddings of regions, which are computed only if no table of the step `embed` has them and no earlier run has stored them.
 
 Benchmarks share images, and benchmarks and annotated masks are evaluated again with other names, templates, weights or
 thresholds of scores; CLIP encodes a region once for all of them, see `clip.embedding_files`. What is missing of several images
@@ -16,16 +16,20 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, read_embeddings, write_embeddings
 from ovseg.core.images import ImageArray
+from ovseg.evaluation import region_table
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.region_encoder import RegionEncoder
 
 Place = tuple[Path, bytes]
 """Where an embedding is stored: the file of CLIP and image, and the name of the mask in it."""
+RegionName = tuple[str, str, bytes]
+"""A region by the name of the CLIP that embeds it, the `image_hash`, and its name in an `EmbeddingFile`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +65,16 @@ def embed_regions(
     encoders: Mapping[str, RegionEncoder],
     wanted: Sequence[tuple[str, ImageRegions]],
     folders: Mapping[str, Path] | None,
+    embedded: Mapping[RegionName, Tensor] | None = None,
 ) -> dict[tuple[str, ImageRegions], Tensor]:
-    """Embed masks of several images; embeddings that are not stored are computed and stored.
+    """Embed masks of several images; embeddings that are neither given nor stored are computed and stored.
 
     Args:
         encoders: region encoders by the name of their CLIP; all crop alike.
         wanted: names of CLIPs, and the masks that each is to embed.
-        folders: the folder of each CLIP's embeddings; None computes all and stores none.
+        folders: the folder of each CLIP's embeddings; None stores none.
+        embedded: embeddings from a table, see `read_embedded`; None if there is no table. All others are rounded as those of
+            a table are, so that no result depends on what it lacks.
 
     Returns:
         for each of `wanted` what `RegionEncoder.embed` returns: the embeddings of the masks with a pixel, float32 `[V, D]`,
@@ -81,27 +88,84 @@ def embed_regions(
         for (model, regions), of_image in rows.items()
     }
     of_files: dict[Path, dict[bytes, _Region]] = defaultdict(dict)
-    for (model, regions), file in files.items():
-        for name, rle in zip(file.regions, filter(None, rows[model, regions]), strict=True):
-            of_files[file.path][name] = _Region(model, regions, rle)
     known: dict[Place, Tensor] = {}
     missing: dict[Place, _Region] = {}
+    for (model, regions), file in files.items():
+        for name, rle in zip(file.regions, filter(None, rows[model, regions]), strict=True):
+            given = embedded.get((model, regions.image, name)) if embedded else None
+            if given is None:
+                of_files[file.path][name] = _Region(model, regions, rle)
+            else:
+                known[file.path, name] = given
     for path, of_file in of_files.items():
         stored = read_embeddings(EmbeddingFile(path, tuple(of_file))) if folders else [None] * len(of_file)
         for (name, region), vector in zip(of_file.items(), stored, strict=True):
             if vector is None:
                 missing[path, name] = region
             else:
-                known[path, name] = vector
+                known[path, name] = vector if embedded is None else _rounded(vector)
     encoded = _encode(encoders, missing)
     if folders:
         _store(encoded)
-    known |= encoded
-    embedded = {}
+    known |= encoded if embedded is None else {place: _rounded(vector) for place, vector in encoded.items()}
+    embeddings = {}
     for (model, regions), file in files.items():
         vectors = [known[file.path, name] for name in file.regions]
-        embedded[model, regions] = torch.stack(vectors) if vectors else torch.zeros(0, encoders[model].clip.width)
-    return embedded
+        embeddings[model, regions] = torch.stack(vectors) if vectors else torch.zeros(0, encoders[model].clip.width)
+    return embeddings
+
+
+def read_embedded(table: Path, unit: str, models: Sequence[str]) -> dict[RegionName, Tensor]:
+    """Read the embeddings of a unit from a table of the step `embed`: float32 `[D]`, rounded to float16.
+
+    Args:
+        table: the folder of the table.
+        unit: the name of the unit.
+        models: the names of the CLIPs whose embeddings are read.
+
+    Raises:
+        OvsegError: the table is damaged.
+    """
+    rows = region_table.read(table, unit, models)
+    names = zip(rows.models, rows.images, rows.regions, strict=True)
+    return dict(zip(names, torch.from_numpy(rows.vectors.astype(np.float32)), strict=True))
+
+
+def embedded_rows(
+    encoders: Mapping[str, RegionEncoder],
+    embeddings: Mapping[tuple[str, ImageRegions], Tensor],
+    items: Mapping[str, int],
+) -> region_table.Embedded:
+    """Return embeddings as rows of a table, each once, in the order of the images.
+
+    Args:
+        encoders: region encoders by the name of their CLIP.
+        embeddings: what `embed_regions` returned.
+        items: the number of each image in the benchmark, by its `image_hash`.
+    """
+    found: dict[RegionName, tuple[int, bytes, Tensor]] = {}
+    for (model, regions), vectors in embeddings.items():
+        encoder = encoders[model]
+        of_image = encoder.rows(regions.rles)
+        names = embedding_file(Path(model), regions.image, of_image, encoder.by_crops).regions
+        for name, mask, vector in zip(names, filter(None, of_image), vectors, strict=True):
+            found.setdefault((model, regions.image, name), (items[regions.image], mask, vector))
+    rows = sorted(found.items(), key=lambda row: row[1][0])
+    width = next(iter(encoders.values())).clip.width
+    vectors = torch.stack([vector for _, (_, _, vector) in rows]) if rows else torch.zeros(0, width)
+    return region_table.Embedded(
+        items=[item for _, (item, _, _) in rows],
+        models=[model for (model, _, _), _ in rows],
+        images=[image for (_, image, _), _ in rows],
+        regions=[name for (_, _, name), _ in rows],
+        masks=[mask for _, (_, mask, _) in rows],
+        vectors=vectors.half().numpy(),
+    )
+
+
+def _rounded(vector: Tensor) -> Tensor:
+    """A vector as a table would keep it."""
+    return vector.half().float()
 
 
 def _store(encoded: Mapping[Place, Tensor]) -> None:

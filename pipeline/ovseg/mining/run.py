@@ -50,9 +50,8 @@ def mine_pairs(options: RunOptions, out: Path, runtime: Runtime) -> dict[str, di
     counts = {"index": build_index(index, runtime, options.index)}
     counts["nouns"] = extract_nouns(index, nouns, runtime, options.nouns)
     counts["propose"] = propose_masks(index, images, proposals, runtime, options.propose)
-    from ovseg.mining.score import (
-        score_nouns,
-    )  # imports torch and open_clip, which errors above do not have to wait for
+    # Only here: it imports torch and open_clip, which errors of the steps above need not wait for.
+    from ovseg.mining.score import score_nouns
 
     counts["score"] = score_nouns(
         index, images, nouns, proposals, candidates, runtime, options.clip, options.score, options.crop

@@ -14,8 +14,10 @@ from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.engine.runtime import Runtime
+from ovseg.evaluation.benchmark_units import unit_of
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.predictions import embed_classes, predict_images
+from ovseg.evaluation.region_store import read_embedded
 from ovseg.evaluation.settings import EvalSetting
 from ovseg.evaluation.store import open_store
 from ovseg.segmentation.overlay import Color, add_legend, blend_labels, class_color
@@ -51,6 +53,7 @@ def segment_items(
     runtime: Runtime,
     options: SegmentOptions,
     crop: CropOptions,
+    regions: Path | None,
 ) -> Iterator[tuple[int, ImageArray, dict[str, LabelMap]]]:
     """Segment some images of a benchmark with the ensemble of each CLIP, as `evaluate` does.
 
@@ -62,6 +65,7 @@ def segment_items(
         choices: the mask threshold and the weight of each CLIP.
         runtime: device, batch size, workers, and the folder of unfinished work.
         options, crop: how images are segmented, and the crop recipe.
+        regions: the embeddings of the benchmark's masks that `evaluate` has read, see there.
 
     Yields:
         the number of the image, its pixels uint8 RGB `[H, W, 3]`, and label maps `[H, W]`: "ground truth", and by CLIP.
@@ -74,7 +78,13 @@ def segment_items(
     store = open_store(runtime.work, network, clips, options, crop, device)
     settings = [EvalSetting(clip, choices[clip].mask_threshold, "ensemble", choices[clip].weight) for clip in clips]
     images = [benchmark.read(item) for item in items]
-    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, oracles=False, store=store)
+    embedded = None
+    if regions:
+        units = dict.fromkeys(unit_of(item) for item in items)
+        embedded = {
+            name: vector for unit in units for name, vector in read_embedded(regions, unit, list(clips)).items()
+        }
+    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, False, store, embedded)
     for item, (pixels, gt), predictions in zip(items, images, predicted, strict=True):
         labels = {prediction.model: prediction.labels for prediction in predictions}
         yield item, pixels, {"ground truth": gt} | {clip: labels[clip] for clip in clips}

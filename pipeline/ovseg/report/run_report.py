@@ -45,7 +45,7 @@ class RunFolders:
     """Where the results of a run are.
 
     Attributes:
-        data: the tables of the mining steps and, in data/evaluate, of the benchmarks.
+        data: the tables of the mining steps and, in data/evaluate and data/regions/benchmarks, of the benchmarks.
         shards: the shards.
         models: the models.
         reports: the reports; the report of the run is written there.
@@ -137,7 +137,16 @@ def write_report(
     clips = {model: folders.models / model for model in models}
     galleries = [
         *make_galleries(
-            rows, benchmark, report.images, folders.network, clips, choices, runtime, options=options, crop=crop
+            rows,
+            benchmark,
+            report.images,
+            folders.network,
+            clips,
+            choices,
+            runtime,
+            options=options,
+            crop=crop,
+            regions=folders.data / "regions" / "benchmarks" / report.benchmark,
         )
     ]
     if found is not None:

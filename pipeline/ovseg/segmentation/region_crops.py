@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovseg.clip.load import Clip
-from ovseg.clip.regions import masks_on_grid, single_cells, whole_image
+from ovseg.clip.regions import masks_on_grid, whole_image, with_cells
 from ovseg.core import crops, masks
 from ovseg.core.images import ImageArray
 from ovseg.core.options import Fill, View
@@ -91,6 +91,6 @@ def whole_image_regions(clip: Clip, pixels: ImageArray, rles: Sequence[bytes | N
     height, width = pixels.shape[:2]
     on_grid = masks_on_grid(clip, (masks.decode(rle, height, width) for rle in rles if rle is not None))
     if clip.pseudo_text is not None:
-        on_grid = torch.cat([on_grid, single_cells(on_grid.shape[-1])])
+        on_grid = with_cells(on_grid)
     valid = torch.tensor([rle is not None for rle in rles], dtype=torch.bool)
     return RegionCrops(whole_image(clip, pixels)[None], on_grid, valid, tuple(rles))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovseg.clip.load import Clip
 from ovseg.clip.pseudo_text import compare
-from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, single_cells, whole_image
+from ovseg.clip.regions import cut_region, encode_in_one_pass, masks_on_grid, whole_image, with_cells
 from ovseg.core import crops, hashing, masks, tables
 from ovseg.core.errors import BadItem, OvsegError
 from ovseg.core.options import CropOptions, HeldoutOptions, Templates
@@ -74,8 +74,7 @@ class HeldoutMasks:
         """The similarities of the masks of an image and the K texts, `[n, K]`, in one pass."""
         if clip.pseudo_text is None:
             return compare(encode_in_one_pass(clip, image, on_grid), texts)
-        with_cells = torch.cat([on_grid, single_cells(on_grid.shape[-1])])
-        embeddings = encode_in_one_pass(clip, image, with_cells)
+        embeddings = encode_in_one_pass(clip, image, with_cells(on_grid))
         return compare(embeddings[: len(on_grid)], texts, clip.pseudo_text, embeddings[len(on_grid) :])
 
 

@@ -20,7 +20,7 @@ from ovseg.clip.pooled_regions import check_size, convnext_trunk, is_convnext
 from ovseg.clip.pseudo_text import PseudoText, new_pseudo_text
 from ovseg.clip.region_settings import RegionSettings
 from ovseg.clip.region_tokens import check_start_block
-from ovseg.clip.regions import ONE_PASS, Learned, single_cells
+from ovseg.clip.regions import ONE_PASS, Learned, with_cells
 from ovseg.clip.vit_parts import patch_grid, vit_parts
 from ovseg.core.crops import normalize
 from ovseg.core.errors import OvsegError
@@ -104,8 +104,7 @@ class RegionTower(nn.Module):
         pixels = normalize(images, self.mean, self.std)  # type: ignore[arg-type]
         regions = F.pad(masks, (0, 0, 0, 0, 0, 1), value=1.0)
         if self.texts.pseudo_text is not None:
-            cells = single_cells(masks.shape[-1]).to(masks).expand(len(masks), -1, -1, -1)
-            regions = torch.cat([regions, cells], dim=1)
+            regions = with_cells(regions)
         with trainable_cpu_blocks(self.visual, pixels.device):
             learned = Learned(self.log_bias, self.adapter)
             vectors = ONE_PASS[self.settings.encoder](self.visual, pixels, regions, self.settings, learned)

@@ -285,13 +285,13 @@ def region_optimizer(tower: RegionTower, log_scale: nn.Parameter, options: Finet
     learned = tower.texts.template_weights
     weights = None if learned is None else learned.values
     others = [p for p in (tower.log_bias, weights, log_scale) if p is not None and p.requires_grad]
-    beside = [] if tower.adapter is None else list(tower.adapter.parameters())
-    beside += tower.texts.of_pseudo_text().values()
+    modules = [] if tower.adapter is None else list(tower.adapter.parameters())
+    modules += tower.texts.of_pseudo_text().values()
     scale_lr = options.scale_lr or options.lr
     groups = [
         {"params": others, "lr": scale_lr, "weight_decay": 0.0},
-        {"params": [p for p in beside if p.ndim < 2], "lr": scale_lr, "weight_decay": 0.0},
-        {"params": [p for p in beside if p.ndim >= 2], "lr": scale_lr, "weight_decay": options.weight_decay},
+        {"params": [p for p in modules if p.ndim < 2], "lr": scale_lr, "weight_decay": 0.0},
+        {"params": [p for p in modules if p.ndim >= 2], "lr": scale_lr, "weight_decay": options.weight_decay},
         {"params": [p for p in named if p.ndim < 2], "lr": options.lr, "weight_decay": 0.0},
         {"params": [p for p in named if p.ndim >= 2], "lr": options.lr, "weight_decay": options.weight_decay},
     ]
