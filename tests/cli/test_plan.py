@@ -148,8 +148,8 @@ def test_models_thresholds_and_queries_multiply_the_masks() -> None:
         by_step(changed("coco-vitb", **changes), A100)
         for changes in (base, {"calibrate__thresholds": [0.3, 0.4], "evaluate__models": ["base", "finetune", "prompt"]})
     )
-    assert six["calibrate"].amount == 6 * one["calibrate"].amount
-    assert six["evaluate@ade150"].amount == 3 * one["evaluate@ade150"].amount
+    assert six["embed_heldout"].amount == 6 * one["embed_heldout"].amount
+    assert six["embed@ade150"].amount == 3 * one["embed@ade150"].amount
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_cells_that_pseudo_texts_attend_to_are_kept_with_each_set_of_masks()
 
 
 def steps_of_benchmarks(params: Params) -> list[str]:
-    return ["calibrate", *(f"evaluate@{name}" for name in params.evaluate.benchmarks)]
+    return ["embed_heldout", *(f"embed@{name}" for name in params.evaluate.benchmarks)]
 
 
 def test_what_is_copied_from_modules_with_torch_is_as_there() -> None:
@@ -300,7 +300,7 @@ def test_encoders_of_one_pass_take_images_at_their_own_rate() -> None:
     region = {"finetune__method": "regions", "finetune__image_size": 448, "prompt__epochs": 0}
     known = Machine(2, "h100, or a100 for the proposal network")
     alone, both, crops = (
-        by_step(changed("coco-vitl", evaluate__models=models, **region), known)["evaluate@ade150"]
+        by_step(changed("coco-vitl", evaluate__models=models, **region), known)["embed@ade150"]
         for models in (["prompt"], ["base", "prompt"], ["base"])
     )
     network = 2_000 / 5
@@ -331,7 +331,7 @@ def test_a_benchmark_that_is_there_is_counted(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "items.tsv").write_text("image\tlabel\n" + "a\tb\n" * 135, encoding="utf-8")
     queries, models = (changed("demo").proposal_network.num_queries, changed("demo").evaluate.models)
-    assert by_step(changed("demo"), CPU)["evaluate@all"].amount == 135 * queries * len(models)
+    assert by_step(changed("demo"), CPU)["embed@all"].amount == 135 * queries * len(models)
 
 
 def test_every_rate_has_its_source_and_the_files_it_names_exist() -> None:

@@ -26,7 +26,8 @@ def test_a_region_encoder_is_trained_measured_and_reported_without_mining_again(
     ran = stages_ran(repo.experiment(*settings))
     metrics = repo.metrics()
     assert ran[0] == "finetune" and ran[-1] == "report"
-    assert {*ran[1:-1]} == {"prompt", "measure@finetune", "measure@prompt", "calibrate", "evaluate@all"}
+    evaluated = {"embed_heldout", "calibrate", "embed@all", "evaluate@all"}
+    assert {*ran[1:-1]} == {"prompt", "measure@finetune", "measure@prompt", *evaluated}
 
     provenance = json.loads((repo.folder / "models" / "finetune" / "provenance.json").read_text())
     recipe = provenance["steps"][0]["recipe"]

@@ -102,7 +102,7 @@ def plan_mining(run: options.RunOptions | Params, machine: Machine, network: str
 
 def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
     """Plan data sets and stages, without `measure` and `report`, which take minutes."""
-    clip, network, evaluate, calibrate = params.clip, params.proposal_network, params.evaluate, params.calibrate
+    clip, network = params.clip, params.proposal_network
     mining = plan_mining(params, machine, network.backbone)
     name, backbone = _clip(clip.model), _backbone(network.backbone)
     clip_bytes, network_bytes = (_bytes("model", known) for known in (name, backbone))
@@ -123,26 +123,7 @@ def plan_pipeline(params: Params, machine: Machine) -> list[Row]:
         work = Work("train regions" if on_images else kind, samples, name, section.precision)
         unit = "images at most" if on_images else "pairs at most"
         rows.append(_row(machine, step, samples, unit, clip_bytes, [work]))
-    tasks = [("calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
-    tasks += [(f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks]
-    all_images = all_crops = all_cells = 0.0
-    for step, folder, limit, thresholds in tasks:
-        images = _limited(_count_benchmark(folder), limit)
-        masks = images * network.num_queries * thresholds
-        side, precision = params.finetune.image_size, params.segment.precision
-        works = [
-            Work("propose", images, backbone),
-            *(
-                _encode_work(params, _encoder(params, model), side, images * thresholds, masks, precision)
-                for model in dict.fromkeys(evaluate.models)
-            ),
-        ]
-        crops = masks * (len(works) - 1)
-        cells = images * thresholds * sum(_cells(params, model) for model in dict.fromkeys(evaluate.models))
-        disk = images * facts()["bytes"][step.partition("@")[0]]
-        rows.append(_row(machine, step, crops, "masks at most", disk, works))
-        all_images, all_crops, all_cells = all_images + images, all_crops + crops, all_cells + cells
-    return [*rows, *_scratch_rows(params, all_images, all_crops, all_cells)]
+    return [*rows, *_evaluation_rows(params, machine, backbone)]
 
 
 def format_plan(rows: Sequence[Row], machine: Machine, free: int) -> str:
@@ -258,11 +239,42 @@ def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
         yield _row(machine, f"convert@{name}", images, "images", images * facts()["bytes"][kind])
 
 
+def _evaluation_rows(params: Params, machine: Machine, backbone: str) -> Iterator[Row]:
+    """Embedding and evaluating the held-out split and each benchmark, then what both keep until it is deleted.
+
+    `evaluate` and `calibrate` show the proposal network an image again only if its masks are too large to be kept.
+    """
+    calibrate, evaluate, disk = params.calibrate, params.evaluate, facts()["bytes"]
+    models, side, precision = dict.fromkeys(evaluate.models), params.finetune.image_size, params.segment.precision
+    row_bytes = 2 * _embedding_width(params) + float(disk["region_embedding"])
+    kept = _prediction_bytes(params.proposal_network) > 0
+    tasks = [("embed_heldout", "calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
+    tasks += [
+        (f"embed@{name}", f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks
+    ]
+    all_images = all_crops = all_cells = 0.0
+    for embed, step, folder, limit, thresholds in tasks:
+        images = _limited(_count_benchmark(folder), limit)
+        masks = images * params.proposal_network.num_queries * thresholds
+        network = Work("propose", images, backbone)
+        encode = [
+            _encode_work(params, _encoder(params, model), side, images * thresholds, masks, precision)
+            for model in models
+        ]
+        crops = masks * len(models)
+        cells = images * thresholds * sum(_cells(params, model) for model in models)
+        yield _row(machine, embed, crops, "masks at most", (crops + cells) * row_bytes, [network, *encode])
+        again = [] if kept else [network]
+        yield _row(machine, step, images, "images", images * disk[step.partition("@")[0]], again)
+        all_images, all_crops, all_cells = all_images + images, all_crops + crops, all_cells + cells
+    yield from _scratch_rows(params, all_images, all_crops, all_cells)
+
+
 def _scratch_rows(params: Params, images: float, crops: float, cells: float) -> Iterator[Row]:
-    """What calibrate and evaluate keep in the folder of unfinished work until it is deleted; docs/faq.md says what it is.
+    """What embed_heldout and embed keep in the folder of unfinished work until it is deleted; docs/faq.md says what it is.
 
     Images that benchmarks share, and their masks, are kept once but counted for each. The few masks of the ground truth, which
-    evaluate adds, are not counted.
+    embed adds, are not counted.
     """
     network, width = params.proposal_network, _embedding_width(params)
     regions, unit = crops + cells, "masks and cells at most" if cells else "masks at most"

@@ -7,7 +7,7 @@ evaluated; values that are set by hand are labeled as such.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.metrics import segmentation_metrics
 from ovseg.evaluation.settings import EvalSetting
 
-CHOICE, GRID, INPUTS = "choice.json", "grid.tsv", "inputs.json"
+CHOICE, THRESHOLDS, GRID, INPUTS = "choice.json", "thresholds.json", "grid.tsv", "inputs.json"
 CALIBRATED, SAME_IMAGES = "calibrate on ", " (THE SAME IMAGES, not held out)"
 
 
@@ -83,9 +83,10 @@ def calibrate(
 ) -> None:
     """Segment the held-out split with every weight and threshold, and write the best of each model.
 
-        report/choice.json   model -> mask_threshold, weight, source, and the metric that they reach
-        report/grid.tsv      model, mask_threshold, weight, metric
-        report/inputs.json   what they hold for: content hashes of the network and of each CLIP, and both groups of options
+        report/choice.json       model -> mask_threshold, weight, source, and the metric that they reach
+        report/thresholds.json   model -> mask_threshold alone: all that the embeddings of a benchmark depend on
+        report/grid.tsv          model, mask_threshold, weight, metric
+        report/inputs.json       what they hold for: content hashes of the network and of each CLIP, and both groups of options
 
     Of equal results the smallest weight is chosen, then the lowest threshold, if both lists are ascending.
 
@@ -93,7 +94,7 @@ def calibrate(
         network: the folder of the proposal network.
         clips: the folders of the CLIPs by name, see `evaluate`.
         out: the folder of the table `segmentations`.
-        report: the folder of the three files; it is created if it does not exist.
+        report: the folder of the four files; it is created if it does not exist.
         runtime: devices, workers, batch size, scratch folder.
         calibration: the held-out split, the weights and thresholds to try, and the metric.
         options: how images are segmented.
@@ -132,6 +133,7 @@ def calibrate(
         choice = Choice(threshold, weight, f"{CALIBRATED}{split}")
         choices[model] = {**asdict(choice), calibration.metric: round(value, 6)}
     write_json(report / CHOICE, choices)
+    write_json(report / THRESHOLDS, {model: choice["mask_threshold"] for model, choice in choices.items()})
     rows = [(model, f"{threshold:g}", f"{weight:g}", f"{value:.6f}") for model, threshold, weight, value in grid]
     write_tsv(report / GRID, ("model", "mask_threshold", "weight", calibration.metric), rows)
     inputs = {
@@ -187,6 +189,26 @@ def read_choice(report: Path, model: str, mask_threshold: float | None, weight: 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OvsegError(f"{path} has no choice for the model {model} ({error!r}); run the stage `calibrate`") from None
     return choice.override(mask_threshold, weight)
+
+
+def read_thresholds(report: Path, models: Sequence[str]) -> dict[str, float]:
+    """Read the mask thresholds that `calibrate` chose for some models.
+
+    Args:
+        report: the folder that `calibrate` wrote.
+        models: the names of the models.
+
+    Raises:
+        OvsegError: `calibrate` has not chosen for one of them.
+    """
+    path = report / THRESHOLDS
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        return {model: float(chosen[model]) for model in models}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OvsegError(
+            f"{path} has no threshold for each of {', '.join(models)} ({error!r}); run the stage `calibrate`"
+        ) from None
 
 
 def find_calibrated(report: Path, network: Path, clip: Path) -> Calibrated | None:
