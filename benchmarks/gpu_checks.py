@@ -47,7 +47,9 @@ STAGES = [
     "measure:base",
     "measure:finetune",
     "measure:prompt",
+    "embed_heldout",
     "calibrate",
+    "embed:all",
     "evaluate:all",
     "report",
 ]
@@ -62,7 +64,7 @@ CHANGES: dict[
     "prompt": {"max_steps": 4, "batch_size": 16},
 }
 OUTPUTS = {  # of the stages that run more than once
-    "score": ("data/candidates", "data/regions"),
+    "score": ("data/candidates",),
     "select": ("data/pairs",),
     "finetune": ("models/finetune",),
 }

@@ -19,6 +19,7 @@ def embed_masks(
     *,
     ground_truth: bool,
     limit: int | None,
+    step: str | None = None,
 ) -> None:
     """Embed the masks of a benchmark by all models of evaluate.models; see `evaluation.embed.embed` for the arguments."""
     embed(
@@ -36,4 +37,5 @@ def embed_masks(
         crop=params.crop,
         ground_truth=ground_truth,
         limit=limit,
+        step=step,
     )

@@ -19,7 +19,7 @@ def main(params: Params) -> None:
         params.calibrate,
         options=params.segment,
         crop=params.crop,
-        regions=Path("data/regions/heldout"),
+        embeddings=Path("data/regions/heldout"),
     )
 
 

@@ -16,6 +16,7 @@ def main(params: Params) -> None:
         dict.fromkeys(params.evaluate.models, params.calibrate.thresholds),
         ground_truth=False,
         limit=params.calibrate.limit,
+        step="embed_heldout",
     )
 
 

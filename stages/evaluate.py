@@ -24,7 +24,7 @@ def main(params: Params, name: str) -> None:
         weight=params.evaluate.weight,
         limit=params.evaluate.limit,
         missing=params.evaluate.missing,
-        regions=Path("data/regions/benchmarks") / name,
+        embeddings=Path("data/regions/benchmarks") / name,
     )
 
 

@@ -34,8 +34,9 @@ def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo
 
 def test_other_templates_and_weights_embed_no_image_again(repo: Copy) -> None:
     """`embed` depends on the thresholds that `calibrate` chose, and on nothing else of it."""
-    ran = stages_ran(repo.experiment("segment.templates=none", "calibrate.weights=[0.0,1.0]"))
-    assert sorted(ran) == ["calibrate", "evaluate@all", "evaluate@fine", "report"]
+    repo.dvc("repro")
+    settings = ["segment.templates=none", "calibrate.weights=[0.0,1.0]"]
+    assert stages_ran(repo.experiment(*settings, targets=["evaluate@all"])) == ["calibrate", "evaluate@all"]
 
 
 def test_near_duplicates_are_looked_for_shown_and_left_out_if_parameters_say_so(

@@ -26,6 +26,7 @@ from ovseg.evaluation.calibrate import (
     find_calibrated,
     label_same_images,
     read_choice,
+    read_thresholds,
 )
 from ovseg.evaluation.confusion import class_totals, confusion
 from ovseg.evaluation.metrics import segmentation_metrics
@@ -138,6 +139,19 @@ def test_without_a_choice_the_error_names_the_stage_to_run(report: Path) -> None
         (report / "choice.json").write_text(text)
         with pytest.raises(OvsegError, match=r"choice\.json.* prompt "):
             read_choice(report, "prompt", 0.4, None)
+
+
+def test_the_thresholds_alone_are_read_back_or_the_stage_to_run_is_named(
+    drawn: Path, toys: Toys, tmp_path: Path, runtime: Runtime
+) -> None:
+    written = run(drawn, toys, tmp_path, runtime, models=("first", "second"), limit=2)
+    chosen = json.loads((written / "choice.json").read_text())
+    assert read_thresholds(written, ["second", "first"]) == {
+        model: chosen[model]["mask_threshold"] for model in ("first", "second")
+    }
+    for folder, models in ((written, ["third"]), (tmp_path / "gone", ["first"])):
+        with pytest.raises(OvsegError, match="run the stage `calibrate`"):
+            read_thresholds(folder, models)
 
 
 def test_models_are_found_by_their_content_with_the_options_they_segmented_with(

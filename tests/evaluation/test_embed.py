@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg.clip.adapted import load_adapted, save_adapted
 from ovseg.clip.embedding_files import image_hash
+from ovseg.clip.region_settings import RegionSettings
+from ovseg.clip.save import model_config
 from ovseg.core import masks, tables
 from ovseg.core.errors import OvsegError
 from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
@@ -24,7 +27,8 @@ from ovseg.evaluation.calibrate import calibrate
 from ovseg.evaluation.embed import embed
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.oracles import gt_masks
-from ovseg.evaluation.region_store import ImageRegions, embed_regions, embedded_rows, read_embedded
+from ovseg.evaluation.region_rows import embeddings_of_unit, to_rows
+from ovseg.evaluation.region_store import ImageRegions, embed_regions
 from ovseg.evaluation.settings import three_classifiers
 from ovseg.segmentation.region_encoder import RegionEncoder
 from ovseg.segmentation.segmenter import Segmenter
@@ -56,7 +60,7 @@ def embedded(benchmark: Path, toys: Toys, clips: Mapping[str, Path], out: Path, 
     return out
 
 
-def evaluated(benchmark: Path, toys: Toys, clips: Mapping[str, Path], out: Path, regions: Path | None) -> list[Row]:
+def evaluated(benchmark: Path, toys: Toys, clips: Mapping[str, Path], out: Path, embeddings: Path | None) -> list[Row]:
     """The rows of an evaluation that keeps and finds nothing of others."""
     settings = [
         setting
@@ -66,12 +70,20 @@ def evaluated(benchmark: Path, toys: Toys, clips: Mapping[str, Path], out: Path,
     ]
     runtime = Runtime(workers=1, work=out.with_name(f"{out.name} work"))
     evaluate(
-        benchmark, toys.network, clips, out, runtime, settings, options=OPTIONS, crop=CropOptions(), regions=regions
+        benchmark,
+        toys.network,
+        clips,
+        out,
+        runtime,
+        settings,
+        options=OPTIONS,
+        crop=CropOptions(),
+        embeddings=embeddings,
     )
     return list(tables.rows(out, "segmentations"))
 
 
-def test_an_evaluation_with_the_table_runs_clip_on_no_image_and_a_table_that_lacks_regions_changes_no_result(
+def test_an_evaluation_with_the_table_runs_clip_on_no_image_and_has_the_same_result_whatever_the_table_lacks(
     benchmark: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, passes: Passes
 ) -> None:
     table = embedded(benchmark, toys, clips, tmp_path / "table", tmp_path / "work")
@@ -79,6 +91,7 @@ def test_an_evaluation_with_the_table_runs_clip_on_no_image_and_a_table_that_lac
     assert encoded
     rows = evaluated(benchmark, toys, clips, tmp_path / "out", table)
     assert len(passes.crops) == encoded
+    assert evaluated(benchmark, toys, clips, tmp_path / "without", None) == rows
     for name, fewer in (
         ("no thresholds", {"thresholds": {"first": [], "second": []}, "ground_truth": False}),
         ("one threshold", {"thresholds": {"first": [0.4], "second": [0.5]}}),
@@ -112,7 +125,7 @@ def test_a_calibration_with_the_table_runs_clip_on_no_image(
             swept,
             options=OPTIONS,
             crop=CropOptions(),
-            regions=table,
+            embeddings=table,
         )
         reports[metric] = json.loads((tmp_path / f"{metric} report" / "choice.json").read_text())
     assert len(passes.crops) == encoded
@@ -159,6 +172,60 @@ def test_a_table_has_the_same_bytes_however_it_was_made(
     shutil.rmtree(scratch)
     shutil.rmtree(tmp_path / "whole")
     assert digests(embedded(benchmark, toys, clips, tmp_path / "whole", work)) == whole
+
+
+def test_units_are_read_by_the_evaluation_in_the_same_order_and_an_absent_or_empty_one_has_no_rows(
+    benchmark: Path, toys: Toys, tmp_path: Path, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three units of one image: the first is read, all images of the second are broken, the third is beyond the limit."""
+    monkeypatch.setattr(benchmark_units, "ITEMS_PER_UNIT", 1)
+    clip = {"first": toys.clip}
+    (tmp_path / "drawn" / "images" / "1.png").write_bytes(b"no image")
+    table = embedded(benchmark, toys, clip, tmp_path / "table", tmp_path / "work", limit=2)
+    assert [len(tables.read_part(part, region_table.TABLE)) > 0 for part in tables.parts(table)] == [True, False]
+    before = len(passes.crops)
+    rows = evaluated(benchmark, toys, clip, tmp_path / "out", table)
+    assert len(passes.crops) == before + 1
+    assert {row["item"] for row in rows} == {0, 2}
+
+
+def test_two_equal_images_are_embedded_once_and_both_are_evaluated(
+    benchmark: Path, toys: Toys, tmp_path: Path, passes: Passes
+) -> None:
+    shutil.copyfile(tmp_path / "drawn" / "images" / "0.png", tmp_path / "drawn" / "images" / "2.png")
+    clip = {"first": toys.clip}
+    table = embedded(benchmark, toys, clip, tmp_path / "table", tmp_path / "work")
+    assert {row["item"] for row in tables.rows(table, region_table.TABLE)} == {0, 1}
+    encoded = len(passes.crops)
+    assert {row["item"] for row in evaluated(benchmark, toys, clip, tmp_path / "out", table)} == {0, 1, 2}
+    assert len(passes.crops) == encoded
+
+
+def test_a_clip_that_sees_whole_images_is_not_run_by_the_evaluation_either(
+    benchmark: Path, toys: Toys, tmp_path: Path, passes: Passes
+) -> None:
+    """Beside one that sees crops; what was encoded in one pass is found although it is named after the other masks, too."""
+    clip = load_adapted(toys.clip)
+    config, settings = model_config(f"local-dir:{toys.clip}"), RegionSettings("region_tokens", start_block=0)
+    save_adapted(clip.model, config, None, {}, tmp_path / "one pass", regions=settings)
+    both = {"first": toys.clip, "second": tmp_path / "one pass"}
+    table = embedded(benchmark, toys, both, tmp_path / "table", tmp_path / "work")
+    encoded = len(passes.crops)
+    rows = evaluated(benchmark, toys, both, tmp_path / "out", table)
+    assert len(passes.crops) == encoded
+    assert rows == evaluated(benchmark, toys, both, tmp_path / "without", None)
+    assert len(passes.crops) > encoded
+
+
+def test_thresholds_are_those_of_the_models_that_are_embedded(benchmark: Path, toys: Toys, tmp_path: Path) -> None:
+    """A model without thresholds embeds the ground truth alone; thresholds of other models do not count."""
+    thresholds = {"third": [0.4]}
+    table = embedded(
+        benchmark, toys, {"first": toys.clip}, tmp_path / "table", tmp_path / "work", thresholds=thresholds
+    )
+    opened = read_benchmark(benchmark)
+    gt = [rle for item in range(IMAGES) for rle in gt_masks(opened.read(item)[1], IGNORE)[1]]
+    assert sorted(row["mask"] for row in tables.rows(table, region_table.TABLE)) == sorted(gt)
 
 
 def test_of_a_trained_model_beside_others_only_its_own_regions_are_encoded(
@@ -209,11 +276,11 @@ def test_a_table_of_another_clip_or_another_recipe_is_refused_with_the_stage_to_
     table = embedded(benchmark, toys, made, tmp_path / "table", tmp_path / "work", **changes)
     with pytest.raises(OvsegError) as raised:
         evaluated(benchmark, toys, {"first": clips["first"]}, tmp_path / "out", table)
-    assert said in str(raised.value) and "run the stage `embed`" in str(raised.value)
+    assert said in str(raised.value) and "`embed` for a benchmark" in str(raised.value)
 
 
 def test_without_a_table_the_stage_to_run_is_named(benchmark: Path, toys: Toys, tmp_path: Path) -> None:
-    with pytest.raises(OvsegError, match="contains no table"):
+    with pytest.raises(OvsegError, match=r"no embeddings in .*nothing; run the stage that writes it: `embed_heldout`"):
         evaluated(benchmark, toys, {"first": toys.clip}, tmp_path / "out", tmp_path / "nothing")
 
 
@@ -235,12 +302,14 @@ def test_the_cells_that_pseudo_texts_need_are_rows_of_the_table(tmp_path: Path, 
     square[:8, :8] = True
     regions = ImageRegions(pixels, image_hash(pixels), (None, masks.encode(square)))
     embeddings = embed_regions(encoders, [("clip", regions)], None)
-    rows = embedded_rows(encoders, embeddings, {regions.image: 7})
+    rows = to_rows(encoders, embeddings, {regions.image: 7})
     assert rows.masks == [masks.encode(square), *(f"cell {cell}".encode() for cell in range(4))]
     assert set(rows.items) == {7}
     region_table.write(tmp_path, "00000", rows, "fingerprint", {}, {})
-    kept = read_embedded(tmp_path, "00000", ["clip"])
+    kept = embeddings_of_unit(tmp_path, "00000", ["clip"])
     read = embed_regions(encoders, [("clip", regions)], None, kept)
     assert len(passes.crops) == 1
     assert torch.equal(read["clip", regions], embeddings["clip", regions].half().float())
-    assert not read_embedded(tmp_path, "00000", ["another"]) and not read_embedded(tmp_path, "00001", ["clip"])
+    assert not embeddings_of_unit(tmp_path, "00000", ["another"]) and not embeddings_of_unit(
+        tmp_path, "00001", ["clip"]
+    )

@@ -68,7 +68,7 @@ def folders(made: MadeRun, toys: Toys, tmp_path: Path, runtime: Runtime) -> RunF
         weight=0.7,
         limit=None,
         missing="error",
-        regions=regions,
+        embeddings=regions,
     )
     for name in MEASURED:
         (folders.reports / "measure" / name).mkdir(parents=True)
@@ -161,6 +161,11 @@ def test_the_label_maps_that_are_shown_are_those_that_were_evaluated(
             index, pixels = confusion(labels["ground truth"], labels[model], len(benchmark.names), benchmark.ignore)
             row = ensemble_rows(folders.data / "evaluate" / "set", model).to_pylist()[item]
             assert (row["confusion_index"], row["pixels"]) == (index.tolist(), pixels.tolist())
+    other = segment_items(
+        folders.network, clips, benchmark, [0], choices, runtime, SEGMENT, CropOptions(fill="zero"), regions
+    )
+    with pytest.raises(OvsegError, match="crop="):
+        next(other)
 
 
 def test_the_text_at_the_end_has_each_model_and_the_pages(folders: RunFolders, made: MadeRun, runtime: Runtime) -> None:

@@ -288,7 +288,7 @@ def test_no_object_and_masks_without_a_pixel_are_treated_as_the_options_say(segm
     other = replace(segmenter, options=SegmentOptions(no_object_in_clip=True, invalid="boost"))
     plain, probs = segmenter.classify(output, regions, vocabulary), other.classify(output, regions, vocabulary)
     assert torch.equal(plain.network, probs.network) and not probs.clip[0].any()
-    embeddings = segmenter.clip.encode_crops(regions.crops, regions.masks)
+    embeddings = segmenter.clip.encode_crops(regions.crops, regions.masks).half().float()
     no_object = 100 * (output.query_embeddings @ output.no_object_embedding).double()[1:, None]
     logits = torch.cat([100 * vocabulary.similarity(embeddings), no_object], dim=1)
     torch.testing.assert_close(probs.clip[1:], logits.softmax(1)[:, :-1], atol=1e-6, rtol=0)

@@ -8,7 +8,19 @@ import sys
 
 from tests.conftest import ROOT
 
-WITHOUT_TORCH = ("download", "verify", "index", "nouns", "propose", "select", "shards", "calibrate", "evaluate")
+WITHOUT_TORCH = (
+    "download",
+    "verify",
+    "index",
+    "nouns",
+    "propose",
+    "select",
+    "shards",
+    "embed_heldout",
+    "calibrate",
+    "embed",
+    "evaluate",
+)
 SLOW = ("torch", "torchvision", "open_clip", "transformers", "timm", "scipy", "spacy")
 """Packages that take from a fifth of a second to two seconds to import."""
 SCRIPT = """

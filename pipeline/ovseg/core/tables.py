@@ -125,10 +125,13 @@ SEGMENTATIONS = pa.schema(
 )
 REGION_EMBEDDINGS = pa.schema(
     [
-        ("item", pa.int64()),  # number of the image in the benchmark, from 0
+        ("item", pa.int64()),  # number of the image in the benchmark, from 0; of equal ones in a part, the first
         ("model", pa.string()),  # the CLIP
         ("image", pa.string()),  # sha256 of the pixels
-        ("region", pa.binary()),  # sha256 of the mask, or of all masks that were encoded with it
+        (
+            "region",
+            pa.binary(),
+        ),  # sha256 of the mask; for a CLIP that sees whole images, of it and all masks of its pass
         ("mask", pa.binary()),  # RLE; of a cell of the image, for pseudo-texts, its name
         (VECTOR, pa.list_(pa.float16())),  # unit vector
     ]
@@ -179,7 +182,7 @@ def write_part(
         rows: rows of the part.
         fingerprint: fingerprint of the step.
         made_with: further metadata: the models that made the rows, as JSON of `weights.Weights`, with the keys "ovseg.clip"
-            and "ovseg.network".
+            (of several CLIPs "ovseg.clip.NAME") and "ovseg.network"; and what a table has of its own.
         width: number of components of the vectors of the tables `regions` and `region_embeddings`.
     """
     metadata = {"ovseg.table": name, "ovseg.schema": SCHEMA_VERSION, "ovseg.fingerprint": fingerprint}

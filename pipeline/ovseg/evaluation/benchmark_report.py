@@ -40,7 +40,7 @@ def evaluate_benchmark(
     weight: float | None,
     limit: int | None,
     missing: Literal["error", "allow"],
-    regions: Path | None = None,
+    embeddings: Path | None = None,
 ) -> None:
     """Evaluate CLIP alone, the proposal network alone, their ensemble and the oracles on one benchmark, and report it.
 
@@ -57,7 +57,7 @@ def evaluate_benchmark(
         mask_threshold, weight: values for all models; None for those that `calibrate` chose for each.
         limit: the number of images, from the first on; None for all.
         missing: whether images or labels that cannot be read are an error (raised after the report is written) or are left out.
-        regions: the embeddings of the benchmark's masks, see `evaluate`.
+        embeddings: the embeddings of the benchmark's masks, see `evaluate`.
 
     Raises:
         OvsegError: as `evaluate`, `read_choice` and `write_benchmark_report`; or images are missing.
@@ -69,7 +69,16 @@ def evaluate_benchmark(
         for setting in three_classifiers(model, choice.mask_threshold, choice.weight)
     ]
     counts = evaluate(
-        benchmark, network, clips, out, runtime, settings, options=options, crop=crop, limit=limit, regions=regions
+        benchmark,
+        network,
+        clips,
+        out,
+        runtime,
+        settings,
+        options=options,
+        crop=crop,
+        limit=limit,
+        embeddings=embeddings,
     )
     opened = read_benchmark(benchmark)
     labeled = {model: label_same_images(choice, opened) for model, choice in choices.items()}

@@ -79,7 +79,7 @@ def calibrate(
     *,
     options: SegmentOptions,
     crop: CropOptions,
-    regions: Path | None = None,
+    embeddings: Path | None = None,
 ) -> None:
     """Segment the held-out split with every weight and threshold, and write the best of each model.
 
@@ -99,7 +99,7 @@ def calibrate(
         calibration: the held-out split, the weights and thresholds to try, and the metric.
         options: how images are segmented.
         crop: the crop recipe.
-        regions: the embeddings of the split's masks, see `evaluate`.
+        embeddings: the embeddings of the split's masks, see `evaluate`.
 
     Raises:
         OvsegError: as `evaluate`; or no image of the split can be read, or no pixel of it is scored.
@@ -123,7 +123,7 @@ def calibrate(
         oracles=False,
         limit=calibration.limit,
         step="calibrate",
-        regions=regions,
+        embeddings=embeddings,
     )
     grid = _grid(out, read_benchmark(split), list(clips), calibration)
     report.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Embedding the masks of a benchmark's images, so that its evaluations need no CLIP for images.
 
-The masks are the proposals at the mask thresholds that will be asked for, and those of the ground truth. All CLIPs are embedded
-together: they share the proposal network's pass and the crops. A region that an earlier run has encoded is not encoded again,
-see `region_store`; benchmarks share images, and of three CLIPs mostly one is new.
+The masks are the proposals at the mask thresholds that will be asked for, and those of the ground truth. All CLIPs embed them
+in one pass over the images, and share the proposal network's output and the crops. A mask that a CLIP has encoded in an earlier
+run is not encoded again, see `region_store`: benchmarks share images, and often only one of the CLIPs has changed.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def embed(
     crop: CropOptions,
     ground_truth: bool = True,
     limit: int | None = None,
+    step: str | None = None,
 ) -> dict[str, int]:
     """Embed the masks of the images of a benchmark and write the table `region_embeddings`.
 
@@ -48,30 +49,33 @@ def embed(
         clips: the folders of the CLIPs by name; all have the same input size and text tower.
         out: the folder of the table.
         runtime: devices, workers, batch size, scratch folder.
-        thresholds: the mask thresholds of the proposals that each CLIP embeds.
+        thresholds: by the name of each CLIP the mask thresholds of the proposals that it embeds.
         options: the view of a region and the precisions; the others do not count.
         crop: the crop recipe.
         ground_truth: whether the masks of the ground truth are embedded, too.
         limit: the number of images, from the first on; None for all.
+        step: the name of the step; None for one of this benchmark, see `evaluate`.
 
     Returns:
-        counts: "images", "regions", "dropped.<reason>" of images that could not be read, and those of `core.rotation`.
+        counts: "images", "embeddings" (the rows of the table), "dropped.<reason>" of images that could not be read, and those
+        of `core.rotation`.
 
     Raises:
         OvsegError: the benchmark or a model cannot be used, or `out` holds something else.
     """
     opened = read_benchmark(benchmark)
     number = len(opened.items[:limit])
+    of_models = {model: tuple(sorted(set(thresholds.get(model, ())))) for model in clips}
     encoders = region_table.encoder_settings(clips, options, crop)
     key = step_key(
-        f"embed-{out.name}",
+        step or f"embed-{benchmark.absolute().name}",
         __name__,
         labels=hashing.sha256_path(benchmark / LABELS),
         read_as=[opened.items, opened.orientation, opened.ignore, len(opened.names)],
         image_sizes=image_sizes(opened, number),
         network=[tables.content_hash(network), options.network_precision],
         encoders=encoders,
-        thresholds={model: sorted(set(of_model)) for model, of_model in thresholds.items()},
+        thresholds=of_models,
         ground_truth=ground_truth,
         number=number,
         schema=tables.SCHEMA_VERSION,
@@ -80,7 +84,7 @@ def embed(
         benchmark=benchmark,
         network=network,
         clips=dict(clips),
-        thresholds={model: tuple(of_model) for model, of_model in thresholds.items()},
+        thresholds=of_models,
         options=options,
         crop=crop,
         ground_truth=ground_truth,
@@ -117,7 +121,8 @@ class EmbedTaskFactory:
         # Only here, because the process that starts the workers needs neither torch nor the models.
         from ovseg.evaluation.benchmark_images import find_masks, regions_of_models
         from ovseg.evaluation.made_with import describe_models
-        from ovseg.evaluation.region_store import embed_regions, embedded_rows
+        from ovseg.evaluation.region_rows import to_rows
+        from ovseg.evaluation.region_store import embed_regions
         from ovseg.evaluation.store import open_store
         from ovseg.segmentation.segmenter import load_segmenters
 
@@ -139,16 +144,18 @@ class EmbedTaskFactory:
 
         def task(unit: str, folder: Path) -> Counts:
             failures: list[dict[str, Any]] = []
-            counts: Counter[str] = Counter(images=0, regions=0)
+            counts: Counter[str] = Counter(images=0, embeddings=0)
             images = read_unit(benchmark, unit, self.number, counts, failures)
             found = find_masks(first, images.values(), thresholds, benchmark.ignore, store.network)
             wanted = regions_of_models(found, self.thresholds, self.ground_truth)
             embeddings = embed_regions(encoders, wanted, store.clips)
-            items = {image.image: item for item, image in zip(images, found, strict=True)}
-            rows = embedded_rows(encoders, embeddings, items)
+            items: dict[str, int] = {}
+            for item, image in zip(images, found, strict=True):
+                items.setdefault(image.image, item)
+            rows = to_rows(encoders, embeddings, items)
             region_table.write(folder, unit, rows, self.fingerprint, self.encoders, models)
             write_failures(folder, unit, failures, self.fingerprint)
-            counts["regions"] += len(rows.items)
+            counts["embeddings"] += len(rows.items)
             return counts
 
         return task

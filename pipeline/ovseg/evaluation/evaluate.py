@@ -47,7 +47,7 @@ def evaluate(
     oracles: bool = True,
     limit: int | None = None,
     step: str | None = None,
-    regions: Path | None = None,
+    embeddings: Path | None = None,
 ) -> dict[str, int]:
     """Segment the images of a benchmark and write the table `segmentations`.
 
@@ -63,8 +63,9 @@ def evaluate(
         limit: the number of images, from the first on; None for all.
         step: the name of the step; None for one of this benchmark, since a step that is published forgets the finished work
             of others by its name.
-        regions: the table that `embed` has written for this benchmark and these CLIPs; only masks that it lacks are encoded,
-            such as those that another kind of device makes of a few pixels more. None encodes all that no earlier run has kept.
+        embeddings: the table that `embed` has written for this benchmark and these CLIPs; a mask that it lacks is encoded, such
+            as one that another kind of device makes with a few pixels more. Without a table (None) all are encoded that no
+            earlier run has kept. Either way the result is the same.
 
     Returns:
         counts: "images", "dropped.<reason>" of items that could not be read, those of `core.rotation`, and, if a benchmark
@@ -75,8 +76,8 @@ def evaluate(
     """
     opened = read_benchmark(benchmark)
     number = len(opened.items[:limit])
-    if regions:
-        region_table.check(regions, clips, options, crop)
+    if embeddings:
+        region_table.check(embeddings, clips, options, crop)
     key = step_key(
         step or f"evaluate-{benchmark.absolute().name}",
         __name__,
@@ -89,7 +90,7 @@ def evaluate(
         number=number,
         options=options.model_dump(mode="json"),
         crop=crop.model_dump(mode="json"),
-        regions=regions and tables.fingerprint(regions, region_table.TABLE),
+        embeddings=embeddings and tables.fingerprint(embeddings, region_table.TABLE),
         schema=tables.SCHEMA_VERSION,
     )
     factory = EvaluateTaskFactory(
@@ -104,7 +105,7 @@ def evaluate(
         workers=runtime.workers,
         batch_size=runtime.batch_size,
         work=runtime.work,
-        regions=regions,
+        embeddings=embeddings,
         fingerprint=key.fingerprint,
     )
     more_counts = {"unread_files": len(opened.unread), "images_without_labels": len(opened.unlabeled)}
@@ -136,7 +137,7 @@ class EvaluateTaskFactory:
     workers: int
     batch_size: int
     work: Path
-    regions: Path | None
+    embeddings: Path | None
     fingerprint: str
 
     def __call__(self, device: str) -> Task:
@@ -144,7 +145,7 @@ class EvaluateTaskFactory:
         # Only here, because the process that starts the workers needs neither torch nor the models.
         from ovseg.evaluation.made_with import describe_models
         from ovseg.evaluation.predictions import embed_classes, predict_images
-        from ovseg.evaluation.region_store import read_embedded
+        from ovseg.evaluation.region_rows import embeddings_of_unit
         from ovseg.evaluation.store import open_store
         from ovseg.segmentation.segmenter import load_segmenters
 
@@ -175,7 +176,7 @@ class EvaluateTaskFactory:
                 benchmark,
                 self.oracles,
                 store,
-                read_embedded(self.regions, unit, list(self.clips)) if self.regions else None,
+                embeddings_of_unit(self.embeddings, unit, list(self.clips)) if self.embeddings else None,
             )
             for (item, (_, gt)), predictions in zip(images.items(), predicted, strict=True):
                 for prediction in predictions:

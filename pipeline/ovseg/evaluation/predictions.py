@@ -91,7 +91,7 @@ def predict_images(
         oracles: whether to add the two oracles; "oracle_labels" uses the proposals of the lowest threshold, "oracle_masks" is
             made for every model, also for those without a setting.
         store: what was computed before, to which is added.
-        embedded: embeddings that the step `embed` has written, see `region_store.embed_regions`.
+        embedded: the embeddings of a table of the step `embed`, see `region_rows.embeddings_of_unit`; None for none.
 
     Yields:
         the label maps of each image.
@@ -103,7 +103,8 @@ def predict_images(
     of_all = chain.from_iterable(thresholds.values())
     found = find_masks(first, images, of_all, benchmark.ignore, store.network)
     encoders = {name: segmenter.encoder for name, segmenter in segmenters.items()}
-    embeddings = embed_regions(encoders, regions_of_models(found, thresholds, oracles), store.clips, embedded)
+    wanted = regions_of_models(found, thresholds, oracles)
+    embeddings = embed_regions(encoders, wanted, store.clips, embedded)
     for image in found:
         predictions = list(_predict(segmenters, settings, image, embeddings, vocabularies, benchmark, oracles))
         if oracles:

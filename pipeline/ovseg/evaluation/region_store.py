@@ -9,22 +9,23 @@ Shapes: Q masks of an image, V of them with a pixel, C cells of the image, D joi
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, read_embeddings, write_embeddings
 from ovseg.core.images import ImageArray
-from ovseg.evaluation import region_table
 from ovseg.segmentation.region_crops import RegionCrops
 from ovseg.segmentation.region_encoder import RegionEncoder
+
+log = logging.getLogger("ovseg")
 
 Place = tuple[Path, bytes]
 """Where an embedding is stored: the file of CLIP and image, and the name of the mask in it."""
@@ -73,8 +74,7 @@ def embed_regions(
         encoders: region encoders by the name of their CLIP; all crop alike.
         wanted: names of CLIPs, and the masks that each is to embed.
         folders: the folder of each CLIP's embeddings; None stores none.
-        embedded: embeddings from a table, see `read_embedded`; None if there is no table. All others are rounded as those of
-            a table are, so that no result depends on what it lacks.
+        embedded: the embeddings of a table, float32 `[D]` each, see `region_rows`; None for none.
 
     Returns:
         for each of `wanted` what `RegionEncoder.embed` returns: the embeddings of the masks with a pixel, float32 `[V, D]`,
@@ -103,11 +103,13 @@ def embed_regions(
             if vector is None:
                 missing[path, name] = region
             else:
-                known[path, name] = vector if embedded is None else _rounded(vector)
+                known[path, name] = vector
+    if missing and embedded is not None:
+        _say_that_some_are_encoded()
     encoded = _encode(encoders, missing)
     if folders:
         _store(encoded)
-    known |= encoded if embedded is None else {place: _rounded(vector) for place, vector in encoded.items()}
+    known |= encoded
     embeddings = {}
     for (model, regions), file in files.items():
         vectors = [known[file.path, name] for name in file.regions]
@@ -115,57 +117,11 @@ def embed_regions(
     return embeddings
 
 
-def read_embedded(table: Path, unit: str, models: Sequence[str]) -> dict[RegionName, Tensor]:
-    """Read the embeddings of a unit from a table of the step `embed`: float32 `[D]`, rounded to float16.
-
-    Args:
-        table: the folder of the table.
-        unit: the name of the unit.
-        models: the names of the CLIPs whose embeddings are read.
-
-    Raises:
-        OvsegError: the table is damaged.
-    """
-    rows = region_table.read(table, unit, models)
-    names = zip(rows.models, rows.images, rows.regions, strict=True)
-    return dict(zip(names, torch.from_numpy(rows.vectors.astype(np.float32)), strict=True))
-
-
-def embedded_rows(
-    encoders: Mapping[str, RegionEncoder],
-    embeddings: Mapping[tuple[str, ImageRegions], Tensor],
-    items: Mapping[str, int],
-) -> region_table.Embedded:
-    """Return embeddings as rows of a table, each once, in the order of the images.
-
-    Args:
-        encoders: region encoders by the name of their CLIP.
-        embeddings: what `embed_regions` returned.
-        items: the number of each image in the benchmark, by its `image_hash`.
-    """
-    found: dict[RegionName, tuple[int, bytes, Tensor]] = {}
-    for (model, regions), vectors in embeddings.items():
-        encoder = encoders[model]
-        of_image = encoder.rows(regions.rles)
-        names = embedding_file(Path(model), regions.image, of_image, encoder.by_crops).regions
-        for name, mask, vector in zip(names, filter(None, of_image), vectors, strict=True):
-            found.setdefault((model, regions.image, name), (items[regions.image], mask, vector))
-    rows = sorted(found.items(), key=lambda row: row[1][0])
-    width = next(iter(encoders.values())).clip.width
-    vectors = torch.stack([vector for _, (_, _, vector) in rows]) if rows else torch.zeros(0, width)
-    return region_table.Embedded(
-        items=[item for _, (item, _, _) in rows],
-        models=[model for (model, _, _), _ in rows],
-        images=[image for (_, image, _), _ in rows],
-        regions=[name for (_, _, name), _ in rows],
-        masks=[mask for _, (_, mask, _) in rows],
-        vectors=vectors.half().numpy(),
+@cache
+def _say_that_some_are_encoded() -> None:
+    log.warning(
+        "masks that the table of embeddings lacks are encoded here, such as those that another kind of device makes"
     )
-
-
-def _rounded(vector: Tensor) -> Tensor:
-    """A vector as a table would keep it."""
-    return vector.half().float()
 
 
 def _store(encoded: Mapping[Place, Tensor]) -> None:

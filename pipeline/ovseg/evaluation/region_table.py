@@ -24,17 +24,18 @@ from ovseg.core.options import CropOptions, SegmentOptions
 
 TABLE = "region_embeddings"
 ENCODERS = "ovseg.encoders"  # key of the table's metadata: `encoder_settings` of each CLIP as JSON
+REMEDY = "run the stage that writes it: `embed_heldout` for the held-out split, `embed` for a benchmark"
 Vectors = NDArray[np.float16]
 
 
-class Embedded(NamedTuple):
-    """The rows of a part.
+class Rows(NamedTuple):
+    """Rows of a part.
 
     Attributes:
         items: numbers of the images in the benchmark, `[R]`.
         models: names of the CLIPs, `[R]`.
         images: the `image_hash` of each image, `[R]`.
-        regions: the name of each mask in an `EmbeddingFile`, `[R]`.
+        regions: the name of each mask in its image, see `clip.embedding_files`, `[R]`.
         masks: each mask as RLE, `[R]`; for a CLIP with pseudo-texts also the names of the cells of the image.
         vectors: unit vectors, float16 `[R, D]`.
     """
@@ -63,7 +64,7 @@ def encoder_settings(
 def write(
     folder: Path,
     unit: str,
-    rows: Embedded,
+    rows: Rows,
     fingerprint: str,
     encoders: Mapping[str, Mapping[str, Any]],
     made_with: Mapping[str, str],
@@ -86,7 +87,7 @@ def write(
     tables.write_part(folder / f"{unit}.parquet", TABLE, table, fingerprint, metadata, width)
 
 
-def read(folder: Path, unit: str, models: Sequence[str]) -> Embedded:
+def read(folder: Path, unit: str, models: Sequence[str]) -> Rows:
     """Read the rows of some CLIPs of a part. One that does not exist has none: `embed` has been given fewer images.
 
     Args:
@@ -99,7 +100,7 @@ def read(folder: Path, unit: str, models: Sequence[str]) -> Embedded:
     """
     path = folder / f"{unit}.parquet"
     if not path.is_file():
-        return Embedded([], [], [], [], [], np.zeros((0, 0), np.float16))
+        return Rows([], [], [], [], [], np.zeros((0, 0), np.float16))
     table = tables.read_part(path, TABLE)
     table = table.filter(pc.is_in(table["model"], pa.array(models, pa.string())))
     width = table.schema.field(tables.VECTOR).type.list_size
@@ -107,7 +108,7 @@ def read(folder: Path, unit: str, models: Sequence[str]) -> Embedded:
     items, models_of_rows, images, regions, masks = (
         table[name].to_pylist() for name in tables.REGION_EMBEDDINGS.names[:-1]
     )
-    return Embedded(items, models_of_rows, images, regions, masks, vectors.reshape(-1, width))
+    return Rows(items, models_of_rows, images, regions, masks, vectors.reshape(-1, width))
 
 
 def check(folder: Path, clips: Mapping[str, Path], options: SegmentOptions, crop: CropOptions) -> None:
@@ -116,13 +117,14 @@ def check(folder: Path, clips: Mapping[str, Path], options: SegmentOptions, crop
     Raises:
         OvsegError: there is no table, it lacks a CLIP, or another CLIP or other settings made it.
     """
+    if not folder.is_dir():
+        raise OvsegError(f"there are no embeddings in {folder}; {REMEDY}")
     made_with = json.loads(tables.check_part(tables.parts(folder)[0], TABLE).get(ENCODERS, "{}"))
     for name, wanted in encoder_settings(clips, options, crop).items():
         found = made_with.get(name)
         if found is None:
             raise OvsegError(
-                f"{folder} has no embeddings of the model {name!r}, only of {', '.join(made_with)}; run the stage `embed` or "
-                "`embed_heldout` with this model among evaluate.models"
+                f"{folder} has no embeddings of the model {name!r}, only of {', '.join(made_with)}; {REMEDY}"
             )
         if found != wanted:
             differing = ", ".join(
@@ -130,10 +132,7 @@ def check(folder: Path, clips: Mapping[str, Path], options: SegmentOptions, crop
                 for key, value in wanted.items()
                 if found.get(key) != value
             )
-            raise OvsegError(
-                f"{folder} has embeddings of the model {name!r} with {differing}; run the stage `embed` or `embed_heldout` "
-                "again"
-            )
+            raise OvsegError(f"{folder} has embeddings of the model {name!r} with {differing}; {REMEDY}")
 
 
 def _text(value: object) -> str:

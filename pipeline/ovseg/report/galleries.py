@@ -37,7 +37,7 @@ def make_galleries(
     *,
     options: SegmentOptions,
     crop: CropOptions,
-    regions: Path | None = None,
+    embeddings: Path | None = None,
 ) -> tuple[Gallery, Gallery]:
     """Return the images at equal distances, then the images with the lowest mIoU by the last model.
 
@@ -45,7 +45,7 @@ def make_galleries(
         rows: the results of each model, see `failures.ensemble_rows`; the result last.
         benchmark: the benchmark that was segmented.
         number: the number of images of each gallery.
-        network, clips, choices, runtime, options, crop, regions: as `overlays.segment_items` takes them.
+        network, clips, choices, runtime, options, crop, embeddings: as `overlays.segment_items` takes them.
     """
     last = list(rows)[-1]
     mious = {model: image_mious(of_model, benchmark) for model, of_model in rows.items()}
@@ -55,7 +55,7 @@ def make_galleries(
     items = sorted({*even, *worst})
     sheets: dict[int, Sheet] = {}
     for item, pixels, labels in segment_items(
-        network, clips, benchmark, items, choices, runtime, options, crop, regions
+        network, clips, benchmark, items, choices, runtime, options, crop, embeddings
     ):
         titled = {f"{title}, {mious[title][item]:.0%}" if title in mious else title: labels[title] for title in labels}
         name = PurePath(benchmark.items[item][1]).with_suffix("").as_posix()

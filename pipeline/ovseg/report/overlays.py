@@ -9,15 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ovseg.core.images import ImageArray
 from ovseg.core.options import CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import Benchmark
 from ovseg.engine.runtime import Runtime
+from ovseg.evaluation import region_table
 from ovseg.evaluation.benchmark_units import unit_of
 from ovseg.evaluation.calibrate import Choice
 from ovseg.evaluation.predictions import embed_classes, predict_images
-from ovseg.evaluation.region_store import read_embedded
+from ovseg.evaluation.region_rows import embeddings_of_unit
+from ovseg.evaluation.region_store import RegionName
 from ovseg.evaluation.settings import EvalSetting
 from ovseg.evaluation.store import open_store
 from ovseg.segmentation.overlay import Color, add_legend, blend_labels, class_color
@@ -53,7 +56,7 @@ def segment_items(
     runtime: Runtime,
     options: SegmentOptions,
     crop: CropOptions,
-    regions: Path | None,
+    embeddings: Path | None,
 ) -> Iterator[tuple[int, ImageArray, dict[str, LabelMap]]]:
     """Segment some images of a benchmark with the ensemble of each CLIP, as `evaluate` does.
 
@@ -65,7 +68,7 @@ def segment_items(
         choices: the mask threshold and the weight of each CLIP.
         runtime: device, batch size, workers, and the folder of unfinished work.
         options, crop: how images are segmented, and the crop recipe.
-        regions: the embeddings of the benchmark's masks that `evaluate` has read, see there.
+        embeddings: the embeddings of the benchmark's masks that `evaluate` has read, see there.
 
     Yields:
         the number of the image, its pixels uint8 RGB `[H, W, 3]`, and label maps `[H, W]`: "ground truth", and by CLIP.
@@ -78,13 +81,12 @@ def segment_items(
     store = open_store(runtime.work, network, clips, options, crop, device)
     settings = [EvalSetting(clip, choices[clip].mask_threshold, "ensemble", choices[clip].weight) for clip in clips]
     images = [benchmark.read(item) for item in items]
-    embedded = None
-    if regions:
-        units = dict.fromkeys(unit_of(item) for item in items)
-        embedded = {
-            name: vector for unit in units for name, vector in read_embedded(regions, unit, list(clips)).items()
-        }
-    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, False, store, embedded)
+    embedded: dict[RegionName, Tensor] = {}
+    if embeddings:
+        region_table.check(embeddings, clips, options, crop)
+        for unit in dict.fromkeys(unit_of(item) for item in items):
+            embedded |= embeddings_of_unit(embeddings, unit, list(clips))
+    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, False, store, embedded or None)
     for item, (pixels, gt), predictions in zip(items, images, predicted, strict=True):
         labels = {prediction.model: prediction.labels for prediction in predictions}
         yield item, pixels, {"ground truth": gt} | {clip: labels[clip] for clip in clips}

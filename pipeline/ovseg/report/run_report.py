@@ -146,7 +146,7 @@ def write_report(
             runtime,
             options=options,
             crop=crop,
-            regions=folders.data / "regions" / "benchmarks" / report.benchmark,
+            embeddings=folders.data / "regions" / "benchmarks" / report.benchmark,
         )
     ]
     if found is not None:

@@ -320,6 +320,9 @@ def load_segmenters(
 def clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_object: Tensor | None = None) -> Tensor:
     """Return the class probabilities by CLIP, float64 `[Q, K]`; rows of proposals that are not valid are 0.
 
+    Embeddings are rounded to float16, as the tables of the step `embed` hold them, so that an image is segmented alike by
+    `ovseg segment` and by an evaluation, whether or not it reads a table.
+
     Args:
         valid: bool `[Q]`, which proposals have a pixel, and so an embedding.
         embeddings: `[V, D]`, and any cells behind them, see `RegionEncoder.embed`.
@@ -330,5 +333,6 @@ def clip_probs(valid: Tensor, embeddings: Tensor, vocabulary: Vocabulary, no_obj
     if len(embeddings):
         of_valid = None if no_object is None else no_object[valid]
         number = int(valid.sum())
+        embeddings = embeddings.half().float()
         probs[valid] = clip_class_probs(vocabulary.similarity(embeddings[:number], embeddings[number:]), of_valid)
     return probs
