@@ -1,12 +1,13 @@
 """Speed of evaluating several benchmarks on the same images, with and without what earlier evaluations have kept.
 
-    python -m benchmarks evaluate     about 5 minutes on two cores
+    python -m benchmarks evaluate     about 8 minutes on two cores
 
 The demo's proposal network and CLIP on the five benchmarks of its drawn images. "apart" evaluates each benchmark with nothing
 kept, as if it were the only one; "together" one after the other, keeping predictions of the network and embeddings of regions;
-"again" once more with another weight of CLIP. Every evaluation has CLIP alone, the proposal network alone, their ensemble and
-both oracles. The regions that "together" encodes are compared with the distinct masks of all images and benchmarks, which are
-counted apart from it.
+"again" once more with another weight of CLIP. "embed" writes the tables of embeddings one after the other, and "tables"
+evaluates each benchmark with its table and nothing else, as on a machine that was given the tables. Every evaluation has CLIP
+alone, the proposal network alone, their ensemble and both oracles. The regions that "together" encodes are compared with the
+distinct masks of all images and benchmarks, which are counted apart from it.
 
 "sweep" is the step `calibrate` on one of the benchmarks: 11 weights of CLIP with each of 3 mask thresholds, from loading the
 models to the choice. It starts with an empty store, then with what it has stored; each is measured once, as one takes as long
@@ -33,6 +34,7 @@ from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
 from ovseg.evaluation.calibrate import calibrate
+from ovseg.evaluation.embed import embed
 from ovseg.evaluation.evaluate import evaluate
 from ovseg.evaluation.oracles import gt_masks
 from ovseg.evaluation.settings import three_classifiers
@@ -52,7 +54,7 @@ EMPTY, FULL = "sweep, empty store", "sweep, full store"
 
 def run(options: Options) -> Result:
     number = 2 if options.smoke else IMAGES
-    drawn, work, out = (options.folder / name for name in ("drawn", "work", "out"))
+    drawn, work, out, tables = (options.folder / name for name in ("drawn", "work", "out", "tables"))
     make_split(drawn, "benchmark", number, seed=0)
     names = ROLES["benchmark"][:2] if options.smoke else ROLES["benchmark"]
     benchmarks = [drawn / name for name in names]
@@ -65,7 +67,16 @@ def run(options: Options) -> Result:
             for benchmark in benchmarks:
                 if not keep:
                     shutil.rmtree(work, ignore_errors=True)
-                _evaluate(benchmark, work, out, weight)
+                _evaluate(benchmark, work, out, weight, tables / benchmark.name if variant == "tables" else None)
+        return len(benchmarks) * number / (time.perf_counter() - start)
+
+    def embed_all(_: int) -> float:
+        for folder in (work, tables):
+            shutil.rmtree(folder, ignore_errors=True)
+        start = time.perf_counter()
+        with counted() as networks["embed"]:
+            for benchmark in benchmarks:
+                _embed(benchmark, work, tables / benchmark.name)
         return len(benchmarks) * number / (time.perf_counter() - start)
 
     def together(_: int) -> float:
@@ -86,6 +97,8 @@ def run(options: Options) -> Result:
         "apart": lambda _: evaluate_all("apart", keep=False, weight=0.7),
         "together": together,
         "again": lambda _: evaluate_all("again", keep=True, weight=0.6),
+        "embed": embed_all,
+        "tables": lambda _: evaluate_all("tables", keep=False, weight=0.7),
     }
     sweeps = {EMPTY: sweep_empty, FULL: lambda _: sweep(FULL)}
     measurements = interleave(variants, 1 if options.smoke else REPEATS) | interleave(sweeps, 1)
@@ -104,6 +117,8 @@ def run(options: Options) -> Result:
     targets = [
         Target("again / apart", rates["again"] / rates["apart"], 3.0),
         Target("regions encoded again", networks["again"]["regions encoded"], 0, is_maximum=True),
+        Target("regions encoded with tables", networks["tables"]["regions encoded"], 0, is_maximum=True),
+        Target("tables / apart", rates["tables"] / rates["apart"], 1.5),
         Target("images predicted again", networks["again"]["images predicted"], 0, is_maximum=True),
         Target(
             "regions encoded together, difference from the distinct ones",
@@ -123,11 +138,19 @@ def run(options: Options) -> Result:
     return Result(setup, rows, targets, measurements)
 
 
-def _evaluate(benchmark: Path, work: Path, out: Path, weight: float) -> None:
+def _embed(benchmark: Path, work: Path, out: Path) -> None:
+    clips, thresholds = {"clip": CLIP}, {"clip": [THRESHOLD]}
+    embed(
+        benchmark, NETWORK, clips, out, Runtime(workers=1, work=work), thresholds, options=OPTIONS, crop=CropOptions()
+    )
+
+
+def _evaluate(benchmark: Path, work: Path, out: Path, weight: float, embeddings: Path | None) -> None:
     shutil.rmtree(out, ignore_errors=True)
     runtime = Runtime(workers=1, work=work, fresh=True)
     clips, settings = {"clip": CLIP}, SETTINGS[weight]
-    evaluate(benchmark, NETWORK, clips, out, runtime, settings, options=OPTIONS, crop=CropOptions())
+    crop = CropOptions()
+    evaluate(benchmark, NETWORK, clips, out, runtime, settings, options=OPTIONS, crop=crop, embeddings=embeddings)
 
 
 def _sweep(calibration: CalibrateOptions, work: Path, out: Path) -> None:
