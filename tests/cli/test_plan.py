@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,7 +25,7 @@ from ovseg.clip.adapted import load_adapted
 from ovseg.clip.embedding_files import EmbeddingFile, embedding_file, write_embeddings
 from ovseg.core.params import Params
 from ovseg.datasets.official import BENCHMARKS, PARTS, published
-from ovseg.evaluation import prediction_store
+from ovseg.evaluation import prediction_store, region_table
 from ovseg.evaluation.prediction_store import predict
 from ovseg.proposals.backbone import STRIDE
 from ovseg.proposals.network import SIZE_DIVISOR
@@ -242,7 +244,9 @@ def test_the_files_of_an_evaluated_image_have_the_planned_bytes(toys: Toys, tmp_
 
 
 def test_the_cells_that_pseudo_texts_attend_to_are_kept_with_each_set_of_masks() -> None:
-    """14 x 14 cells for the finetuned CLIP and its copy, at three thresholds of the held-out images and one of the others."""
+    """14 x 14 cells for the finetuned CLIP and its copy, at three thresholds of the held-out images; at one of the others and
+    for the masks of their ground truth.
+    """
     pooled = {"finetune__method": "maskclippp", "finetune__region_encoder": "pooled", "finetune__image_size": 448}
     linear, pseudo = (
         by_step(changed("coco-vitl", **pooled, finetune__psm=psm, prompt__epochs=0), A100)["OVSEG_WORK/regions"]
@@ -250,14 +254,36 @@ def test_the_cells_that_pseudo_texts_attend_to_are_kept_with_each_set_of_masks()
     )
     params = changed("coco-vitl")
     assert params.evaluate.models == ["base", "finetune", "prompt"] and len(params.calibrate.thresholds) == 3
-    images = [by_step(params, A100)[f"{step}"].amount for step in steps_of_benchmarks(params)]
+    heldout, *others = (by_step(params, A100)[step].amount for step in steps_of_benchmarks(params))
     masks = 3 * params.proposal_network.num_queries
-    assert pseudo.amount - linear.amount == pytest.approx(sum(images) / masks * 2 * 14 * 14)
+    assert pseudo.amount - linear.amount == pytest.approx((heldout + 2 * sum(others)) / masks * 2 * 14 * 14)
     assert pseudo.unit == "masks and cells at most" and pseudo.disk > linear.disk
 
 
 def steps_of_benchmarks(params: Params) -> list[str]:
     return ["embed_heldout", *(f"embed@{name}" for name in params.evaluate.benchmarks)]
+
+
+def test_an_evaluation_takes_the_networks_time_again_only_if_its_masks_are_too_large_to_be_kept() -> None:
+    large, small = (by_step(changed("coco-vitl", proposal_network__short_side=side), A100) for side in (640, 384))
+    for step in ("calibrate", "evaluate@ade150"):
+        assert large[step].seconds == pytest.approx(large[step].amount / 5) and small[step].seconds == 0
+        assert large[step].unit == "images"
+
+
+def test_a_row_of_embeddings_has_about_the_planned_bytes(tmp_path: Path) -> None:
+    """Masks of 300 bytes, which three CLIPs share, and vectors of noise, which nothing compresses."""
+    params, width, models = changed("coco-vitb"), 512, ("base", "finetune", "prompt")
+    row = by_step(params, A100)["embed@ade150"]
+    rng = np.random.default_rng(0)
+    masks = [rng.bytes(300) for _ in range(400)]
+    rows = [(model, mask) for mask in masks for model in models]
+    regions = [hashlib.sha256(mask).digest() for _, mask in rows]
+    vectors = rng.standard_normal((len(rows), width)).astype(np.float16)
+    columns = [0] * len(rows), [model for model, _ in rows], ["0" * 64] * len(rows), regions, [mask for _, mask in rows]
+    region_table.write(tmp_path, "00000", region_table.Rows(*columns, vectors), "fingerprint", {}, {})
+    planned, written = row.disk / row.amount, (tmp_path / "00000.parquet").stat().st_size / len(rows)
+    assert 2 * width < written and written == pytest.approx(planned, rel=0.05)
 
 
 def test_what_is_copied_from_modules_with_torch_is_as_there() -> None:
@@ -304,7 +330,7 @@ def test_encoders_of_one_pass_take_images_at_their_own_rate() -> None:
         for models in (["prompt"], ["base", "prompt"], ["base"])
     )
     network = 2_000 / 5
-    assert alone.seconds == pytest.approx(network + 2_000 / rate)
+    assert alone.seconds == pytest.approx(network + 2 * 2_000 / rate)  # proposals, then the masks of the ground truth
     assert both.seconds == pytest.approx(alone.seconds + crops.seconds - network)
     pooled = by_step(changed("coco-vitl", score__encoder="pooled"), h100)["score"]
     assert math.isnan(pooled.seconds)

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
     [
         ("select --fresh", "unrecognized arguments: --fresh"),
         ("measure", "the following arguments are required: MODEL"),
+        ("embed", "the following arguments are required: BENCHMARK"),
         ("evaluate", "the following arguments are required: BENCHMARK"),
         ("convert coco", "the following arguments are required: BENCHMARK"),
         ("verify coco train2017 val2017", "unrecognized arguments: val2017"),

@@ -33,7 +33,7 @@ def test_one_changed_threshold_reruns_select_and_what_follows_but_not_score(repo
 
 
 def test_other_templates_and_weights_embed_no_image_again(repo: Copy) -> None:
-    """`embed` depends on the thresholds that `calibrate` chose, and on nothing else of it."""
+    """`embed` depends on the mask thresholds that `calibrate` chose (here from one), and on nothing else of it."""
     repo.dvc("repro")
     settings = ["segment.templates=none", "calibrate.weights=[0.0,1.0]"]
     assert stages_ran(repo.experiment(*settings, targets=["evaluate@all"])) == ["calibrate", "evaluate@all"]

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from ovseg.report.overlays import segment_items
 from ovseg.report.run_metrics import MEASURED
 from ovseg.report.run_report import RunFolders, write_report
 from tests.conftest import Toys
-from tests.evaluation.conftest import draw_benchmark
+from tests.evaluation.conftest import Passes, draw_benchmark
 from tests.report.conftest import MadeRun
 from tests.report.test_quality import CATEGORIES, segment, write_annotations
 
@@ -147,20 +148,23 @@ def test_the_worst_images_and_classes_are_those_of_the_benchmark(
     assert shown[0] == lowest["class"] and set(shown) == {row["class"] for row in rows}
 
 
-def test_the_label_maps_that_are_shown_are_those_that_were_evaluated(
-    folders: RunFolders, made: MadeRun, runtime: Runtime
+def test_the_label_maps_that_are_shown_are_those_that_were_evaluated_without_running_clip_again(
+    folders: RunFolders, made: MadeRun, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benchmark = read_benchmark(folders.reports.parent / "benchmarks" / "set")
     clips = {model: folders.models / model for model in MODELS}
     choices = dict.fromkeys(MODELS, Choice(0.5, 0.7, "given"))
     regions = folders.data / "regions" / "benchmarks" / "set"
+    elsewhere = replace(runtime, work=folders.reports.parent / "nothing kept")
+    passes = Passes(monkeypatch)
     for item, _, labels in segment_items(
-        folders.network, clips, benchmark, [0, 1], choices, runtime, SEGMENT, CropOptions(), regions
+        folders.network, clips, benchmark, [0, 1], choices, elsewhere, SEGMENT, CropOptions(), regions
     ):
         for model in MODELS:
             index, pixels = confusion(labels["ground truth"], labels[model], len(benchmark.names), benchmark.ignore)
             row = ensemble_rows(folders.data / "evaluate" / "set", model).to_pylist()[item]
             assert (row["confusion_index"], row["pixels"]) == (index.tolist(), pixels.tolist())
+    assert passes.images and not passes.crops
     other = segment_items(
         folders.network, clips, benchmark, [0], choices, runtime, SEGMENT, CropOptions(fill="zero"), regions
     )

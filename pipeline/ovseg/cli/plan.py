@@ -242,42 +242,44 @@ def _data_rows(params: Params, machine: Machine) -> Iterator[Row]:
 def _evaluation_rows(params: Params, machine: Machine, backbone: str) -> Iterator[Row]:
     """Embedding and evaluating the held-out split and each benchmark, then what both keep until it is deleted.
 
-    `evaluate` and `calibrate` show the proposal network an image again only if its masks are too large to be kept.
+    An encoder of one pass sees an image once for each threshold, and once for the masks of the ground truth of a benchmark. The
+    proposal network sees it again in `calibrate` and `evaluate` if its masks are too large to be kept.
     """
     calibrate, evaluate, disk = params.calibrate, params.evaluate, facts()["bytes"]
     models, side, precision = dict.fromkeys(evaluate.models), params.finetune.image_size, params.segment.precision
-    row_bytes = 2 * _embedding_width(params) + float(disk["region_embedding"])
+    cells_of_image = sum(_cells(params, model) for model in models)
+    unit = "masks and cells at most" if cells_of_image else "masks at most"
+    row_bytes = 2 * _embedding_width(params) + float(disk["propose"]) / len(models)  # a mask is kept once for all CLIPs
     kept = _prediction_bytes(params.proposal_network) > 0
-    tasks = [("embed_heldout", "calibrate", calibrate.benchmark, calibrate.limit, len(set(calibrate.thresholds)))]
+    thresholds = len(set(calibrate.thresholds))
+    tasks = [("embed_heldout", "calibrate", calibrate.benchmark, calibrate.limit, thresholds, thresholds)]
     tasks += [
-        (f"embed@{name}", f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1) for name in evaluate.benchmarks
+        (f"embed@{name}", f"evaluate@{name}", evaluate.folder / name, evaluate.limit, 1, 2)
+        for name in evaluate.benchmarks
     ]
-    all_images = all_crops = all_cells = 0.0
-    for embed, step, folder, limit, thresholds in tasks:
+    all_images = all_regions = 0.0
+    for embed, step, folder, limit, of_proposals, passes in tasks:
         images = _limited(_count_benchmark(folder), limit)
-        masks = images * params.proposal_network.num_queries * thresholds
+        masks = images * params.proposal_network.num_queries * of_proposals
         network = Work("propose", images, backbone)
         encode = [
-            _encode_work(params, _encoder(params, model), side, images * thresholds, masks, precision)
-            for model in models
+            _encode_work(params, _encoder(params, model), side, images * passes, masks, precision) for model in models
         ]
-        crops = masks * len(models)
-        cells = images * thresholds * sum(_cells(params, model) for model in models)
-        yield _row(machine, embed, crops, "masks at most", (crops + cells) * row_bytes, [network, *encode])
-        again = [] if kept else [network]
-        yield _row(machine, step, images, "images", images * disk[step.partition("@")[0]], again)
-        all_images, all_crops, all_cells = all_images + images, all_crops + crops, all_cells + cells
-    yield from _scratch_rows(params, all_images, all_crops, all_cells)
+        regions = masks * len(models) + images * passes * cells_of_image
+        yield _row(machine, embed, regions, unit, regions * row_bytes, [network, *encode])
+        again = network._replace(items=0 if kept else images)
+        yield _row(machine, step, images, "images", images * disk[step.partition("@")[0]], [again])
+        all_images, all_regions = all_images + images, all_regions + regions
+    yield from _scratch_rows(params, all_images, all_regions, unit)
 
 
-def _scratch_rows(params: Params, images: float, crops: float, cells: float) -> Iterator[Row]:
+def _scratch_rows(params: Params, images: float, regions: float, unit: str) -> Iterator[Row]:
     """What embed_heldout and embed keep in the folder of unfinished work until it is deleted; docs/faq.md says what it is.
 
     Images that benchmarks share, and their masks, are kept once but counted for each. The few masks of the ground truth, which
     embed adds, are not counted.
     """
     network, width = params.proposal_network, _embedding_width(params)
-    regions, unit = crops + cells, "masks and cells at most" if cells else "masks at most"
     yield Row(f"{SCRATCH}/regions", regions, unit, 0, regions * (4 * width + REGION_NAME))
     masks = _prediction_bytes(network)
     images, embeddings = images if masks else 0, 4 * width * (network.num_queries + 1)  # of the queries and "no object"

@@ -65,7 +65,7 @@ def evaluate(
             of others by its name.
         embeddings: the table that `embed` has written for this benchmark and these CLIPs; a mask that it lacks is encoded, such
             as one that another kind of device makes with a few pixels more. Without a table (None) all are encoded that no
-            earlier run has kept. Either way the result is the same.
+            earlier run has kept. Either way the result is the same on one kind of device.
 
     Returns:
         counts: "images", "dropped.<reason>" of items that could not be read, those of `core.rotation`, and, if a benchmark

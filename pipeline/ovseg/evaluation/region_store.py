@@ -120,7 +120,8 @@ def embed_regions(
 @cache
 def _say_that_some_are_encoded() -> None:
     log.warning(
-        "masks that the table of embeddings lacks are encoded here, such as those that another kind of device makes"
+        "the table of embeddings lacks masks, which are encoded here: another kind of device makes some that differ, or images "
+        "or labels have changed since (`dvc repro -f embed@NAME` or `embed_heldout` writes the table again)"
     )
 
 

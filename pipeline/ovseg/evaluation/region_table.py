@@ -25,6 +25,7 @@ from ovseg.core.options import CropOptions, SegmentOptions
 TABLE = "region_embeddings"
 ENCODERS = "ovseg.encoders"  # key of the table's metadata: `encoder_settings` of each CLIP as JSON
 REMEDY = "run the stage that writes it: `embed_heldout` for the held-out split, `embed` for a benchmark"
+NAMES = ("model", "image", "region")  # the columns that name an embedding
 Vectors = NDArray[np.float16]
 
 
@@ -45,6 +46,15 @@ class Rows(NamedTuple):
     images: Sequence[str]
     regions: Sequence[bytes]
     masks: Sequence[bytes]
+    vectors: Vectors
+
+
+class Named(NamedTuple):
+    """Embeddings and their names: `models`, `images`, `regions` and `vectors` of `Rows`."""
+
+    models: Sequence[str]
+    images: Sequence[str]
+    regions: Sequence[bytes]
     vectors: Vectors
 
 
@@ -87,8 +97,8 @@ def write(
     tables.write_part(folder / f"{unit}.parquet", TABLE, table, fingerprint, metadata, width)
 
 
-def read(folder: Path, unit: str, models: Sequence[str]) -> Rows:
-    """Read the rows of some CLIPs of a part. One that does not exist has none: `embed` has been given fewer images.
+def read(folder: Path, unit: str, models: Sequence[str]) -> Named:
+    """Read the embeddings of some CLIPs in a part. One that does not exist has none: `embed` has been given fewer images.
 
     Args:
         folder: the folder of the table.
@@ -100,15 +110,13 @@ def read(folder: Path, unit: str, models: Sequence[str]) -> Rows:
     """
     path = folder / f"{unit}.parquet"
     if not path.is_file():
-        return Rows([], [], [], [], [], np.zeros((0, 0), np.float16))
-    table = tables.read_part(path, TABLE)
+        return Named([], [], [], np.zeros((0, 0), np.float16))
+    table = tables.read_part(path, TABLE, [*NAMES, tables.VECTOR])
     table = table.filter(pc.is_in(table["model"], pa.array(models, pa.string())))
     width = table.schema.field(tables.VECTOR).type.list_size
     vectors = table[tables.VECTOR].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    items, models_of_rows, images, regions, masks = (
-        table[name].to_pylist() for name in tables.REGION_EMBEDDINGS.names[:-1]
-    )
-    return Rows(items, models_of_rows, images, regions, masks, vectors.reshape(-1, width))
+    models_of_rows, images, regions = (table[name].to_pylist() for name in NAMES)
+    return Named(models_of_rows, images, regions, vectors.reshape(-1, width))
 
 
 def check(folder: Path, clips: Mapping[str, Path], options: SegmentOptions, crop: CropOptions) -> None:

@@ -37,7 +37,7 @@ def make_galleries(
     *,
     options: SegmentOptions,
     crop: CropOptions,
-    embeddings: Path | None = None,
+    embeddings: Path,
 ) -> tuple[Gallery, Gallery]:
     """Return the images at equal distances, then the images with the lowest mIoU by the last model.
 

@@ -56,7 +56,7 @@ def segment_items(
     runtime: Runtime,
     options: SegmentOptions,
     crop: CropOptions,
-    embeddings: Path | None,
+    embeddings: Path,
 ) -> Iterator[tuple[int, ImageArray, dict[str, LabelMap]]]:
     """Segment some images of a benchmark with the ensemble of each CLIP, as `evaluate` does.
 
@@ -81,12 +81,11 @@ def segment_items(
     store = open_store(runtime.work, network, clips, options, crop, device)
     settings = [EvalSetting(clip, choices[clip].mask_threshold, "ensemble", choices[clip].weight) for clip in clips]
     images = [benchmark.read(item) for item in items]
+    region_table.check(embeddings, clips, options, crop)
     embedded: dict[RegionName, Tensor] = {}
-    if embeddings:
-        region_table.check(embeddings, clips, options, crop)
-        for unit in dict.fromkeys(unit_of(item) for item in items):
-            embedded |= embeddings_of_unit(embeddings, unit, list(clips))
-    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, False, store, embedded or None)
+    for unit in dict.fromkeys(unit_of(item) for item in items):
+        embedded |= embeddings_of_unit(embeddings, unit, list(clips))
+    predicted = predict_images(segmenters, settings, images, vocabularies, benchmark, False, store, embedded)
     for item, (pixels, gt), predictions in zip(items, images, predicted, strict=True):
         labels = {prediction.model: prediction.labels for prediction in predictions}
         yield item, pixels, {"ground truth": gt} | {clip: labels[clip] for clip in clips}

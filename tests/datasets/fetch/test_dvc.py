@@ -86,7 +86,8 @@ def _shrunk(paper: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
 
 def _stages(benchmarks: list[str]) -> list[str]:
     """The stages of dvc.yaml, with those of each model and benchmark."""
-    matrices = {"measure": ["proposal_network", "base", "finetune", "prompt"], "evaluate": benchmarks}
+    matrices = {"measure": ["proposal_network", "base", "finetune", "prompt"], "embed": benchmarks}
+    matrices["evaluate"] = benchmarks
     plain = [stage for stage in ORDER if stage not in matrices]
     return plain + [f"{stage}@{item}" for stage, items in matrices.items() for item in items]
 
