@@ -120,9 +120,7 @@ def build_tower(name: str, clip: Clip, options: FinetuneOptions | PromptOptions)
         try:
             vit_layout(clip.model.visual)  # type: ignore[arg-type]
         except OvsegError as error:
-            raise OvsegError(
-                f"{name}: {error}. The stages base, score, finetune, calibrate and evaluate work with it"
-            ) from None
+            raise OvsegError(f"{name}: {error}. All other stages work with it") from None
         if prompts is None:
             prompts = new_prompts(clip.model.visual, options.depth, options.seed).to(clip.mean.device)  # type: ignore[arg-type]
         elif len(prompts) != options.depth:
