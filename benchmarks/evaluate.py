@@ -1,6 +1,6 @@
 """Speed of evaluating several benchmarks on the same images, with and without what earlier evaluations have kept.
 
-    python -m benchmarks evaluate     about 8 minutes on two cores
+    python -m benchmarks evaluate     about 16 minutes on two cores
 
 The demo's proposal network and CLIP on the five benchmarks of its drawn images. "apart" evaluates each benchmark with nothing
 kept, as if it were the only one; "together" one after the other, keeping predictions of the network and embeddings of regions;
