@@ -22,7 +22,7 @@ from ovseg.core.errors import OvsegError
 from ovseg.core.options import CalibrateOptions, CropOptions, SegmentOptions
 from ovseg.datasets.benchmark import read_benchmark
 from ovseg.engine.runtime import Runtime
-from ovseg.evaluation import benchmark_units, region_table
+from ovseg.evaluation import benchmark_units, region_store, region_table
 from ovseg.evaluation.calibrate import calibrate
 from ovseg.evaluation.embed import embed
 from ovseg.evaluation.evaluate import evaluate
@@ -84,14 +84,22 @@ def evaluated(benchmark: Path, toys: Toys, clips: Mapping[str, Path], out: Path,
 
 
 def test_an_evaluation_with_the_table_runs_clip_on_no_image_and_has_the_same_result_whatever_the_table_lacks(
-    benchmark: Path, toys: Toys, clips: dict[str, Path], tmp_path: Path, passes: Passes
+    benchmark: Path,
+    toys: Toys,
+    clips: dict[str, Path],
+    tmp_path: Path,
+    passes: Passes,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """What it lacks is said once in each process."""
+    region_store._say_that_some_are_encoded.cache_clear()
     table = embedded(benchmark, toys, clips, tmp_path / "table", tmp_path / "work")
     encoded = len(passes.crops)
     assert encoded
     rows = evaluated(benchmark, toys, clips, tmp_path / "out", table)
     assert len(passes.crops) == encoded
     assert evaluated(benchmark, toys, clips, tmp_path / "without", None) == rows
+    assert "lacks masks" not in caplog.text
     for name, fewer in (
         ("no thresholds", {"thresholds": {"first": [], "second": []}, "ground_truth": False}),
         ("one threshold", {"thresholds": {"first": [0.4], "second": [0.5]}}),
@@ -101,6 +109,7 @@ def test_an_evaluation_with_the_table_runs_clip_on_no_image_and_has_the_same_res
         before = len(passes.crops)
         assert evaluated(benchmark, toys, clips, tmp_path / f"{name} out", lacking) == rows
         assert len(passes.crops) > before
+    assert caplog.text.count("the table of embeddings lacks masks, which are encoded here") == 1
 
 
 def test_a_calibration_with_the_table_runs_clip_on_no_image(
